@@ -1,0 +1,1 @@
+"""Domains: cards, decoding, splits, prompts and the synthetic domains."""

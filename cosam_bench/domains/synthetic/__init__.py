@@ -1,0 +1,1 @@
+"""Synthetic domains, drawn by code from a seed."""

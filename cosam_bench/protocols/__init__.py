@@ -1,0 +1,1 @@
+"""Named, frozen experiments as TOML files."""

@@ -1,0 +1,1 @@
+"""The Segment Anything Model: building, batched decoding, adapters."""
