@@ -1,0 +1,161 @@
+"""The interface of a method: it learns one domain after another, and predicts masks."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias
+
+from pydantic import BaseModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cosam_bench.batches import Batch
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings
+from cosam_bench.errors import CosamError
+from cosam_bench.files import write_atomically
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+Value: TypeAlias = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything of a method that survives between two domains.
+
+    Attributes:
+        tensors: by name, of any dtype and shape.
+        values: by name, anything JSON can hold.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def save(self, path: Path) -> int:
+        """Write the state as one safetensors file and return the file's size in bytes."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        data = save(tensors, metadata={"values": json.dumps(self.values, sort_keys=True)})
+        write_atomically(path, data)
+        return len(data)
+
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """The state that ``save`` wrote.
+
+        Raises:
+            CosamError: the file is missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+                values = json.loads((file.metadata() or {})["values"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CosamError(f"The state {path} cannot be read: {error}. Delete its folder and run again.") from None
+        return cls(tensors, values)
+
+
+class NoSettings(Settings):
+    """The settings of a method that has none."""
+
+
+class Method(ABC):
+    """A way to learn a stream of domains with one frozen SAM.
+
+    A subclass sets ``card``, may set ``Settings``, and writes ``learn``, ``state`` and ``load``. Between two
+    domains the harness writes ``state()`` to a file, drops the object and builds a new one from the file, so
+    whatever is not in the state is gone.
+
+    Attributes:
+        settings: this method's settings, of the class ``Settings``.
+        bench: the frozen model, the protocol's training and the cost meter.
+    """
+
+    card: ClassVar[MethodCard]
+    Settings: ClassVar[type[BaseModel]] = NoSettings
+
+    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+        self.settings = settings
+        self.bench = bench
+
+    @abstractmethod
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Learn from the current domain's training data, and from nothing else.
+
+        Args:
+            domain: closed as soon as this method returns.
+            step: 1 for the first domain.
+        """
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """Mask logits, float, ``(B, h, w)`` on the decoder's grid; a pixel is foreground where they exceed 0."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """All that survives until the next domain."""
+
+    @abstractmethod
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+
+
+class MergingMethod(Method):
+    """A method that trains one expert a domain and merges it into one served update.
+
+    A subclass writes ``merge``. What its rule remembers between domains goes into ``memory`` (tensors) and
+    ``values`` (plain data); both, and the served update, are the state.
+
+    Attributes:
+        start: where an expert's training starts: at the frozen ``base``, or at the ``served`` update.
+        served: the update that is deployed; none before the first domain.
+    """
+
+    start: ClassVar[Literal["base", "served"]] = "base"
+
+    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.served: Update | None = None
+        self.memory: dict[str, Tensor] = {}
+        self.values: dict[str, Value] = {}
+
+    @abstractmethod
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The next served update.
+
+        Args:
+            expert: what training on this domain changed, relative to the frozen base.
+            domain: the current domain, for rules that need its inputs, labels or gradients.
+            step: 1 for the first domain.
+        """
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train this domain's expert and merge it."""
+        expert = self.bench.train(domain, start=self.served if self.start == "served" else None)
+        self.served = self.merge(expert.update, domain, step=step)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """The served model's mask logits."""
+        return self.bench.predict(self.served, batch)
+
+    def state(self) -> State:
+        """The served update and the rule's memory."""
+        served = self.served.tensors("served/") if self.served is not None else {}
+        memory = {f"memory/{name}": tensor for name, tensor in self.memory.items()}
+        return State(served | memory, {"is_served": self.served is not None, "values": dict(self.values)})
+
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+        self.served = Update.from_tensors(state.tensors, "served/") if state.values["is_served"] else None
+        self.memory = {
+            name.removeprefix("memory/"): tensor
+            for name, tensor in state.tensors.items()
+            if name.startswith("memory/")
+        }
+        values = state.values["values"]
+        self.values = values if isinstance(values, dict) else {}
