@@ -1,0 +1,163 @@
+"""Training one adapter on one domain."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cosam_bench.batches import Batch, PromptKind, View, collate
+from cosam_bench.config import Settings
+from cosam_bench.domains.prompts import Prompts
+from cosam_bench.domains.samples import Sample
+from cosam_bench.errors import CosamError
+from cosam_bench.losses import LOSSES
+from cosam_bench.sam.adapters import AdapterSettings, attach
+from cosam_bench.sam.frames import mask_to_frame
+from cosam_bench.sam.sam import Sam
+from cosam_bench.updates import Update
+
+TrainPrompt = Literal["box", "points", "mask", "mix"]
+MIXED: tuple[PromptKind, ...] = ("box", "points", "mask")
+
+
+class FitSettings(Settings):
+    """How an adapter is trained; the defaults are CoSAM's.
+
+    Attributes:
+        schedule: ``step`` multiplies the rate by ``step_factor`` every ``step_epochs``; ``cosine`` falls to
+            nought over the epochs, epoch by epoch.
+        flip: mirror each sample left to right with probability one half.
+        precision: the forward pass's type; parameters and optimiser stay in fp32.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 24
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    optimiser: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    step_epochs: Annotated[int, Field(ge=1)] = 10
+    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    loss: Literal["bce_dice", "focal_dice_iou"] = "bce_dice"
+    flip: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def rate_factor(self, epoch: int) -> float:
+        """The learning rate of ``epoch`` (from 0) as a share of ``learning_rate``."""
+        if self.schedule == "step":
+            return self.step_factor ** (epoch // self.step_epochs)
+        if self.schedule == "cosine":
+            return (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained adapter.
+
+    Attributes:
+        update: what it changes, relative to the frozen base.
+        epoch_losses: the mean loss of each epoch.
+        trainable_parameters: how many numbers were trained.
+        seconds: wall time of the training.
+    """
+
+    update: Update
+    epoch_losses: tuple[float, ...]
+    trainable_parameters: int
+    seconds: float
+
+
+def fit_adapter(
+    sam: Sam,
+    samples: Sequence[Sample],
+    prompts: Prompts,
+    *,
+    adapter: AdapterSettings,
+    fit: FitSettings,
+    prompt_kind: TrainPrompt,
+    view: View,
+    start: Update | None,
+    initialisation: torch.Generator,
+    order: torch.Generator,
+    advance: Callable[[float], None] = lambda images: None,
+) -> Fitted:
+    """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
+
+    Args:
+        prompts: one row a sample.
+        start: where training begins; the base model where it is None.
+        initialisation: draws the adapter's first weights.
+        order: draws the order of samples, flips and kinds of prompt.
+        advance: called after each step with the images it used.
+
+    Raises:
+        CosamError: the loss is no longer finite.
+    """
+    began = time.perf_counter()
+    with attach(sam, adapter, generator=initialisation, start=start) as attached:
+        parameters = list(attached.parameters())
+        maker = torch.optim.Adam if fit.optimiser == "adam" else torch.optim.AdamW
+        optimiser = maker(parameters, lr=fit.learning_rate, weight_decay=fit.weight_decay)
+        epoch_losses = []
+        for epoch in range(fit.epochs):
+            for group in optimiser.param_groups:
+                group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
+            total = 0.0
+            for indices in torch.randperm(len(samples), generator=order).split(fit.batch_size):
+                batch, target = _draw(samples, prompts, indices.tolist(), fit, prompt_kind, view, order)
+                loss = _loss(sam, batch, target, fit, view)
+                if not math.isfinite(loss.item()):
+                    raise CosamError(
+                        f"Training diverged in epoch {epoch + 1}: the loss is {loss.item()}. "
+                        "Lower fit.learning_rate or use fit.precision=fp32."
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total += loss.item() * len(indices)
+                advance(len(indices))
+            epoch_losses.append(total / len(samples))
+        update = attached.update()
+        count = sum(parameter.numel() for parameter in parameters)
+    return Fitted(update, tuple(epoch_losses), count, time.perf_counter() - began)
+
+
+def _loss(sam: Sam, batch: Batch, target: Tensor, fit: FitSettings, view: View) -> Tensor:
+    with view.autocast():
+        masks = sam.decode(sam.encode(batch.images), batch.prompts)
+    return LOSSES[fit.loss](masks.logits.float(), target, masks.predicted_iou.float())
+
+
+def _draw(
+    samples: Sequence[Sample],
+    prompts: Prompts,
+    indices: list[int],
+    fit: FitSettings,
+    prompt_kind: TrainPrompt,
+    view: View,
+    order: torch.Generator,
+) -> tuple[Batch, Tensor]:
+    """A batch, and its target masks on the grid of the logits."""
+    flips = (torch.rand(len(indices), generator=order) < 0.5) & fit.flip
+    choices = torch.randint(len(MIXED), (len(indices),), generator=order).tolist()
+    kinds = [MIXED[choice] if prompt_kind == "mix" else prompt_kind for choice in choices]
+    chosen = [samples[index] for index in indices]
+    rows = prompts.select(indices).mirrored([sample.image.shape[-1] for sample in chosen], flips)
+    chosen = [mirrored(sample) if flip else sample for sample, flip in zip(chosen, flips.tolist(), strict=True)]
+    batch, frames = collate(chosen, rows, kinds=kinds, view=view)
+    grid = view.size // 4
+    targets = [mask_to_frame(sample.mask, frame, size=grid) for sample, frame in zip(chosen, frames, strict=True)]
+    return batch, torch.stack(targets).to(view.device)
+
+
+def mirrored(sample: Sample) -> Sample:
+    """The sample with left and right exchanged."""
+    return Sample(sample.key, sample.image.flip(-1), sample.mask.flip(-1))
