@@ -1,0 +1,136 @@
+"""Building a SAM by name, with weights from a file, the cache, the package or a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from segment_anything import sam_model_registry
+from torch import Tensor, nn
+
+from cosam_bench.errors import CosamError
+from cosam_bench.sam.mobile import mobile_parts, rename_published
+from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
+from cosam_bench.sam.sam import Sam
+from cosam_bench.updates import digest_tensors
+
+EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
+
+_Parts = tuple[nn.Module, nn.Module, nn.Module]
+
+
+def build_sam(
+    name: str,
+    *,
+    checkpoint: Path | Literal["random"] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Sam:
+    """The SAM called ``name``: float32, in evaluation mode, no parameter asks for a gradient.
+
+    Args:
+        name: one of ``MODELS``.
+        checkpoint: a file of the official layout, ``.safetensors`` or torch's own; ``"random"`` for fresh
+            weights; None for the package's own (``tiny``) or the fetched ones in the cache.
+        device: where it shall live.
+        seed: of random weights; torch's global generators are left as they were.
+
+    Raises:
+        CosamError: no such model; the file is missing, damaged or another model's.
+    """
+    spec = model_spec(name)
+    path = None if checkpoint == "random" else _weights_file(spec, checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device's
+        image_encoder, prompt_encoder, mask_decoder = _parts(name)()
+    sam = Sam(
+        name=name,
+        image_size=spec.image_size,
+        image_encoder=image_encoder,
+        prompt_encoder=prompt_encoder,
+        mask_decoder=mask_decoder,
+    )
+    if path is None:
+        sam.checkpoint_digest = digest_tensors(sam.state_dict())
+    else:
+        sam.checkpoint_digest = _file_digest(path)
+        if checkpoint is None and spec.sha256 not in (None, sam.checkpoint_digest):
+            raise CosamError(f"{path} is damaged: its sha256 is not {spec.sha256}. {_fetch_hint(spec)}")
+        _load(sam, path)
+    return sam.to(device)
+
+
+def _parts(name: str) -> Callable[[], _Parts]:
+    if name == "tiny":
+        from cosam_bench.sam.tiny import tiny_parts
+
+        return tiny_parts
+    return mobile_parts if name == "mobile_sam" else lambda: _vit_parts(name)
+
+
+def _vit_parts(name: str) -> _Parts:
+    stock = sam_model_registry[name]()
+    return stock.image_encoder, stock.prompt_encoder, stock.mask_decoder
+
+
+def _weights_file(spec: ModelSpec, checkpoint: Path | None) -> Path:
+    if checkpoint is not None:
+        if not checkpoint.is_file():
+            raise CosamError(f"No checkpoint file {checkpoint}. Give a file of {spec.name}, or leave it out.")
+        return checkpoint
+    if spec.file_name is None:
+        return EMBEDDED_WEIGHTS
+    path = cache_folder() / spec.file_name
+    if not path.is_file():
+        raise CosamError(f"The weights of {spec.name} are not at {path}. {_fetch_hint(spec)}")
+    return path
+
+
+def _fetch_hint(spec: ModelSpec) -> str:
+    return f"Fetch them by `cosam-bench models --fetch {spec.name}`, or give a checkpoint file."
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(sam: Sam, path: Path) -> None:
+    wanted = sam.state_dict()
+    state = _read(path)
+    if sam.name == "mobile_sam":
+        state = rename_published(state, wanted)
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    misshapen = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    faults = [
+        f"{len(names)} {kind} (first {names[0]})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if faults:
+        raise CosamError(
+            f"{path} is no checkpoint of {sam.name}: of its tensors {', '.join(faults)}. "
+            "Name the model it belongs to, or give another file."
+        )
+    sam.load_state_dict(state)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file; nothing in it is executed."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise CosamError(f"{path} cannot be read as a checkpoint: {reason} Fetch or copy it again.") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise CosamError(f"{path} holds no mapping of names to tensors. Give an official checkpoint file.")
+    return state

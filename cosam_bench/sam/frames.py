@@ -1,0 +1,214 @@
+"""From an image's own pixels to the model's square input and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from cosam_bench.domains.prompts import Prompts
+
+Resize: TypeAlias = Literal["pad", "squash"]
+PromptKind: TypeAlias = Literal["box", "points", "mask"]
+
+# SAM's own pixel statistics, RGB in 0..255 (segment-anything, build_sam).
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+# A mask prompt's logit: sure, and of the size of the decoder's own logits, which SAM was trained to read.
+MASK_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image lies inside the model's square input: top left.
+
+    Attributes:
+        original: height and width of the image.
+        content: height and width it has inside the input.
+        size: side S of the input.
+    """
+
+    original: tuple[int, int]
+    content: tuple[int, int]
+    size: int
+
+
+@dataclass(frozen=True)
+class FramePrompts:
+    """One prompt an image, in the model's frame, ready for SAM's prompt encoder.
+
+    Attributes:
+        kinds: per row, which of the three is the prompt; the others are not looked at.
+        boxes: float32, ``(B, 4)``, x0 y0 x1 y1 in pixels of the input.
+        points: float32, ``(B, k, 2)``, x y in pixels of the input, all foreground.
+        masks: float32, ``(B, 1, g, g)``, logits on the decoder's grid.
+    """
+
+    kinds: tuple[PromptKind, ...]
+    boxes: Tensor
+    points: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.kinds)
+
+    def to(self, device: torch.device | str) -> FramePrompts:
+        """The same prompts on a device."""
+        return FramePrompts(self.kinds, self.boxes.to(device), self.points.to(device), self.masks.to(device))
+
+    def select(self, rows: Sequence[int]) -> FramePrompts:
+        """The prompts of these rows, in this order."""
+        index = list(rows)
+        kinds = tuple(self.kinds[row] for row in index)
+        return FramePrompts(kinds, self.boxes[index], self.points[index], self.masks[index])
+
+    def groups(self) -> list[tuple[PromptKind, list[int]]]:
+        """The rows of each kind, kinds in order of their first row."""
+        rows: dict[PromptKind, list[int]] = {}
+        for row, kind in enumerate(self.kinds):
+            rows.setdefault(kind, []).append(row)
+        return list(rows.items())
+
+
+def fit_frame(original: tuple[int, int], *, size: int, resize: Resize) -> Frame:
+    """The frame of an image of height and width ``original``.
+
+    ``pad`` brings the longest side to ``size`` and rounds the other half up, as segment-anything's
+    ``ResizeLongestSide`` does; ``squash`` fills the square and does not keep the aspect.
+
+    >>> fit_frame((333, 512), size=1024, resize="pad").content
+    (666, 1024)
+    """
+    if resize == "squash":
+        return Frame(original, (size, size), size)
+    scale = size / max(original)
+    # At least one pixel: a strip thinner than that would vanish.
+    height, width = (max(1, int(side * scale + 0.5)) for side in original)
+    return Frame(original, (height, width), size)
+
+
+def prepare_image(image: Tensor, *, size: int, resize: Resize) -> tuple[Tensor, Frame]:
+    """The image at the model's size, padded right and below with zeros, and its frame.
+
+    Resampled by Pillow's bilinear filter with antialiasing, which is what SAM's predictor uses.
+
+    Args:
+        image: uint8, ``(3, H, W)``, RGB.
+        size: side S of the model's input.
+        resize: ``pad`` keeps the aspect, ``squash`` does not.
+
+    Returns:
+        uint8 ``(3, S, S)``, and the frame.
+    """
+    frame = fit_frame((image.shape[1], image.shape[2]), size=size, resize=resize)
+    height, width = frame.content
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    padded = torch.zeros(3, size, size, dtype=torch.uint8)
+    padded[:, :height, :width] = torch.from_numpy(resized).permute(2, 0, 1)
+    return padded, frame
+
+
+def normalise(images: Tensor, frames: Sequence[Frame]) -> Tensor:
+    """Images less SAM's pixel mean, over its deviation; the padding is 0 afterwards, as in SAM.
+
+    Args:
+        images: uint8, ``(B, 3, S, S)``, from ``prepare_image``.
+        frames: one an image.
+
+    Returns:
+        float32 ``(B, 3, S, S)`` on the images' device.
+    """
+    mean = torch.tensor(PIXEL_MEAN, device=images.device).view(3, 1, 1)
+    deviation = torch.tensor(PIXEL_STD, device=images.device).view(3, 1, 1)
+    normal = (images - mean) / deviation
+    for row, frame in enumerate(frames):
+        height, width = frame.content
+        normal[row, :, height:] = 0
+        normal[row, :, :, width:] = 0
+    return normal
+
+
+def frame_prompts(
+    prompts: Prompts,
+    *,
+    rows: Sequence[int],
+    frames: Sequence[Frame],
+    kinds: Sequence[PromptKind],
+    grid: int,
+) -> FramePrompts:
+    """The prompts of some images in the model's frame.
+
+    Boxes and points are scaled as segment-anything's ``apply_boxes`` and ``apply_coords`` do, so that the
+    same numbers given to its predictor mean the same. Masks become logits of ±``MASK_LOGIT`` where a cell is
+    all inside or outside, and in between by area; the padding is outside.
+
+    Args:
+        prompts: of a whole split, in pixels of the original images.
+        rows: which of the split's images.
+        frames: one a row.
+        kinds: one a row.
+        grid: side of the decoder's grid, ``Sam.logits_size``.
+    """
+    index = torch.as_tensor(list(rows), dtype=torch.long)
+    scale = torch.tensor([[f.content[1] / f.original[1], f.content[0] / f.original[0]] for f in frames]).view(
+        -1, 1, 2
+    )
+    boxes = (prompts.boxes[index].view(-1, 2, 2) * scale).view(-1, 4)
+    masks = torch.zeros(len(frames), 1, grid, grid)
+    for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
+        if kind == "mask":
+            share = mask_to_frame(prompts.masks[rows[row]], frame, size=grid)
+            masks[row, 0] = MASK_LOGIT * (2 * share - 1)
+    return FramePrompts(tuple(kinds), boxes, prompts.points[index] * scale, masks)
+
+
+def to_original(logits: Tensor, frame: Frame) -> Tensor:
+    """The decoder's logits at the original size: up to S, padding cut off, then to the image.
+
+    The two bilinear steps and their order are those of segment-anything's ``postprocess_masks``.
+
+    Args:
+        logits: float, ``(h, w)``, on the decoder's grid.
+        frame: the image's.
+
+    Returns:
+        float32 ``(H, W)``.
+    """
+    full = functional.interpolate(
+        logits.float()[None, None], (frame.size, frame.size), mode="bilinear", align_corners=False
+    )
+    content = full[..., : frame.content[0], : frame.content[1]]
+    return functional.interpolate(content, frame.original, mode="bilinear", align_corners=False)[0, 0]
+
+
+def mask_to_frame(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
+    """The share of each cell of the decoder's grid that the mask covers; the padding counts as outside.
+
+    Args:
+        mask: bool, ``(H, W)``, over the whole image, at any resolution.
+        frame: the image's.
+        size: side of the grid, ``Sam.logits_size``.
+
+    Returns:
+        float32 ``(size, size)`` in [0, 1].
+    """
+    rows = _overlap(mask.shape[0], frame.content[0] / frame.size, size)
+    columns = _overlap(mask.shape[1], frame.content[1] / frame.size, size)
+    return (rows @ mask.double() @ columns.T).float()
+
+
+def _overlap(pixels: int, share: float, cells: int) -> Tensor:
+    """``(cells, pixels)``: what each pixel fills of each cell, where all pixels fill ``share`` of the cells."""
+    edges = torch.arange(pixels + 1, dtype=torch.float64) * (share * cells / pixels)
+    starts = torch.arange(cells, dtype=torch.float64).unsqueeze(1)
+    return (edges[1:].minimum(starts + 1) - edges[:-1].maximum(starts)).clamp_min(0)

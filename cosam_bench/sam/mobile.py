@@ -1,0 +1,97 @@
+"""MobileSAM's image encoder: timm's TinyViT-5M at 1024 px, and SAM's neck."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+
+IMAGE_SIZE = 1024
+
+_GRID = 64
+_WIDTH = 320
+_PROMPT_DIM = 256
+_ENCODER = "image_encoder."
+# TinyViT's classifier, which MobileSAM never calls and its checkpoint still carries.
+_UNUSED = (f"{_ENCODER}norm_head.", f"{_ENCODER}head.")
+
+
+class TinyViTEncoder(nn.Module):
+    """``(B, 3, 1024, 1024)`` normalised images to ``(B, 256, 64, 64)`` embeddings.
+
+    Source: Zhang et al., "Faster Segment Anything", 2023. The last downsampling has stride 1 where TinyViT's
+    has 2, so that 1024 px give SAM's 64 x 64 grid of 320 channels.
+    """
+
+    def __init__(self) -> None:
+        """Freshly initialised, from torch's global generator."""
+        super().__init__()
+        vit: Any = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+        vit.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        self.patch_embed: nn.Module = vit.patch_embed
+        self.stages: nn.Module = vit.stages
+        self.neck = nn.Sequential(
+            nn.Conv2d(_WIDTH, _PROMPT_DIM, kernel_size=1, bias=False),
+            LayerNorm2d(_PROMPT_DIM),
+            nn.Conv2d(_PROMPT_DIM, _PROMPT_DIM, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(_PROMPT_DIM),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The embeddings."""
+        self._forget_biases()
+        embeddings: Tensor = self.neck(self.stages(self.patch_embed(images)))
+        return embeddings
+
+    def _forget_biases(self) -> None:
+        """Drop timm's gathered attention biases, which would outlive a change of weights or grad mode."""
+        for module in self.stages.modules():
+            if hasattr(module, "attention_bias_cache"):
+                module.attention_bias_cache = {}  # type: ignore[assignment]  # a plain attribute
+
+
+def mobile_parts() -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Image encoder, prompt encoder and mask decoder, freshly initialised from torch's global generator.
+
+    The latter two are SAM's own, of the sizes that all published SAMs share.
+    """
+    prompt_encoder = PromptEncoder(
+        embed_dim=_PROMPT_DIM,
+        image_embedding_size=(_GRID, _GRID),
+        input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+        mask_in_chans=16,
+    )
+    mask_decoder = MaskDecoder(
+        transformer_dim=_PROMPT_DIM,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=_PROMPT_DIM, num_heads=8, mlp_dim=2048),
+        num_multimask_outputs=3,
+        iou_head_depth=3,
+        iou_head_hidden_dim=256,
+    )
+    return TinyViTEncoder(), prompt_encoder, mask_decoder
+
+
+def rename_published(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published checkpoint under this module's names.
+
+    MobileSAM's encoder has the same tensors in the same order as timm's under other names, so they are
+    paired in order; where a pair differs in shape or in the last part of its name, the published name is
+    kept and the caller finds it unexpected. The unused classifier is dropped.
+
+    Args:
+        state: the checkpoint's tensors.
+        wanted: the model's tensors, by name.
+    """
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(_UNUSED)}
+    theirs = [name for name in kept if name.startswith(_ENCODER)]
+    ours = [name for name in wanted if name.startswith(_ENCODER)]
+    names = dict(zip(theirs, ours, strict=False))
+    for their, our in names.items():
+        same_leaf = their.rsplit(".", 1)[-1] == our.rsplit(".", 1)[-1]
+        if not same_leaf or kept[their].shape != wanted[our].shape:
+            names[their] = their
+    return {names.get(name, name): tensor for name, tensor in kept.items()}

@@ -1,0 +1,136 @@
+"""The Segment Anything Model as the harness uses it: encode a batch, decode a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder
+from torch import Tensor, nn
+
+from cosam_bench.sam.frames import FramePrompts, PromptKind
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What the decoder says of a batch, one mask an image.
+
+    Attributes:
+        logits: float32, ``(B, h, w)``, on a grid four times as fine as the embedding's; foreground above 0.
+        predicted_iou: float32, ``(B,)``, the decoder's own estimate of the mask's quality.
+    """
+
+    logits: Tensor
+    predicted_iou: Tensor
+
+
+class Sam(nn.Module):
+    """A frozen SAM of any size: image encoder, prompt encoder and mask decoder.
+
+    It stays in evaluation mode whatever ``train`` is asked, so that batch normalisation never moves, and no
+    parameter asks for a gradient.
+
+    Source: Kirillov et al., "Segment Anything", ICCV 2023. The parts are segment-anything's own classes,
+    except for the image encoder of MobileSAM (Zhang et al., "Faster Segment Anything", 2023).
+
+    Attributes:
+        name: the model's name in ``MODELS``.
+        image_size: side S of the square input.
+        checkpoint_digest: sha256 of the weights' file, or of the weights themselves where they are random.
+        encoder_passes: images encoded so far, a figure of cost.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: int,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        checkpoint_digest: str = "",
+    ) -> None:
+        """Put the parts together, frozen."""
+        super().__init__()
+        self.name = name
+        self.image_size = image_size
+        self.image_encoder = image_encoder
+        self.prompt_encoder: PromptEncoder = prompt_encoder
+        self.mask_decoder: MaskDecoder = mask_decoder
+        self.checkpoint_digest = checkpoint_digest
+        self.encoder_passes = 0
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Sam:
+        """Keep every module in evaluation mode; ``mode`` is not followed."""
+        super().train(mode and False)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
+    @property
+    def logits_size(self) -> int:
+        """Side of the square grid of the decoder's logits and of mask prompts: four times the embedding's."""
+        return 4 * int(self.prompt_encoder.image_embedding_size[0])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The embeddings ``(B, C, h, w)`` of normalised images.
+
+        Args:
+            images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
+        """
+        self.encoder_passes += len(images)
+        embeddings: Tensor = self.image_encoder(images)
+        return embeddings
+
+    def decode(self, embeddings: Tensor, prompts: FramePrompts) -> Masks:
+        """One mask an image, by the decoder's single-mask token (token 0).
+
+        Rows of one kind of prompt are decoded together; kinds may be mixed. Prompts are embedded in float32
+        also under autocast, because bfloat16 has too few digits for the sines of a position.
+
+        Args:
+            embeddings: float, ``(B, C, h, w)``, from ``encode``.
+            prompts: one prompt an image, in the model's frame.
+        """
+        if len(prompts) != len(embeddings):
+            raise ValueError(f"{len(embeddings)} embeddings and {len(prompts)} prompts")
+        groups = prompts.groups()
+        if len(groups) == 1:
+            return self._decode_kind(embeddings, prompts, kind=groups[0][0])
+        parts = [
+            self._decode_kind(embeddings[rows], prompts.select(rows), kind=kind) for kind, rows in groups
+        ]
+        order = torch.argsort(torch.tensor([row for _, rows in groups for row in rows]))
+        order = order.to(embeddings.device)
+        return Masks(
+            torch.cat([part.logits for part in parts])[order],
+            torch.cat([part.predicted_iou for part in parts])[order],
+        )
+
+    def _decode_kind(self, embeddings: Tensor, prompts: FramePrompts, *, kind: PromptKind) -> Masks:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            sparse, dense = self._embed(prompts, kind=kind)
+            positions = self.prompt_encoder.get_dense_pe()
+        decoder = self.mask_decoder
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([tokens.expand(len(embeddings), -1, -1), sparse], dim=1)
+        hidden, image = decoder.transformer(embeddings + dense, positions.expand_as(embeddings), tokens)
+        # Token 0 asks for the predicted IoU, token 1 is the single mask's; the other masks' are not read.
+        upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(embeddings.shape))
+        weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])
+        logits = (weights.unsqueeze(1) @ upscaled.flatten(2)).view(-1, *upscaled.shape[2:])
+        return Masks(logits.float(), decoder.iou_prediction_head(hidden[:, 0])[:, 0].float())
+
+    def _embed(self, prompts: FramePrompts, *, kind: PromptKind) -> tuple[Tensor, Tensor]:
+        """Sparse ``(B, tokens, C)`` and dense ``(B, C, h, w)`` embeddings, by SAM's own prompt encoder."""
+        if kind == "box":
+            return self.prompt_encoder(points=None, boxes=prompts.boxes, masks=None)  # type: ignore[no-any-return]
+        if kind == "points":
+            labels = torch.ones(prompts.points.shape[:2], device=prompts.points.device)
+            return self.prompt_encoder(points=(prompts.points, labels), boxes=None, masks=None)  # type: ignore[no-any-return]
+        return self.prompt_encoder(points=None, boxes=None, masks=prompts.masks)  # type: ignore[no-any-return]
