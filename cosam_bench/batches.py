@@ -12,10 +12,17 @@ from torch import Tensor
 
 from cosam_bench.domains.prompts import Prompts
 from cosam_bench.domains.samples import Sample
-from cosam_bench.sam.frames import Frame, FramePrompts, ResizeMode, frame_prompts, normalise, prepare_image
+from cosam_bench.sam.frames import (
+    Frame,
+    FramePrompts,
+    PromptKind,
+    Resize,
+    frame_prompts,
+    normalise,
+    prepare_image,
+)
 
 Precision = Literal["fp32", "bf16"]
-PromptKind = Literal["box", "points", "mask"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,15 @@ class View:
 
     Attributes:
         size: the model's input side, pixels.
+        grid: the side of the decoder's logits.
         resize: ``pad`` keeps the aspect and pads right and below, ``squash`` does not.
         device: where batches lie.
         precision: the type the model computes in.
     """
 
     size: int
-    resize: ResizeMode
+    grid: int
+    resize: Resize
     device: torch.device
     precision: Precision = "fp32"
 
@@ -56,6 +65,12 @@ class Batch:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def select(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows, in this order."""
+        index = list(rows)
+        domains = tuple(self.domains[row] for row in index) if self.domains is not None else None
+        return Batch(self.images[index], self.prompts.select(index), domains)
+
 
 def collate(
     samples: Sequence[Sample],
@@ -77,4 +92,5 @@ def collate(
     prepared = [prepare_image(sample.image, size=view.size, resize=view.resize) for sample in samples]
     frames = tuple(frame for _, frame in prepared)
     images = normalise(torch.stack([image for image, _ in prepared]).to(view.device), frames)
-    return Batch(images, frame_prompts(prompts, frames, kinds).to(view.device), domains), frames
+    placed = frame_prompts(prompts, rows=range(len(samples)), frames=frames, kinds=kinds, grid=view.grid)
+    return Batch(images, placed.to(view.device), domains), frames

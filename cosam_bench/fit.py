@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cosam_bench.batches import Batch, PromptKind, View, collate
+from cosam_bench.batches import Batch, View, collate
 from cosam_bench.config import Settings
 from cosam_bench.domains.prompts import Prompts
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
 from cosam_bench.losses import LOSSES
 from cosam_bench.sam.adapters import AdapterSettings, attach
-from cosam_bench.sam.frames import mask_to_frame
+from cosam_bench.sam.frames import PromptKind, mask_to_frame
 from cosam_bench.sam.sam import Sam
 from cosam_bench.updates import Update
 
@@ -150,14 +150,33 @@ def _draw(
     choices = torch.randint(len(MIXED), (len(indices),), generator=order).tolist()
     kinds = [MIXED[choice] if prompt_kind == "mix" else prompt_kind for choice in choices]
     chosen = [samples[index] for index in indices]
-    rows = prompts.select(indices).mirrored([sample.image.shape[-1] for sample in chosen], flips)
-    chosen = [mirrored(sample) if flip else sample for sample, flip in zip(chosen, flips.tolist(), strict=True)]
+    rows = mirror_prompts(prompts.take(indices), widths=[sample.image.shape[-1] for sample in chosen], flips=flips)
+    chosen = [mirror(sample) if flip else sample for sample, flip in zip(chosen, flips.tolist(), strict=True)]
     batch, frames = collate(chosen, rows, kinds=kinds, view=view)
-    grid = view.size // 4
-    targets = [mask_to_frame(sample.mask, frame, size=grid) for sample, frame in zip(chosen, frames, strict=True)]
+    targets = [mask_to_frame(sample.mask, frame, size=view.grid) for sample, frame in zip(chosen, frames, strict=True)]
     return batch, torch.stack(targets).to(view.device)
 
 
-def mirrored(sample: Sample) -> Sample:
+def mirror(sample: Sample) -> Sample:
     """The sample with left and right exchanged."""
     return Sample(sample.key, sample.image.flip(-1), sample.mask.flip(-1))
+
+
+def mirror_prompts(prompts: Prompts, *, widths: Sequence[int], flips: Tensor) -> Prompts:
+    """The prompts with left and right exchanged in the rows that ``flips`` marks.
+
+    Args:
+        widths: of each row's image, pixels.
+        flips: bool, ``(N,)``.
+    """
+    width = torch.tensor(widths, dtype=torch.float32)
+    left, top, right, bottom = prompts.boxes.unbind(1)
+    boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
+    x, y = prompts.points.unbind(2)
+    points = torch.stack([width[:, None] - x, y], dim=2)
+    return Prompts(
+        boxes=torch.where(flips[:, None], boxes, prompts.boxes),
+        points=torch.where(flips[:, None, None], points, prompts.points),
+        masks=torch.where(flips[:, None, None], prompts.masks.flip(-1), prompts.masks),
+        digest=prompts.digest,
+    )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosam_bench.batches import Batch, PromptKind, View, collate
+from cosam_bench.batches import Batch, View, collate
 from cosam_bench.domains.prompts import Prompts
 from cosam_bench.domains.samples import Split
 from cosam_bench.errors import CosamError
 from cosam_bench.metrics import measure
-from cosam_bench.sam.frames import to_original
+from cosam_bench.sam.frames import PromptKind, to_original
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def score_split(
         rows = indices.tolist()
         samples = [split[row] for row in rows]
         told = (split.domain,) * len(rows) if tell_domain else None
-        batch, frames = collate(samples, prompts.select(rows), kinds=[kind] * len(rows), view=view, domains=told)
+        batch, frames = collate(samples, prompts.take(rows), kinds=[kind] * len(rows), view=view, domains=told)
         with torch.inference_mode():
             logits = checked_logits(predict(batch), batch, view)
         for sample, frame, mask_logits in zip(samples, frames, logits, strict=True):
@@ -64,7 +64,7 @@ def score_split(
 
 def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
     """The logits as float32, refused where they are not what ``predict`` must return."""
-    expected = (len(batch), view.size // 4, view.size // 4)
+    expected = (len(batch), view.grid, view.grid)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected or not logits.is_floating_point():
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise CosamError(f"predict() must return float logits of shape {expected}, but returned {found}.")

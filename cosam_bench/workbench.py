@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -88,7 +88,7 @@ class Workbench:
                 adapter=self.adapter,
                 fit=self.fit,
                 prompt_kind=self.prompt_kind,
-                view=View(self.view.size, self.view.resize, self.view.device, self.fit.precision),
+                view=replace(self.view, precision=self.fit.precision),
                 start=start,
                 initialisation=self.generator("adapter"),
                 order=self.generator("order", domain.digest),
@@ -148,7 +148,7 @@ class Workbench:
                 chosen = indices.tolist()
                 batch, _ = collate(
                     [domain[index] for index in chosen],
-                    domain.prompts.select(chosen),
+                    domain.prompts.take(chosen),
                     kinds=["box"] * len(chosen),
                     view=self.view,
                 )
@@ -161,6 +161,16 @@ class Workbench:
         """The mask logits of the model changed by ``update``; float32, ``(B, h, w)`` on the decoder's grid."""
         with torch.inference_mode(), serving(self.sam, update), self.view.autocast():
             return self.sam.decode(self.sam.encode(batch.images), batch.prompts).logits.float()
+
+    def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:
+        """As ``predict``, each row by the model that its own update makes; equal updates share a pass."""
+        groups: dict[int, list[int]] = {}
+        for row, update in enumerate(updates):
+            groups.setdefault(id(update), []).append(row)
+        parts = [self.predict(updates[rows[0]], batch.select(rows)) for rows in groups.values()]
+        order = [row for rows in groups.values() for row in rows]
+        logits = torch.cat(parts)
+        return logits[torch.tensor(order, device=logits.device).argsort()]
 
 
 def _write_expert(path: Path, fitted: Fitted) -> None:

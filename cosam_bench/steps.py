@@ -1,0 +1,56 @@
+"""What one step of a run measured, and the file that makes the step final."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cosam_bench.errors import CosamError
+from cosam_bench.files import write_atomically
+from cosam_bench.score import ImageScore
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One row of the score matrix, image by image, and what the step cost.
+
+    Attributes:
+        step: how many domains are learned; 0 is the frozen model.
+        scores: by column, the scores of its test images.
+        training_seconds: of the adapter, in full also where an expert was reused.
+        merge_seconds: the rest of ``learn``.
+        scoring_seconds: of the row.
+        state_bytes: size of the method's state on disk.
+        encoder_passes_per_image: of the row's predictions.
+        trainable_parameters: of the adapter.
+    """
+
+    step: int
+    scores: dict[str, list[ImageScore]]
+    training_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+    state_bytes: int = 0
+    encoder_passes_per_image: float = 0.0
+    trainable_parameters: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write the step as JSON."""
+        write_atomically(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> StepResult:
+        """The step that ``save`` wrote.
+
+        Raises:
+            CosamError: the file is missing or damaged.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            scores = {
+                column: [ImageScore(**score) for score in images] for column, images in data.pop("scores").items()
+            }
+            return cls(scores=scores, **data)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CosamError(f"The step {path} cannot be read: {error}. Run again with --fresh.") from None

@@ -1,0 +1,53 @@
+"""One adapter a domain, chosen by the domain's true name: what a perfect router would reach."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from cosam_bench.batches import Batch
+from cosam_bench.card import MethodCard
+from cosam_bench.errors import CosamError
+from cosam_bench.method import Method, State
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+class Experts(Method):
+    """Adapters trained apart from the base model; images of a domain not yet learned get the base model."""
+
+    card = MethodCard(
+        title="Experts",
+        paper="the individual models of RegCL (arXiv 2507.12297)",
+        state="grows",
+        order_dependent=False,
+        upper_bound=True,
+        told_domain=True,
+    )
+
+    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.experts: dict[str, Update] = {}
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train this domain's adapter and keep it."""
+        self.experts[domain.name] = self.bench.train(domain).update
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Each image's mask logits by its own domain's adapter."""
+        if batch.domains is None:
+            raise CosamError("The method experts must be told each image's domain, and was not.")
+        return self.bench.predict_each([self.experts.get(name) for name in batch.domains], batch)
+
+    def state(self) -> State:
+        """All adapters."""
+        tensors: dict[str, Tensor] = {}
+        for name, update in self.experts.items():
+            tensors |= update.tensors(f"{name}/")
+        return State(tensors)
+
+    def load(self, state: State) -> None:
+        """The adapters of all domains learned so far."""
+        names = dict.fromkeys(key.partition("/")[0] for key in state.tensors)
+        self.experts = {name: Update.from_tensors(state.tensors, f"{name}/") for name in names}

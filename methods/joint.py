@@ -1,0 +1,27 @@
+"""Joint training: one adapter trained once on all domains together. An upper bound, not a method."""
+
+from __future__ import annotations
+
+from cosam_bench.card import MethodCard
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+
+
+class Joint(MergingMethod):
+    """The adapter of the union of all training sets, with the same epochs as each domain gets alone.
+
+    The matrix has its row 0 and its last row only, because there is no stream: Avg and forgetting are empty.
+    """
+
+    card = MethodCard(
+        title="Joint training",
+        paper="the upper bound of CoSAM (arXiv 2412.06418), whose released code does not contain it",
+        order_dependent=False,
+        upper_bound=True,
+        all_at_once=True,
+    )
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The adapter itself."""
+        return expert
