@@ -1,0 +1,158 @@
+"""Opening a domain: its files found, hashed, checked and divided, or its images drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from cosam_bench.domains.cards import Card
+from cosam_bench.domains.decode import decode_image, decode_mask, upright_size
+from cosam_bench.domains.pairs import Pair, find_pairs, refuse
+from cosam_bench.domains.samples import Domain, Entry, Manifest, Part, Pixels, Split, empty_split
+from cosam_bench.domains.splits import Item, divide
+from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.randomness import derived_seed
+
+
+def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
+    """The domain that a card describes, its data checked.
+
+    Args:
+        card: the card.
+        is_retention: open the test part alone.
+
+    Raises:
+        CosamError: what is missing or does not fit.
+    """
+    train, test = _synthetic(card) if card.kind == "synthetic" else _files(card)
+    if is_retention:
+        train = empty_split(card.name, part="train")
+    elif not len(train):
+        refuse(card, ["its split leaves nothing to train on; correct it or list the domain as retention"])
+    if not len(test):
+        refuse(card, ["its split leaves nothing to test on; correct it"])
+    return Domain(card.name, card.title or card.name, train, test)
+
+
+def components(mask: Tensor, *, min_pixels: int = 1) -> list[int]:
+    """The numbers of the connected components (8 neighbours) that have at least so many pixels.
+
+    Args:
+        mask: bool, ``(H, W)``. Components count from 1 in the order of their first pixels, row by row.
+        min_pixels: smaller components are passed over, but keep their number.
+    """
+    labels, count = ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    return [number for number in range(1, count + 1) if sizes[number] >= min_pixels]
+
+
+def component(mask: Tensor, number: int) -> Tensor:
+    """One connected component of a mask, bool ``(H, W)``; numbered as in :func:`components`."""
+    labels, _ = ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
+    return torch.from_numpy(labels == number)
+
+
+@dataclass(frozen=True)
+class Files:
+    """A source that decodes files."""
+
+    card: Card
+    items: tuple[Item, ...]
+
+    def image(self, index: int) -> Tensor:
+        """uint8, ``(3, H, W)``."""
+        path = self.items[index].pair.image
+        return decode_image(path.read_bytes(), name=str(path))
+
+    def mask(self, index: int) -> Tensor:
+        """bool, ``(H, W)``."""
+        item = self.items[index]
+        path = item.pair.mask
+        mask = decode_mask(path.read_bytes(), name=str(path), foreground=self.card.foreground)
+        return component(mask, item.component) if item.component else mask
+
+
+def _files(card: Card) -> tuple[Split, Split]:
+    pairs = find_pairs(card)
+    items: list[Item] = []
+    faults: list[str] = []
+    left_out = 0
+    for pair in pairs:
+        try:
+            found, empty = _scan(card, pair)
+        except CosamError as error:
+            faults.append(str(error))
+        else:
+            items += found
+            left_out += empty
+    if faults:
+        refuse(card, faults)
+    if not items:
+        refuse(card, [f"all {len(pairs)} masks are empty; check which pixels are foreground"])
+    train, test = divide(card, items)
+    return _file_split(card, "train", train, left_out), _file_split(card, "test", test, left_out)
+
+
+def _scan(card: Card, pair: Pair) -> tuple[list[Item], int]:
+    """The samples of one pair, and how many were left out as too small."""
+    image, mask_file = pair.image.read_bytes(), pair.mask.read_bytes()
+    mask = decode_mask(mask_file, name=str(pair.mask), foreground=card.foreground)
+    size = upright_size(image, name=str(pair.image))
+    if size != tuple(mask.shape):
+        raise CosamError(
+            f"{pair.image.name} is {size[1]} x {size[0]} pixels upright, "
+            f"but its mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]}"
+        )
+    hashes = hashlib.sha256(image).hexdigest(), hashlib.sha256(mask_file).hexdigest()
+    if card.samples == "component":
+        every = components(mask)
+        large = components(mask, min_pixels=card.min_pixels)
+        found = [Item(pair, Entry(f"{pair.key}#{number}", *hashes), number) for number in large]
+        return found, max(len(every), 1) - len(found)
+    if int(mask.sum()) < card.min_pixels:
+        return [], 1
+    return [Item(pair, Entry(pair.key, *hashes))], 0
+
+
+def _file_split(card: Card, part: Part, items: Sequence[Item], left_out: int) -> Split:
+    rule = f"{card.foreground.model_dump_json()} {card.samples}"
+    manifest = Manifest(tuple(item.entry for item in items), rule, left_out)
+    return Split(card.name, part=part, manifest=manifest, source=Files(card, tuple(items)))
+
+
+def _synthetic(card: Card) -> tuple[Split, Split]:
+    from cosam_bench.domains.synthetic import GENERATORS
+
+    if card.generator not in GENERATORS:
+        raise unknown_name("generator of synthetic images", card.generator, GENERATORS)
+    return _drawn(card, "train"), _drawn(card, "test")
+
+
+def _drawn(card: Card, part: Part) -> Split:
+    pairs = list(_draw(card, part))
+    entries = []
+    for index, (image, mask) in enumerate(pairs):
+        hashes = (hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in (image, mask))
+        entries.append(Entry(f"{part}-{index:04d}", *hashes))
+    source = Pixels(tuple(image for image, _ in pairs), tuple(mask for _, mask in pairs))
+    # The pixels lie in memory already.
+    return Split(card.name, part=part, manifest=Manifest(tuple(entries)), source=source, decoded_bytes=0)
+
+
+def _draw(card: Card, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+    """Image and mask by image and mask; each depends on generator, part, index and the card's seed alone."""
+    from cosam_bench.domains.synthetic import GENERATORS
+
+    draw = GENERATORS[card.generator]
+    for index in range(card.split.counts[part]):
+        seed = derived_seed(card.split.seed, "synthetic", card.generator, part, index)
+        image, mask = draw(np.random.default_rng(seed), card.size)
+        if not mask.any():
+            raise CosamError(f"The generator {card.generator!r} drew an empty mask ({part}, {index}).")
+        yield torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)

@@ -1,0 +1,163 @@
+"""The image and mask files of a card, paired; only names are looked at, no file is opened."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from cosam_bench.domains.cards import Card, Globs
+from cosam_bench.errors import CosamError
+
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
+SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+FAULTS_SHOWN = 5
+
+Given = Literal["train", "test"] | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image file and its mask file.
+
+    Attributes:
+        key: the image's path relative to the root, without suffix.
+        image: absolute path.
+        mask: absolute path.
+        part: where the card gives the split by folders, the part the image lies in.
+    """
+
+    key: str
+    image: Path
+    mask: Path
+    part: Given = None
+
+
+def find_pairs(card: Card) -> list[Pair]:
+    """All pairs of a card of kind ``files``, in order of the images' paths.
+
+    Raises:
+        CosamError: the folder is missing, a glob matches nothing, or images and masks do not pair.
+    """
+    root = _root(card)
+    globs: dict[Given, Globs] = {None: card.images or "images/*"}
+    if card.split.kind == "folders":
+        globs = {"train": card.split.paths("train"), "test": card.split.paths("test")}
+    images = [(path, part) for part, given in globs.items() for path in _matches(card, root, given)]
+    if card.pairing == "sorted":
+        return _by_position(card, root, images)
+    return _by_name(card, root, images)
+
+
+def refuse(card: Card, faults: Sequence[str]) -> NoReturn:
+    """Raise one error for all faults of a domain: the first five, and how many more."""
+    more = len(faults) - FAULTS_SHOWN
+    shown = [*faults[:FAULTS_SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
+    raise CosamError(f"Domain {card.name!r}: {'; '.join(fault.rstrip('.') for fault in shown)}.")
+
+
+def _root(card: Card) -> Path:
+    if unset := re.findall(r"\$\{?(\w+)", card.root):
+        refuse(card, [f"its root is {card.root}, but the variable {unset[0]} is not set; set it to a folder"])
+    root = Path(card.root)
+    if not root.is_dir():
+        refuse(card, [f"there is no folder {root}; get the data{_from(card)} or correct root"])
+    return root
+
+
+def _from(card: Card) -> str:
+    return f" from {card.source}" if card.source else ""
+
+
+def _matches(card: Card, root: Path, globs: Globs) -> list[Path]:
+    """The image files that the globs match, sorted by path, each once."""
+    patterns = (globs,) if isinstance(globs, str) else globs
+    found: set[Path] = set()
+    for pattern in patterns:
+        matched = set(_images(root, pattern))
+        if not matched:
+            refuse(card, [f"no image matches {pattern!r} in {root}; {_there(root, pattern)}"])
+        found |= matched
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def _images(root: Path, pattern: str) -> Iterator[Path]:
+    # Unlike Path.glob this takes ".." and absolute patterns.
+    for name in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207
+        path = Path(os.path.normpath(root / name))
+        if _is_image(path):
+            yield path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _there(root: Path, pattern: str) -> str:
+    """What lies where the pattern looks: the usual fault is another suffix or another folder."""
+    folder = root / pattern.split("*")[0].rpartition("/")[0]
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    kinds = Counter(path.suffix or "without suffix" for path in folder.iterdir() if path.is_file())
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+    return f"that folder holds {listed or 'no files'}"
+
+
+def _key(image: Path, root: Path) -> str:
+    return Path(os.path.relpath(image, root)).with_suffix("").as_posix()
+
+
+def _by_position(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[Pair]:
+    masks = _matches(card, root, card.masks)
+    if len(masks) != len(images):
+        refuse(card, [f"{len(images)} images but {len(masks)} masks; sorted pairing needs as many"])
+    images = sorted(images, key=lambda found: found[0].as_posix())
+    together = zip(images, masks, strict=True)
+    return _checked(card, [Pair(_key(image, root), image, mask, part) for (image, part), mask in together])
+
+
+def _by_name(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[Pair]:
+    patterns = (card.masks,) if isinstance(card.masks, str) else card.masks
+    pairs: list[Pair] = []
+    faults: list[str] = []
+    for image, part in images:
+        wanted = [_filled(pattern, image, root) for pattern in patterns]
+        found = sorted({mask for pattern in wanted for mask in _images(root, pattern)} - {image})
+        if len(found) == 1:
+            pairs.append(Pair(_key(image, root), image, found[0], part))
+        elif found:
+            faults.append(f"{image.name} has several masks ({', '.join(mask.name for mask in found)})")
+        else:
+            faults.append(f"{image.name} has no mask {_filled(patterns[0], image, root, is_plain=True)}")
+    if faults:
+        refuse(card, faults)
+    return _checked(card, pairs)
+
+
+def _filled(pattern: str, image: Path, root: Path, *, is_plain: bool = False) -> str:
+    """The mask pattern for one image; what comes from its name is taken literally."""
+    folder = Path(os.path.relpath(image.parent, root)).as_posix()
+    words = {"stem": image.stem, "name": image.name, "parent": image.parent.name, "folder": folder}
+    for word, value in words.items():
+        pattern = pattern.replace(f"{{{word}}}", value if is_plain else glob.escape(value))
+    return pattern
+
+
+def _checked(card: Card, pairs: list[Pair]) -> list[Pair]:
+    """The pairs, if no two share a key or a mask."""
+    faults = []
+    keys = Counter(pair.key for pair in pairs)
+    masks = Counter(pair.mask for pair in pairs)
+    for pair in pairs:
+        if keys[pair.key] > 1:
+            faults.append(f"{pair.image.name} shares its name with another image")
+        elif masks[pair.mask] > 1:
+            faults.append(f"{pair.image.name} shares its mask {pair.mask.name} with another image")
+    if faults:
+        refuse(card, faults)
+    return pairs
