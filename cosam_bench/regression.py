@@ -38,11 +38,16 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
     mean_diagonal = gram_sum.diagonal().mean()
     if mean_diagonal == 0:  # no input was ever active, so any weight answers all of them
         return torch.zeros_like(product_sum)
-    ridged = gram_sum + ridge * mean_diagonal * torch.eye(inputs, dtype=gram_sum.dtype, device=gram_sum.device)
-    factor, failed = torch.linalg.cholesky_ex(ridged)
-    if failed:
+    diagonal = torch.eye(inputs, dtype=gram_sum.dtype, device=gram_sum.device)
+    factor, failed = torch.linalg.cholesky_ex(gram_sum + ridge * mean_diagonal * diagonal)
+    if not failed:
+        return torch.cholesky_solve(product_sum.T, factor).T
+    if ridge == 0:
         raise CosamError(
-            f"A layer's Gram matrix of {inputs} inputs cannot be inverted with ridge {ridge}: some input is "
-            "unused or a combination of others. Set a larger ridge, say --set method.ridge=1e-6."
+            f"A layer's Gram matrix of {inputs} inputs has no inverse: some input is unused or a combination of "
+            "others. Set a ridge, say --set method.ridge=1e-6."
         )
-    return torch.cholesky_solve(product_sum.T, factor).T
+    # Rounding of the inputs' dtype left eigenvalues further below zero than the ridge lifts: they are zero.
+    eigenvalues, vectors = torch.linalg.eigh(gram_sum)
+    lifted = eigenvalues.clamp(min=0) + ridge * mean_diagonal
+    return (product_sum @ vectors / lifted) @ vectors.T
