@@ -10,7 +10,7 @@ from torch import nn
 TINY_IMAGE_SIZE = 128
 
 _PATCH_SIZE = 8  # 16 x 16 embedding, 64 x 64 logits: two image pixels a logit
-_WIDTH = 128
+_WIDTH = 96
 _DEPTH = 6
 _PROMPT_DIM = 64
 _GLOBAL_BLOCKS = (2, 5)  # as in SAM, spread evenly and the last block among them
@@ -32,7 +32,7 @@ def tiny_parts() -> tuple[ImageEncoderViT, PromptEncoder, MaskDecoder]:
         patch_size=_PATCH_SIZE,
         embed_dim=_WIDTH,
         depth=_DEPTH,
-        num_heads=4,
+        num_heads=3,
         mlp_ratio=4.0,
         out_chans=_PROMPT_DIM,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
