@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -55,11 +54,6 @@ class RecordWriter:
         """Replace ``run.json``."""
         write_atomically(self.folder / "run.json", info.to_json())
 
-    def write_json(self, name: str, data: object) -> None:
-        """Replace ``<name>.json`` by plain data: keys in the order given, full precision, no NaN."""
-        text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(self.folder / f"{name}.json", text + "\n")
-
     def write_matrix(self, cells: Iterable[Cell]) -> None:
         """Replace ``matrix.csv``; rows go by step, then as domains first come, then by metric."""
         cells = list(cells)
@@ -101,14 +95,10 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
         raise CosamError(f"{path} cannot be read: {error}. Run it again.") from None
     if not rows or rows[0][: len(columns)] != list(columns):
         found = ", ".join(rows[0]) if rows else "nothing"
-        raise CosamError(
-            f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again."
-        )
+        raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(rows[0]):
-            raise CosamError(
-                f"{path}, line {number}, has {len(row)} values, expected {len(rows[0])}. Run it again."
-            )
+            raise CosamError(f"{path}, line {number}, has {len(row)} values, expected {len(rows[0])}. Run it again.")
     return rows[1:]
 
 
@@ -148,9 +138,7 @@ class Record:
         path = self.folder / "matrix.csv"
         cells = read_cells(path)
         try:
-            return ScoreMatrix.from_rows(
-                cells, metric=metric, domains=self.info.order, retention=self.info.retention
-            )
+            return ScoreMatrix.from_rows(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
         except CosamError as error:
             raise CosamError(f"{path}: {error}") from None
 

@@ -68,10 +68,7 @@ def record(results: Path, *, digest: str = "0123456789abcdef", **changes: Any) -
 
 def image_scores(*values: float) -> list[ImageScore]:
     names = ("iou", "boundary_iou", "dice", "mae")
-    return [
-        ImageScore(f"image {index}, of many", dict.fromkeys(names, value))
-        for index, value in enumerate(values)
-    ]
+    return [ImageScore(f"image {index}, of many", dict.fromkeys(names, value)) for index, value in enumerate(values)]
 
 
 @contextmanager
@@ -91,9 +88,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     found = load_record(folder, results=tmp_path)
     assert found.name == "mini/regcl/0123456789ab"
     expected = run_info()
-    assert found.info.model_dump(exclude={"summary", "cost"}) == expected.model_dump(
-        exclude={"summary", "cost"}
-    )
+    assert found.info.model_dump(exclude={"summary", "cost"}) == expected.model_dump(exclude={"summary", "cost"})
     assert found.info.cost.total_train_seconds == 3.75
     assert math.isnan(found.info.cost.encoder_passes_per_image)
     assert found.info.summary["iou"]["last"] == 1 / 3
@@ -198,9 +193,7 @@ def test_a_record_is_found_by_its_path(tmp_path: Path) -> None:
 def test_a_name_that_fits_none_or_several_lists_what_there_is(tmp_path: Path) -> None:
     record(tmp_path)
     record(tmp_path, digest="0123ffffffffffff", seed=4)
-    with pytest.raises(
-        CosamError, match=r"2 records fit '0123'.*mini/regcl/0123456789ab, mini/regcl/0123fff"
-    ):
+    with pytest.raises(CosamError, match=r"2 records fit '0123'.*mini/regcl/0123456789ab, mini/regcl/0123fff"):
         load_record("0123", results=tmp_path)
     with pytest.raises(CosamError, match=r"No record in .* fits 'trm'\. Offered: mini/regcl/"):
         load_record("trm", results=tmp_path)
@@ -255,9 +248,7 @@ def test_a_run_json_that_is_no_text_says_so(tmp_path: Path) -> None:
 
 def test_conditions_that_were_edited_are_refused(tmp_path: Path) -> None:
     path = record(tmp_path) / "run.json"
-    path.write_text(
-        path.read_text(encoding="utf-8").replace('"pill": "aa"', '"pill": "ab"'), encoding="utf-8"
-    )
+    path.write_text(path.read_text(encoding="utf-8").replace('"pill": "aa"', '"pill": "ab"'), encoding="utf-8")
     with pytest.raises(CosamError, match="the record was edited"):
         read_run_info(path)
 
