@@ -22,7 +22,7 @@ from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
 from cosam_bench.workbench import Workbench
 
-Value: TypeAlias = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
+Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"] | None
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class RunConfig(Settings):
     """
 
     method: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0)] = 0
     order: tuple[str, ...] = ()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -85,7 +85,7 @@ class RunConfig(Settings):
 
     def to_toml(self) -> str:
         """The run as TOML, every default written out."""
-        return tomli_w.dumps(self.model_dump(mode="json"))
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def protocol_names() -> list[str]:
