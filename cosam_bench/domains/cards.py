@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from cosam_bench.config import Settings, read_toml, validate
+from cosam_bench.domains.foreground import Foreground
 from cosam_bench.errors import CosamError, unknown_name
 
 if TYPE_CHECKING:
@@ -24,54 +25,6 @@ DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.@-]*$")]
 Globs = str | tuple[str, ...]
 Fact = Literal["source", "licence", "citation", "layout", "split", "expected"]
-
-
-class Foreground(Settings):
-    """Which pixels of a mask file are foreground.
-
-    In TOML one of ``"auto"``, ``"nonzero"``, ``{ above = 127 }``, ``{ values = [255] }``,
-    ``{ colours = [[255, 0, 0]] }``; the first three may name a ``channel`` as well.
-
-    ``auto`` reads 1 bit masks as they are, values 0 and 1 as ids, and all other greys as foreground
-    from the middle of the range on (128 of 255), so the soft edges of a JPEG are cut in the middle.
-    Neutral RGB counts as grey, alpha is laid over black, and in a coloured palette every index but
-    0 is foreground. Masks that look like class ids (a largest value from 2 to 127, or ids below 32
-    beside 255) and coloured masks are refused: say which values or colours are meant.
-
-    Attributes:
-        rule: follows from the key that is given.
-        above: foreground is every level above this, in the file's own range.
-        values: foreground is every one of these levels; in a palette image they are indices.
-        colours: foreground is every one of these RGB colours (0 to 255 each).
-        channel: look at this channel of a colour mask alone.
-    """
-
-    rule: Literal["auto", "nonzero", "above", "values", "colours"] = "auto"
-    above: int | None = None
-    values: tuple[int, ...] = ()
-    colours: tuple[tuple[int, int, int], ...] = ()
-    channel: Literal["red", "green", "blue", "alpha"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return {"rule": data}
-        if isinstance(data, dict) and "rule" not in data:
-            given = [key for key in ("above", "values", "colours") if key in data]
-            if len(given) > 1:
-                raise ValueError(f"give only one of {', '.join(given)}")
-            return data | {"rule": given[0] if given else "auto"}
-        return data
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> Self:
-        given = {"above": self.above is not None, "values": bool(self.values), "colours": bool(self.colours)}
-        if any(is_given != (key == self.rule) for key, is_given in given.items()):
-            raise ValueError(f"the rule {self.rule!r} does not go with the other keys of this table")
-        if self.channel and self.rule == "colours":
-            raise ValueError("colours look at all channels, so leave channel out")
-        return self
 
 
 class SplitRule(Settings):
@@ -139,7 +92,7 @@ class Card(Settings):
             (with suffix), ``{parent}`` (name of the image's folder) and ``{folder}`` (path of it) stand
             for the image's own. With ``pairing = "sorted"``: a glob of all masks.
         pairing: ``name``, or ``sorted``: the n-th image goes with the n-th mask, in order of their paths.
-        foreground: see :class:`Foreground`.
+        foreground: see :class:`~cosam_bench.domains.foreground.Foreground`.
         samples: ``union``: one sample an image. ``component``: one sample a connected component of the
             mask (8 neighbours).
         min_pixels: samples with fewer foreground pixels are left out and counted.
@@ -216,7 +169,7 @@ class Stream(Settings):
                 raise ValueError(f"named twice in {kind}: {', '.join(twice)}")
         for name in used:
             if name not in names:
-                raise ValueError(str(unknown_name("domain of this stream", name, names)))
+                raise ValueError(str(unknown_name("domain of this stream", name, names)).rstrip("."))
         return self
 
     def card(self, name: str) -> Card:
@@ -250,10 +203,10 @@ def load_stream(name_or_path: str) -> Stream:
     tables = data.get("domain")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise CosamError(f"{path}: a stream needs its domains as [[domain]] tables.")
-    data["domain"] = [_resolved(table, path=path) for table in tables]
+    cards = [_card(table, path=path, number=number) for number, table in enumerate(tables, start=1)]
     retention = data.get("retention", [])
-    data.setdefault("order", [t.get("name") for t in data["domain"] if t.get("name") not in retention])
-    return validate(Stream, data, source=str(path))
+    in_file = [card.name for card in cards if card.name not in retention]
+    return validate(Stream, {"order": in_file} | data | {"domain": cards}, source=str(path))
 
 
 def open_stream(stream: Stream) -> OpenedStream:
@@ -285,13 +238,13 @@ def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | 
     return folder / f"{name_or_path}.toml"
 
 
-def _resolved(table: dict[str, Any], *, path: Path) -> dict[str, Any]:
-    """A domain's table with its card filled in and its root made absolute."""
+def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
+    """The card of one ``[[domain]]`` table, what it refers to filled in and its root made absolute."""
+    own = _rooted({key: value for key, value in table.items() if key != "card"}, path=path)
     if "card" in table:
         card_path = _find(str(table["card"]), kind="card", beside=path.parent)
-        own = {key: value for key, value in table.items() if key != "card"}
-        return _rooted(read_toml(card_path), path=card_path) | _rooted(own, path=path)
-    return _rooted(table, path=path)
+        own = _rooted(read_toml(card_path), path=card_path) | own
+    return validate(Card, own, source=f"{path}, domain {own.get('name', f'number {number}')}")
 
 
 def _rooted(table: dict[str, Any], *, path: Path) -> dict[str, Any]:

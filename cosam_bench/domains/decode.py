@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from cosam_bench.domains.cards import Foreground
+from cosam_bench.domains.foreground import Foreground, foreground_pixels
 from cosam_bench.errors import CosamError
 
 Array = NDArray[Any]
 
 ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4: tag of the stored picture's orientation
 NEUTRAL = 16  # channels of a grey JPEG that was stored in colour differ by less than this
-CLASS_IDS = 32  # a mask of levels below this beside 255 holds class ids with an ignored one
-HAZE = 16  # a black JPEG's noise stays below this
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
 CHANNELS = ("red", "green", "blue", "alpha")
 
 
@@ -62,8 +62,8 @@ def decode_mask(data: bytes, *, name: str, foreground: Foreground) -> Tensor:
             mask |= (colours == np.array(colour)).all(axis=-1)
     else:
         levels = _levels(image, name=name, foreground=foreground)
-        mask = _foreground(levels, name=name, foreground=foreground, is_lossy=image.format == "JPEG")
-    return torch.from_numpy(np.ascontiguousarray(_upright(mask, orientation)))
+        mask = foreground_pixels(levels, rule=foreground, name=name, is_lossy=image.format in LOSSY)
+    return torch.from_numpy(_upright(mask, orientation))
 
 
 def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
 
 def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         limit = Image.MAX_IMAGE_PIXELS
         if limit and image.width * image.height > limit:
             raise Image.DecompressionBombError
@@ -91,8 +91,10 @@ def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Im
             "bombs. Make it smaller or cut it into tiles."
         ) from None
     except UnidentifiedImageError:
-        raise CosamError(f"{name} is no image of a known format. Replace it or leave it out.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError) as error:
+        raise CosamError(
+            f"{name} is no image in one of the formats {', '.join(FORMATS)}. Replace it or leave it out."
+        ) from None
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error) as error:
         raise CosamError(f"{name} is damaged: {error}. Replace it or leave it out.") from None
     return image
 
@@ -114,7 +116,7 @@ def _upright(pixels: Array, orientation: int) -> Array:
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return pixels.copy()  # torch takes no negative strides
 
 
 def _rgb(image: Image.Image, *, name: str) -> Array:
@@ -124,6 +126,8 @@ def _rgb(image: Image.Image, *, name: str) -> Array:
         levels = _deep(image, name=name)
         grey = ((levels + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded to nearest
         return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("L", "RGB"):
+        return np.array(image.convert("RGB"))
     return np.array(_rgba(image, name=name))[..., :3]
 
 
@@ -196,34 +200,3 @@ def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground) ->
 def _is_neutral(colours: Array) -> bool:
     spread = colours.max(axis=-1, initial=0) - colours.min(axis=-1, initial=255)
     return bool((spread < NEUTRAL).all())
-
-
-def _foreground(levels: Array, *, name: str, foreground: Foreground, is_lossy: bool) -> Array:
-    if foreground.rule == "nonzero":
-        return np.asarray(levels != 0)
-    if foreground.above is not None:
-        return np.asarray(levels > foreground.above)
-    if foreground.rule == "values":
-        return np.isin(levels, foreground.values)
-    largest = int(levels.max(initial=0))
-    if largest <= 1 or (is_lossy and largest < HAZE):
-        return np.asarray((levels == 1) & (not is_lossy))
-    half = 128 if largest <= 255 else 32768
-    is_ids_and_ignored = not is_lossy and largest == 255 and _has_low_ids(levels)
-    if largest < half or is_ids_and_ignored:
-        raise CosamError(
-            f"{name} looks like a mask of class ids (levels {_some_levels(levels)}). "
-            "Say which are foreground, say foreground = { values = [1] }."
-        )
-    return np.asarray(levels >= half)
-
-
-def _has_low_ids(levels: Array) -> bool:
-    found = np.flatnonzero(np.bincount(levels.ravel(), minlength=256))
-    others = found[(found != 0) & (found != 255)]
-    return len(others) > 0 and int(others.max()) < CLASS_IDS
-
-
-def _some_levels(levels: Array) -> str:
-    found = np.unique(levels)
-    return ", ".join(map(str, found[:6])) + (", ..." if len(found) > 6 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,22 +41,14 @@ def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
     return Domain(card.name, card.title or card.name, train, test)
 
 
-def components(mask: Tensor, *, min_pixels: int = 1) -> list[int]:
-    """The numbers of the connected components (8 neighbours) that have at least so many pixels.
+def components(mask: Tensor) -> Tensor:
+    """Connected components (8 neighbours), int64 ``(H, W)``: 0 is background, the first component 1.
 
     Args:
-        mask: bool, ``(H, W)``. Components count from 1 in the order of their first pixels, row by row.
-        min_pixels: smaller components are passed over, but keep their number.
+        mask: bool, ``(H, W)``. Components are numbered in the order of their first pixels, row by row.
     """
-    labels, count = ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    return [number for number in range(1, count + 1) if sizes[number] >= min_pixels]
-
-
-def component(mask: Tensor, number: int) -> Tensor:
-    """One connected component of a mask, bool ``(H, W)``; numbered as in :func:`components`."""
     labels, _ = ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
-    return torch.from_numpy(labels == number)
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -68,14 +61,21 @@ class Files:
     def image(self, index: int) -> Tensor:
         """uint8, ``(3, H, W)``."""
         path = self.items[index].pair.image
-        return decode_image(path.read_bytes(), name=str(path))
+        return decode_image(_bytes(path), name=str(path))
 
     def mask(self, index: int) -> Tensor:
         """bool, ``(H, W)``."""
         item = self.items[index]
         path = item.pair.mask
-        mask = decode_mask(path.read_bytes(), name=str(path), foreground=self.card.foreground)
-        return component(mask, item.component) if item.component else mask
+        mask = decode_mask(_bytes(path), name=str(path), foreground=self.card.foreground)
+        return components(mask) == item.component if item.component else mask
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CosamError(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
 
 
 def _files(card: Card) -> tuple[Split, Split]:
@@ -101,7 +101,7 @@ def _files(card: Card) -> tuple[Split, Split]:
 
 def _scan(card: Card, pair: Pair) -> tuple[list[Item], int]:
     """The samples of one pair, and how many were left out as too small."""
-    image, mask_file = pair.image.read_bytes(), pair.mask.read_bytes()
+    image, mask_file = _bytes(pair.image), _bytes(pair.mask)
     mask = decode_mask(mask_file, name=str(pair.mask), foreground=card.foreground)
     size = upright_size(image, name=str(pair.image))
     if size != tuple(mask.shape):
@@ -111,17 +111,17 @@ def _scan(card: Card, pair: Pair) -> tuple[list[Item], int]:
         )
     hashes = hashlib.sha256(image).hexdigest(), hashlib.sha256(mask_file).hexdigest()
     if card.samples == "component":
-        every = components(mask)
-        large = components(mask, min_pixels=card.min_pixels)
+        sizes = components(mask).flatten().bincount()[1:]
+        large = ((sizes >= card.min_pixels).nonzero().flatten() + 1).tolist()
         found = [Item(pair, Entry(f"{pair.key}#{number}", *hashes), number) for number in large]
-        return found, max(len(every), 1) - len(found)
+        return found, max(len(sizes), 1) - len(found)
     if int(mask.sum()) < card.min_pixels:
         return [], 1
     return [Item(pair, Entry(pair.key, *hashes))], 0
 
 
 def _file_split(card: Card, part: Part, items: Sequence[Item], left_out: int) -> Split:
-    rule = f"{card.foreground.model_dump_json()} {card.samples}"
+    rule = f"{card.foreground.model_dump_json(exclude_defaults=True)} {card.samples}"
     manifest = Manifest(tuple(item.entry for item in items), rule, left_out)
     return Split(card.name, part=part, manifest=manifest, source=Files(card, tuple(items)))
 

@@ -54,11 +54,12 @@ def find_pairs(card: Card) -> list[Pair]:
     return _by_name(card, root, images)
 
 
-def refuse(card: Card, faults: Sequence[str]) -> NoReturn:
-    """Raise one error for all faults of a domain: the first five, and how many more."""
+def refuse(card: Card, faults: Sequence[str], *, advice: str = "") -> NoReturn:
+    """Raise one error for all faults of a domain: the first five, how many more, and what to do."""
     more = len(faults) - FAULTS_SHOWN
     shown = [*faults[:FAULTS_SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
-    raise CosamError(f"Domain {card.name!r}: {'; '.join(fault.rstrip('.') for fault in shown)}.")
+    told = "; ".join(fault.rstrip(".") for fault in shown)
+    raise CosamError(f"Domain {card.name!r}: {told}.{' ' if advice else ''}{advice}")
 
 
 def _root(card: Card) -> Path:
@@ -123,29 +124,58 @@ def _by_position(card: Card, root: Path, images: list[tuple[Path, Given]]) -> li
 
 def _by_name(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[Pair]:
     patterns = (card.masks,) if isinstance(card.masks, str) else card.masks
+    lookup = _Lookup(root)
     pairs: list[Pair] = []
     faults: list[str] = []
     for image, part in images:
-        wanted = [_filled(pattern, image, root) for pattern in patterns]
-        found = sorted({mask for pattern in wanted for mask in _images(root, pattern)} - {image})
+        found = sorted({mask for pattern in patterns for mask in lookup.masks(pattern, image)} - {image})
         if len(found) == 1:
             pairs.append(Pair(_key(image, root), image, found[0], part))
         elif found:
             faults.append(f"{image.name} has several masks ({', '.join(mask.name for mask in found)})")
         else:
-            faults.append(f"{image.name} has no mask {_filled(patterns[0], image, root, is_plain=True)}")
+            faults.append(f"{image.name} has no mask {_filled(patterns[0], image, root)}")
     if faults:
-        refuse(card, faults)
+        refuse(card, faults, advice=f"Complete the data or correct masks = {card.masks!r}.")
     return _checked(card, pairs)
 
 
-def _filled(pattern: str, image: Path, root: Path, *, is_plain: bool = False) -> str:
-    """The mask pattern for one image; what comes from its name is taken literally."""
+class _Lookup:
+    """Finds masks by pattern; each folder is listed once, as ``{stem}.*`` is the usual pattern."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+
+    def masks(self, pattern: str, image: Path) -> list[Path]:
+        """The image files that the pattern means for one image."""
+        plain = _filled(pattern, image, self._root)
+        if not glob.has_magic(pattern):
+            path = Path(os.path.normpath(self._root / plain))
+            return [path] if _is_image(path) else []
+        if pattern.endswith(".*") and not glob.has_magic(pattern.removesuffix(".*")):
+            path = Path(os.path.normpath(self._root / plain.removesuffix(".*")))
+            return self._stems(path.parent).get(path.name, [])
+        return list(_images(self._root, _filled(pattern, image, self._root, is_glob=True)))
+
+    def _stems(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._by_stem:
+            stems = self._by_stem.setdefault(folder, {})
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if _is_image(path):
+                    stems.setdefault(path.stem, []).append(path)
+        return self._by_stem[folder]
+
+
+def _filled(pattern: str, image: Path, root: Path, *, is_glob: bool = False) -> str:
+    """The mask pattern for one image; in a glob, what comes from the image's name is taken literally."""
     folder = Path(os.path.relpath(image.parent, root)).as_posix()
     words = {"stem": image.stem, "name": image.name, "parent": image.parent.name, "folder": folder}
-    for word, value in words.items():
-        pattern = pattern.replace(f"{{{word}}}", value if is_plain else glob.escape(value))
-    return pattern
+    return re.sub(
+        r"\{(stem|name|parent|folder)\}",
+        lambda word: glob.escape(words[word[1]]) if is_glob else words[word[1]],
+        pattern,
+    )
 
 
 def _checked(card: Card, pairs: list[Pair]) -> list[Pair]:

@@ -83,9 +83,7 @@ def draw_prompts(split: Split, *, points: int, seed: int) -> Prompts:
     masks = torch.zeros(len(split), MASK_SIZE, MASK_SIZE, dtype=torch.bool)
     for index, key in enumerate(split.keys):
         mask = split.mask(index)
-        generator = np.random.default_rng(
-            derived_seed(seed, "prompts", split.domain, split.part, key, points)
-        )
+        generator = np.random.default_rng(derived_seed(seed, "prompts", split.domain, split.part, key, points))
         boxes[index] = tight_box(mask)
         drawn[index] = random_points(mask, count=points, generator=generator)
         masks[index] = noisy_mask(mask, generator=generator)
@@ -170,7 +168,8 @@ def _write(path: Path, prompts: Prompts, *, identity: str) -> None:
 
     bits = torch.from_numpy(np.packbits(prompts.masks.numpy(), axis=-1))
     tensors = {"boxes": prompts.boxes, "points": prompts.points, "masks": bits}
-    write_atomically(path, save(tensors, metadata={"digest": prompts.digest, "identity": identity}))
+    # One key alone: safetensors writes several in a random order, and the file's bytes should repeat.
+    write_atomically(path, save(tensors, metadata={"digest": f"{identity}-{prompts.digest}"}))
 
 
 def _read(path: Path, *, identity: str) -> Prompts:
@@ -184,10 +183,8 @@ def _read(path: Path, *, identity: str) -> Prompts:
         masks = torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1).astype(bool))
         prompts = Prompts(boxes, points, masks, _digest(boxes, points, masks))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CosamError(
-            f"The prompt file {path} cannot be read ({error}). Delete it to draw it anew."
-        ) from None
-    if stored.get("digest") != prompts.digest or stored.get("identity") != identity:
+        raise CosamError(f"The prompt file {path} cannot be read ({error}). Delete it to draw it anew.") from None
+    if stored.get("digest") != f"{identity}-{prompts.digest}":
         raise CosamError(
             f"The prompt file {path} is damaged: its content does not have the hash that it states. "
             "Delete it to draw it anew."

@@ -47,7 +47,7 @@ class Manifest:
     Attributes:
         entries: one a sample, in order.
         rule: how masks are read from their files, as text; another rule is another split.
-        left_out: samples without foreground (or with less than the card's least), not among the entries.
+        left_out: samples of the whole domain without foreground (or with less than the card's least).
     """
 
     entries: tuple[Entry, ...] = ()

@@ -84,9 +84,7 @@ def _by_counts(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequenc
         if len(chosen) < wanted:
             total = sum(len(samples) for samples in by_image.values())
             asked = f"{card.split.train} training and {card.split.test} test samples"
-            refuse(
-                card, [f"its split asks for {asked}, but {len(ranked)} images hold {total}; ask for fewer"]
-            )
+            refuse(card, [f"its split asks for {asked}, but {len(ranked)} images hold {total}; ask for fewer"])
         parts |= dict.fromkeys(chosen[:wanted], part)
     return parts
 
@@ -129,4 +127,4 @@ def _check_apart(card: Card, train: Sequence[Item], test: Sequence[Item]) -> Non
         if twin is not None:
             faults.append(f"{twin.key} in training and {item.pair.key} in test are the same image")
     if faults:
-        refuse(card, [*faults, "remove one of each, or give the split by lists"])
+        refuse(card, faults, advice="Remove one of each, or give the split by lists.")
