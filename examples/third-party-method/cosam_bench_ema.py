@@ -1,0 +1,55 @@
+"""A moving average of one adapter's parameters along the stream.
+
+Each domain trains the served adapter on, and the parameters then go only a share of the way to what training
+made of them:
+
+    p_1 = q_1,    p_t = (1 - weight) p_(t-1) + weight q_t,    q_t = train(p_(t-1), domain t).
+
+With ``weight = 1`` it is naive fine-tuning. Averages the two factors of each layer, not their product: q_t starts
+from p_(t-1), so both lie close together and an average of factors is an average along the path of training.
+Needs nothing of a domain but the trained adapter. The state is one adapter; the order matters.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+
+
+class EmaSettings(Settings):
+    """The settings of the moving average.
+
+    Attributes:
+        weight: share of the way from the old parameters to the new; 1 is naive fine-tuning.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Ema(MergingMethod):
+    """The served adapter follows the trained one at a distance."""
+
+    card = MethodCard(title="Moving average", paper="an example: no paper")
+    Settings = EmaSettings
+    settings: EmaSettings
+    start = "served"
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The parameters, moved by ``weight`` of the way; the first domain's adapter as it is."""
+        if self.served is None:
+            return expert
+        return blend(self.served, expert, weight=self.settings.weight)
+
+
+def blend(old: Update, new: Update, *, weight: float) -> Update:
+    """``(1 - weight) old + weight new``, parameter by parameter; both change the same layers at the same rank."""
+    before, after = old.tensors(), new.tensors()
+    return Update.from_tensors({name: torch.lerp(before[name], after[name], weight) for name in after})
