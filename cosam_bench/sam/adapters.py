@@ -107,9 +107,7 @@ class Adapter:
         A dense change is the plain difference from the value at the start, plus the start's own change: no
         rounding of base plus change enters where nothing was trained.
         """
-        low_rank = {
-            name: LowRank(_detached(a), _detached(b) * scale) for name, (a, b, scale) in self.factors.items()
-        }
+        low_rank = {name: LowRank(_detached(a), _detached(b) * scale) for name, (a, b, scale) in self.factors.items()}
         dense = {
             name: _detached(parameter.detach() - first) + (0 if change is None else _detached(change))
             for name, (parameter, first, change) in self.dense.items()
@@ -144,9 +142,7 @@ def attach(
     start = start or Update()
     names = target_layers(sam, settings)
     continued = {
-        name: factors
-        for name, factors in start.low_rank.items()
-        if name in names and factors.rank <= settings.rank
+        name: factors for name, factors in start.low_rank.items() if name in names and factors.rank <= settings.rank
     }
     beneath = {name: factors for name, factors in start.low_rank.items() if name not in continued}
     tuned = [name for name, _ in sam.named_parameters() if settings.decoder and _is_tuned(name)]
@@ -325,9 +321,7 @@ def layer_inputs(sam: Sam, names: Iterable[str], callback: Callable[[str, Tensor
             handle.remove()
 
 
-def _watcher(
-    name: str, callback: Callable[[str, Tensor], None]
-) -> Callable[[nn.Module, tuple[Tensor]], None]:
+def _watcher(name: str, callback: Callable[[str, Tensor], None]) -> Callable[[nn.Module, tuple[Tensor]], None]:
     def watch(_: nn.Module, inputs: tuple[Tensor]) -> None:
         callback(name, inputs[0].detach().flatten(0, -2))
 

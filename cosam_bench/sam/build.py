@@ -52,6 +52,7 @@ def build_sam(
     sam = Sam(
         name=name,
         image_size=spec.image_size,
+        mask_logit=spec.mask_logit,
         image_encoder=image_encoder,
         prompt_encoder=prompt_encoder,
         mask_decoder=mask_decoder,

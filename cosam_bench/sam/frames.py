@@ -22,9 +22,6 @@ PromptKind: TypeAlias = Literal["box", "points", "mask"]
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
-# A mask prompt's logit: sure, and of the size of the decoder's own logits, which SAM was trained to read.
-MASK_LOGIT = 10.0
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -49,7 +46,8 @@ class FramePrompts:
         kinds: per row, which of the three is the prompt; the others are not looked at.
         boxes: float32, ``(B, 4)``, x0 y0 x1 y1 in pixels of the input.
         points: float32, ``(B, k, 2)``, x y in pixels of the input, all foreground.
-        masks: float32, ``(B, 1, g, g)``, logits on the decoder's grid.
+        masks: float32, ``(B, 1, g, g)``, on the decoder's grid, 1 inside to -1 outside; ``Sam`` makes
+            logits of it.
     """
 
     kinds: tuple[PromptKind, ...]
@@ -149,8 +147,8 @@ def frame_prompts(
     """The prompts of some images in the model's frame.
 
     Boxes and points are scaled as segment-anything's ``apply_boxes`` and ``apply_coords`` do, so that the
-    same numbers given to its predictor mean the same. Masks become logits of ±``MASK_LOGIT`` where a cell is
-    all inside or outside, and in between by area; the padding is outside.
+    same numbers given to its predictor mean the same. A cell of a mask lies between -1 and 1 by the share of
+    its area that is covered; the padding is outside.
 
     Args:
         prompts: of a whole split, in pixels of the original images.
@@ -160,15 +158,12 @@ def frame_prompts(
         grid: side of the decoder's grid, ``Sam.logits_size``.
     """
     index = torch.as_tensor(list(rows), dtype=torch.long)
-    scale = torch.tensor([[f.content[1] / f.original[1], f.content[0] / f.original[0]] for f in frames]).view(
-        -1, 1, 2
-    )
+    scale = torch.tensor([[f.content[1] / f.original[1], f.content[0] / f.original[0]] for f in frames]).view(-1, 1, 2)
     boxes = (prompts.boxes[index].view(-1, 2, 2) * scale).view(-1, 4)
     masks = torch.zeros(len(frames), 1, grid, grid)
     for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
         if kind == "mask":
-            share = mask_to_frame(prompts.masks[rows[row]], frame, size=grid)
-            masks[row, 0] = MASK_LOGIT * (2 * share - 1)
+            masks[row, 0] = 2 * mask_to_frame(prompts.masks[rows[row]], frame, size=grid) - 1
     return FramePrompts(tuple(kinds), boxes, prompts.points[index] * scale, masks)
 
 
@@ -208,7 +203,7 @@ def mask_to_frame(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
 
 
 def _overlap(pixels: int, share: float, cells: int) -> Tensor:
-    """``(cells, pixels)``: what each pixel fills of each cell, where all pixels fill ``share`` of the cells."""
+    """``(cells, pixels)``: what a pixel fills of a cell, where all pixels fill ``share`` of the cells."""
     edges = torch.arange(pixels + 1, dtype=torch.float64) * (share * cells / pixels)
     starts = torch.arange(cells, dtype=torch.float64).unsqueeze(1)
     return (edges[1:].minimum(starts + 1) - edges[:-1].maximum(starts)).clamp_min(0)

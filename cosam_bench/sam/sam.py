@@ -36,6 +36,7 @@ class Sam(nn.Module):
     Attributes:
         name: the model's name in ``MODELS``.
         image_size: side S of the square input.
+        mask_logit: the logit that a mask prompt's 1 becomes.
         checkpoint_digest: sha256 of the weights' file, or of the weights themselves where they are random.
         encoder_passes: images encoded so far, a figure of cost.
     """
@@ -45,6 +46,7 @@ class Sam(nn.Module):
         *,
         name: str,
         image_size: int,
+        mask_logit: float,
         image_encoder: nn.Module,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
@@ -54,6 +56,7 @@ class Sam(nn.Module):
         super().__init__()
         self.name = name
         self.image_size = image_size
+        self.mask_logit = mask_logit
         self.image_encoder = image_encoder
         self.prompt_encoder: PromptEncoder = prompt_encoder
         self.mask_decoder: MaskDecoder = mask_decoder
@@ -102,9 +105,7 @@ class Sam(nn.Module):
         groups = prompts.groups()
         if len(groups) == 1:
             return self._decode_kind(embeddings, prompts, kind=groups[0][0])
-        parts = [
-            self._decode_kind(embeddings[rows], prompts.select(rows), kind=kind) for kind, rows in groups
-        ]
+        parts = [self._decode_kind(embeddings[rows], prompts.select(rows), kind=kind) for kind, rows in groups]
         order = torch.argsort(torch.tensor([row for _, rows in groups for row in rows]))
         order = order.to(embeddings.device)
         return Masks(
@@ -133,4 +134,4 @@ class Sam(nn.Module):
         if kind == "points":
             labels = torch.ones(prompts.points.shape[:2], device=prompts.points.device)
             return self.prompt_encoder(points=(prompts.points, labels), boxes=None, masks=None)  # type: ignore[no-any-return]
-        return self.prompt_encoder(points=None, boxes=None, masks=prompts.masks)  # type: ignore[no-any-return]
+        return self.prompt_encoder(points=None, boxes=None, masks=self.mask_logit * prompts.masks)  # type: ignore[no-any-return]
