@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +70,16 @@ class Batch:
         index = list(rows)
         domains = tuple(self.domains[row] for row in index) if self.domains is not None else None
         return Batch(self.images[index], self.prompts.select(index), domains)
+
+
+def chunks(rows: Sequence[int], *, size: int) -> Iterator[list[int]]:
+    """The rows in order, ``size`` at a time; the last chunk may be shorter.
+
+    >>> list(chunks(range(5), size=2))
+    [[0, 1], [2, 3], [4]]
+    """
+    for first in range(0, len(rows), size):
+        yield list(rows[first : first + size])
 
 
 def collate(

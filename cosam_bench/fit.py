@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cosam_bench.batches import Batch, View, collate
+from cosam_bench.batches import Batch, View, chunks, collate
 from cosam_bench.config import Settings
-from cosam_bench.domains.prompts import Prompts
+from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
 from cosam_bench.losses import LOSSES
@@ -23,7 +23,6 @@ from cosam_bench.sam.frames import PromptKind, mask_to_frame
 from cosam_bench.sam.sam import Sam
 from cosam_bench.updates import Update
 
-TrainPrompt = Literal["box", "points", "mask", "mix"]
 MIXED: tuple[PromptKind, ...] = ("box", "points", "mask")
 
 
@@ -33,6 +32,7 @@ class FitSettings(Settings):
     Attributes:
         schedule: ``step`` multiplies the rate by ``step_factor`` every ``step_epochs``; ``cosine`` falls to
             nought over the epochs, epoch by epoch.
+        loss: a name in ``losses.LOSSES``.
         flip: mirror each sample left to right with probability one half.
         precision: the forward pass's type; parameters and optimiser stay in fp32.
     """
@@ -40,8 +40,8 @@ class FitSettings(Settings):
     epochs: Annotated[int, Field(ge=1)] = 24
     batch_size: Annotated[int, Field(ge=1)] = 4
     optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     schedule: Literal["constant", "step", "cosine"] = "step"
     step_epochs: Annotated[int, Field(ge=1)] = 10
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -99,8 +99,10 @@ def fit_adapter(
         advance: called after each step with the images it used.
 
     Raises:
-        CosamError: the loss is no longer finite.
+        CosamError: there are no samples, or the loss or the adapter is no longer finite.
     """
+    if not len(samples):
+        raise CosamError("There is nothing to train on: the domain has no training samples.")
     began = time.perf_counter()
     with attach(sam, adapter, generator=initialisation, start=start) as attached:
         parameters = list(attached.parameters())
@@ -111,23 +113,28 @@ def fit_adapter(
             for group in optimiser.param_groups:
                 group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
             total = 0.0
-            for indices in torch.randperm(len(samples), generator=order).split(fit.batch_size):
-                batch, target = _draw(samples, prompts, indices.tolist(), fit, prompt_kind, view, order)
+            for indices in chunks(torch.randperm(len(samples), generator=order).tolist(), size=fit.batch_size):
+                batch, target = _draw(samples, prompts, indices, fit, prompt_kind, view, order)
                 loss = _loss(sam, batch, target, fit, view)
                 if not math.isfinite(loss.item()):
-                    raise CosamError(
-                        f"Training diverged in epoch {epoch + 1}: the loss is {loss.item()}. "
-                        "Lower fit.learning_rate or use fit.precision=fp32."
-                    )
+                    raise _diverged(epoch, f"the loss is {loss.item()}")
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
                 optimiser.step()
                 total += loss.item() * len(indices)
                 advance(len(indices))
             epoch_losses.append(total / len(samples))
         update = attached.update()
+        if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+            raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
         count = sum(parameter.numel() for parameter in parameters)
     return Fitted(update, tuple(epoch_losses), count, time.perf_counter() - began)
+
+
+def _diverged(epoch: int, found: str) -> CosamError:
+    return CosamError(
+        f"Training diverged in epoch {epoch + 1}: {found}. Lower fit.learning_rate or use fit.precision=fp32."
+    )
 
 
 def _loss(sam: Sam, batch: Batch, target: Tensor, fit: FitSettings, view: View) -> Tensor:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosam_bench.batches import Batch, View, collate
+from cosam_bench.batches import Batch, View, chunks, collate
 from cosam_bench.domains.prompts import Prompts
 from cosam_bench.domains.samples import Split
 from cosam_bench.errors import CosamError
 from cosam_bench.metrics import measure
 from cosam_bench.sam.frames import PromptKind, to_original
+
+
+class BadPrediction(CosamError):
+    """What ``predict`` returned is no set of mask logits."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,10 @@ def score_split(
         advance: called after each batch with the images it held.
 
     Raises:
-        CosamError: the prediction has another shape, is no float or is not finite.
+        BadPrediction: it has another shape, is no float or is not finite.
     """
     scores: list[ImageScore] = []
-    for indices in torch.arange(len(split)).split(batch_size):
-        rows = indices.tolist()
+    for rows in chunks(range(len(split)), size=batch_size):
         samples = [split[row] for row in rows]
         told = (split.domain,) * len(rows) if tell_domain else None
         batch, frames = collate(samples, prompts.take(rows), kinds=[kind] * len(rows), view=view, domains=told)
@@ -63,13 +66,17 @@ def score_split(
 
 
 def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
-    """The logits as float32, refused where they are not what ``predict`` must return."""
+    """The logits as float32.
+
+    Raises:
+        BadPrediction: they are not what ``predict`` must return.
+    """
     expected = (len(batch), view.grid, view.grid)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected or not logits.is_floating_point():
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise CosamError(f"predict() must return float logits of shape {expected}, but returned {found}.")
+        raise BadPrediction(f"predict() must return float logits of shape {expected}, but returned {found}.")
     if not torch.isfinite(logits).all():
-        raise CosamError("predict() returned logits that are not finite: did training or the merge diverge?")
+        raise BadPrediction("predict() returned logits that are not finite: did training or the merge diverge?")
     return logits.float()
 
 

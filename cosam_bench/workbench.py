@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cosam_bench.batches import Batch, View, collate
+from cosam_bench import __version__
+from cosam_bench.batches import Batch, View, chunks, collate
+from cosam_bench.domains.prompts import TrainPrompt
 from cosam_bench.files import write_atomically
-from cosam_bench.fit import FitSettings, Fitted, TrainPrompt, fit_adapter
+from cosam_bench.fit import FitSettings, Fitted, fit_adapter
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.adapters import AdapterSettings, layer_inputs, serving
 from cosam_bench.sam.sam import Sam
@@ -50,7 +52,7 @@ class Workbench:
         prompt_kind: the prompts of training.
         view: how samples become model input, and where.
         seed: the run's seed.
-        batch_size: for passes without gradients.
+        batch_size: images a pass without gradients.
         experts: the folder of experts that are trained once and reused; None to train anew.
         meter: adds up costs.
         advance: reports progress, in encoder passes; a training step counts three an image.
@@ -115,6 +117,7 @@ class Workbench:
             "seed": self.seed,
             "start": start.digest() if start is not None else None,
             "torch": torch.__version__,
+            "harness": __version__,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -144,8 +147,7 @@ class Workbench:
             layer_inputs(self.sam, list(update.low_rank), accumulate),
             self.view.autocast(),
         ):
-            for indices in torch.arange(len(domain)).split(self.batch_size):
-                chosen = indices.tolist()
+            for chosen in chunks(range(len(domain)), size=self.batch_size):
                 batch, _ = collate(
                     [domain[index] for index in chosen],
                     domain.prompts.take(chosen),
@@ -163,7 +165,7 @@ class Workbench:
             return self.sam.decode(self.sam.encode(batch.images), batch.prompts).logits.float()
 
     def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:
-        """As ``predict``, each row by the model that its own update makes; equal updates share a pass."""
+        """As ``predict``, each row by the model that its own update makes; rows with one object share a pass."""
         groups: dict[int, list[int]] = {}
         for row, update in enumerate(updates):
             groups.setdefault(id(update), []).append(row)
@@ -188,11 +190,11 @@ def _read_expert(path: Path) -> Fitted | None:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
             facts = json.loads(file.metadata()["facts"])
+        return Fitted(
+            update=Update.from_tensors(tensors),
+            epoch_losses=tuple(facts["epoch_losses"]),
+            trainable_parameters=int(facts["trainable_parameters"]),
+            seconds=float(facts["seconds"]),
+        )
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
-    return Fitted(
-        update=Update.from_tensors(tensors),
-        epoch_losses=tuple(facts["epoch_losses"]),
-        trainable_parameters=facts["trainable_parameters"],
-        seconds=facts["seconds"],
-    )

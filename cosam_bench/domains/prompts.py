@@ -21,7 +21,8 @@ from cosam_bench.files import write_atomically
 from cosam_bench.randomness import derived_seed
 from cosam_bench.updates import digest_tensors
 
-PromptKind = Literal["box", "points", "mask", "mix"]
+PromptKind = Literal["box", "points", "mask"]
+TrainPrompt = Literal["box", "points", "mask", "mix"]
 
 MASK_SIZE = 256  # side of SAM's mask prompts, segment-anything's PromptEncoder at 1024 px
 COARSER = 8  # the noise lies where a mask differs from itself after shrinking by this (CoSAM's training)
@@ -38,7 +39,7 @@ class PromptSettings(Settings):
         points: number of points of a point prompt, all on the foreground.
     """
 
-    train: PromptKind = "box"
+    train: TrainPrompt = "box"
     test: PromptKind = "box"
     points: int = Field(default=3, ge=1)
 
