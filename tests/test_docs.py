@@ -1,0 +1,139 @@
+"""What the documents say holds: commands parse, TOML validates, code runs, links lead somewhere, tables are whole."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from cosam_bench.cli.main import app
+from cosam_bench.domains.cards import Card, SplitRule, Stream, load_stream
+from cosam_bench.domains.foreground import Foreground
+from cosam_bench.leaderboard import COSTS, FIGURES
+from cosam_bench.metrics import METRICS
+from cosam_bench.protocol import resolve_run
+from cosam_bench.registry import load_method, read_card
+from cosam_bench.testing import check_method
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "results/README.md") for path in ROOT.glob(pattern)
+)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+COMMANDS = typer.main.get_command(app)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """The fenced blocks of one language in all documents, with the document's name."""
+    return [
+        (path.relative_to(ROOT).as_posix(), body)
+        for path in DOCUMENTS
+        for kind, body in FENCED.findall(path.read_text(encoding="utf-8"))
+        if kind == language
+    ]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every ``cosam-bench ...`` in a block of commands or in a span of code, with the document's name."""
+    found = [
+        (name, part.strip())
+        for name, body in blocks("sh")
+        for line in body.splitlines()
+        for part in line.partition("#")[0].split("&&")
+    ]
+    for path in DOCUMENTS:
+        prose = FENCED.sub("", path.read_text(encoding="utf-8"))
+        found += [(path.relative_to(ROOT).as_posix(), span) for span in re.findall(r"`([^`\n]+)`", prose)]
+    return [(name, command) for name, command in found if command.startswith("cosam-bench ")]
+
+
+def first_column(document: str) -> set[str]:
+    """The names in code spans in the first cells of a document's tables."""
+    cells = re.findall(r"^\| (`[^|]*`) \|", text_of(document), flags=re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+@pytest.mark.parametrize(("document", "command"), commands())
+def test_a_command_parses(document: str, command: str) -> None:
+    _, name, *arguments = shlex.split(command)
+    assert name in COMMANDS.commands, f"{document}: {command}"
+    with COMMANDS.commands[name].make_context(name, list(arguments)) as context:
+        given = context.params.get("settings") or []
+    resolve_run(method="frozen", overrides=tuple(key for key in given if not key.startswith("method.")))
+
+
+@pytest.mark.parametrize(("document", "text"), blocks("toml"))
+def test_a_toml_block_is_valid(document: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "block.toml"
+    path.write_text(text, encoding="utf-8")
+    data = tomllib.loads(text)
+    if "domain" in data:
+        assert load_stream(str(path)).name == data["name"]
+    else:
+        assert resolve_run(method="frozen", protocol=str(path)).protocol.name == data["name"]
+
+
+def test_the_template_of_own_data_is_valid() -> None:
+    assert load_stream(str(ROOT / "examples" / "own-data" / "stream.toml")).order
+
+
+def test_the_method_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
+    [snippet] = [body for document, body in blocks("python") if document == "README.md"]
+    path = tmp_path / "halfway.py"
+    path.write_text(snippet, encoding="utf-8")
+    check_method(load_method(str(path)))
+
+
+def test_the_settings_in_the_docs_are_the_examples_own() -> None:
+    [snippet] = [body for document, body in blocks("python") if document == "docs/methods.md" and "Ema" in body]
+    example = text_of("examples/third-party-method/cosam_bench_ema.py")
+    assert snippet.splitlines()[0] in example
+    assert snippet.splitlines()[-1] in example
+
+
+def test_the_readme_begins_with_two_commands() -> None:
+    (language, body), *_ = FENCED.findall(text_of("README.md"))
+    first, second = body.splitlines()
+    assert language == "sh"
+    assert first.endswith("pip install -e . && cosam-bench run --method regcl")
+    assert second.endswith('pip install -e ".[test]" && pytest -q')
+
+
+def test_the_readme_lists_every_method() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([a-z ]+) \|$", text_of("README.md"), flags=re.MULTILINE))
+    registered = tomllib.loads(text_of("pyproject.toml"))["project"]["entry-points"]["cosam_bench.methods"]
+    assert set(rows) == set(registered)
+    assert {name for name, role in rows.items() if role == "upper bound"} == {
+        name for name in registered if read_card(name).upper_bound
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [("docs/metrics.md", (*METRICS, *FIGURES, *COSTS)), ("README.md", ("run.json", "matrix.csv", "scores.csv"))],
+)
+def test_a_table_says_what_every_column_and_file_is(document: str, names: tuple[str, ...]) -> None:
+    assert set(names) <= first_column(document)
+
+
+@pytest.mark.parametrize("model", [Card, Stream, SplitRule, Foreground])
+def test_the_docs_name_every_key(model: type[BaseModel]) -> None:
+    keys = {field.alias or name for name, field in model.model_fields.items()} - {"rule"}
+    missing = {key for key in keys if not re.search(rf"`[^`\n]*\b{key}\b[^`\n]*`", text_of("docs/data.md"))}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_to_files_lead_somewhere(path: Path) -> None:
+    prose = FENCED.sub("", path.read_text(encoding="utf-8"))
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in target]
+    assert [target for target in targets if not (path.parent / target).exists()] == []
