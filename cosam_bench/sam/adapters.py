@@ -137,9 +137,12 @@ def attach(
         start: what the training starts from; none: the base itself.
 
     Raises:
-        CosamError: the settings name no layer, or ``start`` does not fit the model.
+        CosamError: the settings name no layer, ``start`` does not fit the model, or it has an adapter already.
     """
+    if hasattr(sam, "peft_config"):
+        raise CosamError("This model has an adapter already. Leave that one before attaching another.")
     start = start or Update()
+    _check_fits(sam, start)
     names = target_layers(sam, settings)
     continued = {
         name: factors for name, factors in start.low_rank.items() if name in names and factors.rank <= settings.rank
@@ -178,8 +181,6 @@ def _trainable(sam: Sam, names: Iterable[str]) -> Iterator[dict[str, nn.Paramete
 @contextmanager
 def _lora(sam: Sam, names: tuple[str, ...], settings: AdapterSettings) -> Iterator[dict[str, nn.Module]]:
     """peft's LoRA around these layers, for the time."""
-    if hasattr(sam, "peft_config"):
-        raise CosamError("This model has an adapter already. Leave that one before attaching another.")
     plain = {name: sam.get_submodule(name) for name in names}
     config = LoraConfig(
         r=settings.rank,

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from segment_anything.modeling import Sam as StockSam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import nn
+
+from cosam_bench.domains.prompts import Prompts
+from cosam_bench.sam.frames import (
+    Frame,
+    fit_frame,
+    frame_prompts,
+    mask_to_frame,
+    normalise,
+    prepare_image,
+    to_original,
+)
+
+SHAPES = [(40, 40), (37, 64), (64, 23), (130, 200), (333, 512)]
+
+
+class SeesItsInput(nn.Module):
+    """An encoder that hands its input on, to compare preprocessing."""
+
+    img_size = 64
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def stock_preprocessing() -> StockSam:
+    return StockSam(SeesItsInput(), nn.Identity(), nn.Identity())
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([128, 1024]))
+def test_padded_frames_round_as_segment_anything(height: int, width: int, size: int) -> None:
+    theirs = ResizeLongestSide.get_preprocess_shape(height, width, size)
+    ours = fit_frame((height, width), size=size, resize="pad").content
+    assert ours == tuple(max(1, side) for side in theirs)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_input_equals_the_stock_predictors(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (3, *shape), generator=generator, dtype=torch.uint8)
+    resized = ResizeLongestSide(64).apply_image(image.permute(1, 2, 0).numpy())
+    theirs = stock_preprocessing().preprocess(torch.from_numpy(resized.copy()).permute(2, 0, 1)[None])
+    padded, frame = prepare_image(image, size=64, resize="pad")
+    assert torch.equal(normalise(padded[None], [frame]), theirs)
+
+
+def test_squashing_fills_the_square() -> None:
+    image = torch.full((3, 20, 50), 200, dtype=torch.uint8)
+    squashed, frame = prepare_image(image, size=32, resize="squash")
+    assert frame == Frame((20, 50), (32, 32), 32)
+    assert (squashed == 200).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_return_as_in_segment_anything(shape: tuple[int, int]) -> None:
+    logits = torch.randn(16, 16, generator=torch.Generator().manual_seed(1))
+    frame = fit_frame(shape, size=64, resize="pad")
+    theirs = stock_preprocessing().postprocess_masks(logits[None, None], frame.content, shape)[0, 0]
+    assert torch.equal(to_original(logits, frame), theirs)
+
+
+def test_half_precision_logits_return_in_float32() -> None:
+    frame = fit_frame((10, 20), size=64, resize="pad")
+    assert to_original(torch.zeros(16, 16, dtype=torch.bfloat16), frame).dtype == torch.float32
+
+
+def test_boxes_and_points_scale_as_in_segment_anything() -> None:
+    transform = ResizeLongestSide(64)
+    boxes = torch.tensor([[3.0, 4.0, 30.0, 17.0], [0.0, 0.0, 23.0, 64.0]])
+    points = torch.tensor([[[3.5, 9.5], [20.5, 4.5]], [[0.5, 0.5], [22.5, 63.5]]])
+    shapes = [(37, 64), (64, 23)]
+    prompts = Prompts(boxes, points, torch.zeros(2, 256, 256, dtype=torch.bool), digest="")
+    frames = [fit_frame(shape, size=64, resize="pad") for shape in shapes]
+    placed = frame_prompts(prompts, rows=[0, 1], frames=frames, kinds=["box", "points"], grid=16)
+    for row, shape in enumerate(shapes):
+        theirs = transform.apply_boxes(boxes[row : row + 1].numpy(), shape)[0]
+        np.testing.assert_allclose(placed.boxes[row].numpy(), theirs, rtol=1e-6)
+        theirs = transform.apply_coords(points[row].numpy(), shape)
+        np.testing.assert_allclose(placed.points[row].numpy(), theirs, rtol=1e-6)
+
+
+def test_rows_are_taken_in_the_order_asked_for() -> None:
+    prompts = Prompts(torch.arange(12.0).view(3, 4), torch.zeros(3, 1, 2), torch.zeros(3, 256, 256), digest="")
+    frames = [fit_frame((64, 64), size=64, resize="pad")] * 2
+    placed = frame_prompts(prompts, rows=[2, 0], frames=frames, kinds=["box", "box"], grid=16)
+    assert torch.equal(placed.boxes, prompts.boxes[[2, 0]])
+    assert placed.groups() == [("box", [0, 1])]
+
+
+def test_a_mask_prompt_lies_where_the_content_lies() -> None:
+    """The upper half of a wide image is the upper quarter of the padded square."""
+    masks = torch.zeros(1, 256, 256, dtype=torch.bool)
+    masks[0, :128] = True
+    prompts = Prompts(torch.zeros(1, 4), torch.zeros(1, 1, 2), masks, digest="")
+    frame = fit_frame((32, 64), size=64, resize="pad")
+    placed = frame_prompts(prompts, rows=[0], frames=[frame], kinds=["mask"], grid=16)
+    wanted = -torch.ones(16, 16)
+    wanted[:4] = 1
+    assert torch.allclose(placed.masks[0, 0], wanted)
+
+
+def test_targets_equal_a_mean_over_pixels_where_they_fit_the_grid() -> None:
+    mask = torch.rand(32, 64, generator=torch.Generator().manual_seed(2)) > 0.6
+    frame = fit_frame((32, 64), size=128, resize="pad")
+    wanted = torch.zeros(16, 16)
+    wanted[:8] = mask.view(8, 4, 16, 4).float().mean(dim=(1, 3))
+    assert torch.allclose(mask_to_frame(mask, frame, size=16), wanted)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["pad", "squash"]), st.integers(0, 9))
+def test_targets_keep_the_masks_area(height: int, width: int, resize: str, seed: int) -> None:
+    mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) > 0.5
+    frame = fit_frame((height, width), size=64, resize=resize)  # type: ignore[arg-type]
+    target = mask_to_frame(mask, frame, size=16)
+    filled = frame.content[0] * frame.content[1] / 64**2
+    assert target.min() >= 0
+    assert target.max() <= 1 + 1e-6
+    assert target.mean().item() == pytest.approx(mask.float().mean().item() * filled, abs=1e-5)
