@@ -1,0 +1,180 @@
+"""MoDA: an adapter a domain, and a router that looks at tokens which travelled through the frozen encoder.
+
+Source: CoSAM/MoDA, arXiv 2412.06418, and its released code. After each domain
+
+1. an adapter is trained from the base model on this domain alone, and kept;
+2. the domain's first images join the memory;
+3. the router is trained on the memory: learned tokens T, the first one the global feature token (GFT), the
+   others its assistants (GAT), pass the frozen encoder together with the image, and a linear layer, the keys
+   K, classifies the domain: softmax(K f + b) with f the GFT after the last block.
+
+An image is served by the adapter of the domain argmax(K f + b): no mixing, and no way to say "none of them".
+That takes two encoder passes an image, one with tokens through the base model and one with the adapter.
+
+The tokens are drawn from N(0, 1) once and each domain's training goes on from the last; the keys are made anew
+for each number of domains. ``train_tokens = false`` leaves the tokens as they were drawn, as the released code
+does, whose tokens get no gradient. With one domain there is nothing to route. How tokens pass through an
+encoder, MobileSAM's among them, is told in ``cosam_bench.sam.tokens``.
+
+Keeps samples: the memory's images, at their own size, in the state. The state grows by an adapter and
+``memory`` images a domain. The order matters, because the tokens are trained on from domain to domain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from cosam_bench.batches import Batch
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings
+from cosam_bench.method import Method, State
+from cosam_bench.sam.frames import normalise, prepare_image
+from cosam_bench.sam.tokens import image_map, join_tokens, token_widths
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+class MoDASettings(Settings):
+    """The settings of MoDA; the defaults are the released code's, but for the trained tokens."""
+
+    tokens: PositiveInt = Field(10, description="one global feature token and its assistants")
+    memory: PositiveInt = Field(10, description="images kept of each domain, its first ones")
+    router_epochs: PositiveInt = Field(10, description="passes over the memory after each domain")
+    router_learning_rate: PositiveFloat = Field(1e-3, description="Adam's, for keys and tokens")
+    router_batch: PositiveInt = Field(4, description="images a step of the router")
+    train_tokens: bool = Field(True, description="train the tokens too; off, they stay as they were drawn")
+
+
+class MoDA(Method):
+    """A router over one adapter a domain."""
+
+    card = MethodCard(
+        title="MoDA",
+        paper="arXiv 2412.06418",
+        needs=("replay",),
+        state="grows",
+        deviations=(
+            "the adapter is the protocol's, by default LoRA in the encoder, not HQ-SAM's decoder layers",
+            "tokens are trained by default; in the released code no gradient reaches them",
+            "the memory is the training split's first images in its own order, not a folder's listing",
+            "the router's last batch of an epoch may be smaller, and is not dropped",
+            "the last epoch's adapters are kept; the released script chooses epochs by test scores",
+            "the segmenting pass keeps the encoder's windows; the released code makes every block global",
+            "in MobileSAM's encoder the tokens join the attention blocks of the last two stages",
+        ),
+    )
+    Settings = MoDASettings
+
+    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = MoDASettings.model_validate(settings, from_attributes=True)
+        width, _ = token_widths(bench.sam)
+        self.experts: list[Update] = []
+        self.memory: list[list[Tensor]] = []  # by domain, uint8 (3, H, W) of any size
+        self.tokens = torch.randn(self.options.tokens, width, generator=bench.generator("moda", "tokens"))
+        self.keys: Tensor | None = None  # (domains, width + 1), the last column the bias
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train and keep this domain's adapter, keep its first images, train the router on all kept images."""
+        self.experts.append(self.bench.train(domain).update)
+        self.memory.append([domain[index].image for index in range(min(self.options.memory, len(domain)))])
+        if len(self.experts) > 1:
+            self._train_router()
+
+    def _train_router(self) -> None:
+        options, device = self.options, self.bench.view.device
+        generator = self.bench.generator("moda", "router", len(self.experts))
+        tokens = self.tokens.to(device, copy=True).requires_grad_(options.train_tokens)
+        keys = self._new_keys(generator).to(device).requires_grad_()
+        trained = [keys, tokens] if options.train_tokens else [keys]
+        optimiser = torch.optim.Adam(trained, lr=options.router_learning_rate)
+        labels = torch.tensor([number for number, images in enumerate(self.memory) for _ in images])
+        inputs = self._remembered(tokens)
+        for _ in range(options.router_epochs):
+            for rows in torch.randperm(len(labels), generator=generator).split(options.router_batch):
+                chosen = inputs[rows].to(device)
+                queries = self._query(chosen, tokens) if options.train_tokens else chosen
+                loss = functional.cross_entropy(_scores(queries, keys), labels[rows].to(device))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+        self.tokens, self.keys = tokens.detach().cpu(), keys.detach().cpu()
+
+    def _new_keys(self, generator: torch.Generator) -> Tensor:
+        """Drawn as torch draws a linear layer's weight and bias."""
+        _, width = token_widths(self.bench.sam)
+        return (torch.rand(len(self.experts), width + 1, generator=generator) * 2 - 1) / math.sqrt(width)
+
+    def _remembered(self, tokens: Tensor) -> Tensor:
+        """What training does not change of the memory's images, computed once and kept on the CPU.
+
+        Returns:
+            ``(images, ...)``: their maps before the first token, 1 to 20 MB each, or, where the tokens stay
+            as they are, their queries.
+        """
+        images = [image for kept in self.memory for image in kept]
+        parts = []
+        with torch.no_grad():
+            for first in range(0, len(images), self.bench.batch_size):
+                maps = self._map(self._framed(images[first : first + self.bench.batch_size]))
+                parts.append((maps if self.options.train_tokens else self._query(maps, tokens)).cpu())
+        return torch.cat(parts)
+
+    def _framed(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalised images ``(B, 3, S, S)`` on the model's device."""
+        view = self.bench.view
+        prepared = [prepare_image(image, size=view.size, resize=view.resize) for image in images]
+        stacked = torch.stack([image for image, _ in prepared]).to(view.device)
+        return normalise(stacked, [frame for _, frame in prepared])
+
+    def _map(self, images: Tensor) -> Tensor:
+        with self.bench.view.autocast():
+            return image_map(self.bench.sam, images)
+
+    def _query(self, maps: Tensor, tokens: Tensor) -> Tensor:
+        """The first token after the base encoder's last block, float32, ``(B, width)``."""
+        with self.bench.view.autocast():
+            return join_tokens(self.bench.sam, maps, tokens)[:, 0].float()
+
+    def route(self, images: Tensor) -> list[int]:
+        """The adapter of each normalised image of ``(B, 3, S, S)``, numbered from 0 in the order of learning."""
+        if self.keys is None:
+            return [0] * len(images)
+        with torch.inference_mode():
+            queries = self._query(self._map(images), self.tokens.to(images.device))
+            return _scores(queries, self.keys.to(images.device)).argmax(dim=1).tolist()
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Each image's mask logits by the adapter it is routed to."""
+        return self.bench.predict_each([self.experts[number] for number in self.route(batch.images)], batch)
+
+    def state(self) -> State:
+        """All adapters, the memory's images, the tokens and the keys."""
+        tensors = {"tokens": self.tokens} | ({} if self.keys is None else {"keys": self.keys})
+        for number, (expert, images) in enumerate(zip(self.experts, self.memory, strict=True)):
+            tensors |= expert.tensors(f"expert/{number}/")
+            tensors |= {f"memory/{number}/{index}": image for index, image in enumerate(images)}
+        return State(tensors, {"memory": [len(images) for images in self.memory]})
+
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+        tensors, counts = state.tensors, state.values["memory"]
+        assert isinstance(counts, list)  # as state() writes it
+        self.tokens, self.keys = tensors["tokens"], tensors.get("keys")
+        self.experts = [Update.from_tensors(tensors, f"expert/{number}/") for number in range(len(counts))]
+        self.memory = [
+            [tensors[f"memory/{number}/{index}"] for index in range(int(str(count)))]
+            for number, count in enumerate(counts)
+        ]
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """Of each domain, ``(B, domains)``: the domain's key times the query, plus its bias."""
+    return functional.linear(queries, keys[:, :-1], keys[:, -1])
