@@ -1,0 +1,51 @@
+"""Where output goes: results to the standard output, everything else to the standard error."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_PIPED_WIDTH = 120  # characters a line where nobody says how wide the reader's window is
+
+
+def results_console() -> Console:
+    """The console for results, on the standard output."""
+    return _console(stderr=False)
+
+
+def notes_console() -> Console:
+    """The console for progress, notes and errors, on the standard error."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    # Names, paths and messages are shown as they are: no markup, no emoji codes, no colours by guess.
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console.width = _PIPED_WIDTH
+    return console
+
+
+def say(head: str, text: str, *, style: str) -> None:
+    """One message on the standard error, its first word coloured; never broken within a word or, piped, at all."""
+    from rich.text import Text
+
+    console = notes_console()
+    message = Text.assemble((f"{head}: ", style), text)
+    console.print(message, soft_wrap=not console.is_terminal)
+
+
+def plain_table(*heads: str) -> Table:
+    """A table without rules, its first column bold and never broken."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, head in enumerate(heads):
+        table.add_column(head, style="" if place else "bold", no_wrap=not place)
+    return table

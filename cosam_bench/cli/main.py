@@ -1,0 +1,58 @@
+"""The command ``cosam-bench``. Nothing on the way to ``--help`` and ``methods`` imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cosam_bench import __version__
+from cosam_bench.cli.catalogue import domains, models
+from cosam_bench.cli.doctor import doctor
+from cosam_bench.cli.guard import guarded
+from cosam_bench.cli.methods import check, methods
+from cosam_bench.cli.records import leaderboard, show
+from cosam_bench.cli.run import run
+
+app = typer.Typer(
+    name="cosam-bench",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Measure": (run, leaderboard, show),
+    "Look up": (methods, domains, models),
+    "Look after": (doctor, check),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(guarded(_command))
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"cosam-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _benchmark(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Continual adaptation of the Segment Anything Model by model merging, measured."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

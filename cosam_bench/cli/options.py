@@ -1,0 +1,106 @@
+"""From the options of ``run`` to one resolved configuration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.randomness import derived_seed
+
+if TYPE_CHECKING:
+    from cosam_bench.protocol import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What was asked for on the command line; None and empty where nothing was."""
+
+    method: str | None = None
+    protocol: str | None = None
+    config: Path | None = None
+    stream: str | None = None
+    model: str | None = None
+    checkpoint: str | None = None
+    seed: int | None = None
+    order: str | None = None
+    device: str | None = None
+    settings: tuple[str, ...] = ()
+
+    def overrides(self) -> tuple[str, ...]:
+        """The shortcuts, but the order, as ``KEY=VALUE``; the ``--set`` options follow and win."""
+        texts = {
+            "stream": self.stream,
+            "model.name": self.model,
+            "model.checkpoint": self.checkpoint,
+            "device": self.device,
+        }
+        given = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in texts.items() if text is not None]
+        if self.seed is not None:
+            given.append(f"seed={self.seed}")
+        return (*given, *self.settings)
+
+
+def resolve(options: RunOptions) -> RunConfig:
+    """The run's whole configuration, checked as far as no data is needed.
+
+    Raises:
+        CosamError: an unknown name, key or file, or a value that does not fit.
+    """
+    from cosam_bench.registry import load_method
+
+    if options.config is not None and options.protocol is not None:
+        raise CosamError("--config holds a protocol already. Leave out --protocol, or change single keys by --set.")
+    if options.method:
+        load_method(options.method)  # a misspelt name is refused before torch is loaded
+
+    from cosam_bench.domains.cards import load_stream
+    from cosam_bench.protocol import resolve_run
+    from cosam_bench.sam.models import model_spec
+
+    def resolved(*last: str) -> RunConfig:
+        return resolve_run(
+            method=options.method or "",
+            protocol=options.protocol or "mini",
+            config=options.config,
+            overrides=(*options.overrides(), *last),
+        )
+
+    config = resolved()
+    stream = load_stream(config.protocol.stream)
+    if options.order is not None:
+        config = resolved(f"order={json.dumps(domain_order(options.order, stream.order))}")
+    model_spec(config.protocol.model.name)
+    return config
+
+
+def domain_order(asked: str, names: tuple[str, ...]) -> list[str]:
+    """The stream's domains in the order that ``--order`` asks for.
+
+    Args:
+        asked: ``a,b,c``, ``reverse``, or ``random:N`` for the N-th of the seeded orders.
+        names: the domains in the stream's own order.
+
+    Raises:
+        CosamError: a domain is unknown, missing or named twice.
+
+    >>> domain_order("reverse", ("a", "b", "c"))
+    ['c', 'b', 'a']
+    """
+    if asked == "reverse":
+        return list(reversed(names))
+    kind, _, number = asked.partition(":")
+    if kind == "random":
+        if not (number.isascii() and number.isdigit()):
+            raise CosamError(f"--order {asked!r} needs a number. Write, say, --order random:1.")
+        # Ranked by a hash of each name, so the order is the same under every version of every library.
+        return sorted(names, key=lambda name: derived_seed("order", int(number), name))
+    wanted = [name.strip() for name in asked.split(",") if name.strip()]
+    for name in wanted:
+        if name not in names:
+            raise unknown_name("domain of this stream", name, names)
+    if sorted(wanted) != sorted(names):
+        raise CosamError(f"--order {asked!r} does not name each domain once. The stream has: {','.join(names)}.")
+    return wanted
