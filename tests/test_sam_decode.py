@@ -103,7 +103,7 @@ def test_tiny_decodes_a_mixed_batch_as_the_stock_predictor(tiny: Sam) -> None:
 
 def test_vit_b_decodes_as_the_stock_predictor() -> None:
     sam = lively(build_sam("vit_b", checkpoint="random"))
-    sam.image_encoder.blocks = sam.image_encoder.blocks[:2]  # decoding is compared: the rest costs only time
+    sam.image_encoder.blocks = sam.image_encoder.blocks[:1]  # decoding is compared: the rest costs only time
     image = picture(480, 640, seed=4)
     prepared, frame = prepare_image(image, size=1024, resize="pad")
     with torch.no_grad():

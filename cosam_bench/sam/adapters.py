@@ -127,7 +127,8 @@ def attach(
 
     A fresh layer has A drawn as in Kaiming's uniform rule with slope sqrt 5 (peft's default) and B zero, so
     that nothing changes before training. A layer of ``start`` with at most ``rank`` factors is continued in
-    its own: they fill the first rows of A and columns of B. One with more, or of a layer that is not adapted,
+    its own: they fill the first rows of A and columns of B, exactly where alpha / rank is a power of two and
+    to one rounding elsewhere. One with more, or of a layer that is not adapted,
     goes into the weights beneath and a fresh adapter learns on top; the update is then the sum of both.
 
     Args:

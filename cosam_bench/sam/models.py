@@ -21,7 +21,7 @@ class ModelSpec:
         image_size: side of the square input in pixels.
         url: official address of the weights; None where they are part of the package.
         sha256: of the file at ``url``; None with it.
-        size_bytes: of the weights file, rounded where the publisher's mirror decides; 0 without ``url``.
+        size_bytes: of the file at ``url``; 0 without it.
         licence: of the weights, SPDX.
         mask_logit: the logit of a cell that a mask prompt covers wholly; the opposite where it covers none.
         lora_targets: regular expression that the whole name of an adapted linear layer matches.
