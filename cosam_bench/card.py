@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Need = Literal["inputs", "labels", "gradients", "replay"]
 StateGrowth = Literal["none", "constant", "grows"]
@@ -24,6 +24,9 @@ class MethodCard:
         all_at_once: trained once on the union of all domains instead of one domain after another.
         told_domain: ``predict`` is told which domain an image comes from.
         deviations: each named difference from the paper or its released code.
+
+    Raises:
+        ValueError: a need or the state is none of the words above.
     """
 
     title: str
@@ -35,6 +38,17 @@ class MethodCard:
     all_at_once: bool = False
     told_domain: bool = False
     deviations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what a type checker would refuse, because the harness acts on these words."""
+        for texts in (self.needs, self.deviations):
+            if not isinstance(texts, tuple):
+                raise ValueError(f"{texts!r} is no tuple; a tuple of one ends with a comma: ({texts!r},)")
+        unknown = [word for word in self.needs if word not in get_args(Need)]
+        if unknown:
+            raise ValueError(f"a method cannot need {unknown[0]!r}; it may need {', '.join(get_args(Need))}")
+        if self.state not in get_args(StateGrowth):
+            raise ValueError(f"the state cannot be {self.state!r}; it is one of {', '.join(get_args(StateGrowth))}")
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -58,15 +59,25 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key!r} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{key!r} is {fault.get('input')!r}: {message[:1].lower()}{message[1:]}"
+    return f"{key!r} is {reprlib.repr(fault.get('input'))}: {message[:1].lower()}{message[1:]}"
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """The names that are allowed in the table at ``path``, as far as the annotations tell."""
     for part in path:
-        field = model.model_fields.get(str(part)) if isinstance(part, str) else None
-        candidate = getattr(field, "annotation", None)
-        if not (isinstance(candidate, type) and issubclass(candidate, BaseModel)):
+        if isinstance(part, int):
+            continue  # a place in a list of tables, which all have one form
+        fields = model.model_fields.items()
+        inner = next((_model_within(field.annotation) for name, field in fields if part in (name, field.alias)), None)
+        if inner is None:
             return []
-        model = candidate
+        model = inner
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    """The first settings model in an annotation, so also in ``Model | None`` and ``tuple[Model, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_within(part) for part in get_args(annotation))
+    return next((model for model in found if model is not None), None)

@@ -66,6 +66,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until the GPU has done what it was given, so that a clock read next is right."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Let the GPU's peak count from now; the process's own peak cannot be reset."""
     if device.type == "cuda":

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from cosam_bench.errors import CosamError
 
 
+class CannotWrite(CosamError):
+    """A folder cannot be written, or the disk is full."""
+
+
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write under a temporary name in the same folder, then rename; text is UTF-8 with ``\\n`` line ends.
 
+    The bytes are on the disk before the new name is, so that a file is whole also after a power cut.
+
     Raises:
-        CosamError: the folder cannot be written or the disk is full; ``path`` is then as it was before.
+        CannotWrite: the folder cannot be written or the disk is full; ``path`` is then as it was before.
     """
     content = data.encode() if isinstance(data, str) else data
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # there only if something was raised, Ctrl-C included
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise CosamError(
+        raise CannotWrite(
             f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder."
         ) from error
-    except BaseException:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise

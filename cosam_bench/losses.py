@@ -30,8 +30,12 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 def bce_dice(logits: Tensor, target: Tensor, predicted_iou: Tensor) -> Tensor:
     """Binary cross-entropy plus Dice, equal weights, a scalar; ``predicted_iou`` is not used.
 
-    Source: CoSAM's training loss, taken on every pixel of the logits' grid instead of on sampled
-    points.
+    Args:
+        logits: float, ``(B, H, W)``.
+        target: float, ``(B, H, W)`` in [0, 1].
+        predicted_iou: any.
+
+    Source: CoSAM's training loss, taken on every cell of the logits' grid instead of on sampled points.
     """
     del predicted_iou
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -48,7 +52,8 @@ def focal_dice_iou(logits: Tensor, target: Tensor, predicted_iou: Tensor) -> Ten
 
     Source: RegCL's training loss: focal weight 0.8 and exponent 2 on the pixel's own cross-entropy.
     Two deviations: the mean over masks replaces their sum, and the IoU that the head is compared with
-    is taken of ``logit > 0``, the mask that is scored, where the published code thresholds at 0.5.
+    is taken of ``logit > 0``, the mask that is scored, where the published code thresholds at 0.5. A cell of
+    the target counts as foreground where the mask fills more than half of it.
     """
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = (0.8 * (1 - torch.exp(-pixel)) ** 2 * pixel).flatten(1).mean(1)

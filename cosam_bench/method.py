@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from cosam_bench import config
 from cosam_bench.batches import Batch
 from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings
 from cosam_bench.errors import CosamError
 from cosam_bench.files import write_atomically
 from cosam_bench.training_domain import TrainingDomain
@@ -39,7 +39,11 @@ class State:
 
     def save(self, path: Path) -> int:
         """Write the state as one safetensors file and return the file's size in bytes."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        # Copies, because the format refuses tensors that share memory, as views of one another do.
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self.tensors.items()
+        }
         data = save(tensors, metadata={"values": json.dumps(self.values, sort_keys=True)})
         write_atomically(path, data)
         return len(data)
@@ -56,11 +60,11 @@ class State:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
                 values = json.loads((file.metadata() or {})["values"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CosamError(f"The state {path} cannot be read: {error}. Delete its folder and run again.") from None
+            raise CosamError(f"The state {path} cannot be read: {error}. Run again with --fresh.") from None
         return cls(tensors, values)
 
 
-class NoSettings(Settings):
+class NoSettings(config.Settings):
     """The settings of a method that has none."""
 
 
@@ -77,9 +81,9 @@ class Method(ABC):
     """
 
     card: ClassVar[MethodCard]
-    Settings: ClassVar[type[BaseModel]] = NoSettings
+    Settings: ClassVar[type[config.Settings]] = NoSettings
 
-    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+    def __init__(self, settings: config.Settings, bench: Workbench) -> None:
         self.settings = settings
         self.bench = bench
 
@@ -118,7 +122,7 @@ class MergingMethod(Method):
 
     start: ClassVar[Literal["base", "served"]] = "base"
 
-    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+    def __init__(self, settings: config.Settings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.served: Update | None = None
         self.memory: dict[str, Tensor] = {}
@@ -153,9 +157,7 @@ class MergingMethod(Method):
         """Become the method that wrote ``state``."""
         self.served = Update.from_tensors(state.tensors, "served/") if state.values["is_served"] else None
         self.memory = {
-            name.removeprefix("memory/"): tensor
-            for name, tensor in state.tensors.items()
-            if name.startswith("memory/")
+            name.removeprefix("memory/"): tensor for name, tensor in state.tensors.items() if name.startswith("memory/")
         }
         values = state.values["values"]
         self.values = values if isinstance(values, dict) else {}

@@ -6,21 +6,22 @@ import hashlib
 import inspect
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
-from pydantic import BaseModel
 
 from cosam_bench import __version__
 from cosam_bench.batches import View
-from cosam_bench.config import validate
+from cosam_bench.config import Settings, validate
 from cosam_bench.domains.cards import OpenedStream, load_stream, open_stream
 from cosam_bench.domains.prompts import Prompts, frozen_prompts
 from cosam_bench.domains.samples import Domain, Split
 from cosam_bench.errors import CosamError, unknown_name
 from cosam_bench.method import Method
 from cosam_bench.protocol import RunConfig
-from cosam_bench.registry import load_method
+from cosam_bench.registry import load_method, short_name
 from cosam_bench.run_info import Conditions
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
@@ -43,24 +44,42 @@ class Prepared:
         train_prompts: by the domain's name.
         bench: what the method works with.
         conditions: hashes of what two records must share to be compared.
-        digest: hash of the conditions, the method, its source and settings, seed and order.
     """
 
     config: RunConfig
     method: type[Method]
-    settings: BaseModel
+    settings: Settings
     domains: tuple[Domain, ...]
     retention: tuple[Domain, ...]
     test_prompts: dict[str, Prompts]
     train_prompts: dict[str, Prompts]
     bench: Workbench
     conditions: Conditions
-    digest: str
 
     @property
     def columns(self) -> tuple[Domain, ...]:
         """The columns of the score matrix: the stream's domains, then the retention domains."""
         return self.domains + self.retention
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all that decides a score: two runs with the same digest are the same run.
+
+        That is the conditions, the prompts, the method with its source file and settings, seed, order, the
+        kind of device, and this package's version.
+        """
+        return _run_digest(self)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The rows of the matrix that are measured: all, or the first and the last for joint training."""
+        last = len(self.domains)
+        return (0, last) if self.method.card.all_at_once else tuple(range(last + 1))
+
+    @property
+    def method_name(self) -> str:
+        """What the method is called in the record."""
+        return short_name(self.config.method)
 
 
 def prepare(config: RunConfig, results: Path) -> Prepared:
@@ -105,7 +124,6 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         train_prompts=train_prompts,
         bench=bench,
         conditions=conditions,
-        digest=_run_digest(config, method, settings, domains, conditions),
     )
 
 
@@ -113,20 +131,24 @@ def choose_device(asked: str) -> torch.device:
     """The device of a run; ``auto`` is CUDA where it works, else the CPU.
 
     Raises:
-        CosamError: CUDA is asked for and torch sees none.
+        CosamError: a GPU is asked for that torch does not see.
     """
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise CosamError(f"The device {asked!r} was asked for, but torch sees no GPU. Use --device cpu or auto.")
-    return torch.device(asked)
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CosamError(
+            f"The device {asked!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs. "
+            "Use --device cpu or auto."
+        )
+    return device
 
 
-def _checkpoint(config: RunConfig) -> Path | str | None:
+def _checkpoint(config: RunConfig) -> Path | Literal["random"] | None:
     asked = config.protocol.model.checkpoint
-    if asked in ("", "random"):
-        return asked or None
-    return Path(asked).expanduser()
+    if asked == "random":
+        return "random"
+    return Path(asked) if asked else None
 
 
 def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]:
@@ -150,20 +172,17 @@ def _conditions(config: RunConfig, columns: tuple[Domain, ...], sam: Sam) -> Con
     )
 
 
-def _run_digest(
-    config: RunConfig,
-    method: type[Method],
-    settings: BaseModel,
-    domains: tuple[Domain, ...],
-    conditions: Conditions,
-) -> str:
+def _run_digest(prepared: Prepared) -> str:
+    prompts = prepared.train_prompts, prepared.test_prompts
     facts = {
-        "conditions": conditions.digest,
-        "method": config.method,
-        "source": _source_digest(method),
-        "settings": settings.model_dump(mode="json"),
-        "seed": config.seed,
-        "order": [domain.name for domain in domains],
+        "conditions": prepared.conditions.digest,
+        "prompts": [{name: drawn.digest for name, drawn in part.items()} for part in prompts],
+        "method": prepared.method_name,
+        "source": _source_digest(prepared.method),
+        "settings": prepared.settings.model_dump(mode="json"),
+        "seed": prepared.config.seed,
+        "order": [domain.name for domain in prepared.domains],
+        "device": prepared.bench.view.device.type,
         "harness": __version__,
     }
     return _hash(facts)

@@ -14,6 +14,7 @@ from cosam_bench.config import Settings, read_toml, validate
 from cosam_bench.domains.prompts import PromptSettings
 from cosam_bench.errors import CosamError, unknown_name
 from cosam_bench.fit import FitSettings
+from cosam_bench.registry import load_method, short_name
 from cosam_bench.sam.adapters import AdapterSettings
 
 
@@ -105,29 +106,35 @@ def resolve_run(
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
 ) -> RunConfig:
-    """The run that the options ask for.
+    """The run that the options ask for, with the method's settings filled in and all paths absolute.
 
     Args:
         method: the method; may be empty where ``config`` names it.
         protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
         config: a ``config.toml`` that an earlier run wrote.
         overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, ``seed``, ``order`` and
-            ``device`` are the run's, every other key is the protocol's (``adapter.rank=4``). The value is TOML;
-            what is no TOML is taken as text.
+            ``device`` are the run's, every other key is the protocol's (``adapter.rank=4``); the keys of
+            ``config.toml``, ``settings.KEY`` and ``protocol.KEY``, do as well. The value is TOML; what is no
+            TOML is taken as text.
+
+    A relative path in a file starts at the file's folder, any other at the current one.
 
     Raises:
         CosamError: an unknown name or key, or a value of the wrong type.
     """
-    data = read_toml(config) if config else {"protocol": _read_protocol(protocol)}
+    data = _anchored(read_toml(config), config.parent) if config else {"protocol": _read_protocol(protocol)}
     if method:
-        if config and method != data.get("method"):
-            data["settings"] = {}
-        data["method"] = method
+        given = _anchored({"method": method}, Path())
+        kept = data.get("settings", {}) if given["method"] == data.get("method") else {}
+        data |= given | {"settings": kept}
     for override in overrides:
         _apply(data, override)
     if not data.get("method"):
         raise CosamError("No method is named. Give --method NAME; `cosam-bench methods` lists them.")
-    return validate(RunConfig, data, source="The run's settings")
+    run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
+    source = f"The settings of method {run.method!r}"
+    settings = validate(load_method(run.method).Settings, run.settings, source=source)
+    return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
 
 
 def _read_protocol(asked: str) -> dict[str, Any]:
@@ -135,13 +142,32 @@ def _read_protocol(asked: str) -> dict[str, Any]:
     path = built_in.get(asked) or Path(asked).expanduser()
     if asked not in built_in and path.suffix != ".toml":
         raise unknown_name("protocol", asked, built_in)
-    data = read_toml(path)
-    stream = data.get("stream")
-    if isinstance(stream, str) and stream.endswith(".toml"):
-        data["stream"] = str(path.parent / Path(stream).expanduser())
+    protocol: dict[str, Any] = _anchored({"protocol": read_toml(path)}, path.parent)["protocol"]
+    return protocol
+
+
+def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same tables; relative paths of the method, the stream and the checkpoint start at ``folder``."""
+    protocol = data.get("protocol")
+    model = protocol.get("model") if isinstance(protocol, dict) else None
+    for table, key in ((data, "method"), (protocol, "stream"), (model, "checkpoint")):
+        value = table.get(key) if isinstance(table, dict) else None
+        if table and isinstance(value, str) and _is_path(key, value):
+            table[key] = _absolute(value, folder)
     return data
 
 
+def _is_path(key: str, value: str) -> bool:
+    if key == "method":
+        return short_name(value) != value
+    return value.endswith(".toml") if key == "stream" else value not in ("", "random")
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str((folder / Path(path).expanduser()).absolute())
+
+
+_OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protocol"}
 _RUN_KEYS = ("seed", "order", "device")
 
 
@@ -150,15 +176,18 @@ def _apply(data: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise CosamError(f"--set {override!r} is no KEY=VALUE. Write, say, --set adapter.rank=4.")
-    if parts[0] == "method" and len(parts) > 1:
-        parts = ["settings", *parts[1:]]
+    if parts == ["method"]:
+        raise CosamError(f"--set {override!r}: the method is chosen by --method, its settings by method.KEY=VALUE.")
+    if len(parts) > 1 and parts[0] in _OWN_NAMES:
+        parts[0] = _OWN_NAMES[parts[0]]
     elif parts[0] not in _RUN_KEYS:
-        parts = ["protocol", *parts]
+        parts.insert(0, "protocol")
     table = data
     for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
             raise CosamError(f"--set {override!r}: {part!r} is a value, not a table of settings.")
+        table = inner
     table[parts[-1]] = _typed(text.strip())
 
 

@@ -10,7 +10,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from cosam_bench.card import MethodCard
 from cosam_bench.errors import CosamError, unknown_name
@@ -23,24 +23,39 @@ GROUP = "cosam_bench.methods"
 
 def method_names() -> list[str]:
     """The registered names in alphabetical order; no method is imported."""
-    return sorted(_registered())
+    return sorted(entry_points(group=GROUP).names)
 
 
-def _registered() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        other = found.get(point.name)
-        if other is not None and other.value != point.value:
-            raise CosamError(
-                f"Two plugins offer a method called {point.name!r}: {_origin(other)} and {_origin(point)}. "
-                "Uninstall or rename one of them."
-            )
-        found[point.name] = point
-    return found
+def _registered(name: str) -> EntryPoint:
+    """The entry point of that name.
+
+    A package that is found twice, such as an editable install seen from its own checkout, offers one and the
+    same method; two packages that offer different ones are refused, under this name alone.
+    """
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        raise unknown_name("method", name, method_names())
+    if len({point.value for point in points}) > 1:
+        offers = sorted(_origin(point) for point in points)
+        raise CosamError(
+            f"{len(offers)} packages offer a method called {name!r}: {', '.join(offers)}. "
+            "Uninstall one, or name the class you mean as package.module:Class."
+        )
+    return points[0]
 
 
 def _origin(point: EntryPoint) -> str:
     return f"{point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+
+
+def short_name(asked: str) -> str:
+    """What a method is called in records: a file's name without folder and ending, else the name as asked.
+
+    >>> short_name("~/trials/mine.py:Mine"), short_name("mine.py"), short_name("regcl")
+    ('mine:Mine', 'mine', 'regcl')
+    """
+    path, colon, class_name = asked.partition(":")
+    return f"{Path(path).stem}{colon}{class_name}" if path.endswith(".py") else asked
 
 
 def load_method(asked: str) -> type[Method]:
@@ -51,13 +66,9 @@ def load_method(asked: str) -> type[Method]:
     """
     path, _, class_name = asked.partition(":")
     if path.endswith(".py"):
-        return _from_module(_import_file(Path(path)), class_name, asked)
-    if ":" in asked:
-        return _from_module(_import(path, asked), class_name, asked)
-    registered = _registered()
-    if asked not in registered:
-        raise unknown_name("method", asked, registered)
-    module_name, _, class_name = registered[asked].value.partition(":")
+        return _from_module(_import_file(Path(path).expanduser()), class_name, asked)
+    value = asked if ":" in asked else _registered(asked).value
+    module_name, _, class_name = value.partition(":")
     return _from_module(_import(module_name, asked), class_name, asked)
 
 
@@ -79,37 +90,42 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise CosamError(f"{path} cannot be loaded as Python.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = module  # dataclasses and pydantic look up their own module while it is loading
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything
+        del sys.modules[name]
         raise CosamError(f"{path} raised {type(error).__name__} while loading: {error}.") from error
     return module
 
 
 def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method]:
+    if not class_name:
+        own = _methods_of(module)
+        if len(own) != 1:
+            raise CosamError(
+                f"{asked} defines {len(own)} methods ({_listed(own)}); name the one you mean as {asked}:ClassName."
+            )
+        return next(iter(own.values()))
+    found = getattr(module, class_name, None)
+    if found is None:
+        there = _listed(_methods_of(module))
+        raise CosamError(f"{asked}: {module.__name__} has no {class_name!r}. Methods there: {there}.")
+    if not _is_method(found):
+        raise CosamError(f"{asked}: {class_name} is not a concrete subclass of cosam_bench.method.Method.")
+    return found
+
+
+def _methods_of(module: ModuleType) -> dict[str, type[Method]]:
+    """The methods that a module defines itself; those it only imports are left out."""
+    members = vars(module).items()
+    return {name: value for name, value in members if _is_method(value) and value.__module__ == module.__name__}
+
+
+def _is_method(value: object) -> TypeGuard[type[Method]]:
     from cosam_bench.method import Method
 
-    own = {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, Method)
-        and not inspect.isabstract(value)
-        and (value.__module__ == module.__name__ or name == class_name)
-    }
-    if class_name:
-        found = vars(module).get(class_name)
-        if found is None:
-            raise CosamError(f"{asked}: {module.__name__} has no {class_name!r}. Methods there: {_listed(own)}.")
-        if class_name not in own:
-            raise CosamError(f"{asked}: {class_name} is not a concrete subclass of cosam_bench.method.Method.")
-        return own[class_name]
-    if len(own) != 1:
-        raise CosamError(
-            f"{asked} defines {len(own)} methods ({_listed(own)}); name the one you mean as {asked}:ClassName."
-        )
-    return next(iter(own.values()))
+    return inspect.isclass(value) and issubclass(value, Method) and not inspect.isabstract(value)
 
 
 def _listed(classes: dict[str, type[Method]]) -> str:
@@ -117,9 +133,9 @@ def _listed(classes: dict[str, type[Method]]) -> str:
 
 
 def method_origin(name: str) -> str:
-    """The distribution that registers ``name``."""
-    point = _registered()[name]
-    return point.dist.name if point.dist else "unknown"
+    """The distribution that registers ``name``; several where they are in each other's way."""
+    found = {point.dist.name for point in entry_points(group=GROUP, name=name) if point.dist}
+    return " and ".join(sorted(found)) or "unknown"
 
 
 def read_card(name: str) -> MethodCard:
@@ -128,38 +144,38 @@ def read_card(name: str) -> MethodCard:
     A card that is no literal is read by importing the method.
 
     Raises:
-        CosamError: the name is not registered, or its module is not there.
+        CosamError: the name is not registered, its module is not there, or the class has no card.
     """
-    registered = _registered()
-    if name not in registered:
-        raise unknown_name("method", name, registered)
-    module_name, _, class_name = registered[name].value.partition(":")
+    point = _registered(name)
+    module_name, _, class_name = point.value.partition(":")
     try:
         spec = importlib.util.find_spec(module_name)
     except Exception as error:  # finding a module imports its parent packages, which may raise anything
-        raise CosamError(f"Method {name!r}: {module_name} cannot be found: {error}.") from error
+        raise CosamError(f"Method {name!r}: {module_name} cannot be found: {type(error).__name__}: {error}.") from error
     if spec is None or spec.origin is None:
-        raise CosamError(f"Method {name!r}: no module {module_name} is installed ({_origin(registered[name])}).")
-    card = _literal_card(Path(spec.origin), class_name)
-    return card if card is not None else load_method(name).card
+        raise CosamError(f"Method {name!r}: no module {module_name} is installed ({_origin(point)}).")
+    card = _literal_card(Path(spec.origin), class_name) or getattr(load_method(name), "card", None)
+    if not isinstance(card, MethodCard):
+        raise CosamError(f"Method {name!r}: the class {class_name} has no card = MethodCard(...) ({_origin(point)}).")
+    return card
 
 
 def _literal_card(source: Path, class_name: str) -> MethodCard | None:
+    """The card that stands in the class's body, or None where that is not a call with literals alone."""
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
+    except (OSError, SyntaxError, ValueError):  # ValueError: no UTF-8, or null bytes
         return None
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            for statement in node.body:
-                call = _card_call(statement)
-                if call is not None:
-                    try:
-                        arguments = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-                        return MethodCard(**arguments)
-                    except (ValueError, TypeError):
-                        return None
-    return None
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    calls = (call for node in classes for statement in node.body if (call := _card_call(statement)))
+    call = next(calls, None)
+    if call is None or call.args:
+        return None
+    try:
+        # A word without a name is **facts, which ast cannot know.
+        return MethodCard(**{word.arg or "": ast.literal_eval(word.value) for word in call.keywords})
+    except (ValueError, TypeError):
+        return None
 
 
 def _card_call(statement: ast.stmt) -> ast.Call | None:
@@ -171,4 +187,9 @@ def _card_call(statement: ast.stmt) -> ast.Call | None:
     else:
         return None
     named_card = any(isinstance(target, ast.Name) and target.id == "card" for target in targets)
-    return value if named_card and isinstance(value, ast.Call) else None
+    return value if named_card and isinstance(value, ast.Call) and _is_card(value.func) else None
+
+
+def _is_card(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name == MethodCard.__name__

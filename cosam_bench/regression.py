@@ -23,7 +23,7 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
         float64, ``(m, n)``.
 
     Raises:
-        CosamError: S has no inverse, which a ridge above 0 mends.
+        CosamError: S has no inverse, which a ridge above 0 mends, or the sums are not finite.
 
     Source: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, and the
     merge of RegCL (arXiv 2507.12297). Solved by Cholesky in float64 where the released code inverts in
@@ -36,11 +36,13 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
     """
     inputs = gram_sum.shape[0]
     mean_diagonal = gram_sum.diagonal().mean()
+    if not (torch.isfinite(mean_diagonal) and torch.isfinite(product_sum).all()):
+        raise CosamError("A layer's Gram or product sum is not finite: did an expert's training diverge?")
     if mean_diagonal == 0:  # no input was ever active, so any weight answers all of them
         return torch.zeros_like(product_sum)
     diagonal = torch.eye(inputs, dtype=gram_sum.dtype, device=gram_sum.device)
     factor, failed = torch.linalg.cholesky_ex(gram_sum + ridge * mean_diagonal * diagonal)
-    if not failed:
+    if not failed and not _is_singular(factor):
         return torch.cholesky_solve(product_sum.T, factor).T
     if ridge == 0:
         raise CosamError(
@@ -50,4 +52,12 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
     # Rounding of the inputs' dtype left eigenvalues further below zero than the ridge lifts: they are zero.
     eigenvalues, vectors = torch.linalg.eigh(gram_sum)
     lifted = eigenvalues.clamp(min=0) + ridge * mean_diagonal
-    return (product_sum @ vectors / lifted) @ vectors.T
+    merged: Tensor = (product_sum @ vectors / lifted) @ vectors.T
+    return merged
+
+
+def _is_singular(factor: Tensor) -> bool:
+    """Whether a pivot of a Cholesky factor is nothing but the rounding of the larger ones."""
+    pivots = factor.diagonal().square()
+    smallest_sure = len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()
+    return bool(pivots.min() <= smallest_sure)

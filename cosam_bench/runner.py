@@ -6,188 +6,167 @@ the file. A run that was stopped therefore goes on where it was by the same path
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from safetensors.torch import save
+from torch import Tensor
 
+from cosam_bench.batches import Batch
 from cosam_bench.domains.prompts import frozen_prompts
 from cosam_bench.domains.samples import union
-from cosam_bench.environment import commit, hardware, peak_memory_bytes, reset_peak_memory, utc_now, versions
-from cosam_bench.errors import CosamError
-from cosam_bench.files import write_atomically
-from cosam_bench.matrix import Cell, ScoreMatrix, summary
+from cosam_bench.environment import peak_memory_bytes, reset_peak_memory, synchronise
+from cosam_bench.faults import FaultWatch
+from cosam_bench.faults import MethodFailed as MethodFailed  # part of this module's interface
 from cosam_bench.method import MergingMethod, Method, State
-from cosam_bench.metrics import METRICS
 from cosam_bench.prepare import SHARED, Prepared
-from cosam_bench.records import Record, RecordWriter, record_folder
-from cosam_bench.run_info import Cost, RunInfo, Status, read_run_info
-from cosam_bench.score import domain_means, score_split
+from cosam_bench.records import Record
+from cosam_bench.reporter import Reporter, SilentReporter
+from cosam_bench.running_record import RunningRecord
+from cosam_bench.score import BadPrediction, ImageScore, score_split
 from cosam_bench.steps import StepResult
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import digest_tensors
 from cosam_bench.workbench import Meter
 
-
-class Reporter(Protocol):
-    """Whoever shows how far a run is."""
-
-    def begin(self, total: float) -> None:
-        """A run of ``total`` units of work starts; one unit is an encoder pass over one image."""
-
-    def say(self, text: str) -> None:
-        """What is being done now."""
-
-    def advance(self, units: float) -> None:
-        """So much work was done."""
-
-
-class SilentReporter:
-    """Shows nothing."""
-
-    def begin(self, total: float) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
-
-    def advance(self, units: float) -> None:
-        """Nothing."""
-
-
-class MethodFailed(CosamError):
-    """The method raised, or broke its contract; its record says ``failed``."""
+# Encoder passes over each training image that a rule takes beside the training, by what its card needs:
+# as many as the harness's own rules take. They only move the progress bar.
+_PASSES = {"inputs": 1, "labels": 1, "gradients": 3, "replay": 0}
 
 
 class Runner:
-    """One run: its folder, what it has measured so far, and the loop over the domains."""
+    """One run: the loop over the domains."""
 
     def __init__(self, prepared: Prepared, *, results: Path, reporter: Reporter | None = None) -> None:
         self._prepared = prepared
         self._results = results
         self._reporter = reporter or SilentReporter()
-        self.folder = record_folder(
-            results, protocol=prepared.config.protocol.name, method=prepared.config.method, digest=prepared.digest
-        )
-        self._writer = RecordWriter(self.folder)
-        self._started = utc_now()
-        self._base_digest = digest_tensors(prepared.bench.sam.state_dict())
-        self._results_by_step: dict[int, StepResult] = {}
+        self._record = RunningRecord(prepared, results=results)
+        self._watch = FaultWatch(prepared.method_name, sam=prepared.bench.sam, error_file=self._record.error_file)
 
     @property
-    def steps(self) -> list[int]:
-        """The rows that are measured: all of them, or the first and the last for joint training."""
-        last = len(self._prepared.domains)
-        return [0, last] if self._prepared.method.card.all_at_once else list(range(last + 1))
+    def folder(self) -> Path:
+        """The record's."""
+        return self._record.folder
 
     def finished(self) -> Record | None:
         """The record of this very run where it is already complete."""
-        path = self.folder / "run.json"
-        if not path.exists():
-            return None
-        info = read_run_info(path)
-        return Record(self.folder, info) if info.status == "complete" else None
+        return self._record.finished()
 
     def run(self, *, fresh: bool = False) -> Record:
         """Measure every row that is missing, and return the complete record.
+
+        The record says ``failed`` where the method is at fault, and ``interrupted`` where the run was stopped
+        or something else went wrong: the next run of the same settings goes on after the last whole step.
 
         Args:
             fresh: forget what an earlier run of the same settings left.
 
         Raises:
-            MethodFailed: the method raised; the record says so and keeps the rows it had.
-            CosamError: a file cannot be written or read.
+            MethodFailed: the method raised, or broke its contract.
+            CosamError: a file cannot be written or read, or another process is at this run.
         """
-        if fresh and self.folder.exists():
-            shutil.rmtree(self.folder)
-        record = self.finished()
-        if record is not None:
-            return record
-        self._read_finished_steps()
-        self._write_config()
-        self._write_info("running")
+        with self._record.locked():
+            if fresh:
+                self._record.forget()
+            record = self.finished()
+            if record is not None:
+                return record
+            self._record.begin()
+            try:
+                self._measure_missing()
+            except MethodFailed as error:
+                self._record.stop("failed", error=str(error))
+                raise
+            except KeyboardInterrupt:
+                self._record.stop("interrupted", error=None)
+                raise
+            except Exception as error:
+                self._record.stop("interrupted", error=f"{type(error).__name__}: {error}")
+                raise
+            return self._record.complete()
+
+    def _measure_missing(self) -> None:
         reset_peak_memory(self._prepared.bench.view.device)
         self._reporter.begin(self._units_left())
-        try:
-            for step in self.steps:
-                if step not in self._results_by_step:
-                    self._finish_step(self._measure(step))
-        except KeyboardInterrupt:
-            self._write_info("interrupted")
-            raise
-        except CosamError as error:
-            self._write_info("failed", error=str(error))
-            raise
-        self._write_info("complete")
-        shutil.rmtree(self.folder / "steps")
-        return Record(self.folder, read_run_info(self.folder / "run.json"))
-
-    def _read_finished_steps(self) -> None:
-        for step in self.steps:
-            path = self._step_path(step, "json")
-            if not path.exists():
-                break
-            self._results_by_step[step] = StepResult.read(path)
-
-    def _step_path(self, step: int, ending: str) -> Path:
-        return self.folder / "steps" / f"{step:03d}.{ending}"
+        for step in self._record.missing:
+            self._record.finish_step(self._measure(step))
+        method = self._build(self._prepared.steps[-1], Meter())
+        self._record.keep_outcome(method.served if isinstance(method, MergingMethod) else None)
 
     def _units_left(self) -> float:
-        images = sum(len(domain.test) for domain in self._prepared.columns)
-        rows = [step for step in self.steps if step not in self._results_by_step]
-        learned = self._prepared.domains if self._prepared.method.card.all_at_once else [
-            self._prepared.domains[step - 1] for step in rows if step > 0
-        ]
-        training = sum(len(domain.train) for domain in learned) * self._prepared.bench.fit.epochs * 3
-        return len(rows) * images + (training if self._prepared.method.card.state != "none" else 0)
+        prepared, card, missing = self._prepared, self._prepared.method.card, self._record.missing
+        scoring = len(missing) * sum(len(domain.test) for domain in prepared.columns)
+        if card.state == "none":
+            return scoring
+        learned = [prepared.domains[step - 1] for step in missing if step > 0]
+        if card.all_at_once and learned:
+            learned = list(prepared.domains)
+        passes = 3 * prepared.bench.fit.epochs + max((_PASSES[need] for need in card.needs), default=0)
+        return scoring + passes * sum(len(domain.train) for domain in learned)
 
     def _measure(self, step: int) -> StepResult:
-        result = self._learn(step) if step > 0 else StepResult(0, {})
-        self._reporter.say(f"Scoring after step {step} of {self.steps[-1]}" if step else "Scoring frozen SAM")
-        began = time.perf_counter()
-        sam = self._prepared.bench.sam
-        method = self._build(step)
-        passes = sam.encoder_passes
-        scores = {}
-        with self._watch(method, "predict"):
-            for domain in self._prepared.columns:
-                scores[domain.name] = score_split(
-                    (lambda batch: method.bench.predict(None, batch)) if step == 0 else method.predict,
+        """One row: learn the step's domain, then score all columns; row 0 is the frozen model."""
+        prepared = self._prepared
+        sam, device = prepared.bench.sam, prepared.bench.view.device
+        result = self._learn(step) if step else StepResult(0, {})
+        self._reporter.say(f"Scoring after step {step} of {prepared.steps[-1]}" if step else "Scoring frozen SAM")
+        began, passes = time.perf_counter(), sam.encoder_passes
+        scores = self._score(self._predictor(self._build(step, Meter())) if step else self._predict_frozen)
+        self._watch.check_base("predict")
+        return replace(
+            result,
+            scores=scores,
+            scoring_seconds=time.perf_counter() - began,
+            encoder_passes_per_image=(sam.encoder_passes - passes) / sum(map(len, scores.values())),
+            peak_memory_bytes=peak_memory_bytes(device),
+        )
+
+    def _predict_frozen(self, batch: Batch) -> Tensor:
+        return self._prepared.bench.predict(None, batch)
+
+    def _predictor(self, method: Method) -> Callable[[Batch], Tensor]:
+        def predict(batch: Batch) -> Tensor:
+            with self._watch("predict"):
+                return method.predict(batch)
+
+        return predict
+
+    def _score(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+        try:
+            return {
+                domain.name: score_split(
+                    predict,
                     domain.test,
                     self._prepared.test_prompts[domain.name],
                     kind=self._prepared.config.protocol.prompts.test,
                     view=self._prepared.bench.view,
                     batch_size=self._prepared.bench.batch_size,
-                    tell_domain=method.card.told_domain,
+                    tell_domain=self._prepared.method.card.told_domain,
                     advance=self._reporter.advance,
                 )
-        images = sum(len(images) for images in scores.values())
-        return replace(
-            result,
-            scores=scores,
-            scoring_seconds=time.perf_counter() - began,
-            encoder_passes_per_image=(sam.encoder_passes - passes) / images,
-        )
+                for domain in self._prepared.columns
+            }
+        except BadPrediction as error:
+            raise MethodFailed(f"The method {self._prepared.method_name!r} broke its contract: {error}") from error
 
     def _learn(self, step: int) -> StepResult:
         """Let the method learn the step's domain, and write its state."""
         domain = self._training_domain(step)
-        self._reporter.say(f"Learning {domain.name} (step {step} of {self.steps[-1]})")
-        method = self._build(self.steps[self.steps.index(step) - 1])
+        steps = self._prepared.steps
+        self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
+        meter = Meter()
+        method = self._build(steps[steps.index(step) - 1], meter)
         began = time.perf_counter()
-        with self._watch(method, "learn"):
-            method.learn(domain, step=step)
-            seconds = time.perf_counter() - began
-            domain.close()
-            state_bytes = method.state().save(self._step_path(step, "safetensors"))
-        meter = method.bench.meter
+        with self._watch("learn"):
+            method.learn(domain, step=steps.index(step))
+            synchronise(self._prepared.bench.view.device)
+        seconds = time.perf_counter() - began
+        domain.close()
+        with self._watch("state"):
+            state = method.state()
+            state_bytes = state.save(self._record.state_file(step))
+        self._watch.check_base("learn")
         return StepResult(
             step,
             {},
@@ -210,106 +189,13 @@ class Runner:
         )
         return TrainingDomain("all", split, prompts)
 
-    def _build(self, step: int) -> Method:
+    def _build(self, step: int, meter: Meter) -> Method:
         """A new method object, as the state after ``step`` makes it."""
-        bench = replace(self._prepared.bench, meter=Meter(), advance=self._reporter.advance)
-        method = self._prepared.method(self._prepared.settings, bench)
+        bench = replace(self._prepared.bench, meter=meter, advance=self._reporter.advance)
+        with self._watch("__init__"):
+            method = self._prepared.method(self._prepared.settings, bench)
         if step > 0:
-            with self._watch(method, "load"):
-                method.load(State.read(self._step_path(step, "safetensors")))
+            state = State.read(self._record.state_file(step))
+            with self._watch("load"):
+                method.load(state)
         return method
-
-    @contextmanager
-    def _watch(self, method: Method, act: str) -> Iterator[None]:
-        """Turn what the method raises into this run's failure, and see that the base model is untouched."""
-        name = self._prepared.config.method
-        try:
-            yield
-        except CosamError:
-            raise
-        except Exception as error:  # a method may raise anything, and it must break its own run only
-            path = self.folder / "error.txt"
-            write_atomically(path, traceback.format_exc())
-            raise MethodFailed(
-                f"The method {name!r} raised {type(error).__name__} in {act}(): {error}. The traceback is in {path}."
-            ) from error
-        if digest_tensors(method.bench.sam.state_dict()) != self._base_digest:
-            raise MethodFailed(
-                f"The method {name!r} changed the frozen base model's weights in {act}(). That is memory outside "
-                "of its state: keep changes as an Update."
-            )
-
-    def _finish_step(self, result: StepResult) -> None:
-        """Write the row; the step's own file comes last and makes it final."""
-        self._results_by_step[result.step] = result
-        self._writer.write_scores(result.step, result.scores)
-        self._writer.write_matrix(self._cells())
-        if result.step == self.steps[-1]:
-            self._keep_final_state(result.step)
-        result.save(self._step_path(result.step, "json"))
-        for path in (self.folder / "steps").glob("*.safetensors"):
-            if path != self._step_path(result.step, "safetensors"):
-                path.unlink()
-
-    def _keep_final_state(self, step: int) -> None:
-        method = self._build(step)
-        if isinstance(method, MergingMethod) and method.served is not None:
-            write_atomically(self.folder / "update.safetensors", save(method.served.tensors()))
-        shutil.copyfile(self._step_path(step, "safetensors"), self.folder / "state.safetensors")
-
-    def _cells(self) -> list[Cell]:
-        return [
-            Cell(step, column, metric, value, len(scores))
-            for step, result in sorted(self._results_by_step.items())
-            for column, scores in result.scores.items()
-            for metric, value in domain_means(scores).items()
-        ]
-
-    def _write_config(self) -> None:
-        write_atomically(self.folder / "config.toml", self._prepared.config.to_toml())
-
-    def _write_info(self, status: Status, *, error: str | None = None) -> None:
-        prepared = self._prepared
-        config = prepared.config
-        device = prepared.bench.view.device
-        order = tuple(domain.name for domain in prepared.domains)
-        retention = tuple(domain.name for domain in prepared.retention)
-        cells = self._cells()
-        matrices = [
-            ScoreMatrix.from_rows(cells, metric=metric, domains=order, retention=retention) for metric in METRICS
-        ]
-        info = RunInfo(
-            protocol=config.protocol.name,
-            protocol_version=config.protocol.version,
-            method=config.method,
-            settings=prepared.settings.model_dump(mode="json"),
-            config=json.loads(config.model_dump_json()),
-            seed=config.seed,
-            order=order,
-            retention=retention,
-            marks=prepared.method.card.marks,
-            conditions=prepared.conditions,
-            versions=versions(),
-            commit=commit(),
-            hardware=dict(hardware(device)),
-            device=str(device),
-            status=status,
-            started=self._started,
-            error=error,
-            cost=self._cost(),
-            summary={matrix.metric: summary(matrix) for matrix in matrices},
-        )
-        self._writer.write_info(info)
-
-    def _cost(self) -> Cost:
-        learned = [self._results_by_step[step] for step in self.steps[1:] if step in self._results_by_step]
-        if not learned:
-            return Cost()
-        return Cost(
-            train_seconds=tuple(result.training_seconds for result in learned),
-            merge_seconds=tuple(result.merge_seconds for result in learned),
-            state_bytes=tuple(result.state_bytes for result in learned),
-            peak_memory_bytes=peak_memory_bytes(self._prepared.bench.view.device),
-            encoder_passes_per_image=learned[-1].encoder_passes_per_image,
-            trainable_parameters=learned[-1].trainable_parameters,
-        )

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from cosam_bench.errors import CosamError
 from cosam_bench.files import write_atomically
 from cosam_bench.score import ImageScore
@@ -24,6 +26,7 @@ class StepResult:
         state_bytes: size of the method's state on disk.
         encoder_passes_per_image: of the row's predictions.
         trainable_parameters: of the adapter.
+        peak_memory_bytes: the highest use up to the step's end, in the process that measured it.
     """
 
     step: int
@@ -34,9 +37,10 @@ class StepResult:
     state_bytes: int = 0
     encoder_passes_per_image: float = 0.0
     trainable_parameters: int = 0
+    peak_memory_bytes: int = 0
 
     def save(self, path: Path) -> None:
-        """Write the step as JSON."""
+        """Write the step as JSON; numbers read back are the same bits."""
         write_atomically(path, json.dumps(asdict(self)))
 
     @classmethod
@@ -47,10 +51,10 @@ class StepResult:
             CosamError: the file is missing or damaged.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            scores = {
-                column: [ImageScore(**score) for score in images] for column, images in data.pop("scores").items()
-            }
-            return cls(scores=scores, **data)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CosamError(f"The step {path} cannot be read: {error}. Run again with --fresh.") from None
+            return _AS_WRITTEN.validate_python(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CosamError(f"The step {path} cannot be read: {reason}. Run again with --fresh.") from None
+
+
+_AS_WRITTEN = TypeAdapter(StepResult)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from cosam_bench.batches import Batch, View, collate
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, validate
-from cosam_bench.domains.prompts import draw_prompts
+from cosam_bench.domains.prompts import PromptKind, draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.errors import CosamError
 from cosam_bench.fit import FitSettings
@@ -137,7 +137,8 @@ class _Trial:
         return outcome
 
     def _build(self) -> Method:
-        return self._method(self._settings, replace(self._bench, meter=Meter()))
+        with self._watch("__init__"):
+            return self._method(self._settings, replace(self._bench, meter=Meter()))
 
     def _learn(self, method: Method, split: Split, step: int) -> None:
         domain = TrainingDomain(split.domain, split, draw_prompts(split, points=3, seed=0))
@@ -204,12 +205,12 @@ class _Trial:
             masks=torch.cat([prompt.masks for prompt in prompts]),
         )
         domains = tuple(split.domain for split in parts) if told else None
-        kinds = ["box"] * len(rows)
+        kinds: list[PromptKind] = ["box"] * len(rows)
         batch, _ = collate([split[0] for split in parts], joined, kinds=kinds, view=self._bench.view, domains=domains)
         return batch
 
     @contextmanager
-    def _watch(self, act: str) -> Any:
+    def _watch(self, act: str) -> Iterator[None]:
         """See that one call raises nothing, draws no global random number and leaves the base model alone."""
         before = torch.get_rng_state()
         try:
@@ -246,7 +247,13 @@ def _check_growth(card: MethodCard, state_bytes: list[int]) -> None:
     if card.all_at_once:
         return
     # Lengths of names and digits may move a file's header by a little; a tensor moves it by more.
-    grows = state_bytes[-1] - state_bytes[1] > 64
+    slack = 64
+    grows = state_bytes[-1] - state_bytes[1] > slack
+    if card.state == "none" and state_bytes[0] > slack:
+        raise ContractViolation(
+            f"The card says that nothing survives between domains, but the state takes {state_bytes[0]} bytes. "
+            "Say state='constant' or state='grows'."
+        )
     if card.state != "grows" and grows:
         raise ContractViolation(
             f"The card says that the state is {card.state!r}, but it takes {state_bytes} bytes after the domains. "

@@ -62,7 +62,11 @@ class Update:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> Update:
-        """The update that ``tensors(prefix)`` wrote; keys without the prefix are passed over."""
+        """The update that ``tensors(prefix)`` wrote; keys without the prefix are passed over.
+
+        Raises:
+            KeyError: of a layer's two factors only one is there.
+        """
         mine = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         low_rank = {
             key[:-2]: LowRank(a=value, b=mine[f"{key[:-2]}.b"])
@@ -83,7 +87,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        state.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 

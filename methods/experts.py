@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
 from torch import Tensor
 
 from cosam_bench.batches import Batch
 from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings
 from cosam_bench.errors import CosamError
 from cosam_bench.method import Method, State
 from cosam_bench.training_domain import TrainingDomain
@@ -26,7 +26,7 @@ class Experts(Method):
         told_domain=True,
     )
 
-    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+    def __init__(self, settings: Settings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.experts: dict[str, Update] = {}
 

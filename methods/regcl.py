@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from cosam_bench.card import MethodCard
@@ -37,7 +37,7 @@ class RegCLSettings(Settings):
         ridge: added to each Gram sum's diagonal, as a share of its mean; the released code has 0.
     """
 
-    ridge: Annotated[float, Field(ge=0)] = 1e-6
+    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
 
 
 class RegCL(MergingMethod):
@@ -56,14 +56,15 @@ class RegCL(MergingMethod):
     )
     Settings = RegCLSettings
 
-    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+    def __init__(self, settings: RegCLSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.ridge = RegCLSettings.model_validate(settings, from_attributes=True).ridge
+        self.ridge = settings.ridge
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
         grams = self.bench.input_grams(domain, expert)
-        low_rank = {layer: self._merge_layer(layer, factors, grams[layer]) for layer, factors in expert.low_rank.items()}
+        factors = expert.low_rank.items()
+        low_rank = {layer: self._merge_layer(layer, both, grams[layer]) for layer, both in factors}
         dense = {name: self._add(f"{name}/dense", change) / step for name, change in expert.dense.items()}
         return Update(low_rank, {name: mean.to(expert.dense[name].dtype) for name, mean in dense.items()})
 
