@@ -85,7 +85,16 @@ def _documented(docstring: str) -> dict[str, str]:
 
 
 def reflowed(docstring: str) -> Iterator[str]:
-    """The paragraphs of a docstring, each on one line so that a terminal can wrap it; indented blocks as they are."""
+    """The paragraphs of a docstring, one line each (a list: an item) for a terminal to wrap; formulas as they are.
+
+    >>> list(reflowed("One\\ntwo.\\n\\n1. a\\n   b\\n2. c\\n\\n    x = y"))
+    ['One two.', '1. a b\\n2. c', 'x = y']
+    """
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
-        is_block = any(line.startswith(" ") for line in paragraph.splitlines())
-        yield textwrap.dedent(paragraph) if is_block else " ".join(paragraph.split())
+        lines = paragraph.splitlines()
+        if re.match(r"(\d+\.|[-*]) ", paragraph):
+            yield "\n".join(" ".join(item.split()) for item in re.split(r"\n(?=\S)", paragraph))
+        elif any(line.startswith(" ") for line in lines):
+            yield textwrap.dedent(paragraph)
+        else:
+            yield " ".join(paragraph.split())

@@ -27,8 +27,8 @@ INTERRUPTED = 130
 DEFECT = 70  # EX_SOFTWARE of BSD's sysexits
 
 _LESS_MEMORY = (
-    "Lower score.batch_size and fit.batch_size (--set score.batch_size=1 --set fit.batch_size=1), "
-    "or take a smaller --model. The same command then goes on or starts anew, as needed."
+    "Lower score.batch_size or fit.batch_size (--set score.batch_size=1), or take a smaller --model. "
+    "Each makes another experiment, which the leaderboard lists apart."
 )
 
 _Parameters = ParamSpec("_Parameters")
