@@ -70,7 +70,7 @@ def _batch(bench: Workbench, name: str, rows: list[int]) -> Batch:
 
 @pytest.fixture(scope="module")
 def taught(bench: Workbench) -> MoDA:
-    return _learn(_moda(bench), "dark", "bright")
+    return _learn(_moda(bench, router_learning_rate=1e-2), "dark", "bright")
 
 
 def test_images_the_router_never_saw_reach_their_own_domains_adapter(bench: Workbench, taught: MoDA) -> None:
