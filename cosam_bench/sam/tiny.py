@@ -48,7 +48,7 @@ def tiny_parts() -> tuple[ImageEncoderViT, PromptEncoder, MaskDecoder]:
     )
     mask_decoder = MaskDecoder(
         transformer_dim=_PROMPT_DIM,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=_PROMPT_DIM, num_heads=4, mlp_dim=256),
+        transformer=TwoWayTransformer(depth=2, embedding_dim=_PROMPT_DIM, num_heads=2, mlp_dim=256),
         num_multimask_outputs=3,
         iou_head_depth=3,
         iou_head_hidden_dim=_PROMPT_DIM,

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from cosam_bench.domains.synthetic.canvas import Mask, Picture
-from cosam_bench.domains.synthetic.natural import natural
 from cosam_bench.domains.synthetic.living import camouflage, polyp
 from cosam_bench.domains.synthetic.metal import pitting, rail_i, rail_ii
+from cosam_bench.domains.synthetic.natural import natural
 from cosam_bench.domains.synthetic.products import pill, rim, texture
 from cosam_bench.domains.synthetic.scenes import MIN_FOREGROUND, scenes
 

@@ -1,6 +1,6 @@
 """What every synthetic domain is painted with: noise, colour, light, and layers laid over each other.
 
-Pictures are float32 ``(size, size, 3)`` in [0, 1]; coordinates are in image widths, the centre of the
+Pictures are float ``(size, size, 3)`` in [0, 1]; coordinates are in image widths, the centre of the
 top left pixel at half a pixel, so that a scene looks the same at every size.
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 Picture = NDArray[np.uint8]
 
@@ -90,7 +91,8 @@ def coverage(distance: Array, *, soft: float = 0.0) -> Array:
     ``soft`` widens the edge, in image widths, beyond the one pixel that smooths the staircase.
     """
     width = np.float32(1.0 / distance.shape[0] + soft)
-    return np.clip(0.5 - distance / width, 0, 1)
+    covered: Array = np.clip(0.5 - distance / width, 0, 1)
+    return covered
 
 
 def over(under: Array, layer: Array | Sequence[float], alpha: Array) -> Array:
@@ -102,6 +104,11 @@ def over(under: Array, layer: Array | Sequence[float], alpha: Array) -> Array:
 def light(picture: Array, gain: Array | float) -> Array:
     """The picture with its brightness multiplied."""
     return picture * np.asarray(gain, dtype=np.float32)[..., None]
+
+
+def tone(red: float, green: float, blue: float) -> Array:
+    """A colour ``(3,)`` to reckon with."""
+    return np.array([red, green, blue], dtype=np.float32)
 
 
 def colour(rng: np.random.Generator, low: float = 0.1, high: float = 0.95) -> Array:

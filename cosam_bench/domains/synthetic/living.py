@@ -21,13 +21,13 @@ def camouflage(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     Caricature of CAMO: one union mask of the whole animal, thin limbs included; coat and ground differ
     only a little in brightness and in how the pattern runs.
     """
-    low, high = (np.float32(tone) + np.float32(rng.normal(0, 0.03, 3)) for tone in _COATS[rng.integers(4)])
+    low, high = (canvas.tone(*tone) + rng.normal(0, 0.03, 3) for tone in _COATS[rng.integers(4)])
     cells = int(rng.integers(9, 18))
     ground = canvas.fractal(rng, size, cells=(cells, cells + 4), octaves=3, fade=0.7)
-    coat = canvas.fractal(rng, size, cells=(cells + 6, cells - 2), octaves=3, fade=0.7)
+    coat = canvas.fractal(rng, size, cells=(cells + 9, cells - 3), octaves=3, fade=0.7)
     animal = _animal(rng, size)
     alpha = canvas.coverage(animal, soft=0.008)
-    shift = rng.choice([-1, 1]) * rng.uniform(0.1, 0.2)
+    shift = rng.uniform(0.14, 0.26)  # hair is a little paler than what it imitates
     value = 0.5 + 0.9 * ground
     rounding = np.clip(-animal / np.float32(0.08), 0, 1) * np.float32(0.1)
     value = value * (1 - alpha) + (0.5 + np.float32(shift) + 0.8 * coat + rounding) * alpha
@@ -66,20 +66,20 @@ def polyp(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     everything; the mask is the whole dome, highlights included and its cast shadow excluded.
     """
     x, y = canvas.coordinates(size)
-    tone = np.float32([0.78, 0.38, 0.3]) + np.float32(rng.normal(0, 0.035, 3))
+    tone = canvas.tone(0.78, 0.38, 0.3) + rng.normal(0, 0.035, 3)
     wall = 0.85 + 0.14 * canvas.fractal(rng, size, cells=4) + 0.05 * canvas.fractal(rng, size, cells=18)
     picture = canvas.fill(tone, wall, size=size)
     picture = _folds(rng, picture)
     centre = (rng.uniform(0.32, 0.68), rng.uniform(0.32, 0.68))
     radius = rng.uniform(0.12, 0.22)
-    dome = shapes.blob(rng, size, centre, radius, aspect=rng.uniform(1, 1.6), angle=rng.uniform(0, 3), rough=0.1)
+    dome = shapes.blob(rng, size, centre, radius, aspect=rng.uniform(1, 1.9), angle=rng.uniform(0, 3), rough=0.2)
     lamp = rng.uniform(0, 2 * np.pi)
     shadow = np.roll(dome, (int(-np.sin(lamp) * size * 0.04), int(-np.cos(lamp) * size * 0.04)), axis=(0, 1))
     picture = canvas.light(picture, 1 - np.float32(rng.uniform(0.25, 0.45)) * canvas.coverage(shadow, soft=0.08))
     u, _ = shapes.local(size, centre, lamp)
     swell = 0.82 + 0.28 * u / np.float32(radius) + 0.06 * canvas.fractal(rng, size, cells=14)
-    skin = tone * np.float32([1.0, rng.uniform(0.84, 1.06), rng.uniform(0.84, 1.0)])
-    picture = canvas.over(picture, canvas.fill(skin, swell, size=size), canvas.coverage(dome, soft=0.025))
+    skin = tone * canvas.tone(1.0, rng.uniform(0.84, 1.06), rng.uniform(0.84, 1.0))
+    picture = canvas.over(picture, canvas.fill(skin, swell, size=size), canvas.coverage(dome, soft=0.015))
     picture = _highlights(rng, picture, centre, radius)
     fall = 1.15 - 1.1 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)
     view = np.maximum(np.abs(x - 0.5) + np.abs(y - 0.5) - np.float32(0.82), np.float32(-1))
@@ -99,9 +99,7 @@ def _folds(rng: np.random.Generator, picture: Array) -> Array:
     return picture
 
 
-def _highlights(
-    rng: np.random.Generator, picture: Array, centre: tuple[float, float], radius: float
-) -> Array:
+def _highlights(rng: np.random.Generator, picture: Array, centre: tuple[float, float], radius: float) -> Array:
     """White reflections of the lamp, most of them on the dome."""
     size = picture.shape[0]
     for _ in range(int(rng.integers(3, 8))):

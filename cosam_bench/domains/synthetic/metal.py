@@ -26,14 +26,14 @@ def pitting(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     centre = (rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75))
     radius = rng.uniform(0.09, 0.19)
     patch = shapes.blob(rng, size, centre, radius, aspect=rng.uniform(1, 2), angle=rng.normal(0, 0.4), rough=0.22)
-    rust = np.float32([0.62, 0.5, 0.38]) + np.float32(rng.normal(0, 0.03, 3))
+    rust = canvas.tone(0.62, 0.5, 0.38) + rng.normal(0, 0.03, 3)
     worn = canvas.fill(rust, 1 + 0.25 * canvas.fractal(rng, size, cells=24), size=size)
     picture = canvas.over(picture, worn, 0.75 * canvas.coverage(patch, soft=0.015))
-    pits = shapes.blob(rng, size, centre, radius * rng.uniform(0.3, 0.55), rough=0.5)
+    pits = shapes.blob(rng, size, centre, radius * rng.uniform(0.3, 0.55), rough=0.35, waves=4)
     for _ in range(int(rng.integers(1, 4))):
         angle = rng.uniform(0, 6.3)
         place = (centre[0] + 0.6 * radius * np.cos(angle), centre[1] + 0.6 * radius * np.sin(angle))
-        pits = np.minimum(pits, shapes.blob(rng, size, place, radius * rng.uniform(0.12, 0.3), rough=0.4))
+        pits = np.minimum(pits, shapes.blob(rng, size, place, radius * rng.uniform(0.12, 0.3), rough=0.3, waves=4))
     inside = canvas.coverage(pits, soft=0.005) * (patch < 0)
     picture = canvas.over(picture, (0.1, 0.08, 0.07), 0.9 * inside)
     return canvas.develop(rng, picture), patch < 0
@@ -58,7 +58,7 @@ def rail_i(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     for row in rows:
         centre = (middle + rng.uniform(-0.5, 0.5) * half, float(row) + rng.normal(0, 0.02))
         radius = rng.uniform(0.045, 0.085)
-        core = shapes.blob(rng, size, centre, radius, aspect=rng.uniform(0.6, 1.2), rough=0.3)
+        core = shapes.blob(rng, size, centre, radius, aspect=rng.uniform(0.6, 1.4), rough=0.22, waves=4)
         lip = canvas.coverage(core - np.float32(rng.uniform(0.025, 0.05)), soft=0.02) * (head < 0)
         picture = canvas.over(picture, (0.97, 0.97, 0.97), lip)
         dark = canvas.coverage(core, soft=0.012) * (head < 0)

@@ -40,7 +40,7 @@ def _hill(rng: np.random.Generator, picture: Array, height: float, layer: int) -
     size = picture.shape[0]
     x, y = canvas.coordinates(size)
     crest = height + 0.06 * np.sin(x * np.float32(rng.uniform(4, 9)) + np.float32(rng.uniform(0, 6.3)))
-    haze = np.float32([[0.45, 0.55, 0.65], [0.35, 0.47, 0.4]][layer])
+    haze = (canvas.tone(0.45, 0.55, 0.65), canvas.tone(0.35, 0.47, 0.4))[layer]
     return canvas.over(picture, haze, canvas.coverage(crest.astype(np.float32) - y))
 
 

@@ -14,15 +14,15 @@ def texture(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     Caricature of MVTec's texture objects: the defect has the ground's own colours and no outline; only the
     run of the pattern tells where it ends.
     """
-    period, angle = rng.uniform(0.045, 0.085), rng.uniform(0, np.pi)
+    period, angle = rng.uniform(0.055, 0.09), rng.uniform(0, np.pi)
     pattern = _tiles if rng.random() < 0.35 else _weave
     low = canvas.colour(rng, 0.15, 0.4)
-    high = np.clip(low + np.float32(rng.uniform(0.25, 0.45)), 0, 1)
+    high = np.clip(low + np.float32(rng.uniform(0.35, 0.55)), 0, 1)
     bend = np.float32(0.25 * period) * canvas.noise(rng, size, cells=4)
     ground = pattern(size, period, angle, bend)
     centre = (rng.uniform(0.25, 0.75), rng.uniform(0.25, 0.75))
     patch = shapes.blob(
-        rng, size, centre, rng.uniform(0.12, 0.24), aspect=rng.uniform(1, 2.2), angle=rng.uniform(0, 3), rough=0.15
+        rng, size, centre, rng.uniform(0.14, 0.24), aspect=rng.uniform(1, 2.2), angle=rng.uniform(0, 3), rough=0.3
     )
     kind = rng.integers(3)
     if kind == 0:
@@ -31,8 +31,9 @@ def texture(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
         broken = pattern(size, period * rng.uniform(1.5, 2.0), angle, bend)
     else:
         broken = ground * 0.4 + 0.3 + 0.3 * canvas.fractal(rng, size, cells=26, octaves=2)
+    broken = 0.85 * broken + np.float32(rng.uniform(0.1, 0.28))  # loose threads catch the light
     share = canvas.coverage(patch, soft=0.01)
-    value = ground * (1 - share) + broken * share + 0.1 * canvas.grain(rng, size)
+    value = ground * (1 - share) + broken * share + 0.07 * canvas.grain(rng, size)
     picture = canvas.light(canvas.ramp(value, low, high), 1 + 0.12 * canvas.noise(rng, size, cells=2))
     return canvas.develop(rng, picture), patch < 0
 
@@ -77,7 +78,7 @@ def pill(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     if kind == 0:
         place = _on_pill(rng, centre, radii, angle, 0.6)
         fault = shapes.blob(rng, size, place, rng.uniform(0.05, 0.1), rough=0.3)
-        tone = np.float32([0.82, 0.72, 0.42]) if rng.random() < 0.5 else np.float32([0.55, 0.57, 0.5])
+        tone = canvas.tone(0.82, 0.72, 0.42) if rng.random() < 0.5 else canvas.tone(0.55, 0.57, 0.5)
         layer, strength = canvas.fill(tone, 0.45 + 0.6 * dome, size=size), 0.8
     elif kind == 1:
         start = _on_pill(rng, centre, radii, angle, 0.6)

@@ -70,7 +70,7 @@ def _add_thing(rng: np.random.Generator, picture: Array, masks: list[Mask]) -> t
     """Lay one thing over the picture, cut what it hides from the others' masks, and append its own."""
     size = picture.shape[0]
     centre = (rng.uniform(0.08, 0.92), rng.uniform(0.08, 0.92))
-    radius = float(np.exp(rng.uniform(np.log(0.035), np.log(0.36))))
+    radius = float(np.exp(rng.uniform(np.log(0.05), np.log(0.36))))
     distance = _outline(rng, size, centre, radius)
     if rng.random() < 0.5:
         drop = (centre[0] + radius * rng.normal(0, 0.2), centre[1] + radius * rng.normal(0, 0.2))
@@ -81,7 +81,7 @@ def _add_thing(rng: np.random.Generator, picture: Array, masks: list[Mask]) -> t
     inside = distance < 0
     masks = [mask & ~inside for mask in masks]
     masks.append(inside)
-    for _ in range(int(rng.choice([0, 0, 1, 3]))):
+    for _ in range(int(rng.choice([0, 0, 1, 2]))):
         picture, part = _add_part(rng, picture, inside, centre, radius)
         masks.append(part)
     return picture, masks
@@ -125,7 +125,7 @@ def _add_part(
     """Lay a smaller thing on a thing, within its outline; the whole keeps it in its mask."""
     size = picture.shape[0]
     place = (centre[0] + radius * rng.uniform(-0.5, 0.5), centre[1] + radius * rng.uniform(-0.5, 0.5))
-    distance = _outline(rng, size, place, radius * rng.uniform(0.2, 0.45))
+    distance = _outline(rng, size, place, radius * rng.uniform(0.3, 0.55))
     alpha = canvas.coverage(distance) * whole
     return canvas.over(picture, _surface(rng, size), alpha), (distance < 0) & whole
 

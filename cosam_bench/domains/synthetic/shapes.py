@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from cosam_bench.domains.synthetic.canvas import Array, coordinates
@@ -78,7 +80,7 @@ def stroke(size: int, start: tuple[float, float], end: tuple[float, float], widt
 
 def path(size: int, points: list[tuple[float, float]], width: float) -> Array:
     """Strokes from point to point."""
-    parts = [stroke(size, a, b, width) for a, b in zip(points[:-1], points[1:], strict=True)]
+    parts = [stroke(size, a, b, width) for a, b in pairwise(points)]
     distance: Array = np.minimum.reduce(parts)
     return distance
 
