@@ -60,8 +60,8 @@ def focal_dice_iou(logits: Tensor, target: Tensor, predicted_iou: Tensor) -> Ten
     with torch.no_grad():
         predicted, wanted = logits.flatten(1) > 0, target.flatten(1) > 0.5
         union = (predicted | wanted).sum(1)
-        overlap = (predicted & wanted).sum(1) / union.clamp(min=1)
-        actual_iou = torch.where(union > 0, overlap, torch.ones_like(overlap))
+        overlap = (predicted & wanted).sum(1).to(predicted_iou.dtype)
+        actual_iou = torch.where(union > 0, overlap / union, 1)
     return (focal + 10 * dice_loss(logits, target) + (predicted_iou - actual_iou) ** 2).mean()
 
 

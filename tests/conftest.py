@@ -3,6 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+
+from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 
 QUICK_DOMAINS = ("pitting", "pill", "polyp")
 
@@ -35,3 +38,19 @@ fit = { epochs = 1, batch_size = 4 }
 """
     )
     return protocol
+
+
+@pytest.fixture(scope="session")
+def squares() -> Split:
+    """Six images of 40 x 60 pixels with one bright rectangle each, off the middle."""
+    images, masks, entries = [], [], []
+    for index in range(6):
+        mask = torch.zeros(40, 60, dtype=torch.bool)
+        mask[4 + 2 * index : 20 + 2 * index, 3 + 5 * index : 21 + 5 * index] = True
+        image = torch.full((3, 40, 60), 60, dtype=torch.uint8)
+        image[:, mask] = 200
+        images.append(image)
+        masks.append(mask)
+        entries.append(Entry(f"square {index}", str(index), str(index)))
+    source = Pixels(tuple(images), tuple(masks))
+    return Split("squares", part="train", manifest=Manifest(tuple(entries)), source=source)
