@@ -30,6 +30,7 @@ class TinyViTEncoder(nn.Module):
     def __init__(self) -> None:
         """Freshly initialised, from torch's global generator."""
         super().__init__()
+        self.img_size = IMAGE_SIZE  # segment-anything's predictor reads it
         vit: Any = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
         vit.stages[-1].downsample.conv2.conv.stride = (1, 1)
         self.patch_embed: nn.Module = vit.patch_embed
