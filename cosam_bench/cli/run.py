@@ -89,8 +89,9 @@ def run(
 def _measure(config: RunConfig, results: Path, *, fresh: bool) -> Record:
     """The complete record, measured now as far as it is not there yet."""
     from cosam_bench.cli.progress import progress_reporter
+    from cosam_bench.faults import MethodFailed
     from cosam_bench.prepare import prepare
-    from cosam_bench.runner import MethodFailed, Runner
+    from cosam_bench.runner import Runner
 
     with progress_reporter() as reporter:
         reporter.say("Opening data and model")
