@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.batches import Batch
+from cosam_bench.batches import Batch, chunks
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings
 from cosam_bench.method import Method, State
@@ -72,9 +73,9 @@ class MoDA(Method):
     )
     Settings = MoDASettings
 
-    def __init__(self, settings: BaseModel, bench: Workbench) -> None:
+    def __init__(self, settings: MoDASettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.options = MoDASettings.model_validate(settings, from_attributes=True)
+        self.options = settings
         width, _ = token_widths(bench.sam)
         self.experts: list[Update] = []
         self.memory: list[list[Tensor]] = []  # by domain, uint8 (3, H, W) of any size
@@ -95,15 +96,16 @@ class MoDA(Method):
         keys = self._new_keys(generator).to(device).requires_grad_()
         trained = [keys, tokens] if options.train_tokens else [keys]
         optimiser = torch.optim.Adam(trained, lr=options.router_learning_rate)
-        labels = torch.tensor([number for number, images in enumerate(self.memory) for _ in images])
+        labels = torch.tensor([number for number, images in enumerate(self.memory) for _ in images], device=device)
         inputs = self._remembered(tokens)
         for _ in range(options.router_epochs):
-            for rows in torch.randperm(len(labels), generator=generator).split(options.router_batch):
+            order = torch.randperm(len(labels), generator=generator).tolist()
+            for rows in chunks(order, size=options.router_batch):
                 chosen = inputs[rows].to(device)
                 queries = self._query(chosen, tokens) if options.train_tokens else chosen
-                loss = functional.cross_entropy(_scores(queries, keys), labels[rows].to(device))
+                loss = functional.cross_entropy(_scores(queries, keys), labels[rows])
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
                 optimiser.step()
         self.tokens, self.keys = tokens.detach().cpu(), keys.detach().cpu()
 
@@ -122,8 +124,8 @@ class MoDA(Method):
         images = [image for kept in self.memory for image in kept]
         parts = []
         with torch.no_grad():
-            for first in range(0, len(images), self.bench.batch_size):
-                maps = self._map(self._framed(images[first : first + self.bench.batch_size]))
+            for rows in chunks(range(len(images)), size=self.bench.batch_size):
+                maps = self._map(self._framed([images[row] for row in rows]))
                 parts.append((maps if self.options.train_tokens else self._query(maps, tokens)).cpu())
         return torch.cat(parts)
 
@@ -165,13 +167,11 @@ class MoDA(Method):
 
     def load(self, state: State) -> None:
         """Become the method that wrote ``state``."""
-        tensors, counts = state.tensors, state.values["memory"]
-        assert isinstance(counts, list)  # as state() writes it
+        tensors, counts = state.tensors, cast("list[int]", state.values["memory"])
         self.tokens, self.keys = tensors["tokens"], tensors.get("keys")
         self.experts = [Update.from_tensors(tensors, f"expert/{number}/") for number in range(len(counts))]
         self.memory = [
-            [tensors[f"memory/{number}/{index}"] for index in range(int(str(count)))]
-            for number, count in enumerate(counts)
+            [tensors[f"memory/{number}/{index}"] for index in range(count)] for number, count in enumerate(counts)
         ]
 
 

@@ -155,7 +155,7 @@ def _windowed_attention(block: Any, maps: Tensor, tokens: Tensor) -> tuple[Tenso
 def _heads(attention: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value, each ``(B, heads, N, d)``, of ``(B, N, heads * 3 d)``."""
     parts = qkv.view(*qkv.shape[:2], attention.num_heads, -1).transpose(1, 2)
-    query, key, value = parts.split([attention.key_dim, attention.key_dim, attention.val_dim], dim=-1)
+    query, key, value = parts.tensor_split((attention.key_dim, 2 * attention.key_dim), dim=-1)
     return query, key, value
 
 
