@@ -17,8 +17,7 @@ from cosam_bench.batches import Batch
 from cosam_bench.domains.prompts import frozen_prompts
 from cosam_bench.domains.samples import union
 from cosam_bench.environment import peak_memory_bytes, reset_peak_memory, synchronise
-from cosam_bench.faults import FaultWatch
-from cosam_bench.faults import MethodFailed as MethodFailed  # part of this module's interface
+from cosam_bench.faults import FaultWatch, MethodFailed
 from cosam_bench.method import MergingMethod, Method, State
 from cosam_bench.prepare import SHARED, Prepared
 from cosam_bench.records import Record
