@@ -137,7 +137,9 @@ class Workbench:
         rows: dict[str, int] = {}
 
         def accumulate(layer: str, inputs: Tensor) -> None:
-            gram = (inputs.float().T @ inputs.float()).double().cpu()
+            # Autocast would multiply in bf16, whose Gram matrices have eigenvalues far below zero.
+            with torch.autocast(inputs.device.type, enabled=False):
+                gram = (inputs.float().T @ inputs.float()).double().cpu()
             sums[layer] = sums[layer] + gram if layer in sums else gram
             rows[layer] = rows.get(layer, 0) + inputs.shape[0]
 
