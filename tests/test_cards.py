@@ -35,7 +35,7 @@ def test_mini_is_the_built_in_stream_in_cosam_order() -> None:
     stream = load_stream("mini")
     assert stream.order == MINI
     assert stream.retention == ("natural",)
-    assert all(stream.card(name).split.counts == {"test": 24, "train": 32} for name in MINI)
+    assert all(stream.card(name).split.counts == {"test": 24, "train": 24} for name in MINI)
 
 
 def test_order_defaults_to_the_file_without_retention(tmp_path: Path) -> None:
