@@ -77,6 +77,12 @@ class Prepared:
         return (0, last) if self.method.card.all_at_once else tuple(range(last + 1))
 
     @property
+    def prompt_digests(self) -> dict[str, str]:
+        """By ``domain/part``, the digest of its frozen prompts."""
+        train = {f"{name}/train": drawn.digest for name, drawn in sorted(self.train_prompts.items())}
+        return train | {f"{name}/test": drawn.digest for name, drawn in sorted(self.test_prompts.items())}
+
+    @property
     def method_name(self) -> str:
         """What the method is called in the record."""
         return short_name(self.config.method)
@@ -173,10 +179,9 @@ def _conditions(config: RunConfig, columns: tuple[Domain, ...], sam: Sam) -> Con
 
 
 def _run_digest(prepared: Prepared) -> str:
-    prompts = prepared.train_prompts, prepared.test_prompts
     facts = {
         "conditions": prepared.conditions.digest,
-        "prompts": [{name: drawn.digest for name, drawn in part.items()} for part in prompts],
+        "prompts": prepared.prompt_digests,
         "method": prepared.method_name,
         "source": _source_digest(prepared.method),
         "settings": prepared.settings.model_dump(mode="json"),

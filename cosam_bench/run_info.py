@@ -107,6 +107,7 @@ class RunInfo(Settings):
         retention: the domains that are only ever tested.
         marks: why the result may not be compared as it is, from the method's card.
         conditions: what must be equal for scores to be comparable.
+        prompts: by ``domain/part``, the digest of the frozen prompts; they belong to the seed.
         versions: of Python and of the libraries that decide a score, by name.
         commit: of the code, empty where it is not known.
         hardware: the machine, in the runner's own words by key.
@@ -132,6 +133,7 @@ class RunInfo(Settings):
     retention: tuple[str, ...]
     marks: tuple[str, ...]
     conditions: Conditions
+    prompts: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     commit: str
     hardware: dict[str, JsonValue]

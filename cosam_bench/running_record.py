@@ -201,6 +201,7 @@ class RunningRecord:
             retention=retention,
             marks=prepared.method.card.marks,
             conditions=prepared.conditions,
+            prompts=prepared.prompt_digests,
             versions=versions(),
             commit=commit(),
             hardware=dict(hardware(prepared.bench.view.device)),

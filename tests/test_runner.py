@@ -173,7 +173,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """All files of a record by name; of run.json what does not tell the time."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     info = json.loads(found.pop("run.json"))
-    kept = ("status", "summary", "conditions", "settings", "order", "error", "config")
+    kept = ("status", "summary", "conditions", "prompts", "settings", "order", "error", "config")
     return found | {"run.json": json.dumps({key: info[key] for key in kept}).encode()}
 
 
@@ -194,7 +194,9 @@ def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], smal
     assert lines[0] == "step,domain,metric,value,count"
     assert len(lines) == 1 + 3 * 3 * 4
     assert len(whole["scores.csv"].decode().splitlines()) == 1 + 3 * 3 * 2
-    assert json.loads(whole["run.json"])["status"] == "complete"
+    info = json.loads(whole["run.json"])
+    assert info["status"] == "complete"
+    assert set(info["prompts"]) == {"pill/train", "polyp/train", "pill/test", "polyp/test", "natural/test"}
 
 
 def test_a_complete_run_is_not_measured_again_unless_afresh(small: Prepare, tmp_path: Path) -> None:
