@@ -29,23 +29,26 @@ def coordinates(size: int) -> tuple[Array, Array]:
 
 
 def noise(rng: np.random.Generator, size: int, *, cells: int | tuple[int, int]) -> Array:
-    """Smooth value noise, ``(size, size)`` in [-1, 1], with ``cells`` (rows, columns) bumps across."""
+    """Smooth value noise, ``(size, size)`` in [-1, 1], with ``cells`` (rows, columns) bumps across.
+
+    Formed element by element: a matrix product would round differently from one BLAS to the next.
+    """
     rows, columns = (cells, cells) if isinstance(cells, int) else cells
     knots = rng.uniform(-1, 1, (rows + 1, columns + 1)).astype(np.float32)
-    across: Array = _blend(size, rows) @ knots @ _blend(size, columns).T
-    return across
+    left, share = _between(size, columns)
+    lines = knots[:, left] + (knots[:, left + 1] - knots[:, left]) * share
+    above, share = _between(size, rows)
+    smooth: Array = lines[above] + (lines[above + 1] - lines[above]) * share[:, None]
+    return smooth
 
 
 @lru_cache(maxsize=256)
-def _blend(size: int, cells: int) -> Array:
+def _between(size: int, cells: int) -> tuple[NDArray[np.intp], Array]:
+    """For each pixel the knot before it, and the smoothed share of the way to the next."""
     place = (np.arange(size) + 0.5) / size * cells
-    left = np.minimum(place.astype(int), cells - 1)
+    left = np.minimum(place.astype(np.intp), cells - 1)
     share = place - left
-    share = share * share * (3 - 2 * share)
-    weights = np.zeros((size, cells + 1), dtype=np.float32)
-    weights[np.arange(size), left] = 1 - share
-    weights[np.arange(size), left + 1] = share
-    return weights
+    return left, (share * share * (3 - 2 * share)).astype(np.float32)
 
 
 def fractal(
