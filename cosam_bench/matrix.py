@@ -141,9 +141,7 @@ def _check_cell(cell: Cell, columns: dict[str, int], *, steps: int) -> None:
     if cell.domain not in columns:
         raise unknown_name("domain of this run", cell.domain, columns)
     if not 0 <= cell.step <= steps:
-        raise CosamError(
-            f"The score matrix has a row for step {cell.step}, but the stream has steps 0 to {steps}."
-        )
+        raise CosamError(f"The score matrix has a row for step {cell.step}, but the stream has steps 0 to {steps}.")
     if cell.count < 1:
         raise CosamError(
             f"The score of {cell.domain!r} after step {cell.step} is a mean over {cell.count} images. "

@@ -13,9 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
-    {"iou": True, "boundary_iou": True, "dice": True, "mae": False}
-)
+HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({"iou": True, "boundary_iou": True, "dice": True, "mae": False})
 METRICS: tuple[str, ...] = tuple(HIGHER_IS_BETTER)
 
 

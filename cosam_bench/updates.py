@@ -69,9 +69,7 @@ class Update:
         """
         mine = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         low_rank = {
-            key[:-2]: LowRank(a=value, b=mine[f"{key[:-2]}.b"])
-            for key, value in mine.items()
-            if key.endswith(".a")
+            key[:-2]: LowRank(a=value, b=mine[f"{key[:-2]}.b"]) for key, value in mine.items() if key.endswith(".a")
         }
         dense = {key[: -len(".dense")]: value for key, value in mine.items() if key.endswith(".dense")}
         return cls(low_rank, dense)
