@@ -1,0 +1,125 @@
+"""What the harness gives to methods: Gram matrices, shared experts, predictions by several updates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cosam_bench.batches import View, collate
+from cosam_bench.domains.prompts import draw_prompts
+from cosam_bench.domains.samples import Split
+from cosam_bench.fit import FitSettings
+from cosam_bench.sam.adapters import AdapterSettings
+from cosam_bench.sam.build import build_sam
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import LowRank, Update
+from cosam_bench.workbench import Meter, Workbench
+
+LAYER = "image_encoder.blocks.1.attn.qkv"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Workbench:
+    sam = build_sam("tiny", checkpoint="random")
+    return Workbench(
+        sam=sam,
+        adapter=AdapterSettings(rank=2, alpha=2.0),
+        fit=FitSettings(epochs=1, batch_size=3),
+        prompt_kind="box",
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        seed=0,
+        batch_size=4,
+    )
+
+
+@pytest.fixture
+def domain(squares: Split) -> TrainingDomain:
+    return TrainingDomain("squares", squares, draw_prompts(squares, points=3, seed=0))
+
+
+def update(bench: Workbench, *, scale: float, layer: str = LAYER) -> Update:
+    linear = bench.sam.get_submodule(layer)
+    assert isinstance(linear, nn.Linear)
+    generator = torch.Generator().manual_seed(3)
+    a = torch.randn(2, linear.in_features, generator=generator)
+    b = torch.randn(linear.out_features, 2, generator=generator) * scale
+    return Update({layer: LowRank(a, b)})
+
+
+def test_gram_matrices_are_the_mean_outer_product_of_what_the_changed_layer_sees(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
+    # Two layers, so that the second one's inputs depend on the first one's change.
+    later = "image_encoder.blocks.3.attn.qkv"
+    change = Update({**update(bench, scale=0.1).low_rank, **update(bench, scale=0.1, layer=later).low_rank})
+    found = bench.input_grams(domain, change)
+    seen: dict[str, list[Tensor]] = {LAYER: [], later: []}
+    originals = {name: bench.sam.get_submodule(name).weight for name in seen}
+    handles = [
+        bench.sam.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen[name].append(inputs[0].reshape(-1, inputs[0].shape[-1]))
+        )
+        for name in seen
+    ]
+    for name, factors in change.low_rank.items():
+        weight = (originals[name].double() + factors.b.double() @ factors.a.double()).float()
+        bench.sam.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
+    for index in range(len(domain)):
+        batch, _ = collate([domain[index]], domain.prompts.take([index]), kinds=["box"], view=bench.view)
+        bench.sam.image_encoder(batch.images)
+    for handle in handles:
+        handle.remove()
+    for name, weight in originals.items():
+        bench.sam.get_submodule(name).weight = weight
+        rows = torch.cat(seen[name]).double()
+        slow = sum(torch.outer(row, row) for row in rows) / len(rows)
+        torch.testing.assert_close(found[name], slow, rtol=1e-4, atol=1e-5)
+
+
+def test_gram_matrices_keep_their_digits_where_the_model_computes_in_bf16(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
+    rough = replace(bench, view=replace(bench.view, precision="bf16"))
+    gram = rough.input_grams(domain, update(bench, scale=0.1))[LAYER]
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    assert gram.dtype == torch.float64
+    assert eigenvalues.min() > -1e-5 * eigenvalues.max()  # a product in bf16 reaches -1e-3
+
+
+def test_an_expert_is_trained_once_and_read_back_the_same_at_its_recorded_cost(
+    bench: Workbench, domain: TrainingDomain, tmp_path: Path
+) -> None:
+    first = replace(bench, experts=tmp_path, meter=Meter())
+    second = replace(bench, experts=tmp_path, meter=Meter())
+    trained, read = first.train(domain), second.train(domain)
+    assert read.update.digest() == trained.update.digest()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert second.meter.training_seconds == first.meter.training_seconds == trained.seconds
+    assert second.meter.elapsed_training_seconds < first.meter.elapsed_training_seconds
+    assert bench.train(domain).update.digest() == trained.update.digest()  # without a folder, too
+
+
+def test_another_seed_start_or_setting_is_another_expert(
+    bench: Workbench, domain: TrainingDomain, tmp_path: Path
+) -> None:
+    shared = replace(bench, experts=tmp_path)
+    shared.train(domain)
+    replace(shared, seed=1).train(domain)
+    replace(shared, adapter=AdapterSettings(rank=1, alpha=2.0)).train(domain)
+    shared.train(domain, start=update(bench, scale=0.1))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_each_row_is_predicted_by_its_own_update(bench: Workbench, domain: TrainingDomain) -> None:
+    strong, weak = update(bench, scale=0.5), update(bench, scale=0.1)
+    rows = list(range(4))
+    batch, _ = collate([domain[row] for row in rows], domain.prompts.take(rows), kinds=["box"] * 4, view=bench.view)
+    chosen = [strong, None, weak, strong]
+    together = bench.predict_each(chosen, batch)
+    for row, own in enumerate(chosen):
+        torch.testing.assert_close(together[row], bench.predict(own, batch.select([row]))[0], atol=1e-4, rtol=1e-4)
+    assert (together[0] - bench.predict(None, batch)[0]).abs().max() > 1e-2
