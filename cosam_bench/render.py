@@ -204,7 +204,7 @@ def _shade(cell: Text, share: float, *, learned: bool) -> Text:
 
 def number(value: float) -> str:
     """A score as it is shown: three decimals."""
-    return MISSING if math.isnan(value) else f"{value:.3f}"
+    return MISSING if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus in front of nought
 
 
 def amount(value: float) -> str:

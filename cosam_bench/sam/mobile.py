@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
@@ -41,10 +42,13 @@ class TinyViTEncoder(nn.Module):
             nn.Conv2d(_PROMPT_DIM, _PROMPT_DIM, kernel_size=3, padding=1, bias=False),
             LayerNorm2d(_PROMPT_DIM),
         )
+        # Its convolutions and attention change places; channels that lie last spare a copy between them.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """The embeddings."""
         self._forget_biases()
+        images = images.contiguous(memory_format=torch.channels_last)
         embeddings: Tensor = self.neck(self.stages(self.patch_embed(images)))
         return embeddings
 
