@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+
+# Before torch loads OpenMP, as the command line does: spinning threads starve a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pathlib import Path
 
 import pytest
