@@ -15,7 +15,8 @@ import torch
 from cosam_bench import __version__
 from cosam_bench.batches import View
 from cosam_bench.config import Settings, validate
-from cosam_bench.domains.cards import OpenedStream, load_stream, open_stream
+from cosam_bench.domains.cards import load_stream
+from cosam_bench.domains.opening import OpenedStream, open_stream
 from cosam_bench.domains.prompts import Prompts, frozen_prompts
 from cosam_bench.domains.samples import Domain, Split
 from cosam_bench.errors import CosamError, unknown_name

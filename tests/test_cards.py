@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosam_bench.domains.cards import Card, Stream, load_stream, open_stream
+from cosam_bench.domains.cards import Card, Stream, load_stream
 from cosam_bench.domains.foreground import Foreground
+from cosam_bench.domains.opening import open_stream
 from cosam_bench.domains.overview import domain_overview
 from cosam_bench.errors import CosamError
 

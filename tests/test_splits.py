@@ -272,7 +272,8 @@ def test_union_joins_the_training_parts() -> None:
 
 @pytest.mark.skipif(not REAL, reason="COSAM_BENCH_REAL names no folder of real images")
 def test_real_domains_open_through_one_file(tmp_path: Path) -> None:
-    from cosam_bench.domains.cards import load_stream, open_stream
+    from cosam_bench.domains.cards import load_stream
+    from cosam_bench.domains.opening import open_stream
 
     text = 'name = "real"\nretention = ["human_photo"]\n'
     for name in (*REAL_ORDER, "human_photo"):

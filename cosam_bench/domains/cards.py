@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -18,7 +17,7 @@ from cosam_bench.domains.foreground import Foreground
 from cosam_bench.errors import CosamError, unknown_name
 
 if TYPE_CHECKING:
-    from cosam_bench.domains.samples import Domain
+    pass
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
@@ -177,21 +176,6 @@ class Stream(Settings):
         return next(card for card in self.cards if card.name == name)
 
 
-@dataclass(frozen=True)
-class OpenedStream:
-    """A stream whose data has been found, hashed and divided.
-
-    Attributes:
-        name: the stream's.
-        domains: in the order of learning.
-        retention: only ever tested; their training splits are empty.
-    """
-
-    name: str
-    domains: tuple[Domain, ...]
-    retention: tuple[Domain, ...]
-
-
 def load_stream(name_or_path: str) -> Stream:
     """The stream of that name in the package, or the one in a TOML file of the user's.
 
@@ -207,23 +191,6 @@ def load_stream(name_or_path: str) -> Stream:
     retention = data.get("retention", [])
     in_file = [card.name for card in cards if card.name not in retention]
     return validate(Stream, {"order": in_file} | data | {"domain": cards}, source=str(path))
-
-
-def open_stream(stream: Stream) -> OpenedStream:
-    """The stream with its data: files are found, hashed and checked, synthetic images are drawn.
-
-    No seed of a run enters: data and splits are fixed by the cards, so every run sees the same.
-
-    Raises:
-        CosamError: what is missing or does not fit, domain by domain.
-    """
-    from cosam_bench.domains.opening import open_domain
-
-    return OpenedStream(
-        stream.name,
-        domains=tuple(open_domain(stream.card(name)) for name in stream.order),
-        retention=tuple(open_domain(stream.card(name), is_retention=True) for name in stream.retention),
-    )
 
 
 def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Opening a domain: its files found, hashed, checked and divided, or its images drawn."""
+"""Opening streams and domains: files found, hashed, checked and divided, or images drawn."""
 
 from __future__ import annotations
 
@@ -12,13 +12,43 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cosam_bench.domains.cards import Card
+from cosam_bench.domains.cards import Card, Stream
 from cosam_bench.domains.decode import decode_image, decode_mask, upright_size
 from cosam_bench.domains.pairs import Pair, find_pairs, refuse
 from cosam_bench.domains.samples import Domain, Entry, Manifest, Part, Pixels, Split, empty_split
 from cosam_bench.domains.splits import Item, divide
 from cosam_bench.errors import CosamError, unknown_name
 from cosam_bench.randomness import derived_seed
+
+
+@dataclass(frozen=True)
+class OpenedStream:
+    """A stream whose data has been found, hashed and divided.
+
+    Attributes:
+        name: the stream's.
+        domains: in the order of learning.
+        retention: only ever tested; their training splits are empty.
+    """
+
+    name: str
+    domains: tuple[Domain, ...]
+    retention: tuple[Domain, ...]
+
+
+def open_stream(stream: Stream) -> OpenedStream:
+    """The stream with its data: files are found, hashed and checked, synthetic images are drawn.
+
+    No seed of a run enters: data and splits are fixed by the cards, so every run sees the same.
+
+    Raises:
+        CosamError: what is missing or does not fit, domain by domain.
+    """
+    return OpenedStream(
+        stream.name,
+        domains=tuple(open_domain(stream.card(name)) for name in stream.order),
+        retention=tuple(open_domain(stream.card(name), is_retention=True) for name in stream.retention),
+    )
 
 
 def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
