@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from cosam_bench.config import Settings, read_toml, validate
 from cosam_bench.domains.foreground import Foreground
 from cosam_bench.errors import CosamError, unknown_name
-
-if TYPE_CHECKING:
-    pass
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
