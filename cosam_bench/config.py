@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cosam_bench.errors import CosamError
 
@@ -17,6 +17,20 @@ class Settings(BaseModel):
     """Base of every settings model: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def setting(default: Any, meaning: str, *, source: str = "", **bounds: Any) -> Any:
+    """A field of a settings model that says what it means and where its default comes from.
+
+    Args:
+        default: its value where nobody sets it.
+        meaning: shown by ``cosam-bench methods NAME``.
+        source: a paper, a released code, or this project's reason; shown beside it.
+        bounds: pydantic's, such as ``ge=0`` and ``lt=1``; numbers must be finite.
+    """
+    if isinstance(default, float):
+        bounds.setdefault("allow_inf_nan", False)
+    return Field(default, description=meaning, json_schema_extra={"source": source}, **bounds)
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)

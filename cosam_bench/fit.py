@@ -18,11 +18,12 @@ from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
 from cosam_bench.losses import LOSSES
-from cosam_bench.sam.adapters import AdapterSettings, attach
+from cosam_bench.sam.adapters import Adapter, AdapterSettings, attach
 from cosam_bench.sam.frames import PromptKind, mask_to_frame
-from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.updates import Update
 
+LossName = Literal["bce_dice", "focal_dice_iou"]
 MIXED: tuple[PromptKind, ...] = ("box", "points", "mask")
 
 
@@ -45,7 +46,7 @@ class FitSettings(Settings):
     schedule: Literal["constant", "step", "cosine"] = "step"
     step_epochs: Annotated[int, Field(ge=1)] = 10
     step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    loss: Literal["bce_dice", "focal_dice_iou"] = "bce_dice"
+    loss: LossName = "bce_dice"
     flip: bool = True
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -75,6 +76,34 @@ class Fitted:
     seconds: float
 
 
+class TrainingHooks:
+    """Where a method may step into the training of an adapter; each hook does nothing unless overridden."""
+
+    def attached(self, adapter: Adapter) -> None:
+        """Before the optimiser is made: factors may be overwritten in place, or frozen by ``requires_grad_``."""
+
+    def before_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        """Before the forward pass of ``step``, from 0, of ``steps``."""
+
+    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
+        """The scalar to minimise.
+
+        Args:
+            loss: the protocol's loss of this batch, a scalar.
+            batch: images and prompts as they were augmented.
+            target: float, ``(B, h, w)`` in [0, 1], the true masks on the logits' grid.
+            masks: what the model under training said of the batch.
+            adapter: the adapter under training.
+        """
+        return loss
+
+    def after_backward(self, adapter: Adapter) -> None:
+        """Between the backward pass and the optimiser's step: gradients may be changed."""
+
+    def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        """After the optimiser's step."""
+
+
 def fit_adapter(
     sam: Sam,
     samples: Sequence[Sample],
@@ -87,6 +116,8 @@ def fit_adapter(
     start: Update | None,
     initialisation: torch.Generator,
     order: torch.Generator,
+    continue_start: bool = True,
+    hooks: TrainingHooks | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> Fitted:
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
@@ -96,6 +127,8 @@ def fit_adapter(
         start: where training begins; the base model where it is None.
         initialisation: draws the adapter's first weights.
         order: draws the order of samples, flips and kinds of prompt.
+        continue_start: train the factors of ``start`` on; otherwise it lies beneath a fresh adapter.
+        hooks: a method's own steps within the training.
         advance: called after each step with the images it used.
 
     Raises:
@@ -104,8 +137,12 @@ def fit_adapter(
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
     began = time.perf_counter()
-    with attach(sam, adapter, generator=initialisation, start=start) as attached:
-        parameters = list(attached.parameters())
+    hooks = hooks or TrainingHooks()
+    steps = fit.epochs * math.ceil(len(samples) / fit.batch_size)
+    step = 0
+    with attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached:
+        hooks.attached(attached)
+        parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
         maker = torch.optim.Adam if fit.optimiser == "adam" else torch.optim.AdamW
         optimiser = maker(parameters, lr=fit.learning_rate, weight_decay=fit.weight_decay)
         epoch_losses = []
@@ -115,12 +152,17 @@ def fit_adapter(
             total = 0.0
             for indices in chunks(torch.randperm(len(samples), generator=order).tolist(), size=fit.batch_size):
                 batch, target = _draw(samples, prompts, indices, fit, prompt_kind, view, order)
-                loss = _loss(sam, batch, target, fit, view)
+                hooks.before_step(attached, step=step, steps=steps)
+                loss, masks = training_loss(sam, batch, target, loss=fit.loss, view=view)
+                loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
                 if not math.isfinite(loss.item()):
                     raise _diverged(epoch, f"the loss is {loss.item()}")
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+                hooks.after_backward(attached)
                 optimiser.step()
+                hooks.after_step(attached, step=step, steps=steps)
+                step += 1
                 total += loss.item() * len(indices)
                 advance(len(indices))
             epoch_losses.append(total / len(samples))
@@ -137,10 +179,15 @@ def _diverged(epoch: int, found: str) -> CosamError:
     )
 
 
-def _loss(sam: Sam, batch: Batch, target: Tensor, fit: FitSettings, view: View) -> Tensor:
+def training_loss(sam: Sam, batch: Batch, target: Tensor, *, loss: LossName, view: View) -> tuple[Tensor, Masks]:
+    """The protocol's loss of a batch, a scalar with a graph, and the masks it was taken of.
+
+    Args:
+        target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
+    """
     with view.autocast():
         masks = sam.decode(sam.encode(batch.images), batch.prompts)
-    return LOSSES[fit.loss](masks.logits.float(), target, masks.predicted_iou.float())
+    return LOSSES[loss](masks.logits.float(), target, masks.predicted_iou.float()), masks
 
 
 def _draw(
@@ -152,15 +199,22 @@ def _draw(
     view: View,
     order: torch.Generator,
 ) -> tuple[Batch, Tensor]:
-    """A batch, and its target masks on the grid of the logits."""
+    """A batch, augmented, and its target masks on the grid of the logits."""
     flips = (torch.rand(len(indices), generator=order) < 0.5) & fit.flip
     choices = torch.randint(len(MIXED), (len(indices),), generator=order).tolist()
     kinds = [MIXED[choice] if prompt_kind == "mix" else prompt_kind for choice in choices]
     chosen = [samples[index] for index in indices]
     rows = mirror_prompts(prompts.take(indices), widths=[sample.image.shape[-1] for sample in chosen], flips=flips)
     chosen = [mirror(sample) if flip else sample for sample, flip in zip(chosen, flips.tolist(), strict=True)]
-    batch, frames = collate(chosen, rows, kinds=kinds, view=view)
-    targets = [mask_to_frame(sample.mask, frame, size=view.grid) for sample, frame in zip(chosen, frames, strict=True)]
+    return with_targets(chosen, rows, kinds=kinds, view=view)
+
+
+def with_targets(
+    samples: Sequence[Sample], prompts: Prompts, *, kinds: Sequence[PromptKind], view: View
+) -> tuple[Batch, Tensor]:
+    """The batch of some samples, and their masks ``(B, h, w)``, float in [0, 1], on the grid of the logits."""
+    batch, frames = collate(samples, prompts, kinds=kinds, view=view)
+    targets = [mask_to_frame(sample.mask, frame, size=view.grid) for sample, frame in zip(samples, frames, strict=True)]
     return batch, torch.stack(targets).to(view.device)
 
 

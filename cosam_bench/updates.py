@@ -108,6 +108,18 @@ def add(first: Update, second: Update) -> Update:
     return Update(low_rank, dense)
 
 
+def weight_changes(update: Update) -> dict[str, Tensor]:
+    """The whole change by parameter name, each dense and in its own dtype; ``Update(dense=...)`` serves the same.
+
+    A low-rank change of layer L is ``b @ a`` under ``L.weight``; where that weight has a dense change too, the
+    sum of both.
+    """
+    changes = {f"{layer}.weight": factors.dense() for layer, factors in update.low_rank.items()}
+    for name, change in update.dense.items():
+        changes[name] = changes[name] + change if name in changes else change
+    return changes
+
+
 def check_same_layers(first: Update, second: Update) -> None:
     """Refuse two updates that do not change the same layers by the same shapes.
 

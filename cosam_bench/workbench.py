@@ -8,22 +8,32 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional
 
 from cosam_bench import __version__
 from cosam_bench.batches import Batch, View, chunks, collate
 from cosam_bench.domains.prompts import TrainPrompt
 from cosam_bench.files import write_atomically
-from cosam_bench.fit import FitSettings, Fitted, fit_adapter
+from cosam_bench.fit import (
+    MIXED,
+    FitSettings,
+    Fitted,
+    TrainingHooks,
+    fit_adapter,
+    training_loss,
+    with_targets,
+)
 from cosam_bench.randomness import torch_generator
-from cosam_bench.sam.adapters import AdapterSettings, layer_inputs, serving
-from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.adapters import AdapterSettings, layer_inputs, serving, target_layers
+from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
+from cosam_bench.updates import Update, weight_changes
 
 
 @dataclass
@@ -73,13 +83,35 @@ class Workbench:
         """A random stream of this run's seed that belongs to the names."""
         return torch_generator(self.seed, *names)
 
-    def train(self, domain: TrainingDomain, *, start: Update | None = None) -> Fitted:
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the linear layers that the protocol adapts, in the model's order."""
+        return target_layers(self.sam, self.adapter)
+
+    @property
+    def training_view(self) -> View:
+        """The view in the precision of training."""
+        return replace(self.view, precision=self.fit.precision)
+
+    def train(
+        self,
+        domain: TrainingDomain,
+        *,
+        start: Update | None = None,
+        from_scratch: bool = False,
+        hooks: TrainingHooks | None = None,
+    ) -> Fitted:
         """The expert of a domain by the protocol's training, from the base or from ``start``.
 
         Every domain's adapter begins with the same random factors. An expert with the same data, prompts,
         model, settings, seed and start is read back instead of trained, at its recorded cost.
+
+        Args:
+            from_scratch: leave ``start`` as it is beneath a fresh adapter, instead of training its factors on.
+            hooks: a method's own steps within the training; such an expert is never read back.
         """
-        path = self.experts / f"{self._expert_key(domain, start)}.safetensors" if self.experts else None
+        shared = self.experts if hooks is None else None
+        path = shared / f"{self._expert_key(domain, start, from_scratch)}.safetensors" if shared else None
         began = time.perf_counter()
         fitted = _read_expert(path) if path else None
         if fitted is None:
@@ -90,10 +122,12 @@ class Workbench:
                 adapter=self.adapter,
                 fit=self.fit,
                 prompt_kind=self.prompt_kind,
-                view=replace(self.view, precision=self.fit.precision),
+                view=self.training_view,
                 start=start,
+                continue_start=not from_scratch,
                 initialisation=self.generator("adapter"),
                 order=self.generator("order", domain.digest),
+                hooks=hooks,
                 advance=lambda images: self.advance(3 * images),
             )
             if path:
@@ -105,7 +139,7 @@ class Workbench:
         self.meter.trainable_parameters = fitted.trainable_parameters
         return fitted
 
-    def _expert_key(self, domain: TrainingDomain, start: Update | None) -> str:
+    def _expert_key(self, domain: TrainingDomain, start: Update | None, from_scratch: bool) -> str:
         facts = {
             "data": domain.digest,
             "model": self.sam.checkpoint_digest,
@@ -119,10 +153,25 @@ class Workbench:
             "torch": torch.__version__,
             "harness": __version__,
         }
+        if from_scratch:
+            facts["from_scratch"] = True
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def input_grams(self, domain: TrainingDomain, update: Update) -> dict[str, Tensor]:
-        """The mean of ``x x^T`` over all tokens of the domain, for each low-rank layer of ``update``.
+    def labelled(self, domain: TrainingDomain, rows: Sequence[int]) -> tuple[Batch, Tensor]:
+        """Some training samples without augmentation, and their masks ``(B, h, w)`` on the grid of the logits.
+
+        Where training mixes kinds of prompt, each sample gets one by its place in the domain.
+        """
+        kinds = [MIXED[row % len(MIXED)] if self.prompt_kind == "mix" else self.prompt_kind for row in rows]
+        samples = [domain[row] for row in rows]
+        return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view)
+
+    def loss(self, batch: Batch, target: Tensor) -> tuple[Tensor, Masks]:
+        """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks."""
+        return training_loss(self.sam, batch, target, loss=self.fit.loss, view=self.training_view)
+
+    def input_grams(self, domain: TrainingDomain, update: Update | None) -> dict[str, Tensor]:
+        """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
 
         One pass over the images without augmentation, the model changed by ``update``; window padding counts
         as the layer sees it.
@@ -146,7 +195,7 @@ class Workbench:
         with (
             torch.inference_mode(),
             serving(self.sam, update),
-            layer_inputs(self.sam, list(update.low_rank), accumulate),
+            layer_inputs(self.sam, self.layers, accumulate),
             self.view.autocast(),
         ):
             for chosen in chunks(range(len(domain)), size=self.batch_size):
@@ -160,6 +209,42 @@ class Workbench:
                 self.advance(len(chosen))
         # A copy made outside inference mode, so that later arithmetic may record gradients.
         return {layer: (total / rows[layer]).clone() for layer, total in sums.items()}
+
+    def squared_gradients(
+        self, domain: TrainingDomain, update: Update, *, labels: Literal["true", "sampled"], images: int = 256
+    ) -> dict[str, Tensor]:
+        """The diagonal Fisher information of the changed weights, at the base changed by ``update``.
+
+        The mean over images of the squared gradient of the masks' negative log-likelihood, the mean over pixels
+        of the Bernoulli cross-entropy. The gradient is that of the weight W itself, not of its factors, so it
+        does not depend on how an adapter splits its change.
+
+        Args:
+            labels: ``true`` gives the empirical Fisher; ``sampled`` draws each pixel from the prediction.
+            images: the domain's first ones, at most.
+
+        Returns:
+            By parameter name, as in ``weight_changes(update)``: float32 on the CPU, the weight's shape.
+        """
+        names = list(weight_changes(update))
+        count = min(images, len(domain))
+        generator = self.generator("fisher", domain.digest)
+        sums: dict[str, Tensor] = {}
+        with serving(self.sam, update):
+            weights = [self.sam.get_parameter(name).requires_grad_() for name in names]
+            for row in range(count):
+                batch, target = self.labelled(domain, [row])
+                _, masks = self.loss(batch, target)
+                if labels == "sampled":
+                    chances = masks.logits.detach().sigmoid().cpu()
+                    target = torch.bernoulli(chances, generator=generator).to(target.device)
+                likelihood = functional.binary_cross_entropy_with_logits(masks.logits, target)
+                # The decoder's estimate of its IoU may be among the weights, and has no part in the masks.
+                gradients = torch.autograd.grad(likelihood, weights, allow_unused=True, materialize_grads=True)
+                for name, gradient in zip(names, gradients, strict=True):
+                    sums[name] = sums.get(name, 0) + gradient.square()
+                self.advance(3)
+        return {name: (total / count).float().cpu() for name, total in sums.items()}
 
     def predict(self, update: Update | None, batch: Batch) -> Tensor:
         """The mask logits of the model changed by ``update``; float32, ``(B, h, w)`` on the decoder's grid."""

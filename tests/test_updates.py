@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.errors import CosamError
-from cosam_bench.updates import LowRank, Update, add, check_same_layers, digest_tensors
+from cosam_bench.updates import LowRank, Update, add, check_same_layers, digest_tensors, weight_changes
 
 
 def drawn(seed: int, *, rank: int = 2, outputs: int = 3, inputs: int = 4) -> LowRank:
@@ -79,3 +79,13 @@ def test_updates_of_different_layers_do_not_fit() -> None:
         check_same_layers(update(1), update(2, layers=("q", "v", "k")))
     with pytest.raises(CosamError, match=r"at 'q' one has \(3, 4\), the other \(3, 5\)"):
         check_same_layers(Update({"q": drawn(0)}), Update({"q": drawn(0, inputs=5)}))
+
+
+def test_weight_changes_name_each_weight_once_and_sum_both_kinds() -> None:
+    both = update(1)
+    extra = torch.full((3, 4), 2.0, dtype=torch.float64)
+    found = weight_changes(Update(both.low_rank, {"q.weight": extra, **both.dense}))
+    assert set(found) == {"q.weight", "v.weight", "bias"}
+    torch.testing.assert_close(found["q.weight"], both.low_rank["q"].dense() + extra)
+    assert torch.equal(found["v.weight"], both.low_rank["v"].dense())
+    assert torch.equal(found["bias"], both.dense["bias"])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cosam_bench.batches import View, collate
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Split
-from cosam_bench.fit import FitSettings
-from cosam_bench.sam.adapters import AdapterSettings
+from cosam_bench.fit import FitSettings, TrainingHooks
+from cosam_bench.sam.adapters import Adapter, AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import LowRank, Update
@@ -88,6 +90,101 @@ def test_gram_matrices_keep_their_digits_where_the_model_computes_in_bf16(
     eigenvalues = torch.linalg.eigvalsh(gram)
     assert gram.dtype == torch.float64
     assert eigenvalues.min() > -1e-5 * eigenvalues.max()  # a product in bf16 reaches -1e-3
+
+
+def test_gram_matrices_of_the_base_are_those_of_all_adapted_layers(bench: Workbench, domain: TrainingDomain) -> None:
+    nothing = Update({LAYER: LowRank(torch.zeros(1, 96), torch.zeros(288, 1))})
+    found, same = bench.input_grams(domain, None), bench.input_grams(domain, nothing)
+    assert tuple(found) == bench.layers == tuple(same)
+    assert all(torch.equal(found[layer], same[layer]) for layer in bench.layers)
+
+
+@pytest.mark.parametrize("labels", ["true", "sampled"])
+def test_the_fisher_information_is_the_mean_squared_gradient_of_the_weights(
+    bench: Workbench, domain: TrainingDomain, labels: Literal["true", "sampled"]
+) -> None:
+    change = update(bench, scale=0.1)
+    found = bench.squared_gradients(domain, change, labels=labels, images=2)
+    assert list(found) == [f"{LAYER}.weight"]
+    layer = bench.sam.get_submodule(LAYER)
+    base = layer.weight
+    draws = bench.generator("fisher", domain.digest)
+    slow = torch.zeros_like(base)
+    for row in range(2):
+        weight = (base.double() + change.low_rank[LAYER].dense().double()).float().requires_grad_()
+        layer.weight = nn.Parameter(weight.detach().clone())
+        batch, target = bench.labelled(domain, [row])
+        logits = bench.loss(batch, target)[1].logits
+        if labels == "sampled":
+            target = torch.bernoulli(logits.detach().sigmoid(), generator=draws)
+        functional.binary_cross_entropy_with_logits(logits, target).backward()
+        slow += layer.weight.grad**2 / 2
+    layer.weight = base
+    torch.testing.assert_close(found[f"{LAYER}.weight"], slow, rtol=1e-3, atol=1e-4 * slow.max().item())
+    assert found[f"{LAYER}.weight"].max() > 0
+
+
+def test_the_model_is_left_without_gradients_after_the_fisher_information(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
+    bench.squared_gradients(domain, update(bench, scale=0.1), labels="true", images=1)
+    assert not any(parameter.requires_grad for parameter in bench.sam.parameters())
+
+
+def test_training_from_scratch_leaves_the_start_beneath(bench: Workbench, domain: TrainingDomain) -> None:
+    start = bench.train(domain).update
+    fresh = bench.train(domain, start=start, from_scratch=True).update
+    continued = bench.train(domain, start=start).update
+    for layer in bench.layers:
+        assert continued.low_rank[layer].rank == 2
+        assert torch.equal(fresh.low_rank[layer].a[:2], start.low_rank[layer].a)
+        assert torch.equal(fresh.low_rank[layer].b[:, :2], start.low_rank[layer].b)
+        assert fresh.low_rank[layer].b[:, 2:].abs().max() > 0
+
+
+class Recording(TrainingHooks):
+    """Notes the order of the hooks, and freezes A."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def attached(self, adapter: Adapter) -> None:
+        self.seen.append("attached")
+        for a, _, _ in adapter.factors.values():
+            a.requires_grad_(False)
+
+    def before_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        self.seen.append(f"before {step} of {steps}")
+
+    def loss(self, loss: Tensor, **parts: object) -> Tensor:
+        self.seen.append("loss")
+        return loss * 2
+
+    def after_backward(self, adapter: Adapter) -> None:
+        self.seen.append("backward")
+
+    def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        self.seen.append(f"after {step}")
+
+
+def test_hooks_step_into_the_training_in_order_and_are_never_read_back(
+    bench: Workbench, domain: TrainingDomain, tmp_path: Path
+) -> None:
+    hooks = Recording()
+    shared = replace(bench, experts=tmp_path)
+    plain = bench.train(domain)
+    fitted = shared.train(domain, hooks=hooks)
+    assert not list(tmp_path.iterdir())
+    steps = -(-len(domain) // 3)
+    expected = ["attached"]
+    for step in range(steps):
+        expected += [f"before {step} of {steps}", "loss", "backward", f"after {step}"]
+    assert hooks.seen == expected
+    layer = bench.layers[0]
+    assert torch.equal(fitted.update.low_rank[layer].a, bench.train(domain, hooks=Recording()).update.low_rank[layer].a)
+    assert not torch.equal(fitted.update.low_rank[layer].a, plain.update.low_rank[layer].a)  # A was trained there
+    assert fitted.epoch_losses[0] > plain.epoch_losses[0]
+    assert fitted.trainable_parameters < plain.trainable_parameters
 
 
 def test_an_expert_is_trained_once_and_read_back_the_same_at_its_recorded_cost(

@@ -121,7 +121,12 @@ def _detached(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def attach(
-    sam: Sam, settings: AdapterSettings, *, generator: torch.Generator, start: Update | None = None
+    sam: Sam,
+    settings: AdapterSettings,
+    *,
+    generator: torch.Generator,
+    start: Update | None = None,
+    continue_start: bool = True,
 ) -> Iterator[Adapter]:
     """An adapter in the model for the time; afterwards the model is bit for bit as it was.
 
@@ -136,6 +141,7 @@ def attach(
         settings: layers, rank, scale, and whether the decoder is trained.
         generator: on the CPU; the only source of random numbers.
         start: what the training starts from; none: the base itself.
+        continue_start: continue its factors where they fit; otherwise all of them go beneath.
 
     Raises:
         CosamError: the settings name no layer, ``start`` does not fit the model, or it has an adapter already.
@@ -146,7 +152,9 @@ def attach(
     _check_fits(sam, start)
     names = target_layers(sam, settings)
     continued = {
-        name: factors for name, factors in start.low_rank.items() if name in names and factors.rank <= settings.rank
+        name: factors
+        for name, factors in start.low_rank.items()
+        if continue_start and name in names and factors.rank <= settings.rank
     }
     beneath = {name: factors for name, factors in start.low_rank.items() if name not in continued}
     tuned = [name for name, _ in sam.named_parameters() if settings.decoder and _is_tuned(name)]
