@@ -25,16 +25,18 @@ class SettingRow:
     type: str
     default: str
     meaning: str
+    source: str
 
 
 def setting_rows(model: type[BaseModel]) -> list[SettingRow]:
     """The keys of a model in the order of their definition.
 
-    A key's meaning is its field's description, else what stands for it under ``Attributes:`` in the docstring.
+    A key's meaning is its field's description, else what stands for it under ``Attributes:`` in the docstring;
+    its source is what ``config.setting`` was told of the default.
     """
     documented = _documented(inspect.getdoc(model) or "")
     return [
-        SettingRow(name, _type(field), _default(field), field.description or documented.get(name, ""))
+        SettingRow(name, _type(field), _default(field), field.description or documented.get(name, ""), _source(field))
         for name, field in model.model_fields.items()
     ]
 
@@ -72,6 +74,11 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=False)
     return "none" if value is None else str(value)
+
+
+def _source(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get("source", "")) if isinstance(extra, dict) else ""
 
 
 def _documented(docstring: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from cosam_bench import __version__
 from cosam_bench.cli.catalogue import domains, models
 from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.guard import guarded
-from cosam_bench.cli.methods import check, methods
+from cosam_bench.cli.methods import check, methods, new_method
 from cosam_bench.cli.records import leaderboard, show
 from cosam_bench.cli.run import run
 
@@ -27,7 +27,8 @@ app = typer.Typer(
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measure": (run, leaderboard, show),
     "Look up": (methods, domains, models),
-    "Look after": (doctor, check),
+    "Write a method": (new_method, check),
+    "Look after": (doctor,),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

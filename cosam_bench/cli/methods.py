@@ -1,9 +1,11 @@
-"""``cosam-bench methods`` and ``check``: what is offered, what one method is, whether it keeps the contract."""
+"""``cosam-bench methods``, ``check`` and ``new-method``: what is offered, does one keep the contract, a new one."""
 
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -98,12 +100,33 @@ def _settings(method: type[Method]) -> Table | str:
     rows = setting_rows(method.Settings)
     if not rows:
         return "\nIt has no settings."
-    table = plain_table("key", "type", "default", "meaning")
+    with_source = any(row.source for row in rows)
+    table = plain_table("key", "type", "default", "meaning", *(["source of the default"] if with_source else []))
     table.title = "\nSettings, given as --set method.KEY=VALUE"
     table.title_justify, table.title_style = "left", "bold"
     for row in rows:
-        table.add_row(row.name, row.type, row.default, row.meaning)
+        table.add_row(row.name, row.type, row.default, row.meaning, *([row.source] if with_source else []))
     return table
+
+
+def new_method(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The method's name: lower case, digits, underscores.")],
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it is written; default: cosam-bench-NAME, here.")
+    ] = None,
+) -> None:
+    """Write a method of your own as a package: it passes the contract check and runs as it is."""
+    from cosam_bench.scaffold import write_method_package
+
+    place = folder or Path(f"cosam-bench-{name.replace('_', '-')}")
+    console = results_console()
+    for path in write_method_package(name, place):
+        console.print(path, soft_wrap=True)
+    quoted = shlex.quote(str(place))
+    console.print(
+        f"\nNow:  pip install -e {quoted} && cosam-bench check {name} && cosam-bench run --method {name}",
+        soft_wrap=True,
+    )
 
 
 def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)]) -> None:
