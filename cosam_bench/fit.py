@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,6 +17,7 @@ from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
 from cosam_bench.losses import LOSSES
+from cosam_bench.prefix_cache import PrefixCache, clock, encode
 from cosam_bench.sam.adapters import Adapter, AdapterSettings, attach
 from cosam_bench.sam.frames import PromptKind, mask_to_frame
 from cosam_bench.sam.sam import Masks, Sam
@@ -67,7 +67,7 @@ class Fitted:
         update: what it changes, relative to the frozen base.
         epoch_losses: the mean loss of each epoch.
         trainable_parameters: how many numbers were trained.
-        seconds: wall time of the training.
+        seconds: wall time of the training, as without kept features.
     """
 
     update: Update
@@ -118,6 +118,7 @@ def fit_adapter(
     order: torch.Generator,
     continue_start: bool = True,
     hooks: TrainingHooks | None = None,
+    prefixes: PrefixCache | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> Fitted:
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
@@ -129,6 +130,7 @@ def fit_adapter(
         order: draws the order of samples, flips and kinds of prompt.
         continue_start: train the factors of ``start`` on; otherwise it lies beneath a fresh adapter.
         hooks: a method's own steps within the training.
+        prefixes: kept features of the encoder's first blocks.
         advance: called after each step with the images it used.
 
     Raises:
@@ -136,70 +138,99 @@ def fit_adapter(
     """
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
-    began = time.perf_counter()
+    began = clock(prefixes)
     hooks = hooks or TrainingHooks()
     steps = fit.epochs * math.ceil(len(samples) / fit.batch_size)
-    step = 0
+    totals = [0.0] * fit.epochs
     with attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached:
         hooks.attached(attached)
         parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
-        maker = torch.optim.Adam if fit.optimiser == "adam" else torch.optim.AdamW
-        optimiser = maker(parameters, lr=fit.learning_rate, weight_decay=fit.weight_decay)
-        epoch_losses = []
-        for epoch in range(fit.epochs):
-            for group in optimiser.param_groups:
-                group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
-            total = 0.0
-            for indices in chunks(torch.randperm(len(samples), generator=order).tolist(), size=fit.batch_size):
-                batch, target = _draw(samples, prompts, indices, fit, prompt_kind, view, order)
-                hooks.before_step(attached, step=step, steps=steps)
-                loss, masks = training_loss(sam, batch, target, loss=fit.loss, view=view)
-                loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
-                if not math.isfinite(loss.item()):
-                    raise _diverged(epoch, f"the loss is {loss.item()}")
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
-                hooks.after_backward(attached)
-                optimiser.step()
-                hooks.after_step(attached, step=step, steps=steps)
-                step += 1
-                total += loss.item() * len(indices)
-                advance(len(indices))
-            epoch_losses.append(total / len(samples))
+        optimiser = make_optimiser(parameters, fit)
+        for step, (epoch, indices) in enumerate(training_steps(optimiser, fit, count=len(samples), order=order)):
+            batch, target = draw_batch(
+                samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order
+            )
+            hooks.before_step(attached, step=step, steps=steps)
+            loss, masks = training_loss(sam, batch, target, loss=fit.loss, view=view, prefixes=prefixes)
+            loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
+            refuse_divergence(loss, epoch=epoch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+            hooks.after_backward(attached)
+            optimiser.step()
+            hooks.after_step(attached, step=step, steps=steps)
+            totals[epoch] += loss.item() * len(indices)
+            advance(len(indices))
         update = attached.update()
         if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
             raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
         count = sum(parameter.numel() for parameter in parameters)
-    return Fitted(update, tuple(epoch_losses), count, time.perf_counter() - began)
+    epoch_losses = tuple(total / len(samples) for total in totals)
+    return Fitted(update, epoch_losses, count, clock(prefixes) - began)
 
 
-def _diverged(epoch: int, found: str) -> CosamError:
-    return CosamError(
-        f"Training diverged in epoch {epoch + 1}: {found}. Lower fit.learning_rate or use fit.precision=fp32."
-    )
+def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> torch.optim.Optimizer:
+    """The protocol's optimiser of these parameters."""
+    maker = torch.optim.Adam if fit.optimiser == "adam" else torch.optim.AdamW
+    return maker(parameters, lr=fit.learning_rate, weight_decay=fit.weight_decay)
 
 
-def training_loss(sam: Sam, batch: Batch, target: Tensor, *, loss: LossName, view: View) -> tuple[Tensor, Masks]:
+def training_steps(
+    optimiser: torch.optim.Optimizer, fit: FitSettings, *, count: int, order: torch.Generator
+) -> Iterator[tuple[int, list[int]]]:
+    """The epoch, from 0, and the samples of each step; the learning rate is set on the way.
+
+    Args:
+        count: of samples; each epoch passes over all of them in a new order.
+        order: draws it.
+    """
+    for epoch in range(fit.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
+        for indices in chunks(torch.randperm(count, generator=order).tolist(), size=fit.batch_size):
+            yield epoch, indices
+
+
+def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> None:
+    """Raise a ``CosamError``, which names the ``setting`` to lower, where a loss is no longer finite."""
+    if not math.isfinite(loss.item()):
+        raise _diverged(epoch, f"the loss is {loss.item()}", setting=setting)
+
+
+def _diverged(epoch: int, found: str, *, setting: str = "fit.learning_rate") -> CosamError:
+    return CosamError(f"Training diverged in epoch {epoch + 1}: {found}. Lower {setting} or use fit.precision=fp32.")
+
+
+def training_loss(
+    sam: Sam, batch: Batch, target: Tensor, *, loss: LossName, view: View, prefixes: PrefixCache | None = None
+) -> tuple[Tensor, Masks]:
     """The protocol's loss of a batch, a scalar with a graph, and the masks it was taken of.
 
     Args:
         target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
     """
     with view.autocast():
-        masks = sam.decode(sam.encode(batch.images), batch.prompts)
+        masks = sam.decode(encode(sam, batch.images, prefixes), batch.prompts)
     return LOSSES[loss](masks.logits.float(), target, masks.predicted_iou.float()), masks
 
 
-def _draw(
+def draw_batch(
     samples: Sequence[Sample],
     prompts: Prompts,
     indices: list[int],
+    *,
     fit: FitSettings,
     prompt_kind: TrainPrompt,
     view: View,
     order: torch.Generator,
 ) -> tuple[Batch, Tensor]:
-    """A batch, augmented, and its target masks on the grid of the logits."""
+    """A batch, augmented as in training, and its target masks on the grid of the logits.
+
+    Args:
+        prompts: one row a sample.
+        indices: which samples.
+        order: draws flips and kinds of prompt.
+    """
     flips = (torch.rand(len(indices), generator=order) < 0.5) & fit.flip
     choices = torch.randint(len(MIXED), (len(indices),), generator=order).tolist()
     kinds = [MIXED[choice] if prompt_kind == "mix" else prompt_kind for choice in choices]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -21,11 +22,14 @@ from cosam_bench.domains.prompts import Prompts, frozen_prompts
 from cosam_bench.domains.samples import Domain, Split
 from cosam_bench.errors import CosamError, unknown_name
 from cosam_bench.method import Method
+from cosam_bench.prefix_cache import PrefixCache
 from cosam_bench.protocol import RunConfig
 from cosam_bench.registry import load_method, short_name
 from cosam_bench.run_info import Conditions
+from cosam_bench.sam.adapters import target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.sections import deepest_cut
 from cosam_bench.workbench import Workbench
 
 SHARED = "_shared"
@@ -120,6 +124,7 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         seed=config.seed,
         batch_size=protocol.score.batch_size,
         experts=shared / "experts",
+        prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
     )
     return Prepared(
         config=config,
@@ -156,6 +161,15 @@ def _checkpoint(config: RunConfig) -> Path | Literal["random"] | None:
     if asked == "random":
         return "random"
     return Path(asked) if asked else None
+
+
+def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
+    """Kept features, where blocks come before the first adapted one and each pass would run them on the CPU."""
+    depth = deepest_cut(sam.image_encoder, target_layers(sam, config.protocol.adapter))
+    limit_bytes = round(config.prefix_cache_gib * 2**30)
+    if depth is None or not limit_bytes or sam.device.type != "cpu":
+        return None
+    return PrefixCache(folder, sam=sam, depth=depth, limit_bytes=limit_bytes)
 
 
 def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]:
@@ -195,9 +209,32 @@ def _run_digest(prepared: Prepared) -> str:
 
 
 def _source_digest(method: type[Method]) -> str:
-    """Hash of the file that defines the method, so that an edited method is measured anew."""
-    source = inspect.getsourcefile(method)
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    """Hash of the files that a method's rule is made of, so that an edited method is measured anew.
+
+    They are the method's own module and what it uses, directly or not, of ``cosam_bench.merging`` and of its
+    own package.
+    """
+    state = hashlib.sha256()
+    for name in sorted(_rule_modules(method.__module__)):
+        path = getattr(sys.modules[name], "__file__", None)
+        state.update(f"{name}|".encode() + (Path(path).read_bytes() if path else b""))
+    return state.hexdigest()
+
+
+def _rule_modules(name: str) -> set[str]:
+    """A method's module and those that count as part of its rule, by what each has in its namespace."""
+    package = name.partition(".")[0]
+    own = () if package == "cosam_bench" else (package,)
+    found, left = {name}, [name]
+    while left:
+        for value in vars(sys.modules[left.pop()]).values():
+            used = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if not isinstance(used, str) or used in found or used not in sys.modules:
+                continue
+            if used.startswith("cosam_bench.merging.") or used.partition(".")[0] in own:
+                found.add(used)
+                left.append(used)
+    return found
 
 
 def _hash(value: object) -> str:

@@ -74,6 +74,8 @@ class RunConfig(Settings):
         seed: of the training, the prompts and the method.
         order: the domains' names in another order than the stream's; empty for the stream's.
         device: ``auto`` takes CUDA where it is there.
+        prefix_cache_gib: GiB of disk for what frozen first blocks of the encoder make of images; 0 computes it
+            each time. Used on the CPU; a run's identity does not depend on it.
         protocol: the resolved protocol.
     """
 
@@ -82,6 +84,7 @@ class RunConfig(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     order: tuple[str, ...] = ()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    prefix_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 8.0
     protocol: Protocol
 
     def to_toml(self) -> str:
@@ -112,10 +115,10 @@ def resolve_run(
         method: the method; may be empty where ``config`` names it.
         protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
         config: a ``config.toml`` that an earlier run wrote.
-        overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, ``seed``, ``order`` and
-            ``device`` are the run's, every other key is the protocol's (``adapter.rank=4``); the keys of
-            ``config.toml``, ``settings.KEY`` and ``protocol.KEY``, do as well. The value is TOML; what is no
-            TOML is taken as text.
+        overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, ``seed``, ``order``,
+            ``device`` and ``prefix_cache_gib`` are the run's, every other key is the protocol's
+            (``adapter.rank=4``); the keys of ``config.toml``, ``settings.KEY`` and ``protocol.KEY``, do as
+            well. The value is TOML; what is no TOML is taken as text.
 
     A relative path in a file starts at the file's folder, any other at the current one.
 
@@ -168,7 +171,7 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 _OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protocol"}
-_RUN_KEYS = ("seed", "order", "device")
+_RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

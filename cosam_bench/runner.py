@@ -6,7 +6,6 @@ the file. A run that was stopped therefore goes on where it was by the same path
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from cosam_bench.domains.samples import union
 from cosam_bench.environment import peak_memory_bytes, reset_peak_memory, synchronise
 from cosam_bench.faults import FaultWatch, MethodFailed
 from cosam_bench.method import MergingMethod, Method, State
+from cosam_bench.prefix_cache import clock
 from cosam_bench.prepare import SHARED, Prepared
 from cosam_bench.records import Record
 from cosam_bench.reporter import Reporter, SilentReporter
@@ -110,13 +110,13 @@ class Runner:
         sam, device = prepared.bench.sam, prepared.bench.view.device
         result = self._learn(step) if step else StepResult(0, {})
         self._reporter.say(f"Scoring after step {step} of {prepared.steps[-1]}" if step else "Scoring frozen SAM")
-        began, passes = time.perf_counter(), sam.encoder_passes
+        began, passes = clock(prepared.bench.prefixes), sam.encoder_passes
         scores = self._score(self._predictor(self._build(step, Meter())) if step else self._predict_frozen)
         self._watch.check_base("predict")
         return replace(
             result,
             scores=scores,
-            scoring_seconds=time.perf_counter() - began,
+            scoring_seconds=clock(prepared.bench.prefixes) - began,
             encoder_passes_per_image=(sam.encoder_passes - passes) / sum(map(len, scores.values())),
             peak_memory_bytes=peak_memory_bytes(device),
         )
@@ -156,11 +156,12 @@ class Runner:
         self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
         meter = Meter()
         method = self._build(steps[steps.index(step) - 1], meter)
-        began = time.perf_counter()
+        prefixes = self._prepared.bench.prefixes
+        began = clock(prefixes)
         with self._watch("learn"):
             method.learn(domain, step=steps.index(step))
             synchronise(self._prepared.bench.view.device)
-        seconds = time.perf_counter() - began
+        seconds = clock(prefixes) - began
         domain.close()
         with self._watch("state"):
             state = method.state()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,18 +17,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench import __version__
-from cosam_bench.batches import Batch, View, chunks, collate
-from cosam_bench.domains.prompts import TrainPrompt
+from cosam_bench.batches import Batch, Precision, View, chunks, collate
+from cosam_bench.domains.prompts import Prompts, TrainPrompt
+from cosam_bench.domains.samples import Sample
 from cosam_bench.files import write_atomically
 from cosam_bench.fit import (
     MIXED,
     FitSettings,
     Fitted,
     TrainingHooks,
+    draw_batch,
     fit_adapter,
     training_loss,
     with_targets,
 )
+from cosam_bench.prefix_cache import PrefixCache, clock, encode
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.adapters import AdapterSettings, layer_inputs, serving, target_layers
 from cosam_bench.sam.sam import Masks, Sam
@@ -42,7 +45,7 @@ class Meter:
 
     Attributes:
         training_seconds: adapter training, counted in full also where an expert was reused.
-        elapsed_training_seconds: the part of it that was really spent now.
+        elapsed_training_seconds: the part of it that was not taken over with a reused expert.
         trainable_parameters: of the adapter that was trained last.
     """
 
@@ -64,6 +67,8 @@ class Workbench:
         seed: the run's seed.
         batch_size: images a pass without gradients.
         experts: the folder of experts that are trained once and reused; None to train anew.
+        prefixes: kept features of the encoder's first blocks, which the protocol leaves frozen; None to
+            compute them each time.
         meter: adds up costs.
         advance: reports progress, in encoder passes; a training step counts three an image.
     """
@@ -76,6 +81,7 @@ class Workbench:
     seed: int
     batch_size: int = 8
     experts: Path | None = None
+    prefixes: PrefixCache | None = None
     meter: Meter = field(default_factory=Meter)
     advance: Callable[[float], None] = lambda passes: None
 
@@ -112,7 +118,7 @@ class Workbench:
         """
         shared = self.experts if hooks is None else None
         path = shared / f"{self._expert_key(domain, start, from_scratch)}.safetensors" if shared else None
-        began = time.perf_counter()
+        began = clock(self.prefixes)
         fitted = _read_expert(path) if path else None
         if fitted is None:
             fitted = fit_adapter(
@@ -128,6 +134,7 @@ class Workbench:
                 initialisation=self.generator("adapter"),
                 order=self.generator("order", domain.digest),
                 hooks=hooks,
+                prefixes=self.prefixes,
                 advance=lambda images: self.advance(3 * images),
             )
             if path:
@@ -135,7 +142,7 @@ class Workbench:
         else:
             self.advance(3 * self.fit.epochs * len(domain))
         self.meter.training_seconds += fitted.seconds
-        self.meter.elapsed_training_seconds += time.perf_counter() - began
+        self.meter.elapsed_training_seconds += clock(self.prefixes) - began
         self.meter.trainable_parameters = fitted.trainable_parameters
         return fitted
 
@@ -157,6 +164,29 @@ class Workbench:
             facts["from_scratch"] = True
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
+    @contextmanager
+    def training(self, *, trainable_parameters: int) -> Iterator[None]:
+        """Count the time within as training, where a method trains something else than an adapter."""
+        began = clock(self.prefixes)
+        yield
+        seconds = clock(self.prefixes) - began
+        self.meter.training_seconds += seconds
+        self.meter.elapsed_training_seconds += seconds
+        self.meter.trainable_parameters = trainable_parameters
+
+    def augmented(
+        self, samples: Sequence[Sample], prompts: Prompts, rows: list[int], *, order: torch.Generator
+    ) -> tuple[Batch, Tensor]:
+        """Some samples as a training step sees them, and their masks ``(B, h, w)`` on the grid of the logits.
+
+        Args:
+            prompts: one row a sample.
+            rows: which of the samples.
+            order: draws flips and kinds of prompt.
+        """
+        fit, view = self.fit, self.training_view
+        return draw_batch(samples, prompts, rows, fit=fit, prompt_kind=self.prompt_kind, view=view, order=order)
+
     def labelled(self, domain: TrainingDomain, rows: Sequence[int]) -> tuple[Batch, Tensor]:
         """Some training samples without augmentation, and their masks ``(B, h, w)`` on the grid of the logits.
 
@@ -166,9 +196,14 @@ class Workbench:
         samples = [domain[row] for row in rows]
         return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view)
 
-    def loss(self, batch: Batch, target: Tensor) -> tuple[Tensor, Masks]:
-        """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks."""
-        return training_loss(self.sam, batch, target, loss=self.fit.loss, view=self.training_view)
+    def loss(self, batch: Batch, target: Tensor, *, precision: Precision | None = None) -> tuple[Tensor, Masks]:
+        """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks.
+
+        Args:
+            precision: of the forward pass; none: that of training.
+        """
+        view = replace(self.view, precision=precision or self.fit.precision)
+        return training_loss(self.sam, batch, target, loss=self.fit.loss, view=view, prefixes=self.prefixes)
 
     def input_grams(self, domain: TrainingDomain, update: Update | None) -> dict[str, Tensor]:
         """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
@@ -205,7 +240,7 @@ class Workbench:
                     kinds=["box"] * len(chosen),
                     view=self.view,
                 )
-                self.sam.encode(batch.images)
+                encode(self.sam, batch.images, self.prefixes)
                 self.advance(len(chosen))
         # A copy made outside inference mode, so that later arithmetic may record gradients.
         return {layer: (total / rows[layer]).clone() for layer, total in sums.items()}
@@ -249,7 +284,8 @@ class Workbench:
     def predict(self, update: Update | None, batch: Batch) -> Tensor:
         """The mask logits of the model changed by ``update``; float32, ``(B, h, w)`` on the decoder's grid."""
         with torch.inference_mode(), serving(self.sam, update), self.view.autocast():
-            return self.sam.decode(self.sam.encode(batch.images), batch.prompts).logits.float()
+            embeddings = encode(self.sam, batch.images, self.prefixes)
+            return self.sam.decode(embeddings, batch.prompts).logits.float()
 
     def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:
         """As ``predict``, each row by the model that its own update makes; rows with one object share a pass."""

@@ -35,8 +35,9 @@ from cosam_bench.batches import Batch, chunks
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings
 from cosam_bench.method import Method, State
+from cosam_bench.prefix_cache import first_blocks
 from cosam_bench.sam.frames import normalise, prepare_image
-from cosam_bench.sam.tokens import image_map, join_tokens, token_widths
+from cosam_bench.sam.tokens import join_depth, join_tokens, token_widths
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
 from cosam_bench.workbench import Workbench
@@ -137,8 +138,10 @@ class MoDA(Method):
         return normalise(stacked, [frame for _, frame in prepared])
 
     def _map(self, images: Tensor) -> Tensor:
+        """What the encoder makes of images before the first token joins."""
+        sam = self.bench.sam
         with self.bench.view.autocast():
-            return image_map(self.bench.sam, images)
+            return first_blocks(sam, images, depth=join_depth(sam), cache=self.bench.prefixes)
 
     def _query(self, maps: Tensor, tokens: Tensor) -> Tensor:
         """The first token after the base encoder's last block, float32, ``(B, width)``."""

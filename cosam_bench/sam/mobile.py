@@ -48,9 +48,13 @@ class TinyViTEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The embeddings."""
         self._forget_biases()
-        images = images.contiguous(memory_format=torch.channels_last)
-        embeddings: Tensor = self.neck(self.stages(self.patch_embed(images)))
+        embeddings: Tensor = self.neck(self.stages(self.patch_embed(self.laid_out(images))))
         return embeddings
+
+    @staticmethod
+    def laid_out(images: Tensor) -> Tensor:
+        """The same images, channels last in memory, as the encoder's weights are."""
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _forget_biases(self) -> None:
         """Drop timm's gathered attention biases, which would outlive a change of weights or grad mode."""

@@ -9,6 +9,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from cosam_bench.sam.frames import FramePrompts, PromptKind
+from cosam_bench.sam.sections import encoder_sections
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,32 @@ class Sam(nn.Module):
         embeddings: Tensor = self.image_encoder(images)
         return embeddings
 
-    def decode(self, embeddings: Tensor, prompts: FramePrompts) -> Masks:
+    def prefix(self, images: Tensor, *, depth: int) -> Tensor:
+        """What the encoder's first ``depth`` blocks make of normalised images; no encoder pass by itself.
+
+        Args:
+            images: float, ``(B, 3, S, S)``, as for ``encode``.
+            depth: blocks as ``target_layers`` counts them; with 0 all that lies before the first, with one
+                more than there are the whole encoder, neck included.
+
+        Returns:
+            float ``(B, h, w, C)``, or the embeddings ``(B, C, h, w)`` after the whole encoder.
+        """
+        for section in encoder_sections(self.image_encoder)[: depth + 1]:
+            images = section.run(images)
+        return images
+
+    def suffix(self, features: Tensor, *, depth: int) -> Tensor:
+        """The embeddings, from what ``prefix`` gave at the same depth.
+
+        Of the same batch they are bit for bit those of ``encode``, and they count as the same passes.
+        """
+        self.encoder_passes += len(features)
+        for section in encoder_sections(self.image_encoder)[depth + 1 :]:
+            features = section.run(features)
+        return features
+
+    def decode(self, embeddings: Tensor, prompts: FramePrompts, *, extra: Tensor | None = None) -> Masks:
         """One mask an image, by the decoder's single-mask token (token 0).
 
         Rows of one kind of prompt are decoded together; kinds may be mixed. Prompts are embedded in float32
@@ -99,13 +125,19 @@ class Sam(nn.Module):
         Args:
             embeddings: float, ``(B, C, h, w)``, from ``encode``.
             prompts: one prompt an image, in the model's frame.
+            extra: float, ``(B, n, C)``, further prompt tokens of each image, after those of its prompt.
         """
         if len(prompts) != len(embeddings):
             raise ValueError(f"{len(embeddings)} embeddings and {len(prompts)} prompts")
         groups = prompts.groups()
         if len(groups) == 1:
-            return self._decode_kind(embeddings, prompts, kind=groups[0][0])
-        parts = [self._decode_kind(embeddings[rows], prompts.select(rows), kind=kind) for kind, rows in groups]
+            return self._decode_kind(embeddings, prompts, kind=groups[0][0], extra=extra)
+        parts = [
+            self._decode_kind(
+                embeddings[rows], prompts.select(rows), kind=kind, extra=None if extra is None else extra[rows]
+            )
+            for kind, rows in groups
+        ]
         order = torch.argsort(torch.tensor([row for _, rows in groups for row in rows]))
         order = order.to(embeddings.device)
         return Masks(
@@ -113,13 +145,16 @@ class Sam(nn.Module):
             torch.cat([part.predicted_iou for part in parts])[order],
         )
 
-    def _decode_kind(self, embeddings: Tensor, prompts: FramePrompts, *, kind: PromptKind) -> Masks:
+    def _decode_kind(
+        self, embeddings: Tensor, prompts: FramePrompts, *, kind: PromptKind, extra: Tensor | None
+    ) -> Masks:
         with torch.autocast(embeddings.device.type, enabled=False):
             sparse, dense = self._embed(prompts, kind=kind)
             positions = self.prompt_encoder.get_dense_pe()
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([tokens.expand(len(embeddings), -1, -1), sparse], dim=1)
+        joined = [tokens.expand(len(embeddings), -1, -1), sparse] + ([] if extra is None else [extra])
+        tokens = torch.cat(joined, dim=1)
         hidden, image = decoder.transformer(embeddings + dense, positions.expand_as(embeddings), tokens)
         # Token 0 asks for the predicted IoU, token 1 is the single mask's; the other masks' are not read.
         upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(embeddings.shape))

@@ -41,30 +41,20 @@ def token_widths(sam: Sam) -> tuple[int, int]:
     return width, width
 
 
-def image_map(sam: Sam, images: Tensor) -> Tensor:
-    """What the encoder makes of images before the first token joins: it depends on no token.
-
-    Args:
-        images: float, ``(B, 3, S, S)``, normalised.
-
-    Returns:
-        float ``(B, h, w, C)``: the patches with their positions, or TinyViT's map after its second stage.
-    """
+def join_depth(sam: Sam) -> int:
+    """How many blocks, as ``Sam.prefix`` counts them, run before the first token joins and depend on none."""
     encoder = _checked(sam)
-    patches: Tensor = encoder.patch_embed(images)
-    if isinstance(encoder, TinyViTEncoder):
-        _, second, third, _ = encoder.stages.children()
-        early = second(encoder.stages.get_submodule("0")(patches))
-        joined: Tensor = third.get_submodule("downsample")(early).permute(0, 2, 3, 1)
-        return joined
-    return patches if encoder.pos_embed is None else patches + encoder.pos_embed
+    if not isinstance(encoder, TinyViTEncoder):
+        return 0
+    early: list[Any] = list(encoder.stages.children())[1 : _JOINED_STAGES.start]  # the first stage has no attention
+    return sum(len(stage.blocks) for stage in early)
 
 
 def join_tokens(sam: Sam, maps: Tensor, tokens: Tensor) -> Tensor:
     """The tokens after the encoder's last block, before the neck; counted as an encoder pass an image.
 
     Args:
-        maps: float, ``(B, h, w, C)``, from ``image_map``.
+        maps: float, ``(B, h, w, C)``, from ``Sam.prefix`` at ``join_depth``.
         tokens: float, ``(n, C)``, the same for every image; gradients reach them, and nothing else.
 
     Returns:
@@ -109,7 +99,7 @@ def _stages(encoder: TinyViTEncoder) -> list[Any]:
 
 def _through_tiny_vit(encoder: TinyViTEncoder, maps: Tensor, tokens: Tensor) -> Tensor:
     for number, stage in enumerate(_stages(encoder)):
-        if number > 0:  # image_map has done the first stage's downsampling
+        if number > 0:  # the prefix has done the first stage's downsampling
             maps = stage.downsample(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             tokens = _as_constant_maps(stage.downsample, tokens)
         for block in stage.blocks:

@@ -1,0 +1,53 @@
+"""What makes two runs of one method the same: the files its rule is made of."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from cosam_bench.prepare import _rule_modules, _source_digest
+from cosam_bench.registry import load_method
+
+METHOD = """
+from cosam_bench.methods.finetune import Finetune
+from {package} import rule
+class Mine(Finetune):
+    weight = rule.WEIGHT
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an importable package with a method and a helper module."""
+    name = "somebodys_method"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "rule.py").write_text("WEIGHT = 1\n")
+    (folder / "unused.py").write_text("WEIGHT = 1\n")
+    (folder / "method.py").write_text(METHOD.format(package=name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in (name, f"{name}.rule", f"{name}.method"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    importlib.import_module(f"{name}.method")
+    return name
+
+
+def test_a_built_in_rule_is_its_file_and_the_merge_algebra_it_uses() -> None:
+    assert _rule_modules(load_method("finetune").__module__) == {"cosam_bench.methods.finetune"}
+    assert _rule_modules(load_method("regcl").__module__) == {
+        "cosam_bench.methods.regcl",
+        "cosam_bench.merging.regression",
+    }
+
+
+def test_a_plugins_helper_modules_count(package: str, tmp_path: Path) -> None:
+    method = load_method(f"{package}.method:Mine")
+    first = _source_digest(method)
+    (tmp_path / package / "unused.py").write_text("WEIGHT = 2\n")
+    assert _source_digest(method) == first
+    (tmp_path / package / "rule.py").write_text("WEIGHT = 2\n")
+    assert _source_digest(method) != first
