@@ -1,0 +1,202 @@
+"""Singular values, norms and truncation of thin factors, without ever forming the ``m x n`` product.
+
+All work is in float64 and costs O((m + n) r^2) for factors ``b (m, r)`` and ``a (r, n)``: QR of both sides
+leaves an ``r x r`` core that holds the singular values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosam_bench.errors import CosamError
+from cosam_bench.updates import LowRank, Update
+
+# What rounding alone leaves, relative to the largest singular value: in float64 1e-16 times a few operations, in
+# float32 factors 1e-7, where two that were rounded apart cancel out.
+_FLOAT64_TOLERANCE = 1e-10
+_FLOAT32_TOLERANCE = 1e-6
+
+
+def rank_tolerance(dtype: torch.dtype) -> float:
+    """The share of the largest singular value up to which one counts as zero, in factors of this dtype.
+
+    Meant for factors. A plain difference ``W - W0`` of float32 weights carries noise of about 1e-7 of W, which
+    is far more of a small change; its rank cannot be told by this.
+    """
+    return _FLOAT64_TOLERANCE if dtype == torch.float64 else _FLOAT32_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A thin singular value decomposition, ``u diag(s) v^T``, float64.
+
+    Attributes:
+        u: ``(m, k)``, orthonormal columns.
+        s: ``(k,)``, at least 0, descending.
+        v: ``(n, k)``, orthonormal columns.
+    """
+
+    u: Tensor
+    s: Tensor
+    v: Tensor
+
+    def first(self, count: int) -> Spectrum:
+        """The ``count`` largest singular values, or all where there are fewer."""
+        return Spectrum(self.u[:, :count], self.s[:count], self.v[:, :count])
+
+    def factors(self, dtype: torch.dtype) -> LowRank:
+        """``b = u diag(s)`` and ``a = v^T``, rounded to ``dtype``."""
+        return LowRank(a=self.v.T.contiguous().to(dtype), b=(self.u * self.s).to(dtype))
+
+
+def thin_svd(factors: LowRank) -> Spectrum:
+    """The singular value decomposition of ``b @ a``, with ``min(rank, m, n)`` singular values.
+
+    Raises:
+        CosamError: the factors are not finite.
+    """
+    left, core_left = torch.linalg.qr(_finite(factors.b))
+    right, core_right = torch.linalg.qr(_finite(factors.a).T)
+    u, s, vh = torch.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    return Spectrum(left @ u, s, right @ vh.T)
+
+
+def _finite(factor: Tensor) -> Tensor:
+    if not torch.isfinite(factor).all():
+        raise CosamError("A layer's factors are not finite: did an expert's training diverge?")
+    return factor.double()
+
+
+def numerical_rank(singular_values: Tensor, *, tolerance: float) -> int:
+    """How many of them exceed ``tolerance`` times the largest; 0 where all are zero."""
+    if not len(singular_values):
+        return 0
+    return int((singular_values > tolerance * singular_values.max()).sum())
+
+
+def truncate(factors: LowRank, *, rank: int) -> tuple[LowRank, float]:
+    """The nearest change of at most ``rank`` factors, and the share of energy that this discards.
+
+    Args:
+        factors: of any dtype, which the result keeps.
+        rank: at least 1; factors that are no more than that come back as they are.
+
+    Returns:
+        ``min(rank, factors.rank, m, n)`` factors, ``b = U S`` and ``a = V^T``, and the discarded share
+        ``1 - sum_{i<=rank} s_i^2 / sum_i s_i^2`` in [0, 1]; 0.0 for a zero change.
+
+    Raises:
+        CosamError: the rank is below 1, or the factors are not finite.
+
+    >>> both = LowRank(a=torch.eye(2), b=torch.diag(torch.tensor([3.0, 4.0])))
+    >>> nearest, discarded = truncate(both, rank=1)
+    >>> round(discarded, 6), nearest.dense().abs().tolist()
+    (0.36, [[0.0, 0.0], [0.0, 4.0]])
+    """
+    if rank < 1:
+        raise CosamError(f"A truncation to rank {rank} is asked; a rank is at least 1.")
+    if factors.rank <= rank:
+        return factors, 0.0
+    spectrum = thin_svd(factors)
+    return spectrum.first(rank).factors(factors.b.dtype), discarded_energy(spectrum.s, rank=rank)
+
+
+def discarded_energy(singular_values: Tensor, *, rank: int) -> float:
+    """``1 - sum_{i<=rank} s_i^2 / sum_i s_i^2`` of descending singular values; 0.0 where all are zero."""
+    energies = singular_values.square()
+    total = energies.sum().item()
+    return energies[rank:].sum().item() / total if total > 0 else 0.0
+
+
+def compress(factors: LowRank, *, tolerance: float | None = None) -> LowRank:
+    """The same change with no more factors than its rank, ``b = U S`` and ``a = V^T``.
+
+    Args:
+        factors: of any dtype, which the result keeps.
+        tolerance: singular values up to this share of the largest are dropped; none: ``rank_tolerance`` of
+            the factors' dtype.
+
+    Returns:
+        The change with an error of at most ``tolerance`` times its largest singular value for each one that
+        was dropped; no factors at all, ``a (0, n)`` and ``b (m, 0)``, for a zero change.
+    """
+    spectrum = thin_svd(factors)
+    kept = numerical_rank(spectrum.s, tolerance=rank_tolerance(factors.b.dtype) if tolerance is None else tolerance)
+    return spectrum.first(kept).factors(factors.b.dtype)
+
+
+def frobenius_norm(factors: LowRank) -> float:
+    """``||b a||``; by QR, so that factors that cancel out give zero to float64's rounding."""
+    core_left = torch.linalg.qr(_finite(factors.b)).R
+    core_right = torch.linalg.qr(_finite(factors.a).T).R
+    return float(torch.linalg.matrix_norm(core_left @ core_right.T))
+
+
+def inner_product(first: LowRank, second: LowRank) -> float:
+    """``<b1 a1, b2 a2> = sum((b1^T b2) * (a1 a2^T))``, the sum of the products' entrywise product."""
+    return float(((_finite(first.b).T @ _finite(second.b)) * (_finite(first.a) @ _finite(second.a).T)).sum())
+
+
+def update_norm(update: Update) -> float:
+    """The norm over all weights of the change; a weight with a low-rank and a dense change counts with their sum."""
+    dense = {name: change.double() for name, change in update.dense.items()}
+    energy = 0.0
+    for layer, factors in update.low_rank.items():
+        name = f"{layer}.weight"
+        if name in dense:
+            dense[name] = dense[name] + _finite(factors.b) @ _finite(factors.a)
+        else:
+            energy += frobenius_norm(factors) ** 2
+    return math.sqrt(energy + sum(float(change.square().sum()) for change in dense.values()))
+
+
+def as_factors(matrix: Tensor) -> LowRank:
+    """A dense ``(m, n)`` matrix as ``min(m, n)`` factors, exactly: the matrix itself and an identity."""
+    rows, columns = matrix.shape
+    identity = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
+    return LowRank(a=identity, b=matrix) if columns <= rows else LowRank(a=matrix, b=identity)
+
+
+@dataclass(frozen=True)
+class JointCore:
+    """Two changes of one layer in common orthonormal coordinates: each is ``left @ core @ right^T``.
+
+    Singular values, norms and inner products of any combination of the two are those of the cores.
+
+    Attributes:
+        left: float64, ``(m, p)``, orthonormal columns that span both column spaces.
+        right: float64, ``(n, q)``, orthonormal columns that span both row spaces.
+        first: float64, ``(p, q)``.
+        second: float64, ``(p, q)``.
+    """
+
+    left: Tensor
+    right: Tensor
+    first: Tensor
+    second: Tensor
+
+    def spectrum(self, core: Tensor) -> Spectrum:
+        """The decomposition of ``left @ core @ right^T``."""
+        u, s, vh = torch.linalg.svd(core, full_matrices=False)
+        return Spectrum(self.left @ u, s, self.right @ vh.T)
+
+
+def joint_core(first: LowRank, second: LowRank) -> JointCore:
+    """Common coordinates of two changes of the same shape, in float64.
+
+    Raises:
+        CosamError: their shapes differ, or they are not finite.
+    """
+    shapes = [(factors.b.shape[0], factors.a.shape[1]) for factors in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise CosamError(
+            f"Two changes of one layer are of shapes {shapes[0]} and {shapes[1]}. Merge equal layers only."
+        )
+    left, b = torch.linalg.qr(torch.cat([_finite(first.b), _finite(second.b)], dim=1))
+    right, a = torch.linalg.qr(torch.cat([_finite(first.a), _finite(second.a)]).T)
+    split = first.rank
+    return JointCore(left, right, b[:, :split] @ a[:, :split].T, b[:, split:] @ a[:, split:].T)

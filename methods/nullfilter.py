@@ -1,0 +1,98 @@
+"""Null-space filter: of each new change only what the merged one does not read from its inputs is added.
+
+Source: the filter of NUFILT, "Null-Space Filtering for Data-Free Continual Model Merging: Preserving Stability,
+Promoting Plasticity", ICLR 2026, arXiv 2509.21413. With V the leading right singular vectors of the merged
+change M of a layer and tau = B A the expert's,
+
+    M <- M + tau (I - V V^T),   which for thin factors is   A <- A (I - V V^T), B unchanged,
+
+so that an input within the span of V is answered as before the step. The first expert is taken whole. NUFILT
+then trains a small adapter per layer against surrogates of both tasks, to give back what the filter took; that
+part is not here, so this is its filter alone and not NUFILT.
+
+The rule needs no data. The order matters: an input direction belongs to the first domain that uses it. The
+rank grows by r a domain, and the state with it. With all directions of M kept, as the default of 128 does
+until t r exceeds it, later domains' row spaces are orthogonal to all before, and a layer of n inputs and no
+fewer outputs takes up nothing more after n / r domains. Experts that start from the same random A, as a
+protocol's do, read much the same directions, of which later domains lose the most: a lower ``rank`` leaves
+them more.
+"""
+
+from __future__ import annotations
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.spectral import numerical_rank, rank_tolerance, thin_svd
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import LowRank, Update, add, check_same_layers
+from cosam_bench.workbench import Workbench
+
+
+def filter_change(change: LowRank, merged: LowRank, *, rank: int | None = None) -> LowRank:
+    """The change without its response to the inputs that the merged one's leading directions read.
+
+    Args:
+        change: the expert's, ``(m, n)`` as factors; its own dtype is kept.
+        merged: of the domains before, of the same shape.
+        rank: how many right singular vectors of ``merged`` are kept free; none: all that are more than rounding.
+
+    Returns:
+        ``b`` as it is, and ``a (I - V V^T)``.
+
+    >>> import torch
+    >>> merged = LowRank(a=torch.tensor([[1.0, 0.0, 0.0]]), b=torch.tensor([[2.0]]))
+    >>> filter_change(LowRank(a=torch.tensor([[3.0, 4.0, 0.0]]), b=torch.ones(1, 1)), merged).a.tolist()
+    [[0.0, 4.0, 0.0]]
+    """
+    spectrum = thin_svd(merged)
+    kept = numerical_rank(spectrum.s, tolerance=rank_tolerance(merged.b.dtype))
+    directions = spectrum.v[:, : kept if rank is None else min(kept, rank)]
+    a = change.a.double()
+    filtered = a - (a @ directions) @ directions.T
+    filtered -= (filtered @ directions) @ directions.T  # what rounding left along them, where little else is left
+    return LowRank(filtered.to(change.a.dtype), change.b)
+
+
+class NullFilterSettings(Settings):
+    """The settings of the null-space filter."""
+
+    rank: int | None = setting(
+        128,
+        "leading right singular vectors of the merged change that stay untouched; none: all",
+        source="the paper, for changes of full rank; of low-rank ones it is all until t r exceeds it",
+        ge=1,
+    )
+
+
+class NullFilter(MergingMethod):
+    """The sum of the experts' changes, each without what the sum before it reads."""
+
+    card = MethodCard(
+        title="Null-space filter",
+        paper="the filter of NUFILT, arXiv 2509.21413",
+        state="grows",
+        deviations=(
+            "the filter alone, without the adapter that NUFILT trains after it; the rule is taken second-hand from a "
+            "reading of the released code",
+            "parameters trained as dense changes are left at the base's values",
+            "singular values that are only rounding are not counted among the leading ones",
+        ),
+    )
+    Settings = NullFilterSettings
+
+    def __init__(self, settings: NullFilterSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.rank = settings.rank
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The served change with the new one's filtered factors beside its own."""
+        change = Update(expert.low_rank)
+        if self.served is None:
+            return change
+        check_same_layers(self.served, change)
+        filtered = {
+            layer: filter_change(factors, self.served.low_rank[layer], rank=self.rank)
+            for layer, factors in expert.low_rank.items()
+        }
+        return add(self.served, Update(filtered))
