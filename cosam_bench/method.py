@@ -18,6 +18,7 @@ from cosam_bench.batches import Batch
 from cosam_bench.card import MethodCard
 from cosam_bench.errors import CosamError
 from cosam_bench.files import write_atomically
+from cosam_bench.fit import TrainingHooks
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
 from cosam_bench.workbench import Workbench
@@ -117,10 +118,12 @@ class MergingMethod(Method):
 
     Attributes:
         start: where an expert's training starts: at the frozen ``base``, or at the ``served`` update.
+        from_scratch: leave the served update as it is beneath a fresh adapter, instead of training it on.
         served: the update that is deployed; none before the first domain.
     """
 
-    start: ClassVar[Literal["base", "served"]] = "base"
+    start: Literal["base", "served"] = "base"
+    from_scratch: bool = False
 
     def __init__(self, settings: config.Settings, bench: Workbench) -> None:
         super().__init__(settings, bench)
@@ -138,9 +141,18 @@ class MergingMethod(Method):
             step: 1 for the first domain.
         """
 
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
+        """This method's own steps within an expert's training; none: the protocol's training, shared by methods."""
+        return None
+
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train this domain's expert and merge it."""
-        expert = self.bench.train(domain, start=self.served if self.start == "served" else None)
+        expert = self.bench.train(
+            domain,
+            start=self.served if self.start == "served" else None,
+            from_scratch=self.from_scratch,
+            hooks=self.hooks(domain, step=step),
+        )
         self.served = self.merge(expert.update, domain, step=step)
 
     def predict(self, batch: Batch) -> Tensor:

@@ -1,0 +1,159 @@
+"""A merge as a search within the subspace that a training run spanned, with exact gradients.
+
+TRM, reconstructed from the abstract of arXiv 2605.08311: everything here beyond the abstract's three aims is this
+project's reading, not the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+Evaluate = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The points ``start + sum_m c[row, m] * direction_m``, for coefficients c.
+
+    Attributes:
+        start: the adapter's tensors, of any shapes, before training.
+        rows: of each tensor, the row of the coefficients that moves it; tensors of one layer share theirs.
+        directions: each as the tensors of ``start``; the training's segments, in order.
+        history: a last direction that rescales what was there before; none: it is not moved.
+    """
+
+    start: tuple[Tensor, ...]
+    rows: tuple[int, ...]
+    directions: tuple[tuple[Tensor, ...], ...]
+    history: tuple[Tensor, ...] | None = None
+
+    @classmethod
+    def through(
+        cls, points: Sequence[Sequence[Tensor]], *, rows: Sequence[int], history: Sequence[Tensor] | None = None
+    ) -> Trajectory:
+        """The subspace of a run through these points, the first one being the start."""
+        segments = tuple(
+            tuple(later - earlier for earlier, later in zip(before, after, strict=True))
+            for before, after in pairwise(points)
+        )
+        return cls(tuple(points[0]), tuple(rows), segments, tuple(history) if history is not None else None)
+
+    @property
+    def moves(self) -> tuple[tuple[Tensor, ...], ...]:
+        """All directions, the history's last."""
+        return self.directions if self.history is None else (*self.directions, self.history)
+
+    def first_coefficients(self) -> Tensor:
+        """Halfway along every segment, the history as it is: ``(rows, moves)``."""
+        return self._in_columns(0.5, 0.0)
+
+    def clamp_(self, coefficients: Tensor) -> None:
+        """Keep segments within [-0.2, 1.2] and the history within [-0.2, 0.2], in place."""
+        lowest, highest = self._in_columns(-0.2, -0.2), self._in_columns(1.2, 0.2)
+        coefficients.copy_(torch.minimum(torch.maximum(coefficients, lowest), highest))
+
+    def _in_columns(self, segment: float, history: float) -> Tensor:
+        first = self.start[0]
+        values = torch.full((max(self.rows) + 1, len(self.moves)), segment, dtype=first.dtype, device=first.device)
+        if self.history is not None:
+            values[:, -1] = history
+        return values
+
+    def at(self, coefficients: Tensor) -> list[Tensor]:
+        """The point of these coefficients ``(rows, moves)``, as the tensors of ``start``."""
+        return [
+            tensor + sum(coefficients[row, number] * move[place] for number, move in enumerate(self.moves))
+            for place, (row, tensor) in enumerate(zip(self.rows, self.start, strict=True))
+        ]
+
+    def along(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The inner product of each row's gradient with each of its moves, ``(rows, moves)``."""
+        products = torch.zeros_like(self.first_coefficients())
+        for place, row in enumerate(self.rows):
+            for number, move in enumerate(self.moves):
+                products[row, number] += (gradients[place] * move[place]).sum()
+        return products
+
+    def segment_shares(self) -> Tensor:
+        """``||s_k||^2 / ||sum_k s_k||^2`` of each row's segments, zero for the history: ``(rows, moves)``."""
+        squares = torch.zeros_like(self.first_coefficients())
+        whole = torch.zeros(len(squares), 1, dtype=squares.dtype, device=squares.device)
+        for place, row in enumerate(self.rows):
+            parts = [move[place] for move in self.directions]
+            for number, part in enumerate(parts):
+                squares[row, number] += part.square().sum()
+            whole[row] += sum(parts, torch.zeros_like(parts[0])).square().sum()
+        return torch.where(whole > 0, squares / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each objective counts: J = alignment L_TA + consistency L_PC + responsiveness L_GR + anchor R.
+
+    Attributes:
+        floor: rho; the task's gradient shall keep at least this share of the reference norm.
+    """
+
+    alignment: float = 1.0
+    consistency: float = 1.0
+    responsiveness: float = 0.1
+    anchor: float = 0.01
+    floor: float = 0.5
+
+
+def objective(
+    evaluate: Evaluate, trajectory: Trajectory, coefficients: Tensor, *, weights: Weights, reference_norm: float
+) -> tuple[float, Tensor]:
+    """The objective J at the coefficients, and its gradient; no second derivative is taken.
+
+    With g the gradient of L_TA at the point and n its norm, L_GR = max(0, 1 - n / (rho n_ref))^2. Below the
+    floor its gradient needs the Hessian times g / n, which central differences of g give.
+
+    Args:
+        evaluate: from a point to ``(parameters, L_TA, L_PC)``, two scalars with a graph to the parameters, which
+            are the point's tensors.
+        coefficients: ``(rows, moves)``.
+        reference_norm: n_ref, above 0 where responsiveness counts.
+
+    Returns:
+        J and dJ/dc, ``(rows, moves)``.
+    """
+    point = trajectory.at(coefficients)
+    parameters, loss, consistency = evaluate(point)
+    slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
+    pulls = torch.autograd.grad(consistency, parameters)
+    joint = [weights.alignment * slope + weights.consistency * pull for slope, pull in zip(slopes, pulls, strict=True)]
+    shares = trajectory.segment_shares()
+    away = coefficients - 0.5
+    value = weights.alignment * loss.item() + weights.consistency * consistency.item()
+    value += weights.anchor * (shares * away.square()).sum().item()
+    gradient = trajectory.along(joint) + 2 * weights.anchor * shares * away
+    norm, floor = _norm(slopes), weights.floor * reference_norm
+    if weights.responsiveness > 0 and 0 < norm < floor:
+        lack = 1 - norm / floor
+        turned = _hessian_along(evaluate, point, [slope / norm for slope in slopes], scale=_norm(trajectory.start))
+        value += weights.responsiveness * lack**2
+        gradient = gradient - weights.responsiveness * 2 * lack / floor * trajectory.along(turned)
+    return value, gradient
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(sum(tensor.square().sum() for tensor in tensors) ** 0.5)
+
+
+def _hessian_along(
+    evaluate: Evaluate, point: Sequence[Tensor], unit: Sequence[Tensor], *, scale: float
+) -> list[Tensor]:
+    """The Hessian of L_TA times a unit vector, by central differences."""
+    width = 1e-3 * max(1.0, scale)
+    ends = []
+    for sign in (1, -1):
+        moved = [tensor + sign * width * step for tensor, step in zip(point, unit, strict=True)]
+        parameters, loss, _ = evaluate(moved)
+        ends.append(torch.autograd.grad(loss, parameters))
+    return [(ahead - behind) / (2 * width) for ahead, behind in zip(*ends, strict=True)]
