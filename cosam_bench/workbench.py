@@ -160,7 +160,7 @@ class Workbench:
             "torch": torch.__version__,
             "harness": __version__,
         }
-        if from_scratch:
+        if from_scratch and start is not None:  # without a start it makes no difference
             facts["from_scratch"] = True
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 

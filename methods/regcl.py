@@ -10,34 +10,43 @@ and every other trained parameter is averaged. The two factors are merged apart,
 the merged factors is not the regression of the products, and it depends on how each adapter splits dW into
 B A. Adapters share their first random factors for that reason.
 
-Needs the current domain's inputs. The state is constant: the sums, a count and the served update. The order
-does not matter with experts that start from the base. The rank is that of one adapter.
+``space = "product"`` is the same regression of dW_t = B_t A_t instead,
+
+    dW = (sum_t B_t A_t G_t) (sum_t G_t)^-1,
+
+cut to the adapter's rank r in the way that loses least for the inputs (the SVD of dW S^(1/2), S = sum_t G_t).
+Both spaces so serve rank r, and what lies between their scores is the error of merging the factors apart.
+``discarded`` in the state holds each layer's share of tr(dW S dW^T) that the cut dropped last.
+
+Needs the current domain's inputs. The state is constant: the sums and the served update. The order does not
+matter with experts that start from the base. The rank is that of one adapter.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Literal
 
-from pydantic import Field
+import torch
 from torch import Tensor
 
 from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
 from cosam_bench.method import MergingMethod
-from cosam_bench.regression import merge_by_regression
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import LowRank, Update
 from cosam_bench.workbench import Workbench
 
 
 class RegCLSettings(Settings):
-    """The settings of RegCL.
+    """The settings of RegCL."""
 
-    Attributes:
-        ridge: added to each Gram sum's diagonal, as a share of its mean; the released code has 0.
-    """
-
-    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
+    space: Literal["factors", "product"] = setting(
+        "factors", "what is regressed: A and B apart, or dW = B A, cut to their rank", source="the released code"
+    )
+    ridge: float = setting(
+        1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
+    )
 
 
 class RegCL(MergingMethod):
@@ -52,35 +61,64 @@ class RegCL(MergingMethod):
             "the adapter is the protocol's, by default LoRA in the attention's own layers without bias",
             "running sums replace the released code's store of all adapters and Gram matrices",
             "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse",
+            "the setting space = product, regression of B A cut to the adapter's rank, is this project's",
         ),
     )
     Settings = RegCLSettings
 
     def __init__(self, settings: RegCLSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.ridge = settings.ridge
+        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
         grams = self.bench.input_grams(domain, expert)
-        factors = expert.low_rank.items()
-        low_rank = {layer: self._merge_layer(layer, both, grams[layer]) for layer, both in factors}
-        dense = {name: self._add(f"{name}/dense", change) / step for name, change in expert.dense.items()}
-        return Update(low_rank, {name: mean.to(expert.dense[name].dtype) for name, mean in dense.items()})
+        terms = {f"{name}/dense": change for name, change in expert.dense.items()}
+        terms_of = _factor_terms if self.options.space == "factors" else _product_terms
+        for layer, factors in expert.low_rank.items():
+            terms |= terms_of(layer, factors, grams[layer])
+        self.memory = running_sums(self.memory, terms)
+        dense = {name: (self.memory[f"{name}/dense"] / step).to(change.dtype) for name, change in expert.dense.items()}
+        merge_all = self._merge_factors if self.options.space == "factors" else self._merge_products
+        low_rank = {
+            layer: LowRank(merged.a.to(factors.a.dtype), merged.b.to(factors.b.dtype))
+            for (layer, factors), merged in zip(expert.low_rank.items(), merge_all(expert), strict=True)
+        }
+        return Update(low_rank, dense)
 
-    def _merge_layer(self, layer: str, factors: LowRank, gram: Tensor) -> LowRank:
-        a, b = factors.a.double(), factors.b.double()
-        inner = a @ gram @ a.T
-        merged_a = merge_by_regression(
-            self._add(f"{layer}/gram", gram), self._add(f"{layer}/product_a", a @ gram), ridge=self.ridge
-        )
-        merged_b = merge_by_regression(
-            self._add(f"{layer}/inner", inner), self._add(f"{layer}/product_b", b @ inner), ridge=self.ridge
-        )
-        return LowRank(merged_a.to(factors.a.dtype), merged_b.to(factors.b.dtype))
+    def _merge_factors(self, expert: Update) -> list[LowRank]:
+        return [
+            LowRank(
+                a=self._solve(f"{layer}/gram", f"{layer}/product_a"),
+                b=self._solve(f"{layer}/inner", f"{layer}/product_b"),
+            )
+            for layer in expert.low_rank
+        ]
 
-    def _add(self, name: str, term: Tensor) -> Tensor:
-        """The running sum of that name with the term added, in float64."""
-        total = self.memory[name] + term.double() if name in self.memory else term.double()
-        self.memory[name] = total
-        return total
+    def _merge_products(self, expert: Update) -> list[LowRank]:
+        cut = [
+            truncate_by_gram(
+                self._solve(f"{layer}/gram", f"{layer}/product"), self.memory[f"{layer}/gram"], rank=factors.rank
+            )
+            for layer, factors in expert.low_rank.items()
+        ]
+        self.memory["discarded"] = torch.tensor([share for _, share in cut])
+        return [factors for factors, _ in cut]
+
+    def _solve(self, gram: str, product: str) -> Tensor:
+        return merge_by_regression(self.memory[gram], self.memory[product], ridge=self.options.ridge)
+
+
+def _factor_terms(layer: str, factors: LowRank, gram: Tensor) -> dict[str, Tensor]:
+    a, b = factors.a.double(), factors.b.double()
+    inner = a @ gram @ a.T
+    return {
+        f"{layer}/gram": gram,
+        f"{layer}/product_a": a @ gram,
+        f"{layer}/inner": inner,
+        f"{layer}/product_b": b @ inner,
+    }
+
+
+def _product_terms(layer: str, factors: LowRank, gram: Tensor) -> dict[str, Tensor]:
+    return {f"{layer}/gram": gram, f"{layer}/product": factors.b.double() @ (factors.a.double() @ gram)}

@@ -13,11 +13,11 @@ PACKAGE = ROOT / "cosam_bench"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "config", "files", "randomness", "environment"),
-    ("updates", "metrics", "matrix", "regression"),
+    ("updates", "merging", "metrics", "matrix"),
     ("domains",),
     ("sam",),
-    ("batches", "losses", "fit", "score"),
-    ("card", "training_domain", "workbench", "method", "registry", "testing"),
+    ("batches", "losses", "prefix_cache", "fit", "score"),
+    ("card", "training_domain", "workbench", "method", "registry", "scaffold", "testing"),
     (
         "protocols",
         "protocol",

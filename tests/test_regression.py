@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.errors import CosamError
-from cosam_bench.regression import merge_by_regression
+from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
 
 
 def domains(
@@ -140,3 +140,90 @@ def test_sums_that_are_not_finite_are_refused(number: float) -> None:
     for gram, product in ((eye * number, eye), (eye, eye * number)):
         with pytest.raises(CosamError, match="not finite"):
             merge_by_regression(gram, product, ridge=1e-6)
+
+
+def test_running_sums_keep_only_what_is_added_and_do_so_in_float64() -> None:
+    first = running_sums({"other": torch.ones(2)}, {"sum": torch.tensor([1.0, 2.0])})
+    again = running_sums(first, {"sum": torch.tensor([1e-12, 0.0])})
+    assert list(again) == ["sum"]
+    assert again["sum"].tolist() == [1 + 1e-12, 2.0]  # float32 would round the first to 1
+    assert first["sum"].tolist() == [1.0, 2.0]
+
+
+def test_the_off_diagonal_is_scaled_and_the_diagonal_is_not() -> None:
+    gram = torch.tensor([[2.0, 4.0], [4.0, 10.0]], dtype=torch.float64)
+    assert scale_off_diagonal(gram, 0.5).tolist() == [[2.0, 2.0], [2.0, 10.0]]
+    assert scale_off_diagonal(gram, 1.0).tolist() == gram.tolist()
+    assert scale_off_diagonal(gram, 0.0).tolist() == [2.0, 10.0]
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 1e-6, 0.5]))
+@settings(max_examples=20, deadline=None)
+def test_a_diagonal_given_as_a_vector_is_solved_as_the_matrix(seed: int, ridge: float) -> None:
+    (rows, weight), (others, _) = domains(2, seed=seed)
+    diagonal = (rows.square() + others.square()).sum(0)
+    product = weight * diagonal.flip(0)
+    torch.testing.assert_close(
+        merge_by_regression(diagonal, product, ridge=ridge),
+        merge_by_regression(torch.diag(diagonal), product, ridge=ridge),
+    )
+
+
+def test_a_diagonal_with_a_dead_input_wants_a_ridge() -> None:
+    diagonal, product = torch.tensor([1.0, 0.0]).double(), torch.tensor([[3.0, 0.0]]).double()
+    with pytest.raises(CosamError, match=r"2 inputs has no inverse"):
+        merge_by_regression(diagonal, product, ridge=0.0)
+    assert merge_by_regression(diagonal, product, ridge=1e-9)[0, 1] == 0.0
+
+
+def lost(rows: Tensor, weight: Tensor, other: Tensor) -> float:
+    """The sum of squared differences of the answers to the rows."""
+    return (rows @ (weight - other).T).square().sum().item()
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_no_weight_of_the_rank_answers_the_inputs_better_than_the_truncation(seed: int, rank: int) -> None:
+    (rows, weight), (_, other) = domains(2, seed=seed, outputs=4)
+    cut, discarded = truncate_by_gram(weight, rows.T @ rows, rank=rank)
+    best = lost(rows, weight, cut.dense())
+    assert cut.rank == rank
+    assert best == pytest.approx(discarded * (rows @ weight.T).square().sum().item(), rel=1e-9)
+    # Eckart and Young: no answers of that rank are nearer, wherever the weight comes from.
+    values = torch.linalg.svdvals(rows @ weight.T)
+    assert best == pytest.approx(values[rank:].square().sum().item(), rel=1e-9)
+    plain = torch.linalg.svd(weight, full_matrices=False)
+    euclidean = plain.U[:, :rank] * plain.S[:rank] @ plain.Vh[:rank]
+    moved = cut.dense() + 1e-3 * (cut.b @ (cut.b.T @ other))
+    assert best <= min(lost(rows, weight, euclidean), lost(rows, weight, moved)) + 1e-9
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_a_weight_of_low_rank_is_kept_whole(seed: int, rank: int) -> None:
+    (rows, weight), _ = domains(2, seed=seed, outputs=4)
+    low = weight[:, :rank] @ weight[:rank, :rank].T @ rows[:rank]
+    cut, discarded = truncate_by_gram(low, rows.T @ rows, rank=rank)
+    torch.testing.assert_close(cut.dense(), low, rtol=1e-8, atol=1e-9)
+    assert discarded == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_truncation_with_dead_inputs_or_no_weight_is_finite() -> None:
+    (rows, weight), _ = domains(2)
+    rows[:, 2] = 0
+    cut, _ = truncate_by_gram(weight, rows.T @ rows, rank=2)
+    assert torch.isfinite(cut.dense()).all()
+    nothing, discarded = truncate_by_gram(torch.zeros_like(weight), rows.T @ rows, rank=2)
+    assert nothing.dense().abs().max() == 0
+    assert discarded == 0.0
+    diagonal, _ = truncate_by_gram(weight, rows.square().sum(0), rank=2)
+    matrix, _ = truncate_by_gram(weight, torch.diag(rows.square().sum(0)), rank=2)
+    torch.testing.assert_close(diagonal.dense(), matrix.dense())
+
+
+def test_a_rank_above_the_matrix_keeps_all_of_it() -> None:
+    (rows, weight), _ = domains(2)
+    cut, discarded = truncate_by_gram(weight, rows.T @ rows, rank=50)
+    torch.testing.assert_close(cut.dense(), weight)
+    assert cut.rank == 3
+    assert discarded == 0.0

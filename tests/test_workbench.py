@@ -207,8 +207,12 @@ def test_another_seed_start_or_setting_is_another_expert(
     shared.train(domain)
     replace(shared, seed=1).train(domain)
     replace(shared, adapter=AdapterSettings(rank=1, alpha=2.0)).train(domain)
-    shared.train(domain, start=update(bench, scale=0.1))
-    assert len(list(tmp_path.iterdir())) == 4
+    start = update(bench, scale=0.1)
+    shared.train(domain, start=start)
+    shared.train(domain, start=start, from_scratch=True)
+    assert len(list(tmp_path.iterdir())) == 5
+    shared.train(domain, from_scratch=True)  # without a start there is nothing to leave beneath
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_each_row_is_predicted_by_its_own_update(bench: Workbench, domain: TrainingDomain) -> None:

@@ -1,0 +1,54 @@
+"""Fisher merging: an average in which each expert's weights count by their diagonal Fisher information."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def add_expert(
+    memory: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+    fisher: Mapping[str, Tensor],
+    *,
+    minimum: float,
+    normalise: bool,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The Fisher-weighted average of the changes so far, and the two sums it is made of.
+
+    dW = sum_t w_t (F_t + eps) dW_t / sum_t w_t (F_t + eps), elementwise; w_t = 1 / (||F_t|| + eps) where
+    ``normalise``, one norm over all of an expert's parameters, else 1. A common factor of the weights cancels,
+    and so does the base, so two sums over the experts say the same as all experts.
+
+    Args:
+        memory: what this function returned for the expert before; empty at first.
+        changes: by parameter name, dW_t.
+        fisher: F_t, at least 0, of the same names and shapes.
+        minimum: eps, above 0.
+        normalise: weigh each expert by the inverse of its Fisher information's norm.
+
+    Returns:
+        The next memory, ``<name>/weighted`` and ``<name>/weight``, and the merged changes; both in the dtype of
+        the changes, computed in float64.
+
+    Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022, as in FusionBench.
+    """
+    weight = 1 / (_norm(fisher) + minimum) if normalise else 1.0
+    sums: dict[str, Tensor] = {}
+    merged: dict[str, Tensor] = {}
+    for name, change in changes.items():
+        importance = weight * (fisher[name].double() + minimum)
+        weighted = importance * change.double()
+        if f"{name}/weight" in memory:
+            importance = importance + memory[f"{name}/weight"]
+            weighted = weighted + memory[f"{name}/weighted"]
+        merged[name] = (weighted / importance).to(change.dtype)
+        sums[f"{name}/weighted"], sums[f"{name}/weight"] = weighted.to(change.dtype), importance.to(change.dtype)
+    return sums, merged
+
+
+def _norm(tensors: Mapping[str, Tensor]) -> float:
+    squares = [tensor.double().square().sum() for tensor in tensors.values()]
+    return torch.stack(squares).sum().sqrt().item() if squares else 0.0

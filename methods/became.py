@@ -1,0 +1,174 @@
+"""BECAME: a cautious training, a free one, and the point between them that a Bayesian would choose.
+
+Source: Li et al., "BECAME: BayEsian Continual Learning with Adaptive Model MErging", ICML 2025 (arXiv 2504.02666).
+Derived: its equations 17 and 20 were not at hand, and its released code is a README; what follows is worked out
+here from its principle. On each domain after the first,
+
+1. training from the served update with gradients projected away from what past domains' inputs span: W_GP;
+2. training on from there without constraint: W;
+3. W_GP + l d is served, d = W - W_GP, with one coefficient for all weights,
+
+    l = d^T F_t d / d^T (F_t + sum_(i<t) F_i) d.
+
+That is the most probable point on the line if past domains say "near W_GP, with precision sum F_i" (Laplace's
+approximation) and the new one says "near W, with precision F_t", F the diagonal empirical Fisher information at W.
+The first domain's expert is taken whole.
+
+The projection is that of GPM (Saha et al., ICLR 2021; arXiv 2103.09762): a layer's running Gram matrix of inputs,
+under the model served after each domain, has leading eigenvectors V that hold ``threshold`` of its energy; the
+adapter's A loses its part in V at the start, in each gradient and after each step, so that dW x = B A x is zero for
+x in V, also under Adam. Parameters that are no adapted layer's weight keep still in the first training, for they
+have no such projection.
+
+``projected = false`` is the merge alone: experts from the base, W_GP the served update, one training a domain.
+
+Two trainings a domain, each with the protocol's full budget, and both are counted. Needs the current domain's
+inputs, labels and gradients. The state is constant: sum F and the served update, dense, and the Gram matrices. The
+order matters. The rank grows to full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.merging.interpolation import difference, inner_product, interpolate, plus
+from cosam_bench.merging.regression import running_sums
+from cosam_bench.method import MergingMethod
+from cosam_bench.sam.adapters import Adapter
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+def best_coefficient(step: Mapping[str, Tensor], *, past: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> float:
+    """l = d^T F_t d / d^T (F_t + F_past) d, in [0, 1]; 1 where neither F says anything along d.
+
+    Args:
+        step: d by parameter name.
+        past: the sum of earlier Fisher informations, of the same names and shapes, or empty.
+        current: F_t.
+    """
+    new = inner_product(step, step, metric=current)
+    total = new + (inner_product(step, step, metric=past) if past else 0.0)
+    return new / total if total > 0 else 1.0
+
+
+def leading_span(gram_sum: Tensor, *, threshold: float) -> Tensor:
+    """Orthonormal columns ``(n, k)`` that hold at least ``threshold`` of the inputs' energy, as few as possible.
+
+    Args:
+        gram_sum: float64, ``(n, n)``, the sum of x x^T over the inputs.
+        threshold: in [0, 1]; of tr(gram_sum).
+    """
+    eigenvalues, vectors = torch.linalg.eigh(gram_sum)
+    energies = eigenvalues.clamp(min=0).flip(0)
+    held = energies.cumsum(0)
+    count = int((held < threshold * held[-1]).sum().item()) + 1 if threshold > 0 and held[-1] > 0 else 0
+    span: Tensor = vectors.flip(1)[:, :count]
+    return span
+
+
+class Projection(TrainingHooks):
+    """Keeps each A out of a span of inputs, and everything but the adapted layers' weights as it is."""
+
+    def __init__(self, spans: Mapping[str, Tensor]) -> None:
+        self._spans = spans
+
+    def attached(self, adapter: Adapter) -> None:
+        """Project the first factors, freeze what cannot be projected."""
+        for parameter, _, _ in adapter.dense.values():
+            parameter.requires_grad_(False)
+        self._spans = {layer: self._spans[layer].to(a.device, a.dtype) for layer, (a, _, _) in adapter.factors.items()}
+        self._project_factors(adapter)
+
+    def after_backward(self, adapter: Adapter) -> None:
+        """Project the gradients, so that the optimiser's averages hold nothing else."""
+        for layer, (a, _, _) in adapter.factors.items():
+            if a.grad is not None:
+                self._project(a.grad, layer)
+
+    def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        """Project again: Adam scales entry by entry and leaves the subspace."""
+        self._project_factors(adapter)
+
+    def _project_factors(self, adapter: Adapter) -> None:
+        for layer, (a, _, _) in adapter.factors.items():
+            self._project(a, layer)
+
+    def _project(self, rows: Tensor | nn.Parameter, layer: str) -> None:
+        with torch.no_grad():
+            rows.sub_(rows @ self._spans[layer] @ self._spans[layer].T)
+
+
+class BecameSettings(Settings):
+    """The settings of BECAME."""
+
+    projected: bool = setting(
+        True, "train twice, first projected; off: merge experts trained from the base", source="the paper's two stages"
+    )
+    threshold: float = setting(
+        0.97,
+        "share of past inputs' energy that the first training must not touch",
+        source="GPM on CIFAR-100",
+        ge=0,
+        le=1,
+    )
+    images: int = setting(
+        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
+    )
+
+
+class Became(MergingMethod):
+    """Two trainings a domain, and the Bayesian point between their results."""
+
+    card = MethodCard(
+        title="BECAME",
+        paper="arXiv 2504.02666",
+        needs=("inputs", "labels", "gradients"),
+        deviations=(
+            "derived: the coefficient from the paper's principle, its equations were not at hand",
+            "derived: the projection acts on the adapter's A, by the running Gram matrix of all past inputs",
+            "the threshold is one for all domains; GPM raises it from domain to domain",
+        ),
+    )
+    Settings = BecameSettings
+
+    def __init__(self, settings: BecameSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train cautiously, train freely, merge; then remember the inputs."""
+        if self.served is None or not self.options.projected:
+            expert = self.bench.train(domain).update
+        else:
+            cautious = self.bench.train(domain, start=self.served, from_scratch=True, hooks=Projection(self._spans()))
+            self.served = Update(dense=weight_changes(cautious.update))  # W_GP, from which merge() goes on
+            expert = self.bench.train(domain, start=self.served, from_scratch=True).update
+        self.served = self.merge(expert, domain, step=step)
+        if self.options.projected:
+            grams = self.bench.input_grams(domain, self.served)
+            self.memory |= running_sums(self.memory, {f"gram/{layer}": gram for layer, gram in grams.items()})
+
+    def _spans(self) -> dict[str, Tensor]:
+        return {
+            layer: leading_span(self.memory[f"gram/{layer}"], threshold=self.options.threshold)
+            for layer in self.bench.layers
+        }
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The point between what is served and the expert."""
+        served = self.served.dense if self.served is not None else {}
+        current = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
+        moved = difference(expert, served)
+        past = {name: self.memory[f"fisher/{name}"] for name in current} if self.memory else {}
+        coefficient = best_coefficient(moved, past=past, current=current)
+        self.memory |= {f"fisher/{name}": total for name, total in plus(past, current).items()}
+        self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
+        return Update(dense=interpolate(served, moved, weight=coefficient))

@@ -1,0 +1,76 @@
+"""CoFiMA: train the served model on, then average old and new, each parameter by its Fisher information.
+
+Source: Marouf et al., "Weighted Ensemble Models Are Strong Continual Learners", ECCV 2024 (arXiv 2312.08977), and
+LAMDA-PILOT's ``models/cofima.py``. The first domain's model is taken whole; after that, elementwise,
+
+    W_t = ((1 - l) F_(t-1) W_(t-1) + l F_t W) / ((1 - l) F_(t-1) + l F_t),   W trained from W_(t-1),
+
+with F_t the diagonal empirical Fisher information of W on domain t, no entry above ``maximum``. Only the last
+domain's F is kept, so what older domains need is known through it alone, as published.
+
+Deviations: adapters instead of the whole network, a fresh one a domain above the served update; F is the mean of
+squared gradients of single images where the released code squares the gradients of batches; where both F are zero
+the plain average of CoMA stands, the released code divides by zero there; no classifier alignment. All trained
+parameters follow the rule. Needs the current domain's labels and gradients. The state is constant: the served
+update and one F, both dense. The order matters. The rank is full.
+"""
+
+from __future__ import annotations
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.interpolation import difference, interpolate, interpolate_by_fisher
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+class CoFiMASettings(Settings):
+    """The settings of CoFiMA."""
+
+    weight: float = setting(
+        0.4, "the new model's weight l before Fisher information", source="LAMDA-PILOT, wt_lambda", gt=0, lt=1
+    )
+    maximum: float = setting(1e-4, "entries of F above it count as it", source="LAMDA-PILOT, fishermax", gt=0)
+    images: int = setting(
+        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
+    )
+
+
+class CoFiMA(MergingMethod):
+    """An interpolation of the served and the newly trained model by the last two Fisher informations."""
+
+    card = MethodCard(
+        title="CoFiMA",
+        paper="arXiv 2312.08977",
+        needs=("labels", "gradients"),
+        deviations=(
+            "adapters are trained, a fresh one a domain, instead of the whole network",
+            "F squares the gradients of single images, the released code those of batches",
+            "F of 256 images at most, not of the whole domain",
+            "where both F are zero the plain average stands instead of 0 / 0",
+            "no classifier alignment: there are no classes",
+        ),
+    )
+    Settings = CoFiMASettings
+    start = "served"
+    from_scratch = True
+
+    def __init__(self, settings: CoFiMASettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The Fisher-weighted mean of what was served and what was trained."""
+        gradients = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
+        current = {name: values.clamp(max=self.options.maximum) for name, values in gradients.items()}
+        past, self.memory = self.memory, current
+        if self.served is None:
+            return Update(dense=interpolate({}, difference(expert, {}), weight=1.0))
+        step_taken = difference(expert, self.served.dense)
+        return Update(
+            dense=interpolate_by_fisher(
+                self.served.dense, step_taken, past=past, current=current, weight=self.options.weight
+            )
+        )

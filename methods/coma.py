@@ -1,0 +1,56 @@
+"""CoMA: train the served model on, then go a fixed part of the way to what comes out.
+
+Source: Marouf et al., "Weighted Ensemble Models Are Strong Continual Learners", ECCV 2024 (arXiv 2312.08977), and
+LAMDA-PILOT's ``models/cofima.py`` without Fisher weighting. The first domain's model is taken whole; after that
+
+    W_t = (1 - l) W_(t-1) + l W,   W trained from W_(t-1).
+
+Deviations: adapters instead of the whole network, a fresh one a domain above the served update; the classifier's
+alignment by class statistics has no counterpart here. All trained parameters follow the rule. Needs nothing of the
+current domain beyond the expert. The state is constant: the served update, dense. The order matters. The rank
+grows to full.
+"""
+
+from __future__ import annotations
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.interpolation import difference, interpolate
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+class CoMASettings(Settings):
+    """The settings of CoMA."""
+
+    weight: float = setting(
+        0.4, "share of the way from the served model to the new one", source="LAMDA-PILOT, wt_lambda", ge=0, le=1
+    )
+
+
+class CoMA(MergingMethod):
+    """A fixed interpolation of the served model and the one trained on from it."""
+
+    card = MethodCard(
+        title="CoMA",
+        paper="arXiv 2312.08977",
+        deviations=(
+            "adapters are trained, a fresh one a domain, instead of the whole network",
+            "no classifier alignment: there are no classes",
+        ),
+    )
+    Settings = CoMASettings
+    start = "served"
+    from_scratch = True
+
+    def __init__(self, settings: CoMASettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.weight = settings.weight
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The weighted mean of what was served and what was trained."""
+        served = self.served.dense if self.served is not None else {}
+        weight = self.weight if self.served is not None else 1.0
+        return Update(dense=interpolate(served, difference(expert, served), weight=weight))

@@ -1,0 +1,73 @@
+"""Fisher merging: the average of all experts, each weight counted by its diagonal Fisher information.
+
+Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022 (arXiv 2111.09832), as
+FusionBench has it. Elementwise,
+
+    dW = sum_t w_t (F_t + eps) dW_t / sum_t w_t (F_t + eps),   w_t = 1 / (||F_t|| + eps) or 1.
+
+The two sums are all that is kept: the result after each domain is that of the published formula on all experts.
+F is of the weights W, not of an adapter's factors, so it does not depend on how an adapter splits its change.
+
+eps decides where F is small: an entry far below it counts as the plain average, and gradients of a mean over
+pixels are small. Lower ``minimum`` to give F the say.
+
+Deviations: the likelihood is that of a mask, the mean over pixels; F is the mean of squared gradients of single
+images, where FusionBench squares the gradient of a batch; labels are drawn from the model's prediction, where
+FusionBench takes the expectation over all classes. All trained parameters follow the rule. Needs the current
+domain's inputs and gradients, and its labels with ``labels = "true"``. The state is constant: two dense sums and
+the served update. The order does not matter. The rank is full.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.fisher import add_expert
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+class FisherSettings(Settings):
+    """The settings of Fisher merging; the defaults are FusionBench's."""
+
+    minimum: float = setting(1e-6, "added to each entry of F", source="FusionBench", gt=0)
+    normalise: bool = setting(True, "weigh each expert by the inverse of its F's norm", source="FusionBench")
+    labels: Literal["true", "sampled"] = setting(
+        "sampled", "masks drawn from the model's prediction, or the true ones", source="the paper's Fisher information"
+    )
+    images: int = setting(256, "images of the domain that F is taken from, at most", source="FusionBench", ge=1)
+
+
+class Fisher(MergingMethod):
+    """A running average by Fisher information."""
+
+    card = MethodCard(
+        title="Fisher merging",
+        paper="arXiv 2111.09832",
+        needs=("inputs", "gradients"),
+        order_dependent=False,
+        deviations=(
+            "F is of the mean over pixels of the masks' likelihood, labels drawn from the prediction",
+            "F squares the gradients of single images; FusionBench squares those of batches",
+            "running sums replace the store of all models; the result is the same",
+        ),
+    )
+    Settings = FisherSettings
+
+    def __init__(self, settings: FisherSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The Fisher-weighted average of all experts so far."""
+        options = self.options
+        fisher = self.bench.squared_gradients(domain, expert, labels=options.labels, images=options.images)
+        changes = weight_changes(expert)
+        self.memory, merged = add_expert(
+            self.memory, changes, fisher, minimum=options.minimum, normalise=options.normalise
+        )
+        return Update(dense=merged)

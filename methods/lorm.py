@@ -1,0 +1,124 @@
+"""LoRM with one A for all domains: adapters that differ in B alone are merged exactly, at their own rank.
+
+Source: Salami et al., "Closed-form Merging of Parameter-Efficient Modules for Federated Continual Learning",
+ICLR 2025 (arXiv 2410.17961). Merging B A of clients that share A is a linear regression with one solution,
+
+    B = (sum_t B_t A G_t A^T) (A sum_t G_t A^T)^-1,
+
+G_t the mean of x x^T over the inputs x of a layer under expert t. The paper uses it within a task, among clients
+that alternate which factor they train, and merges tasks by RegMean on the products B A, which is the method
+``regmean`` with ``off_diagonal = 1``.
+
+Derived here: the same equation across domains. A is drawn once, equal for every domain, and frozen; only B is
+trained. Then rank r and r x r sums are all it takes, no product of merged factors has cross terms, and nothing
+is lost against RegMean on the products but what A cannot express.
+
+Deviations: as derived; a ridge where the released code takes a pseudo-inverse; full Gram matrices where the
+paper's commands take diagonal ones; each domain weighs the same. Other parameters are averaged. Needs the current
+domain's inputs. The state is constant. The order does not matter. The rank is that of one adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.errors import CosamError
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.merging.regression import merge_by_regression, running_sums
+from cosam_bench.method import MergingMethod
+from cosam_bench.sam.adapters import Adapter
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import LowRank, Update
+from cosam_bench.workbench import Workbench
+
+
+def add_expert(memory: Mapping[str, Tensor], factors: LowRank, gram: Tensor, *, layer: str) -> dict[str, Tensor]:
+    """One layer's running sums with one more expert, whose A is that of the others.
+
+    Args:
+        memory: has what this function returned for the expert before; nothing of the layer at first.
+        factors: A ``(r, n)`` and B ``(m, r)``.
+        gram: float64, ``(n, n)``, G.
+
+    Returns:
+        float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.
+    """
+    a = factors.a.double()
+    inner = a @ gram.double() @ a.T
+    return running_sums(memory, {f"{layer}/gram": inner, f"{layer}/product": factors.b.double() @ inner})
+
+
+def merged_b(sums: Mapping[str, Tensor], *, layer: str, ridge: float) -> Tensor:
+    """The merged B ``(m, r)``, float64.
+
+    Raises:
+        CosamError: the sum of A G A^T has no inverse and the ridge is 0.
+    """
+    return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge)
+
+
+class LoRMSettings(Settings):
+    """The settings of LoRM with a shared A."""
+
+    ridge: float = setting(
+        1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the paper", ge=0
+    )
+
+
+class FrozenA(TrainingHooks):
+    """Trains B alone: A stays as it was drawn."""
+
+    def attached(self, adapter: Adapter) -> None:
+        """Freeze every layer's A."""
+        for a, _, _ in adapter.factors.values():
+            a.requires_grad_(False)
+
+
+class LoRM(MergingMethod):
+    """Regression of B on running sums of r x r Gram matrices, A frozen and shared."""
+
+    card = MethodCard(
+        title="LoRM, shared A",
+        paper="arXiv 2410.17961",
+        needs=("inputs",),
+        order_dependent=False,
+        deviations=(
+            "derived: the paper's equation for clients that share A is used across domains, A frozen",
+            "full Gram matrices, where the paper's commands take their diagonals",
+            "a ridge of 1e-6 replaces the pseudo-inverse",
+        ),
+    )
+    Settings = LoRMSettings
+
+    def __init__(self, settings: LoRMSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.ridge = settings.ridge
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
+        """Train B alone."""
+        return FrozenA()
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The regression over all experts so far."""
+        grams = self.bench.input_grams(domain, expert)
+        sums = running_sums(self.memory, {f"{name}/sum": change for name, change in expert.dense.items()})
+        dense = {name: (sums[f"{name}/sum"] / step).to(change.dtype) for name, change in expert.dense.items()}
+        low_rank = {}
+        for layer, factors in expert.low_rank.items():
+            self._check_shared(layer, factors.a)
+            sums |= add_expert(self.memory, factors, grams[layer], layer=layer)
+            low_rank[layer] = LowRank(factors.a, merged_b(sums, layer=layer, ridge=self.ridge).to(factors.b.dtype))
+        self.memory = sums
+        return Update(low_rank, dense)
+
+    def _check_shared(self, layer: str, a: Tensor) -> None:
+        if self.served is not None and not torch.equal(a, self.served.low_rank[layer].a):
+            raise CosamError(
+                f"Two domains' adapters have different A in {layer!r}, so their B cannot be merged. Use one seed and "
+                "one adapter setting for the whole stream."
+            )

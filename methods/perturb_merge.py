@@ -1,0 +1,147 @@
+"""P&M: train with the task vector shaken, then go as far towards the new model as all domains' Fishers allow.
+
+Source: Qiu et al., "Train with Perturbation, Infer after Merging", NeurIPS 2025 (arXiv 2505.22389). Second-hand:
+the formulas come from notes on the paper, its code could not be had. Domain t is trained from the served W_(t-1);
+each step's loss is that at W + e eps (W - W_(t-1)) with e drawn from -1, 0 and 1, which punishes curvature along the
+task vector at no further pass. Then W_t = W_(t-1) + a d, d = W - W_(t-1), with one coefficient for all weights,
+
+    a = - sum_(i<=t) (W_(t-1) - W_i)^T F_i d / sum_(i<=t) d^T F_i d,   between 0 and 1,
+
+F_i the diagonal empirical Fisher information of the trained W_i on its own domain: the minimum along d of all
+domains' losses, each taken as quadratic around its own W_i.
+
+Derived here, the constant-memory form: with F = sum F_i and the residual R = sum F_i (W_i - W_(t-1)) over the past,
+
+    a = (R + F_t d)^T d / d^T (F + F_t) d,   then R <- R + F_t d - a (F + F_t) d,   F <- F + F_t.
+
+The perturbation scales the fresh adapter's branch by 1 + e eps, which is the same: dW = B A above W_(t-1).
+
+Deviations: as derived; a is cut to [0, 1]; it is one for the first domain; where no Fisher says anything along d the
+new model is taken. All trained parameters follow the rule. Needs the current domain's labels and gradients. The
+state is constant: F, R and the served update, all dense, and the last a. The order matters. The rank grows to full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.merging.interpolation import difference, inner_product, interpolate, plus
+from cosam_bench.method import MergingMethod
+from cosam_bench.sam.adapters import Adapter
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+def add_expert(
+    memory: Mapping[str, Tensor], step: Mapping[str, Tensor], fisher: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    """How far to go towards a new expert, and the sums for the next one.
+
+    Args:
+        memory: what this function returned for the expert before; empty at first.
+        step: by parameter name, d, what the expert changes beyond what is served.
+        fisher: F_t, at least 0, of the same names and shapes.
+
+    Returns:
+        The next memory, ``fisher/<name>`` and ``residual/<name>``, in the dtype of ``step``; and a in [0, 1].
+    """
+    pulls = {name: fisher[name].double() * change.double() for name, change in step.items()}
+    past = {name: memory[f"fisher/{name}"] for name in step} if memory else {}
+    residual = {name: memory[f"residual/{name}"] for name in step} if memory else {}
+    total, pull = plus(past, {name: values.double() for name, values in fisher.items()}), plus(residual, pulls)
+    curvature = inner_product(step, step, metric=total)
+    coefficient = min(max(inner_product(pull, step) / curvature, 0.0), 1.0) if curvature > 0 else 1.0
+    kept = {f"fisher/{name}": total[name].to(change.dtype) for name, change in step.items()}
+    for name, change in step.items():
+        kept[f"residual/{name}"] = (pull[name] - coefficient * total[name] * change.double()).to(change.dtype)
+    return kept, coefficient
+
+
+class Perturbation(TrainingHooks):
+    """Takes each step's loss where the task vector is longer, shorter or as it is, each as often.
+
+    The gradient is that of the unscaled parameters: through W + e eps (W - W_0) it gains the factor 1 + e eps, for B
+    and for dense parameters; A's has it already, because B is scaled while it is taken.
+    """
+
+    def __init__(self, strength: float, generator: torch.Generator) -> None:
+        self._strength = strength
+        self._generator = generator
+        self._scale = 1.0
+        self._kept: list[Tensor] = []
+
+    def before_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        """Draw e and scale the change."""
+        sign = int(torch.randint(-1, 2, (), generator=self._generator))
+        self._scale = 1 + sign * self._strength
+        with torch.no_grad():
+            self._kept = [parameter.clone() for parameter, _ in _scaled(adapter)]
+            for parameter, origin in _scaled(adapter):
+                parameter.sub_(origin).mul_(self._scale).add_(origin)
+
+    def after_backward(self, adapter: Adapter) -> None:
+        """Put the change back as it was, and its gradient to the unscaled parameters."""
+        with torch.no_grad():
+            for (parameter, _), kept in zip(_scaled(adapter), self._kept, strict=True):
+                parameter.copy_(kept)
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self._scale)
+
+
+def _scaled(adapter: Adapter) -> list[tuple[nn.Parameter, Tensor | float]]:
+    """The parameters in which the change is linear, each with its value where nothing is changed."""
+    branches: list[tuple[nn.Parameter, Tensor | float]] = [(b, 0.0) for _, b, _ in adapter.factors.values()]
+    return branches + [(parameter, first) for parameter, first, _ in adapter.dense.values()]
+
+
+class PerturbMergeSettings(Settings):
+    """The settings of P&M."""
+
+    perturbation: float = setting(
+        0.5, "eps, how much longer or shorter the task vector is taken", source="the paper, second-hand", ge=0, lt=1
+    )
+    images: int = setting(
+        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
+    )
+
+
+class PerturbMerge(MergingMethod):
+    """Training with a shaken task vector, and one merging coefficient in closed form."""
+
+    card = MethodCard(
+        title="P&M",
+        paper="arXiv 2505.22389",
+        needs=("labels", "gradients"),
+        deviations=(
+            "second-hand: formulas from notes on the paper, whose code could not be had",
+            "derived: running sums replace the store of all models and Fisher informations",
+            "the coefficient is cut to [0, 1]",
+        ),
+    )
+    Settings = PerturbMergeSettings
+    start = "served"
+    from_scratch = True
+
+    def __init__(self, settings: PerturbMergeSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
+        """The perturbation, drawn from a stream of the domain's own."""
+        return Perturbation(self.options.perturbation, self.bench.generator("perturb_merge", domain.digest))
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The served update, moved by the best coefficient."""
+        served = self.served.dense if self.served is not None else {}
+        fisher = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
+        moved = difference(expert, served)
+        self.memory, coefficient = add_expert(self.memory, moved, fisher)
+        self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
+        return Update(dense=interpolate(served, moved, weight=coefficient))

@@ -1,0 +1,150 @@
+"""RegMean: each layer's merged weight answers every domain's inputs as its expert did, by least squares.
+
+Source: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023 (arXiv
+2212.09849). With G_t the mean of x x^T over the inputs x of a layer under expert t, its off-diagonal times a,
+
+    dW = (sum_t dW_t G_t) (sum_t G_t)^-1,
+
+and the mean for every parameter that is no adapted layer's weight. The base cancels, so changes are merged
+instead of weights. The two sums are all that is kept: the result after each domain is that of the published
+formula on all experts so far.
+
+``rank`` serves the best update of that rank in the same loss: the SVD of dW S^(1/2), S = sum_t G_t, cut and
+multiplied by S^(-1/2) (derived here). It is cut from the full sums at each domain, so nothing is lost on the way;
+``discarded`` in the state holds each layer's share of tr(dW S dW^T) that was cut last.
+
+Deviations: a ridge where the released code inverts as it is; sums in float64; Grams over the whole training split,
+each domain weighing the same, where the paper takes some examples. Needs the current domain's inputs. The state
+is constant: (n, n) and (m, n) per layer, or n numbers for the first where a = 0, and the served update. The order
+does not matter. The rank is full without ``rank``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import LowRank, Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+def add_expert(
+    memory: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+    grams: Mapping[str, Tensor],
+    *,
+    off_diagonal: float,
+) -> dict[str, Tensor]:
+    """The running sums with one more expert.
+
+    Args:
+        memory: what this function returned for the expert before; empty at first.
+        changes: by parameter name, dW; ``(m, n)`` for a layer's weight.
+        grams: by layer name, G ``(n, n)``; a parameter ``<layer>.weight`` is regressed, all others are averaged.
+        off_diagonal: what G's off-diagonal is multiplied by; 0 keeps the diagonal alone.
+
+    Returns:
+        float64: ``<layer>/gram`` and ``<layer>/product``, ``<name>/sum`` of each other parameter.
+    """
+    terms: dict[str, Tensor] = {}
+    for name, change in changes.items():
+        layer = name.removesuffix(".weight")
+        if layer == name or layer not in grams:
+            terms[f"{name}/sum"] = change
+            continue
+        gram = scale_off_diagonal(grams[layer].double(), off_diagonal)
+        terms[f"{layer}/gram"] = gram
+        terms[f"{layer}/product"] = change.double() * gram if gram.ndim == 1 else change.double() @ gram
+    return running_sums(memory, terms)
+
+
+def merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> dict[str, Tensor]:
+    """The merged change by parameter name, float64, from the sums over ``step`` experts.
+
+    Raises:
+        CosamError: a Gram sum has no inverse and the ridge is 0.
+    """
+    merged = {}
+    for name, total in sums.items():
+        layer, _, kind = name.rpartition("/")
+        if kind == "sum":
+            merged[layer] = total / step
+        elif kind == "gram":
+            merged[f"{layer}.weight"] = merge_by_regression(total, sums[f"{layer}/product"], ridge=ridge)
+    return merged
+
+
+class RegMeanSettings(Settings):
+    """The settings of RegMean."""
+
+    off_diagonal: float = setting(
+        0.9,
+        "the Gram matrices' off-diagonal is multiplied by it; 0 keeps their diagonal",
+        source="the paper",
+        ge=0,
+        le=1,
+    )
+    rank: int | None = setting(
+        None, "factors a layer is served with; none: the dense merge", source="derived here", ge=1
+    )
+    ridge: float = setting(
+        1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
+    )
+
+
+class RegMean(MergingMethod):
+    """Regression of the changes dW on running sums of Gram matrices."""
+
+    card = MethodCard(
+        title="RegMean",
+        paper="arXiv 2212.09849",
+        needs=("inputs",),
+        order_dependent=False,
+        deviations=(
+            "running sums replace the store of all models; the result is the same",
+            "a ridge of 1e-6 and a float64 solve replace the plain inverse",
+            "Gram matrices of the whole training split, each domain weighing the same",
+            "the setting rank, a truncation in the same loss, is derived here",
+        ),
+    )
+    Settings = RegMeanSettings
+
+    def __init__(self, settings: RegMeanSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The regression over all experts so far."""
+        grams, changes = self.bench.input_grams(domain, expert), weight_changes(expert)
+        sums = add_expert(self.memory, changes, grams, off_diagonal=self.options.off_diagonal)
+        merged = merged_changes(sums, step=step, ridge=self.options.ridge)
+        self.memory = sums
+        served = self._truncated(merged, list(grams)) if self.options.rank else Update(dense=merged)
+        return _as_stored(served, changes)
+
+    def _truncated(self, merged: dict[str, Tensor], layers: list[str]) -> Update:
+        assert self.options.rank is not None
+        low_rank, discarded = {}, []
+        for layer in layers:
+            low_rank[layer], share = truncate_by_gram(
+                merged.pop(f"{layer}.weight"), self.memory[f"{layer}/gram"], rank=self.options.rank
+            )
+            discarded.append(share)
+        self.memory["discarded"] = torch.tensor(discarded)
+        return Update(low_rank, merged)
+
+
+def _as_stored(update: Update, like: Mapping[str, Tensor]) -> Update:
+    """The update in the dtypes of the changes it was merged from."""
+    low_rank = {
+        layer: LowRank(factors.a.to(like[f"{layer}.weight"].dtype), factors.b.to(like[f"{layer}.weight"].dtype))
+        for layer, factors in update.low_rank.items()
+    }
+    return Update(low_rank, {name: change.to(like[name].dtype) for name, change in update.dense.items()})
