@@ -136,7 +136,7 @@ def test_dry_run_prints_a_configuration_that_gives_the_same_again(
     config = tomllib.loads(first.stdout)
     assert config["seed"] == 3
     assert config["order"] == ["polyp", "pill", "pitting"]
-    assert config["settings"] == {"ridge": 1e-6}
+    assert config["settings"] == {"space": "factors", "ridge": 1e-6}
     assert config["protocol"]["adapter"]["rank"] == 3
     assert Path(config["protocol"]["stream"]).is_absolute()
     (tmp_path / "config.toml").write_text(first.stdout)
@@ -219,6 +219,7 @@ def test_a_failing_method_ends_with_1_and_its_reason(
 def test_one_method_is_shown_with_its_settings(cli: Callable[..., Result]) -> None:
     shown = words(cli("methods", "regcl").stdout)
     assert "ridge float >= 0 1e-06 added to each Gram sum's diagonal" in shown
+    assert "0 in the released code" in shown  # where the default comes from
     assert "a float64 solve replace" in shown
     assert "It has no settings." in words(cli("methods", "frozen").stdout)
 
