@@ -27,13 +27,12 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench.batches import Batch, chunks
 from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings
+from cosam_bench.config import Settings, setting
 from cosam_bench.method import Method, State
 from cosam_bench.prefix_cache import first_blocks
 from cosam_bench.sam.frames import normalise, prepare_image
@@ -46,12 +45,16 @@ from cosam_bench.workbench import Workbench
 class MoDASettings(Settings):
     """The settings of MoDA; the defaults are the released code's, but for the trained tokens."""
 
-    tokens: PositiveInt = Field(10, description="one global feature token and its assistants")
-    memory: PositiveInt = Field(10, description="images kept of each domain, its first ones")
-    router_epochs: PositiveInt = Field(10, description="passes over the memory after each domain")
-    router_learning_rate: PositiveFloat = Field(1e-3, description="Adam's, for keys and tokens")
-    router_batch: PositiveInt = Field(4, description="images a step of the router")
-    train_tokens: bool = Field(True, description="train the tokens too; off, they stay as they were drawn")
+    tokens: int = setting(10, "one global feature token and its assistants", source="released code", ge=1)
+    memory: int = setting(10, "images kept of each domain, its first ones", source="released code", ge=1)
+    router_epochs: int = setting(10, "passes over the memory after each domain", source="released code", ge=1)
+    router_learning_rate: float = setting(1e-3, "Adam's, for keys and tokens", source="released code", gt=0)
+    router_batch: int = setting(4, "images a step of the router", source="released code", ge=1)
+    train_tokens: bool = setting(
+        True,
+        "train the tokens too; off, they stay as they were drawn",
+        source="the paper; in the released code no gradient reaches them",
+    )
 
 
 class MoDA(Method):

@@ -1,0 +1,36 @@
+"""Average: the mean of all experts' changes.
+
+Source: Wortsman et al., "Model soups", ICML 2022 (arXiv 2203.05482), uniform; the recursive form is FusionBench's
+continual weight average:
+
+    M_t = (t - 1)/t M_{t-1} + tau_t / t,   tau_t = dW of expert t.
+
+Deviation: none in the result. Whole changes are averaged, never the factors A and B apart, whose mean product is
+another change. Needs nothing of the current domain. The state is the served update alone: dense, so its size is
+constant, where stacked factors would grow with the domains. The order does not matter, but for float32's
+rounding. The output is of rank up to t r.
+"""
+
+from __future__ import annotations
+
+from cosam_bench.card import MethodCard
+from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+
+
+class Average(MergingMethod):
+    """The running mean of the experts' changes."""
+
+    card = MethodCard(
+        title="Average",
+        paper="arXiv 2203.05482",
+        order_dependent=False,
+        deviations=("experts are LoRA adapters, averaged as whole changes dW, served dense",),
+    )
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The mean over all experts so far."""
+        mean = self.served.dense if self.served else None
+        return Update(dense=add_expert(mean, weight_changes(expert), scale="1/t", step=step))

@@ -1,0 +1,90 @@
+"""Continual TIES: TIES between the served update and each new expert, added to the served update.
+
+Source: FusionBench's continual TIES baseline, whose numbers stand in the tables of OPCM (arXiv 2501.09522):
+
+    M_1 = scale * tau_1,   M_t = M_{t-1} + scale * TIES(M_{t-1}, tau_t),
+
+with TIES as in the method ``ties``, between two changes. It is not TIES over all experts (that is ``ties``). The
+result of each election already holds the served update and is added to it once more: where the two agree, M is
+multiplied by up to 1 + scale with every domain. This is the released behaviour and is kept; it is why this
+baseline's published numbers are low and scatter.
+
+Deviations: only adapted parameters are trimmed, not the whole state dict. Needs nothing of the current domain. The
+state is the served update alone: constant. The order matters. The output is dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.ties import Agreement, add_votes, elect, trim
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+def add_by_election(
+    merged: Mapping[str, Tensor] | None,
+    changes: Mapping[str, Tensor],
+    *,
+    density: float,
+    merge: Agreement,
+    scale: float,
+    step: int,
+) -> dict[str, Tensor]:
+    """The next merged change: the last one plus the scaled election between it and the new expert.
+
+    Args:
+        merged: what this function returned for the expert before; none at first.
+        changes: the new expert's, by parameter name.
+        density: share of entries that trimming leaves of each of the two.
+        merge: what is taken of the entries that agree.
+        scale: of what is added.
+        step: 1 for the first expert, which is added untrimmed.
+    """
+    if merged is None:
+        return add_expert(None, changes, scale=scale, step=step)
+    votes = add_votes({}, trim(merged, density=density), merge=merge)
+    votes = add_votes(votes, trim(changes, density=density), merge=merge)
+    return add_expert(merged, elect(votes, merge=merge), scale=scale, step=step)
+
+
+class ContinualTiesSettings(Settings):
+    """The settings of continual TIES."""
+
+    density: float = setting(0.2, "share of entries that are kept of each side", source="FusionBench", gt=0, le=1)
+    merge: Literal["sum", "mean", "max"] = setting(
+        "sum", "what is taken of the entries that agree", source="FusionBench"
+    )
+    scale: float = setting(0.5, "what each election's result is multiplied by", source="FusionBench", gt=0)
+
+
+class ContinualTies(MergingMethod):
+    """FusionBench's recursive TIES."""
+
+    card = MethodCard(
+        title="Continual TIES",
+        paper="arXiv 2501.09522 (as a baseline); TIES: arXiv 2306.01708",
+        deviations=(
+            "as released: the served update takes part in each election and is added to its result once more",
+            "only adapted parameters are trimmed, not the whole state dict",
+        ),
+    )
+    Settings = ContinualTiesSettings
+
+    def __init__(self, settings: ContinualTiesSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The served update with the scaled election between it and the new expert added."""
+        merged = self.served.dense if self.served else None
+        options = self.options.model_dump()
+        return Update(dense=add_by_election(merged, weight_changes(expert), step=step, **options))

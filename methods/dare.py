@@ -1,0 +1,105 @@
+"""DARE: drop a random share of each expert's entries, scale up the rest, then sum or elect.
+
+Source: Yu et al., "Language Models are Super Mario", ICML 2024 (arXiv 2311.03099). Each entry of tau_t is dropped
+with probability p and the others are divided by 1 - p,
+
+    tau'_t = tau_t * mask_t / (1 - p),   E[tau'_t] = tau_t,
+
+and the tau' are merged by task arithmetic (``combine=sum``; with ``scale=1/t`` their mean) or TIES
+(``combine=ties``, which trims each to ``density`` first and sums the entries that agree), both as the methods of
+those names do it.
+
+Deviations: masks come from the run's seed and the domain's name, one after another in the order of the parameters'
+names, so that the order of domains draws the same masks; the released code draws from the global generator. Needs
+nothing of the current domain. The state is the served update, with ``ties`` and two tensors of its size: constant,
+masks are not kept. The order does not matter, but for float32's rounding. The output is dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.ties import add_votes, elect, trim
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+def drop_and_rescale(
+    changes: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, probability: float
+) -> dict[str, Tensor]:
+    """The changes where the masks are true, divided by ``1 - probability``; 0 elsewhere.
+
+    Args:
+        changes: by parameter name.
+        masks: bool, by the same names, in the same shapes; true with probability ``1 - probability``.
+        probability: in [0, 1), with which an entry was dropped.
+    """
+    return {name: change.where(masks[name], 0) / (1 - probability) for name, change in changes.items()}
+
+
+def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """For each parameter a bool mask in its shape, true with probability ``1 - probability``.
+
+    Drawn in the order of the names.
+    """
+    return {name: torch.rand(changes[name].shape, generator=generator) >= probability for name in sorted(changes)}
+
+
+class DareSettings(Settings):
+    """The settings of DARE."""
+
+    drop: float = setting(
+        0.5, "probability that an entry is dropped", source="FusionBench; the paper up to 0.9", ge=0, lt=1
+    )
+    combine: Literal["sum", "ties"] = setting(
+        "sum", "how the thinned experts are merged: task arithmetic or TIES", source="the paper has both"
+    )
+    # The bounds stand in the type, because they are no bounds of the word "1/t".
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"] = setting(
+        0.3, "what the sum or the election is multiplied by; 1/t for the mean", source="FusionBench", allow_inf_nan=None
+    )
+    density: float = setting(
+        0.2, "of combine=ties: share of entries that its trimming keeps", source="the TIES paper", gt=0, le=1
+    )
+
+
+class Dare(MergingMethod):
+    """Random thinning of each expert before task arithmetic or TIES."""
+
+    card = MethodCard(
+        title="DARE",
+        paper="arXiv 2311.03099",
+        order_dependent=False,
+        deviations=(
+            "masks are drawn from the run's seed and the domain's name, not from a global generator",
+            "experts are LoRA adapters, thinned as whole changes dW, served dense",
+            "combine=ties keeps running votes instead of all experts; the result is the same (derived here)",
+        ),
+    )
+    Settings = DareSettings
+
+    def __init__(self, settings: DareSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The sum or election over all thinned experts so far."""
+        changes, drop, scale = weight_changes(expert), self.options.drop, self.options.scale
+        masks = draw_masks(changes, probability=drop, generator=self.bench.generator("dare", domain.name))
+        thinned = drop_and_rescale(changes, masks, probability=drop)
+        if self.options.combine == "sum":
+            total = self.served.dense if self.served else None
+            return Update(dense=add_expert(total, thinned, scale=scale, step=step))
+        self.memory = add_votes(self.memory, trim(thinned, density=self.options.density), merge="sum")
+        share = 1 / step if scale == "1/t" else scale
+        return Update(dense={name: share * change for name, change in elect(self.memory, merge="sum").items()})

@@ -1,0 +1,154 @@
+"""Experience replay: a few images of every domain are kept, and each step also trains on some of them.
+
+Source: Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019 (arXiv 1902.10486). The served adapter
+is trained on; each step draws as many samples from the memory as the batch of the new domain has (all of them, where
+the memory has fewer), without repetition, and minimises the mean of both losses. Memory samples are augmented and
+prompted like others. After each domain some of its samples, drawn at random, join the memory and stay.
+
+Deviations: a fixed number a domain instead of a memory of fixed size that later samples replace, because the state's
+growth is measured here; several epochs a domain, as the protocol says, instead of one; only adapters are trained.
+
+Keeps samples: images at their own size, masks as bits, and the prompts that training uses, all in the state, so needs
+the current domain's inputs and labels. The state grows by ``memory`` samples a domain. The order matters. The rank is
+that of one adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cosam_bench.batches import Batch
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.domains.prompts import MASK_SIZE, Prompts
+from cosam_bench.domains.samples import Sample
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.method import MergingMethod
+from cosam_bench.sam.adapters import Adapter
+from cosam_bench.sam.sam import Masks
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+def pack(mask: Tensor) -> Tensor:
+    """A bool tensor's last axis as bits, uint8 ``(..., ceil(W / 8))``."""
+    return torch.from_numpy(np.packbits(mask.numpy(), axis=-1))
+
+
+def unpack(bits: Tensor, *, width: int) -> Tensor:
+    """The bool tensor ``(..., width)`` that ``pack`` took."""
+    return torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1, count=width).astype(bool))
+
+
+def packed(samples: Sequence[Sample], prompts: Prompts, *, noisy_masks: bool) -> dict[str, Tensor]:
+    """Samples and their prompts as named tensors, which ``unpacked`` reads.
+
+    Args:
+        noisy_masks: keep the mask prompts, too; 8 KiB a sample.
+    """
+    tensors = {"boxes": prompts.boxes.clone(), "points": prompts.points.clone()}
+    if noisy_masks:
+        tensors["prompts"] = pack(prompts.masks)
+    for row, sample in enumerate(samples):
+        tensors |= {f"{row}/image": sample.image, f"{row}/mask": pack(sample.mask)}
+    return tensors
+
+
+def unpacked(tensors: Mapping[str, Tensor], *, prefix: str) -> tuple[list[Sample], Prompts]:
+    """The samples and prompts under the names that begin with ``prefix``; mask prompts are empty if none were kept."""
+    boxes, points = tensors[f"{prefix}boxes"], tensors[f"{prefix}points"]
+    samples = []
+    for row in range(len(boxes)):
+        image, bits = tensors[f"{prefix}{row}/image"], tensors[f"{prefix}{row}/mask"]
+        samples.append(Sample(f"{prefix}{row}", image, unpack(bits, width=image.shape[-1])))
+    masks = torch.zeros(len(boxes), 1, 1, dtype=torch.bool)
+    if f"{prefix}prompts" in tensors:
+        masks = unpack(tensors[f"{prefix}prompts"], width=MASK_SIZE)
+    return samples, Prompts(boxes, points, masks, digest="")
+
+
+class Replay(TrainingHooks):
+    """Averages each batch's loss with that of a batch from the memory."""
+
+    def __init__(
+        self, bench: Workbench, samples: Sequence[Sample], prompts: Prompts, *, order: torch.Generator
+    ) -> None:
+        self._bench = bench
+        self._samples = samples
+        self._prompts = prompts
+        self._order = order
+
+    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
+        """Half of the batch's loss and half of the replayed one's."""
+        again, _ = self._bench.loss(*self.batch(len(batch)))
+        return (loss + again) / 2
+
+    def batch(self, size: int) -> tuple[Batch, Tensor]:
+        """Different samples of the memory, ``size`` of them or all, augmented, and their masks."""
+        rows = torch.randperm(len(self._samples), generator=self._order)[:size].tolist()
+        return self._bench.augmented(self._samples, self._prompts, rows, order=self._order)
+
+
+class ERSettings(Settings):
+    """The settings of experience replay."""
+
+    memory: int = setting(10, "samples kept of each domain", source="as many as MoDA's images", ge=1)
+
+
+class ER(MergingMethod):
+    """The served adapter, trained on with samples of all domains."""
+
+    card = MethodCard(
+        title="Experience replay",
+        paper="arXiv 1902.10486",
+        needs=("inputs", "labels", "replay"),
+        state="grows",
+        deviations=(
+            "only the protocol's adapters are trained",
+            "a fixed number of samples a domain, not a memory of fixed total size",
+            "the protocol's epochs a domain, not a single pass",
+        ),
+    )
+    Settings = ERSettings
+    start = "served"
+
+    def __init__(self, settings: ERSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
+        """The replay, once there is something to replay."""
+        if not self.memory:
+            return None
+        return Replay(self.bench, *self.remembered(), order=self.bench.generator("er", "replay", domain.digest))
+
+    def remembered(self) -> tuple[list[Sample], Prompts]:
+        """All kept samples, domain by domain, and their prompts."""
+        parts = [unpacked(self.memory, prefix=f"{name}/") for name in self._kept()]
+        joined = {
+            field: torch.cat([getattr(prompts, field) for _, prompts in parts])
+            for field in ("boxes", "points", "masks")
+        }
+        return [sample for samples, _ in parts for sample in samples], Prompts(**joined, digest="")
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The adapter as the new domain left it; some of its samples join the memory."""
+        draws = self.bench.generator("er", "memory", domain.digest)
+        rows = torch.randperm(len(domain), generator=draws)[: self.options.memory].tolist()
+        tensors = packed(
+            [domain[row] for row in rows],
+            domain.prompts.take(rows),
+            noisy_masks=self.bench.prompt_kind in ("mask", "mix"),
+        )
+        self.memory |= {f"{step}/{name}": tensor for name, tensor in tensors.items()}
+        self.values["kept"] = [*self._kept(), str(step)]
+        return expert
+
+    def _kept(self) -> list[str]:
+        return cast("list[str]", self.values.get("kept", []))

@@ -1,0 +1,157 @@
+"""KnOTS (not continual): experts are expressed in common singular directions before TIES or a sum.
+
+Source: Stoica et al., "Model merging with SVD to tie the Knots", ICLR 2025 (arXiv 2410.19735), and its released
+code. Per layer the experts' changes stand side by side,
+
+    [tau_1 ... tau_T] = U S [V_1 ... V_T],   M = scale * U * rule(S V_1, ..., S V_T),
+
+with the singular values above 1e-5, and the rule over all layers together: TIES (KnOTS-TIES), or plain task
+arithmetic (KnOTS-TV), which the change of basis leaves what it is without. U comes from the factors: QR of
+[B_1 ... B_T], then the decomposition of its triangular part times each A; no change is formed.
+
+Not continual: every step decomposes all experts anew, and U depends on all of them.
+
+Deviations: the scaling alpha/r is part of the change (the released code trains with alpha = r and ignores it);
+float64 where it rounds the decomposition to float32; decoder parameters, where they are trained, join the rule as
+they are (the released code leaves them out). Needs nothing of the current domain. The state keeps every expert's
+factors and grows. The order does not matter, but for rounding. The output is of rank up to T r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.elementwise import Scale, add_expert
+from cosam_bench.merging.ties import add_votes, elect, trim
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import LowRank, Update, check_same_layers
+from cosam_bench.workbench import Workbench
+
+SMALLEST_SINGULAR_VALUE = 1e-5  # the released code keeps what is larger
+
+
+def align(experts: Sequence[LowRank]) -> tuple[Tensor, list[Tensor]]:
+    """One layer's changes in common directions.
+
+    Args:
+        experts: T changes of one layer, ``(m, n)`` each, of any ranks.
+
+    Returns:
+        U ``(m, k)`` with orthonormal columns, and T matrices ``S V_i (k, n)``, float64, with k the number of
+        singular values above 1e-5; ``U @ (S V_i)`` is expert i up to what smaller ones carry.
+    """
+    left, core = torch.linalg.qr(torch.cat([expert.b.double() for expert in experts], dim=1))
+    parts = core.split([expert.rank for expert in experts], dim=1)
+    inner = torch.cat([part @ expert.a.double() for part, expert in zip(parts, experts, strict=True)], dim=1)
+    u, s, vh = torch.linalg.svd(inner, full_matrices=False)
+    kept = int((s > SMALLEST_SINGULAR_VALUE).sum())
+    coordinates = s[:kept, None] * vh[:kept]
+    return left @ u[:, :kept], list(coordinates.split(experts[0].a.shape[1], dim=1))
+
+
+def merge_aligned(
+    experts: Sequence[Update],
+    *,
+    rule: Literal["ties", "task_arithmetic"],
+    density: float,
+    merge: Literal["sum", "mean"],
+    scale: float,
+) -> Update:
+    """The merge of all experts in their common directions.
+
+    Args:
+        experts: T at least 1, of the same layers.
+        rule: over all layers' coordinates together.
+        density: of ``ties``: share of the coordinates of an expert that its trimming keeps.
+        merge: of ``ties``, what is taken of the coordinates that agree; of ``task_arithmetic``, of all.
+        scale: of the result.
+
+    Raises:
+        CosamError: the experts do not change the same layers.
+    """
+    for expert in experts[1:]:
+        check_same_layers(experts[0], expert)
+    bases: dict[str, Tensor] = {}
+    vectors: list[dict[str, Tensor]] = [{f"{n}.dense": c for n, c in expert.dense.items()} for expert in experts]
+    for layer in experts[0].low_rank:
+        bases[layer], parts = align([expert.low_rank[layer] for expert in experts])
+        for vector, part in zip(vectors, parts, strict=True):
+            vector[f"{layer}.low_rank"] = part
+    merged = (
+        _by_ties(vectors, density, merge) if rule == "ties" else _by_sum(vectors, "1/t" if merge == "mean" else 1.0)
+    )
+    low_rank = {}
+    for layer, basis in bases.items():
+        dtype = experts[0].low_rank[layer].b.dtype
+        low_rank[layer] = LowRank(a=merged[f"{layer}.low_rank"].to(dtype), b=(scale * basis).to(dtype))
+    return Update(low_rank, {name: scale * merged[f"{name}.dense"] for name in experts[0].dense})
+
+
+def _by_ties(
+    vectors: Sequence[Mapping[str, Tensor]], density: float, merge: Literal["sum", "mean"]
+) -> dict[str, Tensor]:
+    votes: dict[str, Tensor] = {}
+    for vector in vectors:
+        votes = add_votes(votes, trim(vector, density=density), merge=merge)
+    return elect(votes, merge=merge)
+
+
+def _by_sum(vectors: Sequence[Mapping[str, Tensor]], scale: Scale) -> dict[str, Tensor]:
+    total = add_expert(None, vectors[0], scale=scale, step=1)
+    for step, vector in enumerate(vectors[1:], start=2):
+        total = add_expert(total, vector, scale=scale, step=step)
+    return total
+
+
+class KnotsSettings(Settings):
+    """The settings of KnOTS."""
+
+    rule: Literal["ties", "task_arithmetic"] = setting("ties", "how the aligned experts are merged", source="the paper")
+    density: float = setting(
+        0.2,
+        "of rule=ties: share of an expert's coordinates that are kept",
+        source="released settings, 20 to 30 %",
+        gt=0,
+        le=1,
+    )
+    merge: Literal["sum", "mean"] = setting(
+        "mean", "what is taken of the coordinates that agree, or of all without ties", source="the released settings"
+    )
+    scale: float = setting(
+        0.6, "what the merged change is multiplied by", source="the released ViT-B/32 settings", gt=0
+    )
+
+
+class Knots(MergingMethod):
+    """TIES in the singular directions of all experts, which are kept."""
+
+    card = MethodCard(
+        title="KnOTS (not continual)",
+        paper="arXiv 2410.19735",
+        state="grows",
+        order_dependent=False,
+        deviations=(
+            "keeps every expert's factors and merges all of them anew after each domain",
+            "alpha / rank is part of the change; the released code ignores it",
+            "float64 decomposition from the factors; the released code rounds to float32",
+            "decoder parameters, where trained, join TIES unaligned; the released code leaves them out",
+        ),
+    )
+    Settings = KnotsSettings
+
+    def __init__(self, settings: KnotsSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The merge of all experts so far, recomputed."""
+        self.memory |= expert.tensors(f"{step}/")
+        experts = [Update.from_tensors(self.memory, f"{number}/") for number in range(1, step + 1)]
+        return merge_aligned(experts, **self.options.model_dump())

@@ -1,0 +1,186 @@
+"""L2P: a pool of prompts is all that is learned, and each image picks its own by a key.
+
+Source: Wang et al., "Learning to Prompt for Continual Learning", CVPR 2022 (arXiv 2112.08654), and its released code.
+The pool has M prompts P_m of L tokens, each with a key k_m. An image's query q is made by the frozen encoder; the N
+keys at the smallest cosine distance to it are chosen, and their prompts, best first, join the tokens of SAM's mask
+decoder after those of the image's own prompt. In training a distance counts by the share h_m that the prompt has in
+all choices of earlier domains, so that new domains turn to prompts that few have used (section 4.2). Prompts and keys
+are trained by
+
+    loss - pull * sum over the N chosen of cos(q, k_m),
+
+the mean over the batch; everything else is frozen, and there is no adapter. The optimiser is made anew for each
+domain; prompts and keys begin uniform in [0, 0.01) and have a learning rate of their own, as in the released code:
+the protocol's is meant for adapters. Epochs, batches, optimiser, schedule of the rate, augmentation and loss are the
+protocol's.
+
+The query is the mean over the whole grid, the padding included, of the embedding that the decoder reads, in float32,
+so that an image takes one encoder pass. These means of any two images are nearly parallel: on ``mini``, trained
+without h, the 32 images that were looked at, four a domain, all chose the same four of ten prompts.
+
+Deviations: the prompts join the decoder, not the encoder's input; the query is that mean, not the class token, which
+SAM has not; the mask decoder stands in for the classifier and is frozen; each image has its own prompts in training
+and in test, where the released code gives a batch the prompts that most of it asks for; prompts that nobody has chosen
+yet are told apart by their distance, as if h_m were 1e-6.
+
+Needs nothing of a domain beyond the training. The state is constant: the pool and a count for each prompt. The order
+matters.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from cosam_bench.batches import Batch, View
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.fit import make_optimiser, refuse_divergence, training_steps
+from cosam_bench.losses import LOSSES
+from cosam_bench.method import Method, State
+from cosam_bench.prefix_cache import encode
+from cosam_bench.sam.sam import Masks
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.workbench import Workbench
+
+_FIRST = 0.01  # bound of the first prompts and keys, flax's uniform initialiser in the released code
+_LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain's
+
+
+def choose(queries: Tensor, keys: Tensor, *, count: int, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The keys that are nearest to each query by cosine distance, best first.
+
+    Args:
+        queries: float, ``(B, C)``.
+        keys: float, ``(M, C)``; gradients reach them through the similarities.
+        count: N, at most M.
+        shares: float, ``(M,)``, h: the factor by which the distance to each key counts; none: 1.
+
+    Returns:
+        int64 ``(B, N)``, numbers of keys, and float ``(B, N)``, their similarities in [-1, 1].
+
+    Source: Wang et al. 2022, section 4.2.
+    """
+    similarity = functional.normalize(queries, dim=1) @ functional.normalize(keys, dim=1).T
+    distance = 1 - similarity.detach()
+    if shares is not None:
+        distance = distance * shares.clamp_min(_LEAST_SHARE)
+    numbers = distance.topk(count, dim=1, largest=False).indices
+    return numbers, similarity.gather(1, numbers)
+
+
+class L2PSettings(Settings):
+    """The settings of L2P; the defaults are the released code's for CORe50, whose tasks are domains, too."""
+
+    pool: int = setting(10, "M, prompts in the pool", source="released code, CORe50", ge=1)
+    length: int = setting(5, "L, tokens a prompt", source="released code, CORe50", ge=1)
+    chosen: int = setting(4, "N, prompts an image gets", source="released code, CORe50", ge=1)
+    learning_rate: float = setting(
+        0.03, "of prompts and keys, before the schedule", source="released code, 5-datasets", gt=0
+    )
+    pull: float = setting(
+        0.5, "weight of drawing chosen keys to their queries", source="released code, 5-datasets", ge=0
+    )
+    diversify: bool = setting(
+        True, "in training, weigh distances by the share of earlier choices", source="the paper, section 4.2"
+    )
+
+    @model_validator(mode="after")
+    def _has_enough(self) -> L2PSettings:
+        if self.chosen > self.pool:
+            raise ValueError(f"{self.chosen} prompts cannot be chosen out of a pool of {self.pool}")
+        return self
+
+
+class L2P(Method):
+    """A frozen SAM, and prompt tokens that are chosen by what the image looks like."""
+
+    card = MethodCard(
+        title="L2P",
+        paper="arXiv 2112.08654",
+        deviations=(
+            "prompts join the mask decoder's tokens, not the image encoder's",
+            "the query is the mean of the encoder's embedding, for want of a class token",
+            "SAM's mask decoder, frozen, in place of a trained classifier",
+            "prompts are chosen for each image, not for a whole batch by majority",
+            "optimiser, schedule of the learning rate, epochs and augmentation are the protocol's",
+        ),
+    )
+    Settings = L2PSettings
+
+    def __init__(self, settings: L2PSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+        width = bench.sam.mask_decoder.transformer_dim  # of tokens and embedding alike
+        draws = bench.generator("l2p", "pool")
+        self.prompts = _FIRST * torch.rand(settings.pool, settings.length, width, generator=draws)
+        self.keys = _FIRST * torch.rand(settings.pool, width, generator=draws)
+        self.choices = torch.zeros(settings.pool, dtype=torch.int64)  # of each prompt, in all training so far
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train the pool on, on this domain alone."""
+        with self.bench.training(trainable_parameters=self.prompts.numel() + self.keys.numel()):
+            self.prompts, self.keys, choices = self._trained(domain)
+        self.choices = self.choices + choices
+
+    def _trained(self, domain: TrainingDomain) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompts, keys, and how often this domain chose each prompt."""
+        bench, choices = self.bench, torch.zeros_like(self.choices)
+        shares = self._shares()
+        prompts, keys = (
+            tensor.to(bench.view.device, copy=True).requires_grad_() for tensor in (self.prompts, self.keys)
+        )
+        order = bench.generator("order", domain.digest)
+        fit = bench.fit.model_copy(update={"learning_rate": self.options.learning_rate})
+        optimiser = make_optimiser([prompts, keys], fit)
+        for epoch, rows in training_steps(optimiser, fit, count=len(domain), order=order):
+            batch, target = bench.augmented(domain, domain.prompts, rows, order=order)
+            masks, numbers, similarities = self._decode(batch, bench.training_view, prompts, keys, shares=shares)
+            loss = LOSSES[fit.loss](masks.logits.float(), target, masks.predicted_iou.float())
+            loss = loss - self.options.pull * similarities.sum(dim=1).mean()
+            refuse_divergence(loss, epoch=epoch, setting="method.learning_rate")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+            optimiser.step()
+            choices += torch.bincount(numbers.flatten().cpu(), minlength=len(choices))
+            bench.advance(3 * len(rows))
+        return prompts.detach().cpu(), keys.detach().cpu(), choices
+
+    def _shares(self) -> Tensor | None:
+        total = int(self.choices.sum())
+        return (self.choices / total).to(self.bench.view.device) if self.options.diversify and total else None
+
+    def _decode(
+        self, batch: Batch, view: View, prompts: Tensor, keys: Tensor, *, shares: Tensor | None = None
+    ) -> tuple[Masks, Tensor, Tensor]:
+        """The masks with each image's own prompts; these prompts' numbers and keys' similarities, ``(B, N)``."""
+        sam = self.bench.sam
+        with torch.no_grad(), view.autocast():
+            embeddings = encode(sam, batch.images, self.bench.prefixes)
+        numbers, similarities = choose(query(embeddings), keys, count=self.options.chosen, shares=shares)
+        with view.autocast():
+            masks = sam.decode(embeddings, batch.prompts, extra=prompts[numbers].flatten(1, 2))
+        return masks, numbers, similarities
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Each image's mask logits with the prompts it picks."""
+        device = batch.images.device
+        with torch.inference_mode():
+            masks, _, _ = self._decode(batch, self.bench.view, self.prompts.to(device), self.keys.to(device))
+        return masks.logits.float()
+
+    def state(self) -> State:
+        """The pool, and how often each prompt was chosen."""
+        return State({"prompts": self.prompts, "keys": self.keys, "choices": self.choices})
+
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+        tensors = state.tensors
+        self.prompts, self.keys, self.choices = tensors["prompts"], tensors["keys"], tensors["choices"]
+
+
+def query(embeddings: Tensor) -> Tensor:
+    """The mean over the grid of an image's embedding ``(B, C, h, w)``: float32 ``(B, C)``."""
+    return embeddings.float().mean(dim=(2, 3))

@@ -1,0 +1,134 @@
+"""LwF: the new model is asked to say of the new images what the old one says of them.
+
+Source: Li and Hoiem, "Learning without Forgetting", TPAMI 2017 (arXiv 1606.09282). The served adapter is trained on,
+with
+
+    loss + lambda_o mean over pixels of H(sigmoid(z_old / T), sigmoid(z / T)),
+
+H the cross-entropy of two Bernoulli distributions, z_old the logits of the served model on the same batch, augmented
+in the same way. sigmoid(z / T) is the paper's modified probability p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), equation 3.
+
+Deviations: a mask decoder takes the place of heads a task, so both terms are of the same logits, every pixel being one
+classification in two classes, and there is no warm-up of a new head; old responses are computed in each step, because
+the images are augmented, not recorded before training; only adapters are trained.
+
+Needs the current domain's inputs. The state is constant: the served adapter. The order matters. The rank is that of
+one adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cosam_bench.batches import Batch
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.method import MergingMethod
+from cosam_bench.prefix_cache import encode
+from cosam_bench.sam.adapters import Adapter
+from cosam_bench.sam.sam import Masks
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update
+from cosam_bench.workbench import Workbench
+
+
+def distillation(logits: Tensor, old: Tensor, *, temperature: float) -> Tensor:
+    """The mean cross-entropy of two models' masks, a scalar; least where the logits are equal.
+
+    Args:
+        logits: float, any shape.
+        old: float, the same shape; gets no gradient.
+        temperature: T, above 0; above 1 it gives small probabilities more weight.
+
+    Source: Li and Hoiem 2017, equations 2 and 3, with two classes a pixel.
+    """
+    chances = (old.detach() / temperature).sigmoid()
+    return functional.binary_cross_entropy_with_logits(logits / temperature, chances)
+
+
+class Teacher(TrainingHooks):
+    """Adds the distance to what the model said before training began."""
+
+    def __init__(self, bench: Workbench, *, weight: float, temperature: float) -> None:
+        self._bench = bench
+        self._weight = weight
+        self._temperature = temperature
+        self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
+
+    def attached(self, adapter: Adapter) -> None:
+        """Note where the trained parameters are, and copies of them as they begin."""
+        trained = {id(parameter) for parameter in adapter.parameters()}
+        self._places = [
+            (module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+            for module in self._bench.sam.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+            if id(parameter) in trained
+        ]
+
+    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
+        """The protocol's loss plus the distillation."""
+        distance = distillation(masks.logits.float(), self.logits(batch), temperature=self._temperature)
+        return loss + self._weight * distance
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The old model's logits in the precision of training, float32, ``(B, h, w)``, without a graph."""
+        bench = self._bench
+        with torch.no_grad(), self._begun(), bench.training_view.autocast():
+            return bench.sam.decode(encode(bench.sam, batch.images, bench.prefixes), batch.prompts).logits.float()
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """The first parameters in place of the trained ones, whose objects, and any graph of them, are not touched."""
+        own = [(module, name, getattr(module, name)) for module, name, _ in self._places]
+        try:
+            for module, name, first in self._places:
+                setattr(module, name, first)
+            yield
+        finally:
+            for module, name, parameter in own:
+                setattr(module, name, parameter)
+
+
+class LwFSettings(Settings):
+    """The settings of LwF; the defaults are the paper's."""
+
+    weight: float = setting(1.0, "lambda_o, of the distance to the old model's masks", source="the paper", ge=0)
+    temperature: float = setting(2.0, "T, by which both models' logits are divided", source="the paper", gt=0)
+
+
+class LwF(MergingMethod):
+    """The served adapter, trained on under distillation from itself."""
+
+    card = MethodCard(
+        title="LwF",
+        paper="arXiv 1606.09282",
+        needs=("inputs",),
+        deviations=(
+            "only the protocol's adapters are trained",
+            "one mask decoder instead of a head a task, so no warm-up of a new head",
+            "each pixel is a classification in two classes",
+            "the old model answers in each step, on the augmented images, not once before training",
+        ),
+    )
+    Settings = LwFSettings
+    start = "served"
+
+    def __init__(self, settings: LwFSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
+        """The distillation, once there is a model to hold on to."""
+        if self.served is None:
+            return None
+        return Teacher(self.bench, weight=self.options.weight, temperature=self.options.temperature)
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The adapter as the new domain left it."""
+        return expert

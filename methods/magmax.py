@@ -1,0 +1,94 @@
+"""MagMax: of each entry, the change of largest magnitude over all experts.
+
+Source: Marczak et al., "MagMax: Leveraging Model Merging for Seamless Continual Learning", ECCV 2024 (arXiv
+2407.06322), and its released code:
+
+    M = scale * m,   m[j] = the tau_i[j] of largest |tau_i[j]|, the later expert where they are equal.
+
+``start=expert`` is the paper's way: expert t is trained on from expert t - 1 (not from the merged model), and
+tau_t is its whole change from the base. ``start=base`` trains the experts independently, so that they are shared
+with other methods.
+
+Deviations: experts are LoRA adapters, compared as whole changes dW. Needs nothing of the current domain. The state
+is constant: the served update, of which m is a scale-th, and with ``start=expert`` the last expert. The order
+matters; with ``start=base`` only between entries of equal magnitude. The output is dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.elementwise import check_same_parameters
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+def keep_larger(
+    merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: float
+) -> dict[str, Tensor]:
+    """``scale`` times, entry by entry, the change of larger magnitude, the new one where both are equal.
+
+    Args:
+        merged: what this function returned with the same scale for the expert before; none at first. The scale is
+            taken off and put on again in float64, which gives back the same float32.
+        changes: the new expert's, by parameter name.
+        scale: above 0.
+
+    Raises:
+        CosamError: the experts do not change the same parameters.
+    """
+    if merged is None:
+        return {name: scale * change for name, change in changes.items()}
+    check_same_parameters(merged, changes)
+    result = {}
+    for name, change in changes.items():
+        largest, new = merged[name].double() / scale, change.double()
+        result[name] = (scale * new.where(new.abs() >= largest.abs(), largest)).to(change.dtype)
+    return result
+
+
+class MagMaxSettings(Settings):
+    """The settings of MagMax."""
+
+    scale: float = setting(0.5, "what the merged change is multiplied by", source="the released scripts", gt=0)
+    start: Literal["expert", "base"] = setting(
+        "expert", "where an expert's training starts: at the last expert, or at the frozen base", source="the paper"
+    )
+
+
+class MagMax(MergingMethod):
+    """The entries of largest magnitude over all experts so far."""
+
+    card = MethodCard(
+        title="MagMax",
+        paper="arXiv 2407.06322",
+        deviations=(
+            "experts are LoRA adapters, compared as whole changes dW, served dense",
+            "the unscaled maximum is the served update over the scale, not stored beside it",
+        ),
+    )
+    Settings = MagMaxSettings
+
+    def __init__(self, settings: MagMaxSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train this domain's expert, on from the last one where that is kept, and merge it."""
+        last = Update.from_tensors(self.memory) if self.memory else None
+        expert = self.bench.train(domain, start=last).update
+        if self.options.start == "expert":
+            self.memory = expert.tensors()
+        self.served = self.merge(expert, domain, step=step)
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The scaled entries of largest magnitude over all experts so far."""
+        merged = self.served.dense if self.served else None
+        return Update(dense=keep_larger(merged, weight_changes(expert), scale=self.options.scale))

@@ -1,0 +1,111 @@
+"""Task arithmetic: the scaled sum of all experts' changes.
+
+Source: Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023 (arXiv 2212.04089):
+
+    M_t = scale * sum_{i<=t} tau_i,   tau_i = dW of expert i,
+
+as FusionBench's continual baseline adds it up; ``scale=1/t`` gives the mean instead. On LoRA adapters this equals
+stacking the factors. It is not the sum of the A times the sum of the B, which has cross terms.
+
+``first_factors=osrm`` trains the experts from other first factors: OSRM ("Unraveling LoRA Interference", ACL 2025,
+arXiv 2505.22934) lets A of each layer begin, and B still at zero, as the orthonormal rows that the OTHER domains'
+inputs excite least,
+
+    A = the last r eigenvectors of H^T H,   H = the layer's inputs under the frozen base,
+
+so that the expert's change does little on them. Here the others are the PAST domains, all that a continual method
+may know: their input Gram matrices are summed (n x n a layer, float64), each domain weighing the same. The first
+domain has no past and begins as usual. The released code keeps one mean input vector a domain and takes the last
+right singular vectors of those few rows, an arbitrary part of a large null space; second moments of all inputs,
+which the paper's text describes, leave no such freedom on ordinary inputs. The past's effect on A is not enforced
+in training: A is trained on.
+
+Deviations: experts are LoRA adapters, merged as whole changes dW and served dense. Needs nothing of the current
+domain; with ``osrm`` its inputs. The state is the served update, and with ``osrm`` the Gram sums: constant. The
+order does not matter, but for float32's rounding; with ``osrm`` it does. The output is of rank up to t r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.osrm import quiet_directions
+from cosam_bench.merging.regression import running_sums
+from cosam_bench.method import MergingMethod
+from cosam_bench.sam.adapters import Adapter
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+class QuietFactors(TrainingHooks):
+    """Lets each layer's A begin where the past domains' inputs have the least energy.
+
+    Attributes:
+        second_moments: by layer name, sums of x x^T, ``(in, in)``; layers without one begin as usual.
+    """
+
+    def __init__(self, second_moments: Mapping[str, Tensor]) -> None:
+        self.second_moments = second_moments
+
+    def attached(self, adapter: Adapter) -> None:
+        """Overwrite A; B is zero, so nothing changes before training."""
+        with torch.no_grad():
+            for layer, moment in self.second_moments.items():
+                a, _, _ = adapter.factors[layer]
+                a.copy_(quiet_directions(moment, count=a.shape[0]))
+
+
+class TaskArithmeticSettings(Settings):
+    """The settings of task arithmetic."""
+
+    # The bounds stand in the type, because they are no bounds of the word "1/t".
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"] = setting(
+        0.3, "what each expert's change is multiplied by; 1/t for the mean", source="FusionBench", allow_inf_nan=None
+    )
+    first_factors: Literal["shared", "osrm"] = setting(
+        "shared",
+        "where the experts' A begins: the same random factors for all, or orthogonal to past domains' inputs",
+        source="this project: experts that begin alike can be shared by all methods",
+    )
+
+
+class TaskArithmetic(MergingMethod):
+    """The scaled running sum of the experts' changes."""
+
+    card = MethodCard(
+        title="Task arithmetic",
+        paper="arXiv 2212.04089; first_factors=osrm: arXiv 2505.22934",
+        order_dependent=False,
+        deviations=(
+            "experts are LoRA adapters, summed as whole changes dW, served dense",
+            "the scale is fixed in advance; the paper tunes it on validation data",
+            "first_factors=osrm uses the inputs of each domain and makes the order matter; it knows past domains "
+            "only, by second moments of all their inputs instead of one mean vector a domain",
+        ),
+    )
+    Settings = TaskArithmeticSettings
+
+    def __init__(self, settings: TaskArithmeticSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
+        """OSRM's first factors, where past domains' inputs are known."""
+        return QuietFactors(self.memory) if self.memory else None
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The scaled sum over all experts so far."""
+        if self.options.first_factors == "osrm":
+            self.memory = running_sums(self.memory, self.bench.input_grams(domain, None))
+        total = self.served.dense if self.served else None
+        return Update(dense=add_expert(total, weight_changes(expert), scale=self.options.scale, step=step))

@@ -1,0 +1,67 @@
+"""TIES: trim each expert, elect a sign for each entry, merge the entries that agree.
+
+Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), in FusionBench's dialect. With x_i the change
+of expert i after trimming to the ``density`` of entries that are largest, over all adapted parameters together,
+
+    s = sign(sum_i x_i),   M = scale * (sum | mean | max) of the x_i whose sign is s,   entry by entry.
+
+Trimming is within one expert, and the rest needs of each entry only the sums (``mean``: and counts; ``max``: the
+extrema) of its positive and negative x_i. They are kept, so the result after each domain is that of the batch
+formula on all experts so far, in constant memory (derived; the test is equality with the batch form).
+
+Deviations: only adapted parameters are trimmed. Over the full state dict, most of which LoRA leaves as it is, the
+threshold would be 0 and nothing be trimmed. A density of 1 trims nothing; the published code raises. Needs nothing
+of the current domain. The state is constant: the served update and two tensors of its size, ``mean`` two more of
+int16, ``max`` one more. The order does not matter, but for float32's rounding. The output is dense.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cosam_bench.card import MethodCard
+from cosam_bench.config import Settings, setting
+from cosam_bench.merging.ties import add_votes, elect, trim
+from cosam_bench.method import MergingMethod
+from cosam_bench.training_domain import TrainingDomain
+from cosam_bench.updates import Update, weight_changes
+from cosam_bench.workbench import Workbench
+
+
+class TiesSettings(Settings):
+    """The settings of TIES."""
+
+    density: float = setting(
+        0.2, "share of an expert's entries that are kept", source="the paper, K = 20 %", gt=0, le=1
+    )
+    merge: Literal["sum", "mean", "max"] = setting(
+        "sum", "what is taken of the entries that agree", source="FusionBench; the paper's text has mean"
+    )
+    scale: float = setting(0.3, "what the merged change is multiplied by", source="FusionBench", gt=0)
+
+
+class Ties(MergingMethod):
+    """TIES over all experts so far, from running votes."""
+
+    card = MethodCard(
+        title="TIES",
+        paper="arXiv 2306.01708",
+        order_dependent=False,
+        deviations=(
+            "running sums of the trimmed entries replace the store of all experts, with the same result (derived here)",
+            "only adapted parameters are trimmed, not the whole state dict",
+            "the scale is fixed in advance; the paper tunes it on validation data",
+        ),
+    )
+    Settings = TiesSettings
+
+    def __init__(self, settings: TiesSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.options = settings
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The scaled election over all experts so far."""
+        trimmed = trim(weight_changes(expert), density=self.options.density)
+        self.memory = add_votes(self.memory, trimmed, merge=self.options.merge)
+        merged = elect(self.memory, merge=self.options.merge)
+        return Update(dense={name: self.options.scale * change for name, change in merged.items()})
