@@ -96,7 +96,7 @@ def test_the_method_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
 
 
 def test_the_settings_in_the_docs_are_the_examples_own() -> None:
-    [snippet] = [body for document, body in blocks("python") if document == "docs/writing-a-method.md" and "Ema" in body]
+    [snippet] = [body for name, body in blocks("python") if name == "docs/writing-a-method.md" and "Ema" in body]
     example = text_of("examples/third-party-method/cosam_bench_ema.py")
     assert snippet.splitlines()[0] in example
     assert snippet.splitlines()[-1] in example
@@ -111,13 +111,14 @@ def test_the_readme_begins_with_two_commands() -> None:
 
 
 def test_the_catalogue_lists_every_method_as_its_card_says() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \| (\w+) \| (\w+) \|", text_of("docs/methods.md"), flags=re.MULTILINE)
+    row = r"^\| `(\w+)` \|[^|]*\| ([^|]*) \| (\w+) \| (\w+) \|"
+    rows = re.findall(row, text_of("docs/methods.md"), flags=re.MULTILINE)
     registered = tomllib.loads(text_of("pyproject.toml"))["project"]["entry-points"]["cosam_bench.methods"]
     assert sorted(name for name, *_ in rows) == sorted(registered)
     for name, *said in rows:
         card = read_card(name)
         order = "matters" if card.order_dependent else "free"
-        assert said == [", ".join(card.needs) or "–", card.state, order], name
+        assert said == [", ".join(card.needs) or "\N{EN DASH}", card.state, order], name
 
 
 @pytest.mark.parametrize(
