@@ -12,26 +12,19 @@ Needs nothing of a domain but the trained adapter. The state is one adapter; the
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 
 from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings
+from cosam_bench.config import Settings, setting
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
 
 
 class EmaSettings(Settings):
-    """The settings of the moving average.
+    """The settings of the moving average; a weight of 1 is naive fine-tuning."""
 
-    Attributes:
-        weight: share of the way from the old parameters to the new; 1 is naive fine-tuning.
-    """
-
-    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    weight: float = setting(0.5, "share of the way from the old parameters to the new", source="a guess", gt=0, le=1)
 
 
 class Ema(MergingMethod):
