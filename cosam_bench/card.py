@@ -23,6 +23,8 @@ class MethodCard:
         upper_bound: a bound that no continual method can be asked to reach.
         all_at_once: trained once on the union of all domains instead of one domain after another.
         told_domain: ``predict`` is told which domain an image comes from.
+        not_continual: every step needs all experts, for which no shorter memory will do.
+        reconstructed: the paper's formulas were not at hand, so this is not the method as it was published.
         deviations: each named difference from the paper or its released code.
 
     Raises:
@@ -37,6 +39,8 @@ class MethodCard:
     upper_bound: bool = False
     all_at_once: bool = False
     told_domain: bool = False
+    not_continual: bool = False
+    reconstructed: bool = False
     deviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -52,10 +56,12 @@ class MethodCard:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Why a result may not be compared with the others as it is; empty for a fair competitor."""
+        """What a reader of a result must know before comparing it with others; empty for most methods."""
         marks = {
             "upper bound": self.upper_bound,
             "all domains at once": self.all_at_once,
             "told the domain": self.told_domain,
+            "not continual": self.not_continual,
+            "reconstructed": self.reconstructed,
         }
         return tuple(mark for mark, applies in marks.items() if applies)

@@ -2,7 +2,7 @@
 
 No adapter and no update of the protocol reaches those blocks, so their output for an image is the same in every
 row, epoch and method. An entry is one file, named by the sha256 of all that decides its bits: the normalised
-image itself, the model's weights, the depth, autocast's type, the kind of processor and the libraries' versions.
+image itself, the model's weights, the depth, autocast's type, the kind of processor, the threads and the versions.
 Flips, sizes and resizing are part of the image, and no key can outlive a change of it. Hashing takes 7 ms at 1024
 pixels, where MobileSAM's prefix takes 500.
 
@@ -67,6 +67,7 @@ class PrefixCache:
             "weights": sam.checkpoint_digest,
             "depth": depth,
             "processor": _processor(sam.device),
+            "threads": torch.get_num_threads(),
             "versions": versions(),
         }
 

@@ -27,9 +27,10 @@ def write_method_package(name: str, folder: Path) -> list[Path]:
     Raises:
         CosamError: the name cannot be used, the folder holds something, or it cannot be written.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise CosamError(
-            f"A method cannot be called {name!r}. Use lower-case letters, digits and underscores, a letter first."
+            f"A method cannot be called {name!r}. Use lower-case words of letters and digits, joined by underscores, "
+            "a letter first."
         )
     if name in method_names():
         raise CosamError(f"A method called {name!r} is registered already. Choose a name of your own.")
@@ -40,8 +41,8 @@ def write_method_package(name: str, folder: Path) -> list[Path]:
     words = {
         "name": name,
         "module": f"cosam_bench_{name}",
-        "class_name": "".join(word.capitalize() for word in name.split("_")),
-        "title": name.replace("_", " ").strip().capitalize(),
+        "class_name": "".join(word.capitalize() for word in name.split("_")) + "Method",
+        "title": name.replace("_", " ").capitalize(),
     }
     templates = files("cosam_bench") / "templates" / "method"
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +18,8 @@ from cosam_bench import __version__
 from cosam_bench.batches import Batch, Precision, View, chunks, collate
 from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
-from cosam_bench.files import write_atomically
+from cosam_bench.errors import CosamError
+from cosam_bench.expert_store import read_expert, write_expert
 from cosam_bench.fit import (
     MIXED,
     FitSettings,
@@ -119,7 +118,7 @@ class Workbench:
         shared = self.experts if hooks is None else None
         path = shared / f"{self._expert_key(domain, start, from_scratch)}.safetensors" if shared else None
         began = clock(self.prefixes)
-        fitted = _read_expert(path) if path else None
+        fitted = read_expert(path) if path else None
         if fitted is None:
             fitted = fit_adapter(
                 self.sam,
@@ -138,7 +137,7 @@ class Workbench:
                 advance=lambda images: self.advance(3 * images),
             )
             if path:
-                _write_expert(path, fitted)
+                write_expert(path, fitted)
         else:
             self.advance(3 * self.fit.epochs * len(domain))
         self.meter.training_seconds += fitted.seconds
@@ -242,6 +241,12 @@ class Workbench:
                 )
                 encode(self.sam, batch.images, self.prefixes)
                 self.advance(len(chosen))
+        unseen = next((layer for layer in self.layers if layer not in sums), None)
+        if unseen is not None:
+            raise CosamError(
+                f"{unseen!r} is no layer of the image encoder, so an encoder pass shows nothing of its inputs. "
+                "Choose adapter.targets within the encoder, or a method that needs no inputs."
+            )
         # A copy made outside inference mode, so that later arithmetic may record gradients.
         return {layer: (total / rows[layer]).clone() for layer, total in sums.items()}
 
@@ -251,7 +256,7 @@ class Workbench:
         """The diagonal Fisher information of the changed weights, at the base changed by ``update``.
 
         The mean over images of the squared gradient of the masks' negative log-likelihood, the mean over pixels
-        of the Bernoulli cross-entropy. The gradient is that of the weight W itself, not of its factors, so it
+        of the Bernoulli cross-entropy, in fp32. The gradient is that of the weight W itself, not of its factors, so it
         does not depend on how an adapter splits its change.
 
         Args:
@@ -269,7 +274,7 @@ class Workbench:
             weights = [self.sam.get_parameter(name).requires_grad_() for name in names]
             for row in range(count):
                 batch, target = self.labelled(domain, [row])
-                _, masks = self.loss(batch, target)
+                _, masks = self.loss(batch, target, precision="fp32")
                 if labels == "sampled":
                     chances = masks.logits.detach().sigmoid().cpu()
                     target = torch.bernoulli(chances, generator=generator).to(target.device)
@@ -296,28 +301,3 @@ class Workbench:
         order = [row for rows in groups.values() for row in rows]
         logits = torch.cat(parts)
         return logits[torch.tensor(order, device=logits.device).argsort()]
-
-
-def _write_expert(path: Path, fitted: Fitted) -> None:
-    facts = {
-        "epoch_losses": list(fitted.epoch_losses),
-        "trainable_parameters": fitted.trainable_parameters,
-        "seconds": fitted.seconds,
-    }
-    write_atomically(path, save(fitted.update.tensors(), metadata={"facts": json.dumps(facts)}))
-
-
-def _read_expert(path: Path) -> Fitted | None:
-    """The stored expert, or None where there is none that can be read: it is then trained again."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            facts = json.loads(file.metadata()["facts"])
-        return Fitted(
-            update=Update.from_tensors(tensors),
-            epoch_losses=tuple(facts["epoch_losses"]),
-            trainable_parameters=int(facts["trainable_parameters"]),
-            seconds=float(facts["seconds"]),
-        )
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        return None

@@ -137,6 +137,7 @@ class Knots(MergingMethod):
         paper="arXiv 2410.19735",
         state="grows",
         order_dependent=False,
+        not_continual=True,
         deviations=(
             "keeps every expert's factors and merges all of them anew after each domain",
             "alpha / rank is part of the change; the released code ignores it",

@@ -72,7 +72,7 @@ def choose(queries: Tensor, keys: Tensor, *, count: int, shares: Tensor | None =
 
 
 class L2PSettings(Settings):
-    """The settings of L2P; the defaults are the released code's for CORe50, whose tasks are domains, too."""
+    """The settings of L2P; the pool is the released code's for CORe50, whose tasks are domains, too."""
 
     pool: int = setting(10, "M, prompts in the pool", source="released code, CORe50", ge=1)
     length: int = setting(5, "L, tokens a prompt", source="released code, CORe50", ge=1)

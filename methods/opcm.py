@@ -161,7 +161,8 @@ def merge_orthogonally(
     count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
     mean_norm, norm = norm_sum / count, update_norm(total)
     if norm <= _CANCELLED * mean_norm:
-        return Merged(merged.change, 1.0, norm_sum, count, splits)
+        stays = merged.change if merged.count else _scaled(total, 0.0)  # zero, but of the right layers
+        return Merged(stays, 1.0, norm_sum, count, splits)
     change = _scaled(total, mean_norm / norm)
     return Merged(change, norm / mean_norm, norm_sum, count, splits, discarded)
 

@@ -125,6 +125,7 @@ class Pcb(MergingMethod):
         paper="arXiv 2410.02396",
         state="grows",
         order_dependent=False,
+        not_continual=True,
         deviations=(
             "keeps every expert's factors and merges all of them anew after each domain",
             "one fixed scale; the paper searches one an expert on validation data",

@@ -59,6 +59,7 @@ class RegCL(MergingMethod):
         order_dependent=False,
         deviations=(
             "the adapter is the protocol's, by default LoRA in the attention's own layers without bias",
+            "experts start from the base; the released runs by default start each from the one before",
             "running sums replace the released code's store of all adapters and Gram matrices",
             "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse",
             "the setting space = product, regression of B A cut to the adapter's rank, is this project's",

@@ -41,7 +41,7 @@ from cosam_bench.batches import chunks
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.fit import TrainingHooks
-from cosam_bench.merging.trajectory import Trajectory, Weights, objective
+from cosam_bench.merging.trajectory import Trajectory, Weights, gradients, objective
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter, attach
 from cosam_bench.training_domain import TrainingDomain
@@ -78,6 +78,7 @@ class TRM(MergingMethod):
         title="TRM, reconstructed from the abstract",
         paper="arXiv 2605.08311",
         needs=("inputs", "labels", "gradients"),
+        reconstructed=True,
         deviations=(
             "reconstructed from the abstract alone: subspace, objectives and settings are this project's, so this "
             "is not TRM as published",
@@ -146,8 +147,8 @@ class TRM(MergingMethod):
         with self._attached() as adapter:
             search = _Search(self.bench, adapter, domain)
             for rows in chunks(range(count), size=size):
-                gradients = torch.autograd.grad(search.loss(rows)[0], search.parameters)
-                norms.append(float(sum(gradient.square().sum() for gradient in gradients) ** 0.5))
+                slopes = gradients(search.loss(rows)[0], search.parameters)
+                norms.append(float(sum(slope.square().sum() for slope in slopes) ** 0.5))
         return sum(norms) / len(norms)
 
 

@@ -412,7 +412,7 @@ def test_quiet_directions_are_orthonormal_and_the_quietest(count: int, seed: int
     assert quiet <= loud + 1e-9
     values = torch.linalg.svdvals(inputs)
     torch.testing.assert_close(quiet, torch.linalg.vector_norm(values[6 - count :]))
-    torch.testing.assert_close(rows, quiet_directions(3 * inputs.T @ inputs, count=count))  # signs do not flip
+    assert (rows.gather(1, rows.abs().argmax(1, keepdim=True)) > 0).all()  # signs are not left to the solver
 
 
 def test_more_directions_than_inputs_are_refused() -> None:

@@ -72,7 +72,7 @@ def test_it_runs(command_line: CommandLine, name: str, quick_protocol: Path, tmp
     assert '""weight"": 0.25' in (results / "leaderboard.csv").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("bad", ["regcl", "My-Method", "2nd", "", "../up"])
+@pytest.mark.parametrize("bad", ["regcl", "My-Method", "2nd", "", "../up", "mine_"])
 def test_a_name_that_cannot_be_used_is_refused(bad: str, tmp_path: Path) -> None:
     with pytest.raises(CosamError, match="registered already" if bad == "regcl" else "cannot be called"):
         write_method_package(bad, tmp_path / "new")

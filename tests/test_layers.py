@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("domains",),
     ("sam",),
     ("batches", "losses", "prefix_cache", "fit", "score"),
-    ("card", "training_domain", "workbench", "method", "registry", "scaffold", "testing"),
+    ("card", "training_domain", "expert_store", "workbench", "method", "registry", "scaffold", "testing"),
     (
         "protocols",
         "protocol",

@@ -26,7 +26,7 @@ from cosam_bench.methods.opcm import (
     parameters_beside_modules,
     split_rank,
 )
-from cosam_bench.updates import LowRank, Update, weight_changes
+from cosam_bench.updates import LowRank, Update, check_same_layers, weight_changes
 
 SHAPES = {"tall": (9, 5), "wide": (4, 8)}
 VARIANTS: tuple[Variant, ...] = ("release", "supp")
@@ -213,6 +213,7 @@ def test_experts_that_changed_nothing_leave_nothing_to_divide_by(variant: Varian
     states = merged([nothing, nothing, expert], variant=variant)
     assert [state.scale for state in states[:2]] == [1.0, 1.0]
     assert update_norm(states[1].change) == 0
+    check_same_layers(states[0].change, expert)  # the next step asks for the same layers
     for name, change in weight_changes(states[2].change).items():  # a third of the mean norm
         torch.testing.assert_close(change, weight_changes(expert)[name] / 3)
     second = merged([expert, nothing], variant=variant)[1]

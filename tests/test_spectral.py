@@ -15,7 +15,6 @@ from cosam_bench.merging.spectral import (
     as_factors,
     compress,
     frobenius_norm,
-    inner_product,
     joint_core,
     numerical_rank,
     rank_tolerance,
@@ -115,15 +114,11 @@ def test_compressing_zero_leaves_no_factors() -> None:
     assert (thin.rank, thin.a.shape, thin.b.shape) == (0, (0, 5), (3, 0))
 
 
-@given(SIZES, SIZES, RANKS, RANKS, SEEDS)
+@given(SIZES, SIZES, RANKS, SEEDS)
 @settings(max_examples=50, deadline=None)
-def test_norms_and_inner_products_are_the_dense_products_own(
-    rows: int, columns: int, rank: int, other: int, seed: int
-) -> None:
-    first, second = factors(rows, columns, rank, seed=seed), factors(rows, columns, other, seed=seed + 1)
-    product = float((first.dense() * second.dense()).sum())
+def test_a_norm_is_the_dense_products_own(rows: int, columns: int, rank: int, seed: int) -> None:
+    first = factors(rows, columns, rank, seed=seed)
     assert frobenius_norm(first) == pytest.approx(float(first.dense().norm()), rel=1e-12, abs=1e-12)
-    assert inner_product(first, second) == pytest.approx(product, rel=1e-10, abs=1e-10)
     if rank:
         assert frobenius_norm(turned(first)) == pytest.approx(frobenius_norm(first), rel=1e-9)
 

@@ -202,6 +202,16 @@ def test_each_setting_changes_the_merge(bench: Workbench, domain: TrainingDomain
     assert plain.served.digest() != other.served.digest()
 
 
+def test_a_trained_decoder_takes_part_though_its_iou_head_has_no_gradient(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
+    with_decoder = replace(bench, adapter=AdapterSettings(rank=2, alpha=2.0, decoder=True))
+    served = learned(with_decoder, domain).served
+    assert served is not None
+    assert any("iou_prediction_head" in name for name in served.dense)
+    assert all(torch.isfinite(change).all() for change in served.dense.values())
+
+
 def test_more_snapshots_than_steps_are_as_many_as_steps(bench: Workbench, domain: TrainingDomain) -> None:
     steps = 2 * -(-len(domain) // 3)
     method = learned(bench, domain, snapshots=100)

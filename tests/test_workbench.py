@@ -14,6 +14,7 @@ from torch.nn import functional
 from cosam_bench.batches import View, collate
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Split
+from cosam_bench.errors import CosamError
 from cosam_bench.fit import FitSettings, TrainingHooks
 from cosam_bench.sam.adapters import Adapter, AdapterSettings
 from cosam_bench.sam.build import build_sam
@@ -97,6 +98,13 @@ def test_gram_matrices_of_the_base_are_those_of_all_adapted_layers(bench: Workbe
     found, same = bench.input_grams(domain, None), bench.input_grams(domain, nothing)
     assert tuple(found) == bench.layers == tuple(same)
     assert all(torch.equal(found[layer], same[layer]) for layer in bench.layers)
+
+
+def test_inputs_of_the_decoder_are_refused_by_name(bench: Workbench, domain: TrainingDomain) -> None:
+    targets = r"mask_decoder\.transformer\.layers\.0\.self_attn\.q_proj"
+    decoder = replace(bench, adapter=AdapterSettings(rank=2, alpha=2.0, targets=targets))
+    with pytest.raises(CosamError, match=r"mask_decoder.*is no layer of the image encoder"):
+        decoder.input_grams(domain, None)
 
 
 @pytest.mark.parametrize("labels", ["true", "sampled"])

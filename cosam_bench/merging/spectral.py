@@ -136,11 +136,6 @@ def frobenius_norm(factors: LowRank) -> float:
     return float(torch.linalg.matrix_norm(core_left @ core_right.T))
 
 
-def inner_product(first: LowRank, second: LowRank) -> float:
-    """``<b1 a1, b2 a2> = sum((b1^T b2) * (a1 a2^T))``, the sum of the products' entrywise product."""
-    return float(((_finite(first.b).T @ _finite(second.b)) * (_finite(first.a) @ _finite(second.a).T)).sum())
-
-
 def update_norm(update: Update) -> float:
     """The norm over all weights of the change; a weight with a low-rank and a dense change counts with their sum."""
     dense = {name: change.double() for name, change in update.dense.items()}

@@ -125,8 +125,8 @@ def objective(
     """
     point = trajectory.at(coefficients)
     parameters, loss, consistency = evaluate(point)
-    slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
-    pulls = torch.autograd.grad(consistency, parameters)
+    slopes = gradients(loss, parameters, retain_graph=True)
+    pulls = gradients(consistency, parameters)
     joint = [weights.alignment * slope + weights.consistency * pull for slope, pull in zip(slopes, pulls, strict=True)]
     shares = trajectory.segment_shares()
     away = coefficients - 0.5
@@ -142,6 +142,11 @@ def objective(
     return value, gradient
 
 
+def gradients(scalar: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+    """Of each parameter; zero where the scalar does not depend on one, as masks do not on the decoder's IoU head."""
+    return torch.autograd.grad(scalar, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
+
+
 def _norm(tensors: Sequence[Tensor]) -> float:
     return float(sum(tensor.square().sum() for tensor in tensors) ** 0.5)
 
@@ -155,5 +160,5 @@ def _hessian_along(
     for sign in (1, -1):
         moved = [tensor + sign * width * step for tensor, step in zip(point, unit, strict=True)]
         parameters, loss, _ = evaluate(moved)
-        ends.append(torch.autograd.grad(loss, parameters))
+        ends.append(gradients(loss, parameters))
     return [(ahead - behind) / (2 * width) for ahead, behind in zip(*ends, strict=True)]

@@ -23,7 +23,7 @@ def judge(run: OracleRun) -> Outcome | None:
         return Outcome(method, {"fisher": _fisher, "regmean": _regmean, "lorm": _lorm}[method](run))
     except _SingularGramError:
         return Outcome(
-            method, skipped="a Gram sum is singular to rounding: the reference's (pseudo-)inverse is ill-posed"
+            method, skipped="the Gram sum is singular to rounding: the reference's (pseudo-)inverse is ill-posed"
         )
 
 

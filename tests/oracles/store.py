@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,10 +111,14 @@ def oracle_runs(folder: Path) -> Iterator[OracleRun]:
 def distance(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
     """The largest deviation in units of what is allowed: 1 is the limit, infinity where names or shapes differ."""
     if ours.keys() != reference.keys() or any(ours[name].shape != reference[name].shape for name in reference):
-        return float("inf")
+        return math.inf
+    if not all(torch.isfinite(ours[name]).all() and torch.isfinite(reference[name]).all() for name in reference):
+        return math.inf
     largest = max((value.abs().max().item() for value in reference.values()), default=0.0)
     is_single = any(value.dtype == torch.float32 for value in reference.values())
     allowed = RELATIVE_FLOAT32 * largest if is_single else ABSOLUTE_FLOAT64
     deviations = [(ours[name].double() - value.double()).abs().max().item() for name, value in reference.items()]
     worst = max(deviations, default=0.0)
-    return worst / allowed if allowed and worst == worst else float("inf") * (worst != 0)
+    if allowed == 0:
+        return 0.0 if worst == 0 else math.inf
+    return worst / allowed
