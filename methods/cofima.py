@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.merging.interpolation import difference, interpolate, interpolate_by_fisher
+from cosam_bench.merging.interpolation import difference, interpolate_by_fisher
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
+from cosam_bench.updates import Update, weight_changes
 from cosam_bench.workbench import Workbench
 
 
@@ -67,7 +67,7 @@ class CoFiMA(MergingMethod):
         current = {name: values.clamp(max=self.options.maximum) for name, values in gradients.items()}
         past, self.memory = self.memory, current
         if self.served is None:
-            return Update(dense=interpolate({}, difference(expert, {}), weight=1.0))
+            return Update(dense=weight_changes(expert))
         step_taken = difference(expert, self.served.dense)
         return Update(
             dense=interpolate_by_fisher(

@@ -18,15 +18,14 @@ masks are not kept. The order does not matter, but for float32's rounding. The o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.elementwise import Scale, add_expert
 from cosam_bench.merging.ties import add_votes, elect, trim
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
@@ -64,8 +63,7 @@ class DareSettings(Settings):
     combine: Literal["sum", "ties"] = setting(
         "sum", "how the thinned experts are merged: task arithmetic or TIES", source="the paper has both"
     )
-    # The bounds stand in the type, because they are no bounds of the word "1/t".
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"] = setting(
+    scale: Scale = setting(
         0.3, "what the sum or the election is multiplied by; 1/t for the mean", source="FusionBench", allow_inf_nan=None
     )
     density: float = setting(

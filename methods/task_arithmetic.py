@@ -28,16 +28,15 @@ order does not matter, but for float32's rounding; with ``osrm`` it does. The ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.fit import TrainingHooks
-from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.elementwise import Scale, add_expert
 from cosam_bench.merging.osrm import quiet_directions
 from cosam_bench.merging.regression import running_sums
 from cosam_bench.method import MergingMethod
@@ -68,8 +67,7 @@ class QuietFactors(TrainingHooks):
 class TaskArithmeticSettings(Settings):
     """The settings of task arithmetic."""
 
-    # The bounds stand in the type, because they are no bounds of the word "1/t".
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"] = setting(
+    scale: Scale = setting(
         0.3, "what each expert's change is multiplied by; 1/t for the mean", source="FusionBench", allow_inf_nan=None
     )
     first_factors: Literal["shared", "osrm"] = setting(

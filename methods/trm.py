@@ -41,7 +41,7 @@ from cosam_bench.batches import chunks
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.fit import TrainingHooks
-from cosam_bench.merging.trajectory import Trajectory, Weights, gradients, objective
+from cosam_bench.merging.trajectory import Trajectory, Weights, gradients, norm_of, objective
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter, attach
 from cosam_bench.training_domain import TrainingDomain
@@ -143,12 +143,10 @@ class TRM(MergingMethod):
         """The mean norm of the training loss's gradient over the first batches, at the served adapter."""
         size = self.bench.fit.batch_size
         count = min(size * self.options.reference_batches, len(domain))
-        norms = []
         with self._attached() as adapter:
             search = _Search(self.bench, adapter, domain)
-            for rows in chunks(range(count), size=size):
-                slopes = gradients(search.loss(rows)[0], search.parameters)
-                norms.append(float(sum(slope.square().sum() for slope in slopes) ** 0.5))
+            batches = chunks(range(count), size=size)
+            norms = [norm_of(gradients(search.loss(rows)[0], search.parameters)) for rows in batches]
         return sum(norms) / len(norms)
 
 

@@ -67,7 +67,7 @@ class Toy:
         slopes = torch.autograd.grad(loss, point, create_graph=True)
         norm = torch.sqrt(sum(slope.square().sum() for slope in slopes))
         lack = torch.clamp(1 - norm / (weights.floor * reference), min=0) ** 2
-        anchor = (self.trajectory.segment_shares() * (coefficients - 0.5) ** 2).sum()
+        anchor = (self.trajectory.segment_shares * (coefficients - 0.5) ** 2).sum()
         value = (
             weights.alignment * loss
             + weights.consistency * consistency
@@ -124,7 +124,7 @@ def test_coefficients_begin_in_the_middle_and_stay_within_their_bounds() -> None
 def test_one_straight_segment_has_the_whole_share_and_no_move_has_none() -> None:
     still, moved = torch.zeros(2, 2), torch.ones(2, 2)
     straight = Trajectory.through([[still, still], [moved, still]], rows=(0, 1))
-    assert straight.segment_shares().tolist() == [[1.0], [0.0]]
+    assert straight.segment_shares.tolist() == [[1.0], [0.0]]
 
 
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=9), st.integers(0, 99))

@@ -8,7 +8,7 @@ import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -58,6 +58,8 @@ def _spelled(annotation: Any) -> str:
     ('int or none', 'list of int')
     """
     origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _spelled(parts[0])
     if origin is Literal:
         return "one of " + ", ".join(str(part) for part in parts)
     if origin in (Union, types.UnionType):

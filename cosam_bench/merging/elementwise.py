@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
+from pydantic import Field
 from torch import Tensor
 
 from cosam_bench.errors import CosamError
 
-Scale: TypeAlias = float | Literal["1/t"]
+# The bounds stand in the type, because they are no bounds of the word "1/t".
+Scale: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"]
 
 
 def add_expert(

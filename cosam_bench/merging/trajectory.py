@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -79,6 +80,7 @@ class Trajectory:
                 products[row, number] += (gradients[place] * move[place]).sum()
         return products
 
+    @cached_property
     def segment_shares(self) -> Tensor:
         """``||s_k||^2 / ||sum_k s_k||^2`` of each row's segments, zero for the history: ``(rows, moves)``."""
         squares = torch.zeros_like(self.first_coefficients())
@@ -128,15 +130,15 @@ def objective(
     slopes = gradients(loss, parameters, retain_graph=True)
     pulls = gradients(consistency, parameters)
     joint = [weights.alignment * slope + weights.consistency * pull for slope, pull in zip(slopes, pulls, strict=True)]
-    shares = trajectory.segment_shares()
+    shares = trajectory.segment_shares
     away = coefficients - 0.5
     value = weights.alignment * loss.item() + weights.consistency * consistency.item()
     value += weights.anchor * (shares * away.square()).sum().item()
     gradient = trajectory.along(joint) + 2 * weights.anchor * shares * away
-    norm, floor = _norm(slopes), weights.floor * reference_norm
+    norm, floor = norm_of(slopes), weights.floor * reference_norm
     if weights.responsiveness > 0 and 0 < norm < floor:
         lack = 1 - norm / floor
-        turned = _hessian_along(evaluate, point, [slope / norm for slope in slopes], scale=_norm(trajectory.start))
+        turned = _hessian_along(evaluate, point, [slope / norm for slope in slopes], scale=norm_of(trajectory.start))
         value += weights.responsiveness * lack**2
         gradient = gradient - weights.responsiveness * 2 * lack / floor * trajectory.along(turned)
     return value, gradient
@@ -147,7 +149,8 @@ def gradients(scalar: Tensor, parameters: Sequence[Tensor], *, retain_graph: boo
     return torch.autograd.grad(scalar, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
 
 
-def _norm(tensors: Sequence[Tensor]) -> float:
+def norm_of(tensors: Sequence[Tensor]) -> float:
+    """The Frobenius norm of all tensors together."""
     return float(sum(tensor.square().sum() for tensor in tensors) ** 0.5)
 
 
