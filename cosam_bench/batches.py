@@ -16,6 +16,7 @@ from cosam_bench.sam.frames import (
     Frame,
     FramePrompts,
     PromptKind,
+    Resampling,
     Resize,
     frame_prompts,
     normalise,
@@ -23,6 +24,7 @@ from cosam_bench.sam.frames import (
 )
 
 Precision = Literal["fp32", "bf16"]
+RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, which CoSAM's training hands to SAM's mask encoder
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class View:
         resize: ``pad`` keeps the aspect and pads right and below, ``squash`` does not.
         device: where batches lie.
         precision: the type the model computes in.
+        resampling: ``pillow`` shrinks with antialiasing, ``torch`` without.
+        mask_levels: what enters SAM's mask encoder outside and inside of a mask prompt, ``RAW_MASK_LEVELS`` or
+            others; None: the logits that suit the model.
     """
 
     size: int
@@ -42,6 +47,20 @@ class View:
     resize: Resize
     device: torch.device
     precision: Precision = "fp32"
+    resampling: Resampling = "pillow"
+    mask_levels: tuple[float, float] | None = None
+
+    def frame(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[Frame, ...]]:
+        """Images uint8 ``(3, H, W)`` of any sizes as the model takes them in, and the frames that lead back.
+
+        Returns:
+            float32 ``(B, 3, S, S)``, normalised, on ``device``; and one frame an image.
+        """
+        prepared = [
+            prepare_image(image, size=self.size, resize=self.resize, resampling=self.resampling) for image in images
+        ]
+        frames = tuple(frame for _, frame in prepared)
+        return normalise(torch.stack([image for image, _ in prepared]).to(self.device), frames), frames
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context in which the model computes in ``precision``."""
@@ -99,8 +118,7 @@ def collate(
         view: how samples become model input.
         domains: passed on to the batch.
     """
-    prepared = [prepare_image(sample.image, size=view.size, resize=view.resize) for sample in samples]
-    frames = tuple(frame for _, frame in prepared)
-    images = normalise(torch.stack([image for image, _ in prepared]).to(view.device), frames)
-    placed = frame_prompts(prompts, rows=range(len(samples)), frames=frames, kinds=kinds, grid=view.grid)
+    images, frames = view.frame([sample.image for sample in samples])
+    rows = range(len(samples))
+    placed = frame_prompts(prompts, rows=rows, frames=frames, kinds=kinds, grid=view.grid, mask_levels=view.mask_levels)
     return Batch(images, placed.to(view.device), domains), frames

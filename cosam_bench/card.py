@@ -25,6 +25,7 @@ class MethodCard:
         told_domain: ``predict`` is told which domain an image comes from.
         not_continual: every step needs all experts, for which no shorter memory will do.
         reconstructed: the paper's formulas were not at hand, so this is not the method as it was published.
+        lora_only: the rule is about LoRA's own factors, so that no other kind of adapter will do.
         deviations: each named difference from the paper or its released code.
 
     Raises:
@@ -41,6 +42,7 @@ class MethodCard:
     told_domain: bool = False
     not_continual: bool = False
     reconstructed: bool = False
+    lora_only: bool = False
     deviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -5,58 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
-from cosam_bench.batches import Batch, View, chunks, collate
-from cosam_bench.config import Settings
+from cosam_bench.augment import mirror as mirror
+from cosam_bench.augment import mirror_prompts as mirror_prompts
+from cosam_bench.batches import Batch, View, chunks
 from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
-from cosam_bench.losses import LOSSES
+from cosam_bench.fit_settings import FitSettings as FitSettings
+from cosam_bench.losses import LOSSES, sample_at, unsure_places
 from cosam_bench.prefix_cache import PrefixCache, clock, encode
-from cosam_bench.sam.adapters import Adapter, AdapterSettings, attach
-from cosam_bench.sam.frames import PromptKind, mask_to_frame
-from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.sam.adapters import Adapter, attach
+from cosam_bench.sam.sam import Features, Masks, Sam
+from cosam_bench.sam.targets import AdapterSettings
+from cosam_bench.training_batch import MIXED as MIXED
+from cosam_bench.training_batch import TrainingBatch
+from cosam_bench.training_batch import draw_batch as draw_batch
+from cosam_bench.training_batch import with_targets as with_targets
 from cosam_bench.updates import Update
-
-LossName = Literal["bce_dice", "focal_dice_iou"]
-MIXED: tuple[PromptKind, ...] = ("box", "points", "mask")
-
-
-class FitSettings(Settings):
-    """How an adapter is trained; the defaults are CoSAM's.
-
-    Attributes:
-        schedule: ``step`` multiplies the rate by ``step_factor`` every ``step_epochs``; ``cosine`` falls to
-            nought over the epochs, epoch by epoch.
-        loss: a name in ``losses.LOSSES``.
-        flip: mirror each sample left to right with probability one half.
-        precision: the forward pass's type; parameters and optimiser stay in fp32.
-    """
-
-    epochs: Annotated[int, Field(ge=1)] = 24
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    schedule: Literal["constant", "step", "cosine"] = "step"
-    step_epochs: Annotated[int, Field(ge=1)] = 10
-    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    loss: LossName = "bce_dice"
-    flip: bool = True
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    def rate_factor(self, epoch: int) -> float:
-        """The learning rate of ``epoch`` (from 0) as a share of ``learning_rate``."""
-        if self.schedule == "step":
-            return self.step_factor ** (epoch // self.step_epochs)
-        if self.schedule == "cosine":
-            return (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return 1.0
 
 
 @dataclass(frozen=True)
@@ -127,21 +97,22 @@ def fit_adapter(
         prompts: one row a sample.
         start: where training begins; the base model where it is None.
         initialisation: draws the adapter's first weights.
-        order: draws the order of samples, flips and kinds of prompt.
+        order: draws the order of samples, and each batch as ``draw_batch`` does.
         continue_start: train the factors of ``start`` on; otherwise it lies beneath a fresh adapter.
         hooks: a method's own steps within the training.
         prefixes: kept features of the encoder's first blocks.
         advance: called after each step with the images it used.
 
     Raises:
-        CosamError: there are no samples, or the loss or the adapter is no longer finite.
+        CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, or the
+            loss or the adapter is no longer finite.
     """
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
     began = clock(prefixes)
     hooks = hooks or TrainingHooks()
-    steps = fit.epochs * math.ceil(len(samples) / fit.batch_size)
-    totals = [0.0] * fit.epochs
+    steps = fit.epochs * len(batches_of_epoch(range(len(samples)), fit))
+    totals, seen = [0.0] * fit.epochs, [0] * fit.epochs
     with attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached:
         hooks.attached(attached)
         parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
@@ -151,7 +122,7 @@ def fit_adapter(
                 samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order
             )
             hooks.before_step(attached, step=step, steps=steps)
-            loss, masks = training_loss(sam, batch, target, loss=fit.loss, view=view, prefixes=prefixes)
+            loss, masks = training_loss(sam, batch, target, fit=fit, view=view, prefixes=prefixes)
             loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
             refuse_divergence(loss, epoch=epoch)
             optimiser.zero_grad(set_to_none=True)
@@ -160,13 +131,14 @@ def fit_adapter(
             optimiser.step()
             hooks.after_step(attached, step=step, steps=steps)
             totals[epoch] += loss.item() * len(indices)
+            seen[epoch] += len(indices)
             advance(len(indices))
         update = attached.update()
         if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
             raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
-        count = sum(parameter.numel() for parameter in parameters)
-    epoch_losses = tuple(total / len(samples) for total in totals)
-    return Fitted(update, epoch_losses, count, clock(prefixes) - began)
+        trained = sum(parameter.numel() for parameter in parameters)
+    epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
+    return Fitted(update, epoch_losses, trained, clock(prefixes) - began)
 
 
 def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> torch.optim.Optimizer:
@@ -181,14 +153,44 @@ def training_steps(
     """The epoch, from 0, and the samples of each step; the learning rate is set on the way.
 
     Args:
-        count: of samples; each epoch passes over all of them in a new order.
+        count: of samples; each epoch passes over them in a new order.
         order: draws it.
+
+    Raises:
+        CosamError: there are too few samples for one whole batch, and only whole ones are used.
     """
     for epoch in range(fit.epochs):
         for group in optimiser.param_groups:
             group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
-        for indices in chunks(torch.randperm(count, generator=order).tolist(), size=fit.batch_size):
+        for indices in batches_of_epoch(torch.randperm(count, generator=order).tolist(), fit):
             yield epoch, indices
+
+
+def images_seen(count: int, fit: FitSettings) -> int:
+    """How many images the whole training on ``count`` samples takes in, each epoch's counted anew."""
+    return fit.epochs * sum(map(len, batches_of_epoch(range(count), fit)))
+
+
+def batches_of_epoch(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
+    """The rows of an epoch, in their order, batch by batch.
+
+    Of several ranks the first one's share is taken: every ``ranks``-th row from the first, as torch's
+    ``DistributedSampler`` deals them out. (The rows that it repeats to make all shares equal never fall to
+    the first rank.)
+
+    Raises:
+        CosamError: ``drop_last`` leaves none.
+    """
+    share = rows[:: fit.ranks]
+    batches = list(chunks(share, size=fit.batch_size))
+    if fit.drop_last and len(batches[-1]) < fit.batch_size:
+        batches.pop()
+    if not batches:
+        raise CosamError(
+            f"fit.drop_last leaves nothing to train on: {len(share)} samples make no whole batch of "
+            f"{fit.batch_size}. Lower fit.batch_size or set fit.drop_last = false."
+        )
+    return batches
 
 
 def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> None:
@@ -202,73 +204,55 @@ def _diverged(epoch: int, found: str, *, setting: str = "fit.learning_rate") -> 
 
 
 def training_loss(
-    sam: Sam, batch: Batch, target: Tensor, *, loss: LossName, view: View, prefixes: PrefixCache | None = None
+    sam: Sam, batch: Batch, target: Tensor, *, fit: FitSettings, view: View, prefixes: PrefixCache | None = None
 ) -> tuple[Tensor, Masks]:
     """The protocol's loss of a batch, a scalar with a graph, and the masks it was taken of.
 
     Args:
         target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
+        prefixes: kept features.
     """
     with view.autocast():
-        masks = sam.decode(encode(sam, batch.images, prefixes), batch.prompts)
-    return LOSSES[loss](masks.logits.float(), target, masks.predicted_iou.float()), masks
+        masks = sam.decode(encode_batch(sam, batch, prefixes), batch.prompts)
+    return protocol_loss(masks, batch, target, fit=fit), masks
 
 
-def draw_batch(
-    samples: Sequence[Sample],
-    prompts: Prompts,
-    indices: list[int],
-    *,
-    fit: FitSettings,
-    prompt_kind: TrainPrompt,
-    view: View,
-    order: torch.Generator,
-) -> tuple[Batch, Tensor]:
-    """A batch, augmented as in training, and its target masks on the grid of the logits.
+def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
+    """The embeddings of a batch, with kept features but for jittered images, of which none comes again."""
+    is_unique = isinstance(batch, TrainingBatch) and batch.is_unique
+    return encode(sam, batch.images, None if is_unique else prefixes, prompts=batch.prompts)
+
+
+def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings) -> Tensor:
+    """The protocol's loss of what a model said of a batch, a scalar.
 
     Args:
-        prompts: one row a sample.
-        indices: which samples.
-        order: draws flips and kinds of prompt.
+        target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits, as it came with the batch.
+
+    Raises:
+        CosamError: the loss is taken at the model's size, and the batch does not hold the target there.
     """
-    flips = (torch.rand(len(indices), generator=order) < 0.5) & fit.flip
-    choices = torch.randint(len(MIXED), (len(indices),), generator=order).tolist()
-    kinds = [MIXED[choice] if prompt_kind == "mix" else prompt_kind for choice in choices]
-    chosen = [samples[index] for index in indices]
-    rows = mirror_prompts(prompts.take(indices), widths=[sample.image.shape[-1] for sample in chosen], flips=flips)
-    chosen = [mirror(sample) if flip else sample for sample, flip in zip(chosen, flips.tolist(), strict=True)]
-    return with_targets(chosen, rows, kinds=kinds, view=view)
-
-
-def with_targets(
-    samples: Sequence[Sample], prompts: Prompts, *, kinds: Sequence[PromptKind], view: View
-) -> tuple[Batch, Tensor]:
-    """The batch of some samples, and their masks ``(B, h, w)``, float in [0, 1], on the grid of the logits."""
-    batch, frames = collate(samples, prompts, kinds=kinds, view=view)
-    targets = [mask_to_frame(sample.mask, frame, size=view.grid) for sample, frame in zip(samples, frames, strict=True)]
-    return batch, torch.stack(targets).to(view.device)
-
-
-def mirror(sample: Sample) -> Sample:
-    """The sample with left and right exchanged."""
-    return Sample(sample.key, sample.image.flip(-1), sample.mask.flip(-1))
-
-
-def mirror_prompts(prompts: Prompts, *, widths: Sequence[int], flips: Tensor) -> Prompts:
-    """The prompts with left and right exchanged in the rows that ``flips`` marks.
-
-    Args:
-        widths: of each row's image, pixels.
-        flips: bool, ``(N,)``.
-    """
-    width = torch.tensor(widths, dtype=torch.float32)
-    left, top, right, bottom = prompts.boxes.unbind(1)
-    boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
-    x, y = prompts.points.unbind(2)
-    points = torch.stack([width[:, None] - x, y], dim=2)
-    return Prompts(
-        boxes=torch.where(flips[:, None], boxes, prompts.boxes),
-        points=torch.where(flips[:, None, None], points, prompts.points),
-        masks=torch.where(flips[:, None, None], prompts.masks.flip(-1), prompts.masks),
-        digest=prompts.digest,
+    logits = masks.logits.float()
+    if fit.needs_model_size:
+        logits, target = _at_model_size(logits, batch, target, fit=fit)
+    return LOSSES[fit.loss](
+        logits,
+        target,
+        masks.predicted_iou.float(),
+        iou_threshold=fit.iou_threshold,
+        sum_over_batch=fit.sum_over_batch,
     )
+
+
+def _at_model_size(logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSettings) -> tuple[Tensor, Tensor]:
+    """Logits and target of the same places: sampled ones, or all pixels of the model's input."""
+    if not isinstance(batch, TrainingBatch) or batch.masks is None or batch.target is not target:
+        raise CosamError(
+            "This protocol's loss compares masks at the model's input size. Give it batch and target as they came "
+            "together from Workbench.augmented or Workbench.labelled, or from the training itself."
+        )
+    if batch.places is None:
+        full = functional.interpolate(logits[:, None], batch.masks.shape[-2:], mode="nearest-exact")
+        return full[:, 0], batch.masks
+    places = unsure_places(logits, batch.places, count=fit.loss_points)
+    return sample_at(logits, places), sample_at(batch.masks, places)

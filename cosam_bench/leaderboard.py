@@ -14,6 +14,7 @@ from cosam_bench.errors import unknown_name
 from cosam_bench.files import write_atomically
 from cosam_bench.matrix import ScoreMatrix, plasticity, summary
 from cosam_bench.metrics import HIGHER_IS_BETTER
+from cosam_bench.published import Published, published_rows
 from cosam_bench.records import Record
 from cosam_bench.run_info import RunInfo
 
@@ -36,7 +37,7 @@ FIGURES: tuple[str, ...] = (
     "frozen",
 )
 KEY: tuple[str, ...] = ("protocol", "version", "conditions", "method", "settings")
-COUNTS: tuple[str, ...] = ("metric", "marks", "runs", "seeds", "orders")
+COUNTS: tuple[str, ...] = ("origin", "metric", "marks", "runs", "seeds", "orders")
 COSTS: tuple[str, ...] = (
     "train_seconds",
     "merge_seconds",
@@ -54,7 +55,7 @@ COLUMNS: tuple[str, ...] = (
 )
 
 
-def leaderboard(records: Sequence[Record], *, metric: str = "iou") -> DataFrame:
+def leaderboard(records: Sequence[Record], *, metric: str = "iou", published: Sequence[Published] = ()) -> DataFrame:
     """One row a protocol, conditions, method and settings; within one set of conditions the best Last first.
 
     Each figure is the mean over the complete runs, ``<figure>_std`` the sample deviation (empty for one run);
@@ -63,8 +64,12 @@ def leaderboard(records: Sequence[Record], *, metric: str = "iou") -> DataFrame:
     ``experts`` with the same conditions, seed and order. Only rows with the same ``conditions`` compare.
     ``settings`` is JSON.
 
+    Rows of ``published`` numbers follow those that were measured, with ``published`` as their origin, conditions
+    and mark. They have part in no mean and no order of measured rows.
+
     Returns:
-        The columns of ``COLUMNS``; ``attrs`` holds ``metric`` and ``notes``, what a reader must be told.
+        The columns of ``COLUMNS``; ``attrs`` holds ``metric``, ``notes``, what a reader must be told, and
+        ``published``, by a protocol's name the protocol of the published rows that belong beside its runs.
 
     Raises:
         CosamError: no metric has this name.
@@ -82,12 +87,14 @@ def leaderboard(records: Sequence[Record], *, metric: str = "iou") -> DataFrame:
         dict(zip(KEY, key, strict=True)) | _row([_figures(run, experts) for run in members], members)
         for key, members in groups.items()
     ]
-    frame = pandas.DataFrame(rows, columns=list(COLUMNS))
-    frame["trainable_parameters"] = frame["trainable_parameters"].astype("Int64")
-    order = ["protocol", "version", "conditions", "last", "method", "settings"]
+    frame = pandas.DataFrame([*rows, *published_rows(published, metric=metric)], columns=list(COLUMNS))
+    whole = ["trainable_parameters", *(["version", "runs", "seeds", "orders"] if published else [])]
+    frame[whole] = frame[whole].astype("Int64")  # whole numbers that may be missing
+    order = ["origin", "protocol", "version", "conditions", "last", "method", "settings"]
     up = [name != "last" or not HIGHER_IS_BETTER[metric] for name in order]
     frame = frame.sort_values(order, ascending=up, ignore_index=True, kind="stable")
     frame.attrs.update(metric=metric, notes=(*notes, *_uneven(groups), *_machines(runs)))
+    frame.attrs.update(published={name: one.protocol for one in published for name in one.protocols})
     return frame
 
 
@@ -144,6 +151,7 @@ def _costs(info: RunInfo) -> dict[str, float]:
 def _row(figures: Sequence[Mapping[str, float]], runs: Sequence[Measured]) -> dict[str, Any]:
     infos = [run.info for run in runs]
     row: dict[str, Any] = {
+        "origin": "measured",
         "metric": runs[0].matrix.metric,
         "marks": ", ".join(dict.fromkeys(mark for info in infos for mark in info.marks)),
         "runs": len(infos),

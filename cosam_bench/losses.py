@@ -1,14 +1,31 @@
-"""Segmentation losses on mask logits, averaged over the masks of a batch."""
+"""Segmentation losses on mask logits, and the points that they may be taken on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+OVERSAMPLING = 3  # candidates a point, PointRend and CoSAM's training
+UNSURE_SHARE = 0.75  # of the points that are the least sure candidates; the others are even
+
+
+class Loss(Protocol):
+    """From logits and target ``(B, ...)`` and the decoder's estimates ``(B,)`` of its IoU to a scalar."""
+
+    def __call__(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        predicted_iou: Tensor,
+        *,
+        iou_threshold: float = 0.0,
+        sum_over_batch: bool = False,
+    ) -> Tensor:
+        """The loss, with a graph."""
+        ...
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -27,42 +44,105 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (probability.sum(1) + flat.sum(1) + 1)
 
 
-def bce_dice(logits: Tensor, target: Tensor, predicted_iou: Tensor) -> Tensor:
-    """Binary cross-entropy plus Dice, equal weights, a scalar; ``predicted_iou`` is not used.
+def bce_dice(
+    logits: Tensor,
+    target: Tensor,
+    predicted_iou: Tensor,
+    *,
+    iou_threshold: float = 0.0,
+    sum_over_batch: bool = False,
+) -> Tensor:
+    """Binary cross-entropy plus Dice, equal weights, a scalar; nothing of the IoU is used.
 
     Args:
-        logits: float, ``(B, H, W)``.
-        target: float, ``(B, H, W)`` in [0, 1].
+        logits: float, ``(B, H, W)`` or ``(B, points)``.
+        target: float, as the logits, in [0, 1].
         predicted_iou: any.
+        iou_threshold: any.
+        sum_over_batch: the sum over masks instead of their mean.
 
-    Source: CoSAM's training loss, taken on every cell of the logits' grid instead of on sampled points.
+    Source: CoSAM's training loss, which it takes of sampled points.
     """
-    del predicted_iou
+    del predicted_iou, iou_threshold
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (pixel.flatten(1).mean(1) + dice_loss(logits, target)).mean()
+    losses = pixel.flatten(1).mean(1) + dice_loss(logits, target)
+    return losses.sum() if sum_over_batch else losses.mean()
 
 
-def focal_dice_iou(logits: Tensor, target: Tensor, predicted_iou: Tensor) -> Tensor:
+def focal_dice_iou(
+    logits: Tensor,
+    target: Tensor,
+    predicted_iou: Tensor,
+    *,
+    iou_threshold: float = 0.0,
+    sum_over_batch: bool = False,
+) -> Tensor:
     """Focal loss plus ten times Dice plus the squared error of the predicted IoU, a scalar.
 
     Args:
         logits: float, ``(B, H, W)``.
         target: float, ``(B, H, W)`` in [0, 1].
         predicted_iou: float, ``(B,)``, the IoU head's output.
+        iou_threshold: the logit above which a cell counts as predicted, for the true IoU alone.
+        sum_over_batch: the sum over masks of focal loss and Dice; the squared error stays a mean.
 
-    Source: RegCL's training loss: focal weight 0.8 and exponent 2 on the pixel's own cross-entropy.
-    Two deviations: the mean over masks replaces their sum, and the IoU that the head is compared with
-    is taken of ``logit > 0``, the mask that is scored, where the published code thresholds at 0.5. A cell of
-    the target counts as foreground where the mask fills more than half of it.
+    Source: RegCL's training loss: focal weight 0.8 and exponent 2 on the pixel's own cross-entropy. Its code sums
+    over the batch and thresholds at 0.5, a logit of exactly that included; the defaults are the mean and 0,
+    the mask that is scored. A cell of the target counts as foreground where the mask fills more than half of it,
+    and the IoU of two empty masks is 1.
     """
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = (0.8 * (1 - torch.exp(-pixel)) ** 2 * pixel).flatten(1).mean(1)
     with torch.no_grad():
-        predicted, wanted = logits.flatten(1) > 0, target.flatten(1) > 0.5
+        predicted, wanted = logits.flatten(1) > iou_threshold, target.flatten(1) > 0.5
         union = (predicted | wanted).sum(1)
         overlap = (predicted & wanted).sum(1).to(predicted_iou.dtype)
         actual_iou = torch.where(union > 0, overlap / union, 1)
-    return (focal + 10 * dice_loss(logits, target) + (predicted_iou - actual_iou) ** 2).mean()
+    masks, error = focal + 10 * dice_loss(logits, target), (predicted_iou - actual_iou) ** 2
+    return masks.sum() + error.mean() if sum_over_batch else (masks + error).mean()
 
 
 LOSSES: dict[str, Loss] = {"bce_dice": bce_dice, "focal_dice_iou": focal_dice_iou}
+
+
+def draw_places(masks: int, *, count: int, order: torch.Generator) -> Tensor:
+    """Random places, even over the square, that ``unsure_places`` chooses among: ``(masks, n, 2)`` in [0, 1), x y.
+
+    Args:
+        masks: how many.
+        count: points to be chosen a mask; n is ``OVERSAMPLING`` times as many, and those that are even after all.
+    """
+    return torch.rand(masks, OVERSAMPLING * count + _even(count), 2, generator=order)
+
+
+def _even(count: int) -> int:
+    return count - int(UNSURE_SHARE * count)
+
+
+def unsure_places(logits: Tensor, places: Tensor, *, count: int) -> Tensor:
+    """The places where a loss is taken, ``(B, count, 2)``: mostly those where the mask is least sure.
+
+    Args:
+        logits: float, ``(B, h, w)``.
+        places: from ``draw_places`` with the same ``count``.
+
+    Source: Kirillov et al., "PointRend", CVPR 2020, section 3.3, with three candidates a point, three quarters
+    of them chosen for the smallest absolute logit.
+    """
+    candidates, even = places[:, : OVERSAMPLING * count], places[:, OVERSAMPLING * count :]
+    with torch.no_grad():
+        doubts = -sample_at(logits, candidates).abs()
+        chosen = doubts.topk(count - _even(count), dim=1).indices
+    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), even], dim=1)
+
+
+def sample_at(values: Tensor, places: Tensor) -> Tensor:
+    """The values at some places, interpolated between the centres of the four nearest cells: ``(B, n)``.
+
+    Args:
+        values: float, ``(B, h, w)``, 0 outside, so that a place within half a cell of the border gets less.
+        places: float, ``(B, n, 2)``, x y; (0, 0) and (1, 1) are the outer corners of the grid.
+
+    Source: detectron2's ``point_sample``, the border included.
+    """
+    return functional.grid_sample(values[:, None], 2 * places[:, None] - 1, align_corners=False)[:, 0, 0]

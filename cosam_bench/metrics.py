@@ -1,4 +1,4 @@
-"""How well a predicted mask agrees with the true one: four numbers a mask, at the image's own size.
+"""How well a predicted mask agrees with the true one: five numbers a mask, at any one size.
 
 The rule for empty masks, everywhere: where both masks are empty (or neither has a boundary) the
 agreement is perfect, 1.0; where only one is, there is none, 0.0.
@@ -13,15 +13,17 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType({"iou": True, "boundary_iou": True, "dice": True, "mae": False})
+HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
+    {"iou": True, "boundary_iou": True, "dice": True, "mae": False, "pixel_error": False}
+)
 METRICS: tuple[str, ...] = tuple(HIGHER_IS_BETTER)
 
 
 def measure(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """All four metrics of predicted logits, each ``(N,)`` float64, by name in the order of ``METRICS``.
+    """All metrics of predicted logits, each ``(N,)`` float64, by name in the order of ``METRICS``.
 
     Args:
-        logits: float, ``(N, H, W)``, at the image's own size; above 0 is foreground. A NaN counts as
+        logits: float, ``(N, H, W)``, at the target's size; above 0 is foreground. A NaN counts as
             background for the mask metrics and makes ``mae`` NaN, so that it cannot pass unnoticed.
         target: bool, ``(N, H, W)``.
     """
@@ -31,6 +33,7 @@ def measure(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         "boundary_iou": boundary_iou(predicted, target),
         "dice": dice(predicted, target),
         "mae": mae(logits.float().sigmoid(), target),
+        "pixel_error": pixel_error(predicted, target),
     }
 
 
@@ -130,6 +133,19 @@ def mae(probability: Tensor, target: Tensor) -> Tensor:
         )
     error = (probability - target.to(probability.dtype)).abs()
     return error.mean(dim=(1, 2), dtype=torch.float64)
+
+
+def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """The share of pixels that are on the wrong side, one number per mask: ``(N,)`` float64 in [0, 1].
+
+    This is what RegCL reports as MAE: the mean absolute error after thresholding.
+
+    Args:
+        predicted: bool, ``(N, H, W)``.
+        target: bool, ``(N, H, W)``.
+    """
+    _check_masks(predicted, target)
+    return (predicted ^ target).double().mean(dim=(1, 2))
 
 
 def _check_masks(predicted: Tensor, target: Tensor) -> None:

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from cosam_bench.environment import synchronise, versions
 from cosam_bench.files import CannotWrite, write_atomically
-from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.sam import Features, Sam
 from cosam_bench.sam.sections import encoder_sections, parts
 
 _ENDING = ".safetensors"
@@ -64,7 +65,8 @@ class PrefixCache:
         self._is_writable = True
         self._facts = {
             "model": sam.name,
-            "weights": sam.checkpoint_digest,
+            "weights": sam.digest,
+            "early": sam.side is not None and sam.side.reads_early_map,
             "depth": depth,
             "processor": _processor(sam.device),
             "threads": torch.get_num_threads(),
@@ -84,19 +86,20 @@ class PrefixCache:
             and not _is_watched(self._sam, self.depth)
         )
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Features:
         """The prefix's output for normalised images, without gradient, in the dtype in which it was computed.
 
         Args:
             images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
 
         Returns:
-            ``(B, h, w, C)`` on the images' device, contiguous.
+            As ``Sam.prefix``, on the images' device, contiguous.
         """
         rows = [self._one(images[row : row + 1]) for row in range(len(images))]
-        return torch.stack(rows)
+        early = [row.early for row in rows if row.early is not None]
+        return Features(torch.cat([row.maps for row in rows]), torch.cat(early) if early else None)
 
-    def _one(self, image: Tensor) -> Tensor:
+    def _one(self, image: Tensor) -> Features:
         path = self._folder / f"{self._key(image)}{_ENDING}"
         kept = _read(path)
         if kept is not None:
@@ -105,7 +108,8 @@ class PrefixCache:
             return features.to(image.device)
         began = time.perf_counter()
         with torch.no_grad():
-            features = self._sam.prefix(image, depth=self.depth)[0].contiguous()
+            maps, early = self._sam.prefix(image, depth=self.depth)
+            features = Features(maps.contiguous(), None if early is None else early.contiguous())
         synchronise(image.device)
         self._keep(path, features, seconds=time.perf_counter() - began)
         return features
@@ -118,11 +122,12 @@ class PrefixCache:
         state.update(image.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return state.hexdigest()
 
-    def _keep(self, path: Path, features: Tensor, *, seconds: float) -> None:
+    def _keep(self, path: Path, features: Features, *, seconds: float) -> None:
         """Write an entry; where that fails the cache goes on with those that it has, being a help and no result."""
         if not self._is_writable:
             return
-        content = save({"features": features.detach().cpu()}, metadata={"seconds": repr(seconds)})
+        tensors = {name: part.cpu() for name, part in features._asdict().items() if part is not None}
+        content = save(tensors, metadata={"seconds": repr(seconds)})
         try:
             write_atomically(path, content)
         except CannotWrite:
@@ -133,24 +138,25 @@ class PrefixCache:
             _evict(self._folder, limit_bytes=self._limit_bytes)
 
 
-def encode(sam: Sam, images: Tensor, cache: PrefixCache | None) -> Tensor:
+def encode(sam: Sam, images: Tensor, cache: PrefixCache | None, *, prompts: FramePrompts | None = None) -> Features:
     """The embeddings of normalised images by the model as it is now, with kept features where they hold.
 
     Gradients reach whatever is trained, in either way. Kept features count as encoder passes like others.
 
     Args:
         cache: made of the same ``sam``; passed over where the first blocks are changed, trained or watched.
+        prompts: as for ``Sam.encode``; no frozen block depends on them.
     """
     if cache is None or not cache.serves(images):
-        return sam.encode(images)
-    return sam.suffix(cache.features(images), depth=cache.depth)
+        return sam.encode(images, prompts)
+    return sam.suffix(cache.features(images), depth=cache.depth, prompts=prompts)
 
 
 def first_blocks(sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None) -> Tensor:
-    """``sam.prefix(images, depth=depth)``, with kept features where they hold and are of that depth."""
+    """The maps of ``sam.prefix(images, depth=depth)``, with kept features where they hold and are of that depth."""
     if cache is None or cache.depth != depth or not cache.serves(images):
-        return sam.prefix(images, depth=depth)
-    return cache.features(images)
+        return sam.prefix(images, depth=depth).maps
+    return cache.features(images).maps
 
 
 def clock(cache: PrefixCache | None) -> float:
@@ -184,11 +190,12 @@ def _processor(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 
 
-def _read(path: Path) -> tuple[Tensor, float] | None:
+def _read(path: Path) -> tuple[Features, float] | None:
     """The features and the seconds they took; None where there is no such file, or none that can be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            features, seconds = file.get_tensor("features"), float(file.metadata()["seconds"])
+            early = file.get_tensor("early") if "early" in file.keys() else None  # noqa: SIM118 (no container)
+            features, seconds = Features(file.get_tensor("maps"), early), float(file.metadata()["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
     with suppress(OSError):  # another process may have removed it, or own it

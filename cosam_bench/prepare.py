@@ -9,30 +9,34 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from cosam_bench import __version__
-from cosam_bench.batches import View
+from cosam_bench.batches import RAW_MASK_LEVELS, View
 from cosam_bench.config import Settings, validate
-from cosam_bench.domains.cards import load_stream
 from cosam_bench.domains.opening import OpenedStream, open_stream
 from cosam_bench.domains.prompts import Prompts, frozen_prompts
+from cosam_bench.domains.published_points import published_prompts
 from cosam_bench.domains.samples import Domain, Split
+from cosam_bench.domains.streams import load_stream
 from cosam_bench.errors import CosamError, unknown_name
 from cosam_bench.method import Method
 from cosam_bench.prefix_cache import PrefixCache
-from cosam_bench.protocol import RunConfig
+from cosam_bench.protocol import Protocol, RunConfig
+from cosam_bench.randomness import torch_generator
 from cosam_bench.registry import load_method, short_name
 from cosam_bench.run_info import Conditions
-from cosam_bench.sam.adapters import target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.sections import deepest_cut
+from cosam_bench.sam.targets import add_side_layers, touched_layers
 from cosam_bench.workbench import Workbench
 
 SHARED = "_shared"
+# Parts of a protocol that change nothing, or whose contents are hashed in place of their names.
+_OTHERWISE_HASHED: Any = {"title": True, "stream": True, "methods": True, "model": True, "adapter": {"start"}}
 
 
 @dataclass(frozen=True)
@@ -102,25 +106,41 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
     method = load_method(config.method)
     settings = validate(method.Settings, config.settings, source=f"The settings of method {config.method!r}")
     protocol = config.protocol
+    if method.card.lora_only and protocol.adapter.kind != "lora":
+        raise CosamError(
+            f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
+            f"{protocol.adapter.kind!r}. Take another method, or --set adapter.kind=lora."
+        )
     device = choose_device(config.device)
-    stream = open_stream(load_stream(protocol.stream))
+    stream = open_stream(load_stream(protocol.stream), foreground=protocol.foreground)
     domains = _ordered(stream, config.order)
+    for name in protocol.fit.rates:
+        if name not in {domain.name for domain in domains}:
+            raise unknown_name("domain of this stream, as fit.rates has it,", name, [d.name for d in domains])
     shared = results / SHARED
     columns = domains + stream.retention
 
     def prompts(split: Split) -> Prompts:
-        return frozen_prompts(split, points=protocol.prompts.points, seed=config.seed, folder=shared / "prompts")
+        freeze = published_prompts if protocol.prompts.published else frozen_prompts
+        return freeze(split, points=protocol.prompts.points, seed=config.seed, folder=shared / "prompts")
 
     test_prompts = {domain.name: prompts(domain.test) for domain in columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in domains}
-    sam = build_sam(protocol.model.name, checkpoint=_checkpoint(config), device=device, seed=0)
+    sam = build_sam(
+        protocol.model.name,
+        checkpoint=_checkpoint(config),
+        device=device,
+        seed=0,
+        global_attention=protocol.model.global_attention,
+    )
+    add_side_layers(sam, protocol.adapter, generator=torch_generator(config.seed, "adapter"))
     conditions = _conditions(config, columns, sam)
     bench = Workbench(
         sam=sam,
         adapter=protocol.adapter,
         fit=protocol.fit,
         prompt_kind=protocol.prompts.train,
-        view=View(sam.image_size, sam.logits_size, protocol.resize, device, protocol.score.precision),
+        view=_view(protocol, sam, device),
         seed=config.seed,
         batch_size=protocol.score.batch_size,
         experts=shared / "experts",
@@ -136,6 +156,18 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         train_prompts=train_prompts,
         bench=bench,
         conditions=conditions,
+    )
+
+
+def _view(protocol: Protocol, sam: Sam, device: torch.device) -> View:
+    return View(
+        size=sam.image_size,
+        grid=sam.logits_size,
+        resize=protocol.resize,
+        device=device,
+        precision=protocol.score.precision,
+        resampling=protocol.resampling,
+        mask_levels=RAW_MASK_LEVELS if protocol.prompts.masks == "raw" else None,
     )
 
 
@@ -165,7 +197,7 @@ def _checkpoint(config: RunConfig) -> Path | Literal["random"] | None:
 
 def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
     """Kept features, where blocks come before the first adapted one and each pass would run them on the CPU."""
-    depth = deepest_cut(sam.image_encoder, target_layers(sam, config.protocol.adapter))
+    depth = deepest_cut(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
     limit_bytes = round(config.prefix_cache_gib * 2**30)
     if depth is None or not limit_bytes or sam.device.type != "cpu":
         return None
@@ -188,8 +220,8 @@ def _conditions(config: RunConfig, columns: tuple[Domain, ...], sam: Sam) -> Con
     """What two records must share before one table may hold both."""
     return Conditions(
         data={domain.name: domain.digest for domain in sorted(columns, key=lambda domain: domain.name)},
-        checkpoint=sam.checkpoint_digest,
-        config=_hash(config.protocol.model_dump(mode="json", exclude={"title", "stream", "model"})),
+        checkpoint=sam.digest,
+        config=_hash(config.protocol.model_dump(mode="json", exclude=_OTHERWISE_HASHED)),
     )
 
 

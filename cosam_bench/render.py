@@ -18,7 +18,13 @@ from cosam_bench.metrics import HIGHER_IS_BETTER, METRICS
 from cosam_bench.records import Record
 from cosam_bench.run_info import Cost, RunInfo
 
-METRIC_TITLES = {"iou": "IoU", "boundary_iou": "boundary IoU", "dice": "Dice", "mae": "MAE"}
+METRIC_TITLES = {
+    "iou": "IoU",
+    "boundary_iou": "boundary IoU",
+    "dice": "Dice",
+    "mae": "MAE",
+    "pixel_error": "px error",
+}
 MISSING = "-"
 
 FIGURE_TITLES = {
@@ -44,7 +50,7 @@ def render_summary(record: Record) -> Group:
     figures = Table(box=box.SIMPLE_HEAD, title=_run_title(info), title_justify="left", title_style="bold")
     figures.add_column("")
     for metric in METRICS:
-        figures.add_column(METRIC_TITLES[metric], justify="right")
+        figures.add_column(METRIC_TITLES[metric].replace(" ", "\n"), justify="right")
     figures.add_column("", style="dim")
     for name, (title, meaning) in FIGURE_TITLES.items():
         if not all(math.isnan(column[name]) for column in columns):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cosam_bench.metrics import HIGHER_IS_BETTER
-from cosam_bench.render import METRIC_TITLES, amount, number
+from cosam_bench.render import METRIC_TITLES, MISSING, amount, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -58,51 +59,88 @@ def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
     """The leaderboard as one table a set of conditions, then the notes a reader must be told.
 
     Scores are shown as mean ± sample deviation over runs; the best of the unmarked rows is bold. Columns that
-    do not fit into ``width`` characters are left out and named below; the CSV has all.
+    do not fit into ``width`` characters are left out and named below; the CSV has all. Published rows stand apart
+    at the end of every table of their protocol, or in a table of their own where nothing was measured.
 
     Args:
         frame: what ``leaderboard`` returned.
         width: of the terminal, in characters.
     """
     parts: list[RenderableType] = []
-    for _, rows in frame.groupby(["protocol", "version", "conditions"], sort=False):
-        parts += [_board([row for _, row in rows.iterrows()], width=width), Text()]
+    measured = frame[frame["origin"] == "measured"]
+    published = _published(frame)
+    belongs = frame.attrs.get("published", {})
+    for (protocol, _, _), rows in measured.groupby(["protocol", "version", "conditions"], sort=False):
+        stated = published.get(belongs.get(protocol), [])
+        parts += [_board([row for _, row in rows.iterrows()], stated, width=width), Text()]
+    with_runs = {belongs.get(protocol) for protocol in measured["protocol"]}
+    for protocol, stated in published.items():
+        if protocol not in with_runs:
+            parts += [_board([], stated, width=width), Text()]
     if not parts:
         parts.append(Text("No complete run is recorded here."))
     parts += [Text(f"Note: {note}", style="yellow") for note in frame.attrs.get("notes", ())]
     return Group(*parts)
 
 
-def _board(rows: Sequence[Series], *, width: int) -> Table:
+def _published(frame: DataFrame) -> dict[str, list[Series]]:
+    """By protocol, the published rows."""
+    found: dict[str, list[Series]] = defaultdict(list)
+    for _, row in frame[frame["origin"] == "published"].iterrows():
+        found[row["protocol"]].append(row)
+    return found
+
+
+def _board(measured: Sequence[Series], published: Sequence[Series], *, width: int) -> Table:
+    rows = [*measured, *published]
     signs = _signs(rows)
     labels = [_label(row, rows, signs) for row in rows]
     cells = {column.name: [_cell(row, column) for row in rows] for column in _COLUMNS}
     room = width - 3 - max(len(line) for label in labels for line in label.plain.split("\n")) - len("runs") - _GAP
+    if not measured:  # of a published table, what nobody published takes no room
+        cells = {name: texts for name, texts in cells.items() if set(texts) != {MISSING}}
     shown, hidden = _that_fit(cells, room)
     best = {column.name: _best(rows, column) for column in shown}
-    first = rows[0]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, _GAP - 1, 0, 0),
-        pad_edge=False,
-        title=f"{first['protocol']} (version {first['version']}), conditions {first['conditions']}: "
-        f"{METRIC_TITLES[first['metric']]}",
-        title_justify="left",
-        title_style="bold",
-        caption=_caption(rows, signs, hidden),
-        caption_justify="left",
-    )
-    table.add_column("method", no_wrap=True)
-    table.add_column("runs", justify="right")
-    for column in shown:
-        table.add_column(column.title, justify="right", no_wrap=True)
+    table = _empty_table(shown, title=_title(rows[0]), caption=_caption(rows, signs, hidden))
     for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
         texts = [
             Text(cells[column.name][index], style="bold" if row[column.name] == best[column.name] else "")
             for column in shown
         ]
-        table.add_row(label, str(row["runs"]), *texts, style="dim" if row["marks"] else "")
+        if measured and index == len(measured):
+            table.add_section()
+        table.add_row(label, _runs(row), *texts, style="dim" if row["marks"] else "")
     return table
+
+
+def _empty_table(columns: Sequence[_Column], *, title: str, caption: str) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, _GAP - 1, 0, 0),
+        pad_edge=False,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption,
+        caption_justify="left",
+    )
+    table.add_column("method", no_wrap=True)
+    table.add_column("runs", justify="right")
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    return table
+
+
+def _title(row: Series) -> str:
+    metric = METRIC_TITLES[row["metric"]]
+    if row["origin"] == "published":
+        return f"{row['protocol']}: {metric}, published numbers alone"
+    return f"{row['protocol']} (version {row['version']}), conditions {row['conditions']}: {metric}"
+
+
+def _runs(row: Series) -> str:
+    runs = str(row["runs"])
+    return runs if runs.isdigit() else MISSING  # a published row may not say
 
 
 def _signs(rows: Sequence[Series]) -> dict[str, str]:
@@ -132,13 +170,14 @@ def _cell(row: Series, column: _Column) -> str:
 
 def _that_fit(cells: dict[str, list[str]], room: int) -> tuple[list[_Column], list[_Column]]:
     taken: set[str] = set()
-    for column in sorted(_COLUMNS, key=lambda column: column.rank):
+    columns = [column for column in _COLUMNS if column.name in cells]
+    for column in sorted(columns, key=lambda column: (set(cells[column.name]) == {MISSING}, column.rank)):
         needed = max(len(column.title), *map(len, cells[column.name])) + _GAP
         if needed <= room:
             room -= needed
             taken.add(column.name)
-    shown = [column for column in _COLUMNS if column.name in taken]
-    return shown, [column for column in _COLUMNS if column.name not in taken]
+    shown = [column for column in columns if column.name in taken]
+    return shown, [column for column in columns if column.name not in taken]
 
 
 def _best(rows: Sequence[Series], column: _Column) -> float:

@@ -13,13 +13,14 @@ from pathlib import Path
 from torch import Tensor
 
 from cosam_bench.batches import Batch
-from cosam_bench.domains.prompts import frozen_prompts
+from cosam_bench.domains.prompts import joined
 from cosam_bench.domains.samples import union
 from cosam_bench.environment import peak_memory_bytes, reset_peak_memory, synchronise
 from cosam_bench.faults import FaultWatch, MethodFailed
+from cosam_bench.fit import images_seen
 from cosam_bench.method import MergingMethod, Method, State
 from cosam_bench.prefix_cache import clock
-from cosam_bench.prepare import SHARED, Prepared
+from cosam_bench.prepare import Prepared
 from cosam_bench.records import Record
 from cosam_bench.reporter import Reporter, SilentReporter
 from cosam_bench.running_record import RunningRecord
@@ -38,7 +39,6 @@ class Runner:
 
     def __init__(self, prepared: Prepared, *, results: Path, reporter: Reporter | None = None) -> None:
         self._prepared = prepared
-        self._results = results
         self._reporter = reporter or SilentReporter()
         self._record = RunningRecord(prepared, results=results)
         self._watch = FaultWatch(prepared.method_name, sam=prepared.bench.sam, error_file=self._record.error_file)
@@ -98,11 +98,11 @@ class Runner:
         scoring = len(missing) * sum(len(domain.test) for domain in prepared.columns)
         if card.state == "none":
             return scoring
-        learned = [prepared.domains[step - 1] for step in missing if step > 0]
+        learned = [len(prepared.domains[step - 1].train) for step in missing if step > 0]
         if card.all_at_once and learned:
-            learned = list(prepared.domains)
-        passes = 3 * prepared.bench.fit.epochs + max((_PASSES[need] for need in card.needs), default=0)
-        return scoring + passes * sum(len(domain.train) for domain in learned)
+            learned = [sum(len(domain.train) for domain in prepared.domains)]
+        extra = max((_PASSES[need] for need in card.needs), default=0)
+        return scoring + sum(3 * images_seen(count, prepared.bench.fit) + extra * count for count in learned)
 
     def _measure(self, step: int) -> StepResult:
         """One row: learn the step's domain, then score all columns; row 0 is the frozen model."""
@@ -141,6 +141,8 @@ class Runner:
                     kind=self._prepared.config.protocol.prompts.test,
                     view=self._prepared.bench.view,
                     batch_size=self._prepared.bench.batch_size,
+                    size=self._prepared.config.protocol.score.size,
+                    upsampling=self._prepared.config.protocol.score.upsampling,
                     tell_domain=self._prepared.method.card.told_domain,
                     advance=self._reporter.advance,
                 )
@@ -181,12 +183,7 @@ class Runner:
             domain = self._prepared.domains[step - 1]
             return TrainingDomain(domain.name, domain.train, self._prepared.train_prompts[domain.name])
         split = union(self._prepared.domains, "all")
-        prompts = frozen_prompts(
-            split,
-            points=self._prepared.config.protocol.prompts.points,
-            seed=self._prepared.config.seed,
-            folder=self._results / SHARED / "prompts",
-        )
+        prompts = joined([self._prepared.train_prompts[domain.name] for domain in self._prepared.domains])
         return TrainingDomain("all", split, prompts)
 
     def _build(self, step: int, meter: Meter) -> Method:

@@ -38,6 +38,18 @@ class LowRank:
         return LowRank(self.a, self.b * factor)
 
 
+def whole(change: Tensor) -> LowRank:
+    """The change ``(m, n)`` of a whole weight as exact factors, itself and an identity, of rank min(m, n).
+
+    >>> whole(torch.ones(2, 3)).b
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    outputs, inputs = change.shape
+    identity = torch.eye(min(outputs, inputs), dtype=change.dtype, device=change.device)
+    return LowRank(a=change, b=identity) if outputs <= inputs else LowRank(a=identity, b=change)
+
+
 @dataclass(frozen=True)
 class Update:
     """A change of a frozen base model: what an expert learned, or what a merge serves.

@@ -26,14 +26,18 @@ from cosam_bench.fit import (
     Fitted,
     TrainingHooks,
     draw_batch,
+    encode_batch,
     fit_adapter,
+    images_seen,
     training_loss,
     with_targets,
 )
-from cosam_bench.prefix_cache import PrefixCache, clock, encode
+from cosam_bench.prefix_cache import PrefixCache, clock
 from cosam_bench.randomness import torch_generator
-from cosam_bench.sam.adapters import AdapterSettings, layer_inputs, serving, target_layers
-from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.sam.frames import PromptKind
+from cosam_bench.sam.sam import Features, Masks, Sam
+from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.sam.targets import AdapterSettings, target_layers
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update, weight_changes
 
@@ -125,7 +129,7 @@ class Workbench:
                 domain,
                 domain.prompts,
                 adapter=self.adapter,
-                fit=self.fit,
+                fit=self.fit.for_domain(domain.name),
                 prompt_kind=self.prompt_kind,
                 view=self.training_view,
                 start=start,
@@ -139,7 +143,7 @@ class Workbench:
             if path:
                 write_expert(path, fitted)
         else:
-            self.advance(3 * self.fit.epochs * len(domain))
+            self.advance(3 * images_seen(len(domain), self.fit))
         self.meter.training_seconds += fitted.seconds
         self.meter.elapsed_training_seconds += clock(self.prefixes) - began
         self.meter.trainable_parameters = fitted.trainable_parameters
@@ -148,11 +152,13 @@ class Workbench:
     def _expert_key(self, domain: TrainingDomain, start: Update | None, from_scratch: bool) -> str:
         facts = {
             "data": domain.digest,
-            "model": self.sam.checkpoint_digest,
-            "adapter": self.adapter.model_dump(mode="json"),
-            "fit": self.fit.model_dump(mode="json"),
+            "model": self.sam.digest,
+            "adapter": self.adapter.model_dump(mode="json", exclude={"start"}),
+            "fit": self.fit.for_domain(domain.name).model_dump(mode="json"),
             "prompt": self.prompt_kind,
             "resize": self.view.resize,
+            "resampling": self.view.resampling,
+            "mask_levels": self.view.mask_levels,
             "device": self.view.device.type,
             "seed": self.seed,
             "start": start.digest() if start is not None else None,
@@ -191,9 +197,15 @@ class Workbench:
 
         Where training mixes kinds of prompt, each sample gets one by its place in the domain.
         """
-        kinds = [MIXED[row % len(MIXED)] if self.prompt_kind == "mix" else self.prompt_kind for row in rows]
-        samples = [domain[row] for row in rows]
-        return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view)
+        samples, kinds = [domain[row] for row in rows], self._kinds(rows)
+        return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view, fit=self.fit)
+
+    def _kinds(self, rows: Sequence[int]) -> list[PromptKind]:
+        return [MIXED[row % len(MIXED)] if self.prompt_kind == "mix" else self.prompt_kind for row in rows]
+
+    def encode(self, batch: Batch) -> Features:
+        """The embeddings of a batch by the model as it is now, in the precision and grad mode around the call."""
+        return encode_batch(self.sam, batch, self.prefixes)
 
     def loss(self, batch: Batch, target: Tensor, *, precision: Precision | None = None) -> tuple[Tensor, Masks]:
         """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks.
@@ -202,13 +214,14 @@ class Workbench:
             precision: of the forward pass; none: that of training.
         """
         view = replace(self.view, precision=precision or self.fit.precision)
-        return training_loss(self.sam, batch, target, loss=self.fit.loss, view=view, prefixes=self.prefixes)
+        return training_loss(self.sam, batch, target, fit=self.fit, view=view, prefixes=self.prefixes)
 
     def input_grams(self, domain: TrainingDomain, update: Update | None) -> dict[str, Tensor]:
         """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
 
         One pass over the images without augmentation, the model changed by ``update``; window padding counts
-        as the layer sees it.
+        as the layer sees it, and a layer that is used several times pools its inputs. The decoder runs only
+        where one of the layers is its own. Where training sees one of several shards, so does this pass.
 
         Returns:
             By layer, float64 on the CPU, ``(inputs, inputs)``, symmetric and positive semi-definite.
@@ -226,26 +239,25 @@ class Workbench:
             sums[layer] = sums[layer] + gram if layer in sums else gram
             rows[layer] = rows.get(layer, 0) + inputs.shape[0]
 
+        needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
         with (
             torch.inference_mode(),
             serving(self.sam, update),
             layer_inputs(self.sam, self.layers, accumulate),
             self.view.autocast(),
         ):
-            for chosen in chunks(range(len(domain)), size=self.batch_size):
-                batch, _ = collate(
-                    [domain[index] for index in chosen],
-                    domain.prompts.take(chosen),
-                    kinds=["box"] * len(chosen),
-                    view=self.view,
-                )
-                encode(self.sam, batch.images, self.prefixes)
+            for chosen in chunks(range(0, len(domain), self.fit.ranks), size=self.batch_size):
+                samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
+                batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
+                features = self.encode(batch)
+                if needs_decoder:
+                    self.sam.decode(features, batch.prompts)
                 self.advance(len(chosen))
         unseen = next((layer for layer in self.layers if layer not in sums), None)
         if unseen is not None:
             raise CosamError(
-                f"{unseen!r} is no layer of the image encoder, so an encoder pass shows nothing of its inputs. "
-                "Choose adapter.targets within the encoder, or a method that needs no inputs."
+                f"No prediction passes the layer {unseen!r}, so nothing is known of its inputs. "
+                "Choose other adapter.targets, or a method that needs no inputs."
             )
         # A copy made outside inference mode, so that later arithmetic may record gradients.
         return {layer: (total / rows[layer]).clone() for layer, total in sums.items()}
@@ -289,8 +301,7 @@ class Workbench:
     def predict(self, update: Update | None, batch: Batch) -> Tensor:
         """The mask logits of the model changed by ``update``; float32, ``(B, h, w)`` on the decoder's grid."""
         with torch.inference_mode(), serving(self.sam, update), self.view.autocast():
-            embeddings = encode(self.sam, batch.images, self.prefixes)
-            return self.sam.decode(embeddings, batch.prompts).logits.float()
+            return self.sam.decode(self.encode(batch), batch.prompts).logits.float()
 
     def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:
         """As ``predict``, each row by the model that its own update makes; rows with one object share a pass."""

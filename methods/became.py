@@ -75,33 +75,45 @@ def leading_span(gram_sum: Tensor, *, threshold: float) -> Tensor:
 
 
 class Projection(TrainingHooks):
-    """Keeps each A out of a span of inputs, and everything but the adapted layers' weights as it is."""
+    """Keeps each adapted layer's change out of a span of inputs, and everything else as it is."""
 
     def __init__(self, spans: Mapping[str, Tensor]) -> None:
         self._spans = spans
 
     def attached(self, adapter: Adapter) -> None:
         """Project the first factors, freeze what cannot be projected."""
-        for parameter, _, _ in adapter.dense.values():
-            parameter.requires_grad_(False)
-        self._spans = {layer: self._spans[layer].to(a.device, a.dtype) for layer, (a, _, _) in adapter.factors.items()}
-        self._project_factors(adapter)
+        weights = {f"{layer}.weight" for layer in adapter.linear}
+        for name, (parameter, _, _) in adapter.dense.items():
+            parameter.requires_grad_(name in weights)
+        projected = self._projected(adapter)
+        self._spans = {layer: self._spans[layer].to(rows.device, rows.dtype) for layer, (rows, _) in projected.items()}
+        self._project_all(adapter)
 
     def after_backward(self, adapter: Adapter) -> None:
         """Project the gradients, so that the optimiser's averages hold nothing else."""
-        for layer, (a, _, _) in adapter.factors.items():
-            if a.grad is not None:
-                self._project(a.grad, layer)
+        for layer, (rows, _) in self._projected(adapter).items():
+            if rows.grad is not None:
+                self._project(rows.grad, layer)
 
     def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
         """Project again: Adam scales entry by entry and leaves the subspace."""
-        self._project_factors(adapter)
+        self._project_all(adapter)
 
-    def _project_factors(self, adapter: Adapter) -> None:
-        for layer, (a, _, _) in adapter.factors.items():
-            self._project(a, layer)
+    def _projected(self, adapter: Adapter) -> dict[str, tuple[nn.Parameter, Tensor | float]]:
+        """By layer, the rows of inputs that training moves, and where they have not moved: A, or the whole weight."""
+        rows: dict[str, tuple[nn.Parameter, Tensor | float]] = {
+            layer: (a, 0.0) for layer, (a, _, _) in adapter.factors.items()
+        }
+        return rows | {layer: adapter.dense[f"{layer}.weight"][:2] for layer in adapter.linear}
 
-    def _project(self, rows: Tensor | nn.Parameter, layer: str) -> None:
+    def _project_all(self, adapter: Adapter) -> None:
+        with torch.no_grad():
+            for layer, (rows, unmoved) in self._projected(adapter).items():
+                moved = rows - unmoved
+                self._project(moved, layer)
+                rows.copy_(unmoved + moved)
+
+    def _project(self, rows: Tensor, layer: str) -> None:
         with torch.no_grad():
             rows.sub_(rows @ self._spans[layer] @ self._spans[layer].T)
 

@@ -37,10 +37,8 @@ from torch.nn import functional
 from cosam_bench.batches import Batch, View
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.fit import make_optimiser, refuse_divergence, training_steps
-from cosam_bench.losses import LOSSES
+from cosam_bench.fit import make_optimiser, protocol_loss, refuse_divergence, training_steps
 from cosam_bench.method import Method, State
-from cosam_bench.prefix_cache import encode
 from cosam_bench.sam.sam import Masks
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.workbench import Workbench
@@ -138,7 +136,7 @@ class L2P(Method):
         for epoch, rows in training_steps(optimiser, fit, count=len(domain), order=order):
             batch, target = bench.augmented(domain, domain.prompts, rows, order=order)
             masks, numbers, similarities = self._decode(batch, bench.training_view, prompts, keys, shares=shares)
-            loss = LOSSES[fit.loss](masks.logits.float(), target, masks.predicted_iou.float())
+            loss = protocol_loss(masks, batch, target, fit=fit)
             loss = loss - self.options.pull * similarities.sum(dim=1).mean()
             refuse_divergence(loss, epoch=epoch, setting="method.learning_rate")
             optimiser.zero_grad(set_to_none=True)
@@ -158,10 +156,10 @@ class L2P(Method):
         """The masks with each image's own prompts; these prompts' numbers and keys' similarities, ``(B, N)``."""
         sam = self.bench.sam
         with torch.no_grad(), view.autocast():
-            embeddings = encode(sam, batch.images, self.bench.prefixes)
-        numbers, similarities = choose(query(embeddings), keys, count=self.options.chosen, shares=shares)
+            features = self.bench.encode(batch)
+        numbers, similarities = choose(query(features.maps), keys, count=self.options.chosen, shares=shares)
         with view.autocast():
-            masks = sam.decode(embeddings, batch.prompts, extra=prompts[numbers].flatten(1, 2))
+            masks = sam.decode(features, batch.prompts, extra=prompts[numbers].flatten(1, 2))
         return masks, numbers, similarities
 
     def predict(self, batch: Batch) -> Tensor:

@@ -87,6 +87,7 @@ class LoRM(MergingMethod):
         paper="arXiv 2410.17961",
         needs=("inputs",),
         order_dependent=False,
+        lora_only=True,
         deviations=(
             "derived: the paper's equation for clients that share A is used across domains, A frozen",
             "full Gram matrices, where the paper's commands take their diagonals",

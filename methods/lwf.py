@@ -30,7 +30,6 @@ from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.fit import TrainingHooks
 from cosam_bench.method import MergingMethod
-from cosam_bench.prefix_cache import encode
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.sam import Masks
 from cosam_bench.training_domain import TrainingDomain
@@ -80,7 +79,7 @@ class Teacher(TrainingHooks):
         """The old model's logits in the precision of training, float32, ``(B, h, w)``, without a graph."""
         bench = self._bench
         with torch.no_grad(), self._begun(), bench.training_view.autocast():
-            return bench.sam.decode(encode(bench.sam, batch.images, bench.prefixes), batch.prompts).logits.float()
+            return bench.sam.decode(bench.encode(batch), batch.prompts).logits.float()
 
     @contextmanager
     def _begun(self) -> Iterator[None]:

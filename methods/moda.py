@@ -23,7 +23,6 @@ Keeps samples: the memory's images, at their own size, in the state. The state g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -35,7 +34,6 @@ from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.method import Method, State
 from cosam_bench.prefix_cache import first_blocks
-from cosam_bench.sam.frames import normalise, prepare_image
 from cosam_bench.sam.tokens import join_depth, join_tokens, token_widths
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
@@ -66,12 +64,12 @@ class MoDA(Method):
         needs=("replay",),
         state="grows",
         deviations=(
-            "the adapter is the protocol's, by default LoRA in the encoder, not HQ-SAM's decoder layers",
+            "the adapter is the protocol's; HQ-SAM's decoder layers, as published, are adapter.kind = hq",
             "tokens are trained by default; in the released code no gradient reaches them",
             "the memory is the training split's first images in its own order, not a folder's listing",
             "the router's last batch of an epoch may be smaller, and is not dropped",
             "the last epoch's adapters are kept; the released script chooses epochs by test scores",
-            "the segmenting pass keeps the encoder's windows; the released code makes every block global",
+            "the encoder keeps its windows; the released code makes every block global: model.global_attention",
             "in MobileSAM's encoder the tokens join the attention blocks of the last two stages",
         ),
     )
@@ -129,16 +127,10 @@ class MoDA(Method):
         parts = []
         with torch.no_grad():
             for rows in chunks(range(len(images)), size=self.bench.batch_size):
-                maps = self._map(self._framed([images[row] for row in rows]))
+                framed, _ = self.bench.view.frame([images[row] for row in rows])
+                maps = self._map(framed)
                 parts.append((maps if self.options.train_tokens else self._query(maps, tokens)).cpu())
         return torch.cat(parts)
-
-    def _framed(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalised images ``(B, 3, S, S)`` on the model's device."""
-        view = self.bench.view
-        prepared = [prepare_image(image, size=view.size, resize=view.resize) for image in images]
-        stacked = torch.stack([image for image, _ in prepared]).to(view.device)
-        return normalise(stacked, [frame for _, frame in prepared])
 
     def _map(self, images: Tensor) -> Tensor:
         """What the encoder makes of images before the first token joins."""

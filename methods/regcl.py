@@ -8,7 +8,8 @@ released code. With G_t = mean of x x^T over the inputs x of an adapted layer un
 
 and every other trained parameter is averaged. The two factors are merged apart, as published: the product of
 the merged factors is not the regression of the products, and it depends on how each adapter splits dW into
-B A. Adapters share their first random factors for that reason.
+B A. Adapters share their first random factors for that reason. Where the protocol's adapter is no LoRA, each of its
+linear layers is one W instead of A and B: so RegCL's own AugModule and its LoRA beside the attention are merged.
 
 ``space = "product"`` is the same regression of dW_t = B_t A_t instead,
 
@@ -18,8 +19,9 @@ cut to the adapter's rank r in the way that loses least for the inputs (the SVD 
 Both spaces so serve rank r, and what lies between their scores is the error of merging the factors apart.
 ``discarded`` in the state holds each layer's share of tr(dW S dW^T) that the cut dropped last.
 
-Needs the current domain's inputs. The state is constant: the sums and the served update. The order does not
-matter with experts that start from the base. The rank is that of one adapter.
+Needs the current domain's inputs. The state is constant: the sums, the served update, and with ``start =
+"previous"`` the last expert. The order does not matter with experts that start from the base. The rank is that of
+one adapter.
 """
 
 from __future__ import annotations
@@ -32,17 +34,26 @@ from torch import Tensor
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
-from cosam_bench.method import MergingMethod
+from cosam_bench.method import MergingMethod, State
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update
+from cosam_bench.updates import LowRank, Update, whole
 from cosam_bench.workbench import Workbench
+
+_EXPERT = "expert/"  # what the names of the last expert's tensors in the state begin with
 
 
 class RegCLSettings(Settings):
     """The settings of RegCL."""
 
     space: Literal["factors", "product"] = setting(
-        "factors", "what is regressed: A and B apart, or dW = B A, cut to their rank", source="the released code"
+        "factors",
+        "what of LoRA is regressed: A and B apart, or dW = B A, cut to their rank",
+        source="the released code",
+    )
+    start: Literal["base", "previous"] = setting(
+        "base",
+        "where an expert's training begins: at the base, or at the expert of the domain before",
+        source="the released code's default; its published runs take the expert before",
     )
     ridge: float = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
@@ -58,8 +69,8 @@ class RegCL(MergingMethod):
         needs=("inputs",),
         order_dependent=False,
         deviations=(
-            "the adapter is the protocol's, by default LoRA in the attention's own layers without bias",
-            "experts start from the base; the released runs by default start each from the one before",
+            "the adapter is the protocol's; those published are adapter.kind = augmodule and regcl_lora",
+            "experts start from the base; with start = previous each starts from the one before, unmerged",
             "running sums replace the released code's store of all adapters and Gram matrices",
             "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse",
             "the setting space = product, regression of B A cut to the adapter's rank, is this project's",
@@ -70,22 +81,51 @@ class RegCL(MergingMethod):
     def __init__(self, settings: RegCLSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.options = settings
+        self._expert: dict[str, Tensor] = {}
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train this domain's expert and merge it."""
+        if self.options.start == "base":
+            super().learn(domain, step=step)
+            return
+        before = Update.from_tensors(self._expert, _EXPERT) if self._expert else None
+        expert = self.bench.train(domain, start=before).update
+        self.served = self.merge(expert, domain, step=step)
+        self._expert = expert.tensors(_EXPERT)
+
+    def state(self) -> State:
+        """The served update, the running sums and, where training goes on from it, the last expert."""
+        state = super().state()
+        return State(state.tensors | self._expert, state.values)
+
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+        super().load(state)
+        self._expert = {name: tensor for name, tensor in state.tensors.items() if name.startswith(_EXPERT)}
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
         grams = self.bench.input_grams(domain, expert)
         terms = {f"{name}/dense": change for name, change in expert.dense.items()}
-        terms_of = _factor_terms if self.options.space == "factors" else _product_terms
+        terms_of = _factor_terms if self._space == "factors" else _product_terms
         for layer, factors in expert.low_rank.items():
             terms |= terms_of(layer, factors, grams[layer])
         self.memory = running_sums(self.memory, terms)
         dense = {name: (self.memory[f"{name}/dense"] / step).to(change.dtype) for name, change in expert.dense.items()}
-        merge_all = self._merge_factors if self.options.space == "factors" else self._merge_products
+        merge_all = {"factors": self._merge_factors, "product": self._merge_products, "whole": self._merge_whole}
         low_rank = {
             layer: LowRank(merged.a.to(factors.a.dtype), merged.b.to(factors.b.dtype))
-            for (layer, factors), merged in zip(expert.low_rank.items(), merge_all(expert), strict=True)
+            for (layer, factors), merged in zip(expert.low_rank.items(), merge_all[self._space](expert), strict=True)
         }
         return Update(low_rank, dense)
+
+    @property
+    def _space(self) -> Literal["factors", "product", "whole"]:
+        """Only LoRA has factors; of other adapters each linear layer's whole change is regressed."""
+        return self.options.space if self.bench.adapter.kind == "lora" else "whole"
+
+    def _merge_whole(self, expert: Update) -> list[LowRank]:
+        return [whole(self._solve(f"{layer}/gram", f"{layer}/product")) for layer in expert.low_rank]
 
     def _merge_factors(self, expert: Update) -> list[LowRank]:
         return [

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
+from cosam_bench.errors import CosamError
 from cosam_bench.fit import TrainingHooks
 from cosam_bench.merging.elementwise import Scale, add_expert
 from cosam_bench.merging.osrm import quiet_directions
@@ -96,6 +97,12 @@ class TaskArithmetic(MergingMethod):
     def __init__(self, settings: TaskArithmeticSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.options = settings
+
+        if self.options.first_factors == "osrm" and bench.adapter.kind != "lora":
+            raise CosamError(
+                f"first_factors=osrm begins LoRA's A anew, and the protocol's adapter is {bench.adapter.kind!r}. "
+                "Leave it at shared, or --set adapter.kind=lora."
+            )
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """OSRM's first factors, where past domains' inputs are known."""

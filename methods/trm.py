@@ -234,6 +234,10 @@ def _rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
 
 
 def _history(adapter: Adapter) -> list[Tensor]:
-    """The direction that scales the old change of every layer: its B, and nothing of the rest."""
+    """The direction that scales the old change of every layer, by its B or its whole weight, and nothing else."""
     factors = [part for a, b, _ in adapter.factors.values() for part in (torch.zeros_like(a), b.detach().clone())]
-    return factors + [torch.zeros_like(parameter) for parameter, _, _ in adapter.dense.values()]
+    weights = {f"{layer}.weight" for layer in adapter.linear}
+    return factors + [
+        torch.zeros_like(parameter) if change is None or name not in weights else change.to(parameter)
+        for name, (parameter, _, change) in adapter.dense.items()
+    ]

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from cosam_bench.config import validate
 from cosam_bench.errors import CosamError
-from cosam_bench.sam.adapters import AdapterSettings, attach, layer_inputs, serving, target_layers
+from cosam_bench.sam.adapters import attach
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.sam.targets import AdapterSettings, target_layers
 from cosam_bench.updates import LowRank, Update
 
 QKV = "image_encoder.blocks.0.attn.qkv"
@@ -284,7 +286,7 @@ def test_mobile_sam_trains_after_it_was_scored() -> None:
     with torch.inference_mode():
         sam.encode(batch)
     with attach(sam, AdapterSettings(rank=2, alpha=2.0), generator=generator()) as adapter:
-        sam.encode(batch).square().mean().backward()
+        sam.encode(batch).maps.square().mean().backward()
         # B is zero at first, so its gradient alone is not.
         assert all(b.grad is not None and b.grad.any() for _, b, _ in adapter.factors.values())
         shake(adapter.parameters())

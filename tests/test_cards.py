@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosam_bench.domains.cards import Card, Stream, load_stream
+from cosam_bench.domains.cards import Card
 from cosam_bench.domains.foreground import Foreground
 from cosam_bench.domains.opening import open_stream
 from cosam_bench.domains.overview import domain_overview
+from cosam_bench.domains.streams import Stream, load_stream
 from cosam_bench.errors import CosamError
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own-data" / "stream.toml"
@@ -83,7 +84,7 @@ def test_root_expands_home_and_variables(tmp_path: Path, monkeypatch: pytest.Mon
         ('name = "s"\n[[domain]]\nroot = "x"\n', "domain number 1: 'name' is missing"),
         ('name = "s"\n[[domain]]\nname = "a"\n', "needs root, the folder of its data"),
         ('name = "s"\n[[domain]]\nname = "A b"\nroot = "x"\n', "'name' is 'A b'"),
-        ('name = "s"\norders = ["a"]\n' + synthetic("a"), "'orders', did you mean 'order'"),
+        ('name = "s"\nordre = ["a"]\n' + synthetic("a"), "'ordre', did you mean 'order'"),
         ('name = "s"\norder = ["b"]\n' + synthetic("a"), "o domain of this stream is called 'b'.*Offered: a"),
         ('name = "s"\norder = ["a", "a"]\n' + synthetic("a"), "named twice in order and retention: a"),
         ('name = "s"\norder = ["a"]\nretention = ["a"]\n' + synthetic("a"), "named twice .*: a"),
@@ -221,7 +222,7 @@ def test_overview_tells_what_is_there(tmp_path: Path) -> None:
 
 def test_cards_and_overview_import_no_torch() -> None:
     code = (
-        "import sys; from cosam_bench.domains.cards import load_stream;"
+        "import sys; from cosam_bench.domains.streams import load_stream;"
         "from cosam_bench.domains.overview import domain_overview;"
         "print(len(domain_overview(load_stream('mini'))), 'torch' in sys.modules)"
     )

@@ -20,9 +20,10 @@ from cosam_bench.method import MergingMethod
 from cosam_bench.methods.ewc import EWC, Anchor, EWCSettings, consolidate, penalty
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, distillation
-from cosam_bench.sam.adapters import Adapter, AdapterSettings
+from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Masks
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update, weight_changes
 from cosam_bench.workbench import Workbench

@@ -136,7 +136,7 @@ def test_dry_run_prints_a_configuration_that_gives_the_same_again(
     config = tomllib.loads(first.stdout)
     assert config["seed"] == 3
     assert config["order"] == ["polyp", "pill", "pitting"]
-    assert config["settings"] == {"space": "factors", "ridge": 1e-6}
+    assert config["settings"] == {"space": "factors", "start": "base", "ridge": 1e-6}
     assert config["protocol"]["adapter"]["rank"] == 3
     assert Path(config["protocol"]["stream"]).is_absolute()
     (tmp_path / "config.toml").write_text(first.stdout)
@@ -149,7 +149,8 @@ def test_shortcuts_reach_the_configuration_and_set_wins(cli: Callable[..., Resul
     shortcuts = ["--model", "vit_b", "--checkpoint", "b.pth", "--device", "cpu", "--seed", "1", "--set", "seed=2"]
     result = cli("run", "-m", "finetune", "--protocol", quick_protocol, *shortcuts, "--dry-run")
     config = tomllib.loads(result.stdout)
-    assert config["protocol"]["model"] == {"name": "vit_b", "checkpoint": str(Path.cwd() / "b.pth")}
+    model = {"name": "vit_b", "checkpoint": str(Path.cwd() / "b.pth"), "global_attention": False}
+    assert config["protocol"]["model"] == model
     assert (config["device"], config["seed"]) == ("cpu", 2)
 
 
@@ -371,7 +372,7 @@ def test_orders() -> None:
 
 def test_settings_are_described_from_their_fields_or_their_docstring() -> None:
     from cosam_bench.fit import FitSettings
-    from cosam_bench.sam.adapters import AdapterSettings
+    from cosam_bench.sam.targets import AdapterSettings
 
     adapter = {row.name: row for row in setting_rows(AdapterSettings)}
     assert (adapter["rank"].type, adapter["rank"].default) == ("int > 0", "8")

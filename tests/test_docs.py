@@ -12,11 +12,12 @@ import typer
 from pydantic import BaseModel
 
 from cosam_bench.cli.main import app
-from cosam_bench.domains.cards import Card, SplitRule, Stream, load_stream
+from cosam_bench.domains.cards import Card, SplitRule
 from cosam_bench.domains.foreground import Foreground
+from cosam_bench.domains.streams import Stream, load_stream
 from cosam_bench.leaderboard import COSTS, FIGURES
 from cosam_bench.metrics import METRICS
-from cosam_bench.protocol import resolve_run
+from cosam_bench.protocol import protocol_names, resolve_run
 from cosam_bench.registry import load_method, read_card
 from cosam_bench.testing import check_method
 
@@ -70,7 +71,12 @@ def test_a_command_parses(document: str, command: str) -> None:
         return
     with COMMANDS.commands[name].make_context(name, list(arguments)) as context:
         given = context.params.get("settings") or []
-    resolve_run(method="frozen", overrides=tuple(key for key in given if not key.startswith("method.")))
+    asked, mode = context.params.get("protocol") or "mini", context.params.get("mode") or "clean"
+    keys = tuple(key for key in given if not key.startswith("method."))
+    if asked in protocol_names():  # prose also has files that nobody has
+        resolve_run(method="frozen", protocol=asked, mode=mode, overrides=keys)
+    else:
+        resolve_run(method="frozen", overrides=keys)
 
 
 @pytest.mark.parametrize(("document", "text"), blocks("toml"))

@@ -27,6 +27,7 @@ from cosam_bench.methods.task_arithmetic import QuietFactors, TaskArithmetic
 from cosam_bench.methods.ties import Ties
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.adapters import Adapter
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.testing import check_method
 from cosam_bench.updates import LowRank, Update, weight_changes
 
@@ -91,6 +92,7 @@ class Bench:
         self.experts = experts
         self.starts: list[Update | None] = []
         self.hooks: list[QuietFactors | None] = []
+        self.adapter = AdapterSettings()
 
     def train(
         self,

@@ -22,9 +22,10 @@ from cosam_bench.method import State
 from cosam_bench.methods.er import ER, ERSettings, Replay, pack, packed, unpack, unpacked
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.l2p import L2P, L2PSettings, choose, query
-from cosam_bench.sam.adapters import Adapter, AdapterSettings
+from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update, digest_tensors
 from cosam_bench.workbench import Meter, Workbench
@@ -215,7 +216,7 @@ def test_each_image_is_decoded_with_its_own_prompts(bench: Workbench, squares: S
     joined = Prompts(*(torch.cat([getattr(p, f) for p in both]) for f in ("boxes", "points", "masks")), digest="")
     batch = mixed_batch(bench, [squares[0], squares[1], wide[0], wide[1]], joined)
     with torch.no_grad():
-        queries = query(bench.sam.encode(batch.images))
+        queries = query(bench.sam.encode(batch.images).maps)
     generator = torch.Generator().manual_seed(0)
     method.keys[:4] = (queries - queries.mean(0)) + 0.01 * torch.randn(queries.shape, generator=generator)
     method.prompts = torch.randn(method.prompts.shape, generator=generator)
@@ -224,7 +225,7 @@ def test_each_image_is_decoded_with_its_own_prompts(bench: Workbench, squares: S
         alone = batch.select([row])
         with torch.no_grad():
             embedding = bench.sam.encode(alone.images)
-            mean = torch.stack([plane.mean() for plane in embedding[0]])
+            mean = torch.stack([plane.mean() for plane in embedding.maps[0]])
             cosines = torch.stack([torch.cosine_similarity(mean, key, dim=0) for key in method.keys])
             order = cosines.argsort(descending=True).tolist()[:2]
             tokens = torch.cat([method.prompts[number] for number in order])[None]
@@ -241,14 +242,14 @@ def test_no_extra_tokens_change_nothing(bench: Workbench, squares: Split) -> Non
     with torch.no_grad():
         embeddings = bench.sam.encode(batch.images)
         plain = bench.sam.decode(embeddings, batch.prompts)
-        empty = bench.sam.decode(embeddings, batch.prompts, extra=torch.zeros(4, 0, embeddings.shape[1]))
+        empty = bench.sam.decode(embeddings, batch.prompts, extra=torch.zeros(4, 0, embeddings.maps.shape[1]))
     assert torch.equal(plain.logits, empty.logits)
 
 
 def similarity(method: L2P, domain: TrainingDomain) -> Tensor:
     batch, _ = method.bench.labelled(domain, range(len(domain)))
     with torch.no_grad():
-        return choose(query(method.bench.sam.encode(batch.images)), method.keys, count=2)[1].sum(1).mean()
+        return choose(query(method.bench.sam.encode(batch.images).maps), method.keys, count=2)[1].sum(1).mean()
 
 
 def test_training_moves_the_pool_alone_and_is_counted(bench: Workbench, squares: Split) -> None:

@@ -7,16 +7,33 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch.utils.data import DistributedSampler
 
-from cosam_bench.batches import View
+from cosam_bench.batches import Batch, View
 from cosam_bench.domains.prompts import Prompts, TrainPrompt, draw_prompts, tight_box
 from cosam_bench.domains.samples import Sample, Split
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import MIXED, FitSettings, Fitted, fit_adapter, mirror, mirror_prompts
-from cosam_bench.sam.adapters import AdapterSettings, serving
+from cosam_bench.fit import (
+    MIXED,
+    FitSettings,
+    Fitted,
+    TrainingHooks,
+    batches_of_epoch,
+    draw_batch,
+    fit_adapter,
+    mirror,
+    mirror_prompts,
+    protocol_loss,
+    with_targets,
+)
+from cosam_bench.losses import bce_dice, focal_dice_iou, sample_at, unsure_places
+from cosam_bench.protocol import Protocol
+from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.sam.serving import serving
+from cosam_bench.sam.targets import AdapterSettings
+from cosam_bench.training_batch import TrainingBatch
 from cosam_bench.updates import Update, digest_tensors
 
 
@@ -162,6 +179,248 @@ def test_the_schedules_are_torchs() -> None:
             theirs.step()
 
 
+def test_the_cosine_stops_at_its_floor_as_torchs_does() -> None:
+    """RegCL's: from .00125 to 1e-7 in 20 epochs."""
+    fit = FitSettings(epochs=20, schedule="cosine", learning_rate=0.00125, rate_floor=1e-7)
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.00125)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20, eta_min=1e-7)
+    rates = []
+    for epoch in range(20):
+        rates.append(fit.learning_rate * fit.rate_factor(epoch))
+        assert rates[-1] == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        theirs.step()
+    assert rates[0] == pytest.approx(0.00125)
+    assert rates[-1] > 1e-7
+
+
+def test_a_domain_has_its_own_rate_where_it_is_named() -> None:
+    fit = FitSettings(learning_rate=1e-3, rates={"polyp": 3e-2}, schedule="cosine", epochs=2)
+    assert fit.for_domain("polyp").learning_rate == 3e-2
+    assert fit.for_domain("rail") is fit
+    assert fit.for_domain("polyp").model_copy(update={"learning_rate": 1e-3}) == fit
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
+@pytest.mark.parametrize("count", [10, 12])
+def test_a_rank_sees_what_torchs_sampler_deals_it(ranks: int, count: int) -> None:
+    sampler: Any = DistributedSampler(range(count), num_replicas=ranks, rank=0, shuffle=True, seed=7)  # type: ignore[arg-type]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(7)).tolist()
+    fit = FitSettings(ranks=ranks, batch_size=2)
+    assert [row for rows in batches_of_epoch(order, fit) for row in rows] == list(sampler)
+
+
+def test_batches_of_an_epoch_by_hand() -> None:
+    rows = list(range(7))
+    assert batches_of_epoch(rows, FitSettings(batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert batches_of_epoch(rows, FitSettings(batch_size=3, drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
+    assert batches_of_epoch(rows, FitSettings(batch_size=7, drop_last=True)) == [rows]
+    assert batches_of_epoch(rows, FitSettings(batch_size=3, ranks=2)) == [[0, 2, 4], [6]]
+    assert batches_of_epoch(rows, FitSettings(batch_size=3, ranks=2, drop_last=True)) == [[0, 2, 4]]
+    with pytest.raises(CosamError, match=r"2 samples make no whole batch of 3\. Lower fit\.batch_size"):
+        batches_of_epoch(rows, FitSettings(batch_size=3, ranks=4, drop_last=True))
+
+
+def test_dropped_and_unseen_samples_are_not_trained_on(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    """Six squares: of batches of four one is whole; of two ranks one sees three."""
+    steps: list[float] = []
+    dropped = trained(sam, squares, prompts, batch_size=4, epochs=2, drop_last=True, advance=steps.append)
+    assert steps == [4, 4]
+    steps.clear()
+    trained(sam, squares, prompts, batch_size=4, epochs=2, ranks=2, advance=steps.append)
+    assert steps == [3, 3]
+    whole = trained(sam, squares, prompts, batch_size=4, epochs=2)
+    # The first batch of the first epoch is the same; the mean loss is that of the samples that were seen.
+    assert dropped.epoch_losses[0] == pytest.approx(whole.epoch_losses[0], rel=0.2)
+    with pytest.raises(CosamError, match="no whole batch of 7"):
+        trained(sam, squares, prompts, batch_size=7, drop_last=True)
+
+
+class Counts(TrainingHooks):
+    """Notes what it is told of the training's length."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def before_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        self.seen.append((step, steps))
+
+
+@pytest.mark.parametrize(("settings", "steps"), [({}, 4), ({"drop_last": True}, 2), ({"ranks": 2}, 2)])
+def test_hooks_are_told_how_many_steps_there_will_be(
+    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any], steps: int
+) -> None:
+    counts = Counts()
+    fit_adapter(
+        sam,
+        squares,
+        prompts,
+        adapter=AdapterSettings(rank=2),
+        fit=FitSettings(epochs=2, batch_size=4, **settings),
+        prompt_kind="box",
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        start=None,
+        initialisation=torch.Generator().manual_seed(0),
+        order=torch.Generator().manual_seed(0),
+        hooks=counts,
+    )
+    assert counts.seen == [(step, steps) for step in range(steps)]
+
+
+def masks_of(batch: Batch, grid: int, *, seed: int = 0) -> Masks:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(batch), grid, grid, generator=generator)
+    return Masks(logits, torch.rand(len(batch), generator=generator))
+
+
+@pytest.mark.parametrize("resize", ["pad", "squash"])
+def test_a_loss_at_the_models_size_compares_repeated_cells_with_the_nearest_pixels(
+    squares: Split, prompts: Prompts, resize: Any
+) -> None:
+    fit = FitSettings(loss="focal_dice_iou", loss_grid="model", iou_threshold=0.5, sum_over_batch=True)
+    view = View(120, 30, resize, torch.device("cpu"))
+    kinds: list[Any] = ["box"] * 2
+    batch, target = with_targets([squares[0], squares[1]], prompts.take([0, 1]), kinds=kinds, view=view, fit=fit)
+    masks = masks_of(batch, 30)
+    full = masks.logits.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    wanted = torch.zeros(2, 120, 120)
+    for row in range(2):
+        lines = 3 if resize == "squash" else 2
+        repeated = squares[row].mask.repeat_interleave(lines, 0).repeat_interleave(2, 1).float()
+        wanted[row, : repeated.shape[0]] = repeated
+    expected = focal_dice_iou(full, wanted, masks.predicted_iou, iou_threshold=0.5, sum_over_batch=True)
+    assert protocol_loss(masks, batch, target, fit=fit).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_loss_on_points_compares_the_same_places_of_logits_and_fine_masks(squares: Split, prompts: Prompts) -> None:
+    fit = FitSettings(loss_points=20)
+    view = View(120, 30, "pad", torch.device("cpu"))
+    batch, target = draw_batch(
+        squares, prompts, [3, 1], fit=fit, prompt_kind="box", view=view, order=torch.Generator().manual_seed(1)
+    )
+    assert isinstance(batch, TrainingBatch)
+    assert batch.masks is not None
+    assert batch.places is not None
+    assert not batch.is_unique
+    assert batch.masks.shape == (2, 120, 120)
+    masks = masks_of(batch, 30)
+    places = unsure_places(masks.logits, batch.places, count=20)
+    assert places.shape == (2, 20, 2)
+    expected = bce_dice(sample_at(masks.logits, places), sample_at(batch.masks, places), masks.predicted_iou)
+    assert protocol_loss(masks, batch, target, fit=fit).item() == expected.item()
+    # The fine mask is the mask itself, doubled bilinearly: its cells' means are nearly the target on the grid.
+    means = batch.masks.view(2, 30, 4, 30, 4).mean(dim=(2, 4))
+    assert (means - target).abs().max() < 0.2
+    assert (means - target).abs().mean() < 0.01
+
+
+def test_points_without_an_order_depend_on_the_samples_alone(squares: Split, prompts: Prompts) -> None:
+    fit = FitSettings(loss_points=4)
+    view = View(120, 30, "pad", torch.device("cpu"))
+    places = []
+    for rows in ([0], [0], [1]):
+        kinds: list[Any] = ["box"]
+        batch, _ = with_targets([squares[rows[0]]], prompts.take(rows), kinds=kinds, view=view, fit=fit)
+        assert isinstance(batch, TrainingBatch)
+        assert batch.places is not None
+        places.append(batch.places)
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+
+
+def test_training_draws_new_points_each_time(squares: Split, prompts: Prompts) -> None:
+    order = torch.Generator().manual_seed(0)
+    places = []
+    for _ in range(2):
+        fit = FitSettings(loss_points=4, flip=False)
+        view = View(120, 30, "pad", torch.device("cpu"))
+        batch, _ = draw_batch(squares, prompts, [0], fit=fit, prompt_kind="box", view=view, order=order)
+        assert isinstance(batch, TrainingBatch)
+        assert batch.places is not None
+        places.append(batch.places)
+    assert not torch.equal(places[0], places[1])
+
+
+def test_a_target_that_did_not_come_with_the_batch_is_refused(squares: Split, prompts: Prompts) -> None:
+    fit = FitSettings(loss_points=4)
+    view = View(120, 30, "pad", torch.device("cpu"))
+    kinds: list[Any] = ["box"]
+    batch, target = with_targets([squares[0]], prompts.take([0]), kinds=kinds, view=view, fit=fit)
+    plain, plain_target = with_targets([squares[0]], prompts.take([0]), kinds=kinds, view=view)
+    assert type(plain) is Batch
+    for wrong, mask in ((plain, plain_target), (batch, target.clone()), (batch.select([0]), target)):
+        with pytest.raises(CosamError, match=r"as they came together from Workbench\.augmented"):
+            protocol_loss(masks_of(batch, 30), wrong, mask, fit=fit)
+    protocol_loss(masks_of(batch, 30), plain, plain_target, fit=FitSettings())
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        {"loss_points": 128},
+        {"loss": "focal_dice_iou", "loss_grid": "model", "iou_threshold": 0.5, "sum_over_batch": True},
+        {"loss_points": 128, "jitter": True},
+    ],
+)
+def test_the_published_losses_fall(sam: Sam, squares: Split, prompts: Prompts, fit: dict[str, Any]) -> None:
+    fitted = trained(sam, squares, prompts, epochs=5, decoder=True, **fit)
+    assert fitted.epoch_losses[-1] < fitted.epoch_losses[0] - 0.1
+    first, again = (trained(sam, squares, prompts, **fit) for _ in range(2))
+    assert again.update.digest() == first.update.digest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "right", "message"),
+    [
+        ({"rate_floor": 1e-7, "schedule": "step"}, {"schedule": "cosine"}, "schedule = 'cosine'"),
+        ({"rate_floor": 1e-3, "schedule": "cosine"}, {"rate_floor": 1e-4}, "below every learning rate"),
+        (
+            {"rate_floor": 1e-4, "schedule": "cosine", "rates": {"a": 1e-5}},
+            {"rates": {"a": 1e-3}},
+            "below every learning rate, 1e-05",
+        ),
+        ({"empty_crops": "keep"}, {"jitter": True}, "jitter = true"),
+        ({"loss_points": 9, "loss": "focal_dice_iou"}, {"loss": "bce_dice"}, "loss_points needs"),
+        ({"loss_points": 9, "loss_grid": "model"}, {"loss_points": 0}, "leave loss_grid"),
+        ({"iou_threshold": 0.5}, {"loss": "focal_dice_iou"}, "iou_threshold needs"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], right: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FitSettings.model_validate(settings)
+    FitSettings.model_validate(settings | right)
+
+
+@pytest.mark.parametrize(
+    ("settings", "right", "message"),
+    [
+        ({"score": {"upsampling": "direct"}}, {"resize": "squash"}, "needs resize = 'squash'"),
+        (
+            {"fit": {"jitter": True, "empty_crops": "keep"}, "prompts": {"train": "points"}},
+            {"prompts": {"train": "mix"}},
+            "an empty crop has no points",
+        ),
+        (
+            {"fit": {"jitter": True}, "prompts": {"train": "points", "published": True}},
+            {"fit": {"jitter": False}},
+            "prompts.published must be false",
+        ),
+    ],
+)
+def test_a_protocol_whose_settings_disagree_is_refused(
+    settings: dict[str, Any], right: dict[str, Any], message: str
+) -> None:
+    facts = {"name": "p", "stream": "mini"}
+    with pytest.raises(ValidationError, match=message):
+        Protocol.model_validate(facts | settings)
+    Protocol.model_validate(facts | settings | right)
+
+
+def test_the_settings_of_a_run_can_be_read_again() -> None:
+    for fit in (FitSettings(), FitSettings(jitter=True, loss_points=12544, rates={"a": 0.1})):
+        assert FitSettings.model_validate(fit.model_dump(mode="json")) == fit
+
+
 @pytest.mark.parametrize("wrong", [{"learning_rate": math.inf}, {"learning_rate": 0}, {"epochs": 0}, {"loss": "mse"}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -172,9 +431,9 @@ def test_a_mix_draws_every_kind(sam: Sam, squares: Split, prompts: Prompts, monk
     seen: list[str] = []
     decode = Sam.decode
 
-    def watched(self: Sam, embeddings: Tensor, given: Any) -> Any:
+    def watched(self: Sam, features: Any, given: Any) -> Any:
         seen.extend(given.kinds)
-        return decode(self, embeddings, given)
+        return decode(self, features, given)
 
     monkeypatch.setattr(Sam, "decode", watched)
     trained(sam, squares, prompts, prompt_kind="mix", epochs=4)

@@ -12,11 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cosam_bench"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "config", "files", "randomness", "environment"),
+    ("", "errors", "config", "files", "randomness", "environment", "bars", "downloads", "resuming"),
     ("updates", "merging", "metrics", "matrix"),
     ("domains",),
+    ("getting",),
     ("sam",),
-    ("batches", "losses", "prefix_cache", "fit", "score"),
+    ("batches", "losses", "prefix_cache", "augment", "fit_settings", "training_batch", "fit", "score"),
     ("card", "training_domain", "expert_store", "workbench", "method", "registry", "scaffold", "testing"),
     (
         "protocols",
@@ -30,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "running_record",
         "runner",
     ),
-    ("comparable", "leaderboard", "render", "render_board"),
+    ("comparable", "published", "leaderboard", "render", "render_board"),
     ("cli",),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -74,7 +74,7 @@ def record(
     )
     writer = RecordWriter(folder)
     writer.write_info(info)
-    better = {metric: 1.0 if metric != "mae" else -1.0 for metric in METRICS}
+    better = {metric: 1.0 if metric not in ("mae", "pixel_error") else -1.0 for metric in METRICS}
     writer.write_matrix(
         Cell(step, domain, metric, 0.5 + better[metric] * (scores[step][place] + gain - 0.5), 7)
         for step in rows

@@ -56,6 +56,7 @@ def test_a_case_worked_by_hand() -> None:
     assert metrics.iou(predicted, target).tolist() == [4 / 11]
     assert metrics.dice(predicted, target).tolist() == [2 * 4 / (6 + 9)]
     assert metrics.mae(predicted.float(), target).tolist() == pytest.approx([7 / 12])
+    assert metrics.pixel_error(predicted, target).tolist() == pytest.approx([7 / 12])
 
 
 def test_the_boundary_band_worked_by_hand() -> None:
@@ -81,6 +82,7 @@ def test_the_empty_mask_rule() -> None:
         assert metric(empty, some).tolist() == [0.0]
         assert metric(some, empty).tolist() == [0.0]
     assert metrics.mae(empty.float(), empty).tolist() == [0.0]
+    assert metrics.pixel_error(empty, empty).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("distance", [0, 1, 2, 3, 5, 8, 20, 40])
@@ -121,9 +123,11 @@ def test_metrics_agree_with_torchmetrics() -> None:
         jaccard = reference.jaccard_index(predicted, truth, task="binary")
         f1 = reference.f1_score(predicted, truth, task="binary")
         error = reference.mean_absolute_error(logits[index].sigmoid(), truth.float())
+        wrong = 1 - reference.accuracy(predicted, truth, task="binary")
         assert found["iou"][index].item() == pytest.approx(jaccard.item(), abs=1e-6)
         assert found["dice"][index].item() == pytest.approx(f1.item(), abs=1e-6)
         assert found["mae"][index].item() == pytest.approx(error.item(), abs=1e-6)
+        assert found["pixel_error"][index].item() == pytest.approx(wrong.item(), abs=1e-6)
 
 
 def test_measure_thresholds_at_zero_and_takes_half_precision() -> None:
@@ -156,6 +160,7 @@ def test_scores_are_symmetric_bounded_and_equal_the_slow_version(pair: tuple[np.
     torch.testing.assert_close(metrics.dice(first, second), 2 * overlap / (1 + overlap))
     error = metrics.mae(first.double(), second)
     assert error.tolist() == pytest.approx((first ^ second).double().mean(dim=(1, 2)).tolist())
+    assert metrics.pixel_error(first, second).tolist() == pytest.approx(error.tolist())
 
 
 @given(PAIRS)
@@ -179,6 +184,8 @@ def test_wrong_dtypes_and_shapes_are_refused() -> None:
         metrics.iou(good.float(), good)
     with pytest.raises(ValueError, match="image's own size"):
         metrics.dice(good, torch.zeros(1, 8, 8, dtype=torch.bool))
+    with pytest.raises(ValueError, match="Threshold logits"):
+        metrics.pixel_error(good.float(), good)
     with pytest.raises(ValueError, match="one shape"):
         metrics.mae(torch.zeros(1, 8, 8), good)
     with pytest.raises(ValueError, match="bool"):

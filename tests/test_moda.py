@@ -12,8 +12,8 @@ from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.fit import FitSettings
 from cosam_bench.method import State
 from cosam_bench.methods.moda import MoDA, MoDASettings
-from cosam_bench.sam.adapters import AdapterSettings
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.workbench import Workbench
 
@@ -125,7 +125,7 @@ def test_frozen_tokens_give_the_keys_that_a_classifier_of_their_queries_gets(ben
     for _ in range(3):
         for rows in torch.randperm(4, generator=generator).split(2):
             with torch.no_grad():
-                maps = method._map(method._framed([images[row] for row in rows.tolist()]))
+                maps = method._map(bench.view.frame([images[row] for row in rows.tolist()])[0])
                 queries = method._query(maps, method.tokens)
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(layer(queries), labels[rows]).backward()

@@ -25,11 +25,13 @@ from cosam_bench.prefix_cache import PrefixCache, clock, encode, first_blocks
 from cosam_bench.prepare import prepare
 from cosam_bench.protocol import RunConfig, resolve_run
 from cosam_bench.runner import Runner
-from cosam_bench.sam.adapters import AdapterSettings, attach, layer_inputs, serving, target_layers
+from cosam_bench.sam.adapters import attach
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.mobile import TinyViTEncoder
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.sections import deepest_cut, encoder_sections, parts
+from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.sam.targets import AdapterSettings, target_layers
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import LowRank, Update
 from cosam_bench.workbench import Workbench
@@ -78,21 +80,21 @@ def files(folder: Path) -> list[Path]:
 def test_two_parts_are_the_whole_vit_bit_for_bit_at_every_depth(tiny: Sam, bf16: bool) -> None:
     images = some_images(2)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        whole = tiny.encode(images)
+        whole = tiny.encode(images).maps
         for depth in range(8):
-            assert torch.equal(tiny.suffix(tiny.prefix(images, depth=depth), depth=depth), whole)
-        assert torch.equal(tiny.prefix(images, depth=7), whole)
+            assert torch.equal(tiny.suffix(tiny.prefix(images, depth=depth), depth=depth).maps, whole)
+        assert torch.equal(tiny.prefix(images, depth=7).maps, whole)
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_two_parts_are_the_whole_tiny_vit_bit_for_bit_at_every_depth(small_mobile: Sam, bf16: bool) -> None:
     images = some_images(2, side=96)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        whole = small_mobile.encode(images)
+        whole = small_mobile.encode(images).maps
         for depth in range(12):
             features = small_mobile.prefix(images, depth=depth)
-            assert torch.equal(small_mobile.suffix(features, depth=depth), whole)
-        assert torch.equal(features, whole)
+            assert torch.equal(small_mobile.suffix(features, depth=depth).maps, whole)
+        assert torch.equal(features.maps, whole)
 
 
 def test_only_the_second_part_counts_as_an_encoder_pass(tiny: Sam) -> None:
@@ -161,7 +163,7 @@ def test_first_blocks_are_kept_only_at_the_caches_own_depth(tiny: Sam, cache: Pr
     with torch.inference_mode():
         for depth, kept in ((2, 0), (DEPTH, 2)):
             found = first_blocks(tiny, images, depth=depth, cache=cache)
-            torch.testing.assert_close(found, tiny.prefix(images, depth=depth), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found, tiny.prefix(images, depth=depth).maps, rtol=1e-4, atol=1e-4)
             assert len(files(cache._folder)) == kept
         with serving(tiny, an_update(tiny, EARLIER)):
             changed = first_blocks(tiny, images, depth=DEPTH, cache=cache)
@@ -171,14 +173,14 @@ def test_first_blocks_are_kept_only_at_the_caches_own_depth(tiny: Sam, cache: Pr
 def test_kept_features_give_the_embeddings_without_the_first_blocks_being_run(tiny: Sam, cache: PrefixCache) -> None:
     images = some_images(3)
     with torch.inference_mode():
-        plain = tiny.encode(images)
-        torch.testing.assert_close(encode(tiny, images, cache), plain, rtol=1e-4, atol=1e-4)
+        plain = tiny.encode(images).maps
+        torch.testing.assert_close(encode(tiny, images, cache).maps, plain, rtol=1e-4, atol=1e-4)
         assert len(files(cache._folder)) == 3
         ran: list[object] = []
         own = Sam.prefix
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Sam, "prefix", lambda *args, **kwargs: ran.append(args) or own(*args, **kwargs))
-            again = encode(tiny, images[[2, 0]], cache)
+            again = encode(tiny, images[[2, 0]], cache).maps
             assert not ran
             torch.testing.assert_close(again, plain[[2, 0]], rtol=1e-4, atol=1e-4)
             encode(tiny, some_images(1, seed=9), cache)
@@ -195,11 +197,11 @@ def test_bits_depend_on_no_batch_and_no_order_of_first_use(
     images = some_images(5)
     cache = PrefixCache(tmp_path_factory.mktemp("prefix"), sam=tiny, depth=DEPTH, limit_bytes=2**30)
     with torch.inference_mode():
-        alone = [tiny.prefix(image[None], depth=DEPTH)[0] for image in images]
+        alone = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in images]
         while order:
             rows, order = order[: sizes[0]], order[sizes[0] :]
             sizes = sizes[1:]
-            found = cache.features(images[rows])
+            found = cache.features(images[rows]).maps
             assert found.is_contiguous()
             assert all(torch.equal(found[place], alone[row]) for place, row in enumerate(rows))
 
@@ -223,7 +225,7 @@ def test_gradients_of_later_layers_are_those_of_the_whole_pass(tiny: Sam, cache:
         generator = torch.Generator().manual_seed(0)
         adapter = AdapterSettings(blocks=(3, 4, 5))
         with attach(tiny, adapter, generator=generator, start=an_update(tiny, LATER)) as attached:
-            (encode(tiny, images, cache) * weights).sum().backward()
+            (encode(tiny, images, cache).maps * weights).sum().backward()
             return [parameter.grad.clone() for parameter in attached.parameters() if parameter.grad is not None]
 
     plain, kept = gradients(None), gradients(cache)
@@ -240,7 +242,8 @@ def test_a_later_update_is_served_with_kept_features_and_an_earlier_one_without(
         for layer, kept in ((LATER, 2), (EARLIER, 2)):
             with serving(tiny, an_update(tiny, layer)):
                 assert cache.serves(images) == (layer == LATER)
-                torch.testing.assert_close(encode(tiny, images, cache), tiny.encode(images), rtol=1e-4, atol=1e-4)
+                kept_maps, maps = encode(tiny, images, cache).maps, tiny.encode(images).maps
+                torch.testing.assert_close(kept_maps, maps, rtol=1e-4, atol=1e-4)
             assert len(files(cache._folder)) == kept
         dense = Update(dense={"image_encoder.pos_embed": torch.ones_like(tiny.image_encoder.pos_embed)})
         with serving(tiny, dense):
@@ -293,7 +296,7 @@ def test_a_model_whose_first_blocks_are_touched_or_watched_is_run_whole(
 
 def test_input_that_is_differentiated_passes_the_whole_encoder(tiny: Sam, cache: PrefixCache) -> None:
     images = some_images(1).requires_grad_()
-    encode(tiny, images, cache).sum().backward()
+    encode(tiny, images, cache).maps.sum().backward()
     assert images.grad is not None
     assert images.grad.abs().max() > 0
 
@@ -315,17 +318,17 @@ def test_other_precision_depth_weights_and_images_have_entries_of_their_own(tiny
 
     image = some_images(1)
     with torch.inference_mode():
-        fine = cache().features(image)
+        fine = cache().features(image).maps
         assert len(files(tmp_path)) == 1
         with torch.autocast("cpu", torch.bfloat16):
-            rough = cache().features(image)
+            rough = cache().features(image).maps
         assert len(files(tmp_path)) == 2
         assert not torch.equal(fine, rough)
         cache(depth=2).features(image)
         cache(other).features(image)
         cache().features(image.flip(-1))
         assert len(files(tmp_path)) == 5
-        assert torch.equal(cache().features(image), fine)  # read by another object
+        assert torch.equal(cache().features(image).maps, fine)  # read by another object
         assert len(files(tmp_path)) == 5
 
 
@@ -333,7 +336,7 @@ def test_bf16_features_are_kept_as_they_are(small_mobile: Sam, tmp_path: Path) -
     image = some_images(1, side=64)
     cache = PrefixCache(tmp_path, sam=small_mobile, depth=2, limit_bytes=2**30)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        computed, read = cache.features(image), cache.features(image)
+        computed, read = cache.features(image).maps, cache.features(image).maps
     assert computed.dtype == read.dtype == torch.bfloat16
     assert torch.equal(computed, read)
     assert read.shape == (1, 4, 4, 160)
@@ -343,12 +346,12 @@ def test_bf16_features_are_kept_as_they_are(small_mobile: Sam, tmp_path: Path) -
 def test_an_entry_that_cannot_be_read_is_computed_anew(tiny: Sam, cache: PrefixCache, damage: bytes | None) -> None:
     image = some_images(1)
     with torch.inference_mode():
-        first = cache.features(image)
+        first = cache.features(image).maps
         (path,) = files(cache._folder)
         path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
-        assert torch.equal(cache.features(image), first)
+        assert torch.equal(cache.features(image).maps, first)
         assert cache.spared_seconds == 0
-        assert torch.equal(cache.features(image), first)
+        assert torch.equal(cache.features(image).maps, first)
     assert cache.spared_seconds > 0
 
 
@@ -363,8 +366,8 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
 
     monkeypatch.setattr(prefix_cache, "write_atomically", refuse)
     with torch.inference_mode():
-        found = cache.features(some_images(2))
-        expected = [tiny.prefix(image[None], depth=DEPTH)[0] for image in some_images(2)]
+        found = cache.features(some_images(2)).maps
+        expected = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in some_images(2)]
     assert all(map(torch.equal, found, expected))
     assert len(tried) == 1
 
@@ -416,7 +419,7 @@ order = torch.randperm(48, generator=torch.Generator().manual_seed(int(sys.argv[
 with torch.inference_mode():
     for row in order.tolist():
         image = images[row : row + 1]
-        assert torch.equal(cache.features(image), sam.prefix(image, depth=3))
+        assert torch.equal(cache.features(image).maps, sam.prefix(image, depth=3).maps)
 """
 
 

@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
-from cosam_bench.prepare import _rule_modules, _source_digest
+from cosam_bench.errors import CosamError
+from cosam_bench.prepare import _rule_modules, _source_digest, prepare
+from cosam_bench.protocol import resolve_run
 from cosam_bench.registry import load_method
+from cosam_bench.sam.hq import HQLayers
 
 METHOD = """
 from cosam_bench.methods.finetune import Finetune
@@ -42,6 +46,30 @@ def test_a_built_in_rule_is_its_file_and_the_merge_algebra_it_uses() -> None:
         "cosam_bench.methods.regcl",
         "cosam_bench.merging.regression",
     }
+
+
+def test_a_rate_of_a_domain_that_the_stream_has_not_is_refused(quick_protocol: Path, tmp_path: Path) -> None:
+    run = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=("fit.rates={polip = 0.1}",))
+    with pytest.raises(CosamError, match=r"No domain of this stream, as fit\.rates has it, is called 'polip'"):
+        prepare(run, tmp_path)
+
+
+def test_first_weights_count_by_their_content_and_global_attention_counts(quick_protocol: Path, tmp_path: Path) -> None:
+    """What a checkpoint's path is, no condition depends on; what is in it, all do."""
+    donor = HQLayers(width=64, early_width=96).state_dict()
+    for name in ("one", "same"):
+        save_file(donor, tmp_path / f"{name}.safetensors")
+    save_file({name: tensor + 1 for name, tensor in donor.items()}, tmp_path / "other.safetensors")
+
+    def conditions(*overrides: str) -> str:
+        keys = ("adapter={kind = 'hq'}", *overrides)
+        return prepare(
+            resolve_run(method="finetune", protocol=str(quick_protocol), overrides=keys), tmp_path
+        ).conditions.digest
+
+    one, same, other = (conditions(f"adapter.start={tmp_path / name}.safetensors") for name in ("one", "same", "other"))
+    assert one == same
+    assert len({one, other, conditions(), conditions("model.global_attention=true")}) == 4
 
 
 def test_a_plugins_helper_modules_count(package: str, tmp_path: Path) -> None:

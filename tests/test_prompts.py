@@ -180,3 +180,18 @@ def test_settings() -> None:
     assert PromptSettings() == PromptSettings(train="box", test="box", points=3)
     with pytest.raises(ValidationError):
         PromptSettings(points=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "right"),
+    [
+        ({"published": True}, {"test": "points"}),
+        ({"published": True}, {"train": "mix"}),
+        ({"masks": "raw", "test": "points"}, {"train": "mix"}),
+        ({"masks": "raw"}, {"test": "mask"}),
+    ],
+)
+def test_prompt_settings_without_effect_are_refused(settings: dict[str, object], right: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="needs a prompt"):
+        PromptSettings.model_validate(settings)
+    PromptSettings.model_validate(settings | right)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cosam_bench.errors import CosamError
 from cosam_bench.matrix import Cell
+from cosam_bench.metrics import METRICS
 from cosam_bench.records import (
     Record,
     RecordWriter,
@@ -29,7 +30,7 @@ CELLS = [
     Cell(step, domain, metric, (step + 1) / 3 + 0.1 * place, 12)
     for step in range(3)
     for place, domain in enumerate(("pill", "camo", "photo"))
-    for metric in ("iou", "boundary_iou", "dice", "mae")
+    for metric in METRICS
 ]
 
 
@@ -67,8 +68,7 @@ def record(results: Path, *, digest: str = "0123456789abcdef", **changes: Any) -
 
 
 def image_scores(*values: float) -> list[ImageScore]:
-    names = ("iou", "boundary_iou", "dice", "mae")
-    return [ImageScore(f"image {index}, of many", dict.fromkeys(names, value)) for index, value in enumerate(values)]
+    return [ImageScore(f"image {index}, of many", dict.fromkeys(METRICS, value)) for index, value in enumerate(values)]
 
 
 @contextmanager
@@ -143,11 +143,11 @@ def test_scores_of_a_step_replace_that_step_and_later_ones(tmp_path: Path) -> No
     writer.write_scores(1, {"pill": image_scores(0.6)})
     lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
     assert lines == [
-        "step,domain,key,iou,boundary_iou,dice,mae",
-        '0,pill,"image 0, of many",0.1,0.1,0.1,0.1',
-        '0,pill,"image 1, of many",0.2,0.2,0.2,0.2',
-        '0,camo,"image 0, of many",0.3,0.3,0.3,0.3',
-        '1,pill,"image 0, of many",0.6,0.6,0.6,0.6',
+        "step,domain,key,iou,boundary_iou,dice,mae,pixel_error",
+        '0,pill,"image 0, of many",0.1,0.1,0.1,0.1,0.1',
+        '0,pill,"image 1, of many",0.2,0.2,0.2,0.2,0.2',
+        '0,camo,"image 0, of many",0.3,0.3,0.3,0.3,0.3',
+        '1,pill,"image 0, of many",0.6,0.6,0.6,0.6,0.6',
     ]
 
 

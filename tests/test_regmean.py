@@ -17,6 +17,7 @@ from cosam_bench.methods.lorm import FrozenA, LoRM, LoRMSettings
 from cosam_bench.methods.regcl import RegCL, RegCLSettings
 from cosam_bench.methods.regmean import RegMean, RegMeanSettings
 from cosam_bench.sam.adapters import Adapter
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.updates import LowRank, Update, weight_changes
 
 SHAPES = {"wide": (6, 9), "tall": (8, 5)}  # outputs and inputs of each layer
@@ -49,6 +50,7 @@ class Stream:
             {layer: self.draw(tokens, inputs).double() for layer, (_, inputs) in SHAPES.items()} for _ in range(count)
         ]
         self.layers = tuple(SHAPES)
+        self.adapter = AdapterSettings()
 
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from cosam_bench.errors import CosamError
 from cosam_bench.faults import MethodFailed
 from cosam_bench.files import CannotWrite
+from cosam_bench.metrics import METRICS
 from cosam_bench.prepare import Prepared, prepare
 from cosam_bench.protocol import resolve_run
 from cosam_bench.runner import Runner
@@ -192,7 +193,7 @@ def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], smal
     assert set(whole) == {"config.toml", "matrix.csv", "run.json", "scores.csv", "state.safetensors"}
     lines = whole["matrix.csv"].decode().splitlines()
     assert lines[0] == "step,domain,metric,value,count"
-    assert len(lines) == 1 + 3 * 3 * 4
+    assert len(lines) == 1 + 3 * 3 * len(METRICS)
     assert len(whole["scores.csv"].decode().splitlines()) == 1 + 3 * 3 * 2
     info = json.loads(whole["run.json"])
     assert info["status"] == "complete"
@@ -312,7 +313,7 @@ def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, 
     assert f"in {act}()" in error
     assert "ZeroDivisionError: one over nothing" in (runner.folder / "error.txt").read_text()
     rows = (runner.folder / "matrix.csv").read_text().splitlines()
-    assert len(rows) == 1 + 3 * 4, "the frozen model's row is kept"
+    assert len(rows) == 1 + 3 * len(METRICS), "the frozen model's row is kept"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_published_names_are_paired_in_order_and_checked() -> None:
 def test_mobile_sam_has_the_grid_of_sam() -> None:
     sam = build_sam("mobile_sam", checkpoint="random")
     with torch.no_grad():
-        assert sam.encode(torch.zeros(1, 3, 1024, 1024)).shape == (1, 256, 64, 64)
+        assert sam.encode(torch.zeros(1, 3, 1024, 1024)).maps.shape == (1, 256, 64, 64)
     assert sam.logits_size == 256
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cosam_bench.domains.prompts import Prompts
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts, frame_prompts, normalise, prepare_image, to_original
-from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.sam import Features, Sam
 
 TOLERANCE = 1e-4  # of logits, float32
 
@@ -74,7 +74,7 @@ def check_against_predictor(sam: Sam, images: list[Tensor], kinds: list[str], *,
     predictor = stock(sam)
     for row, (image, kind) in enumerate(zip(images, kinds, strict=True)):
         if reuse:
-            predictor.features = embeddings[row : row + 1]
+            predictor.features = embeddings.maps[row : row + 1]
             predictor.original_size, predictor.input_size = frames[row].original, frames[row].content
             predictor.is_image_set = True
         else:
@@ -108,8 +108,8 @@ def test_vit_b_decodes_as_the_stock_predictor() -> None:
     prepared, frame = prepare_image(image, size=1024, resize="pad")
     with torch.no_grad():
         embeddings = sam.encode(normalise(prepared[None], [frame]))
-    assert embeddings.shape == (1, 256, 64, 64)
-    sam.encode = lambda images: embeddings.expand(len(images), -1, -1, -1)  # type: ignore[method-assign]
+    assert embeddings.maps.shape == (1, 256, 64, 64)
+    sam.encode = lambda images: embeddings.select([0] * len(images))  # type: ignore[method-assign]
     check_against_predictor(sam, [image] * 3, ["box", "points", "mask"], reuse=True)
 
 
@@ -125,7 +125,7 @@ def test_mobile_sam_decodes_as_the_stock_predictor() -> None:
 
 def test_a_row_does_not_depend_on_its_batch(tiny: Sam) -> None:
     generator = torch.Generator().manual_seed(5)
-    embeddings = torch.randn(3, 64, 16, 16, generator=generator)
+    embeddings = Features(torch.randn(3, 64, 16, 16, generator=generator))
     prompts = FramePrompts(
         ("mask", "box", "points"),
         torch.tensor([[1.0, 2.0, 60.0, 70.0]] * 3),
@@ -135,7 +135,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny: Sam) -> None:
     with torch.no_grad():
         together = tiny.decode(embeddings, prompts)
         for row in range(3):
-            alone = tiny.decode(embeddings[row : row + 1], prompts.select([row]))
+            alone = tiny.decode(embeddings.select([row]), prompts.select([row]))
             torch.testing.assert_close(together.logits[row], alone.logits[0], rtol=0, atol=TOLERANCE)
             torch.testing.assert_close(together.predicted_iou[row], alone.predicted_iou[0])
 
@@ -167,4 +167,4 @@ def test_encoder_passes_count_images(tiny: Sam) -> None:
 def test_prompts_and_embeddings_must_be_as_many(tiny: Sam) -> None:
     prompts = FramePrompts(("box",), torch.zeros(1, 4), torch.zeros(1, 1, 2), torch.zeros(1, 1, 64, 64))
     with pytest.raises(ValueError, match="2 embeddings and 1 prompts"):
-        tiny.decode(torch.zeros(2, 64, 16, 16), prompts)
+        tiny.decode(Features(torch.zeros(2, 64, 16, 16)), prompts)

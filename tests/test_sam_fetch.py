@@ -3,12 +3,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from web import serving
 
+from cosam_bench import resuming
 from cosam_bench.errors import CosamError
 from cosam_bench.sam import models
 from cosam_bench.sam.fetch import fetch_checkpoint
@@ -16,29 +16,15 @@ from cosam_bench.sam.fetch import fetch_checkpoint
 WEIGHTS = bytes(range(256)) * 20_000
 
 
-class Serves(BaseHTTPRequestHandler):
-    """``/cut`` stops half way, ``/gone`` is not there, all else is the file."""
-
-    def do_GET(self) -> None:
-        self.send_response(404 if self.path == "/gone" else 200)
-        self.send_header("Content-Length", str(len(WEIGHTS)))
-        self.end_headers()
-        if self.path != "/gone":
-            self.wfile.write(WEIGHTS[: len(WEIGHTS) // 2] if self.path == "/cut" else WEIGHTS)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Serves) as running:
-        thread = Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
+    monkeypatch.setattr(resuming, "WAITS_SECONDS", (0.0,) * 4)
+    with serving() as site:
+        site.add("weights.pth", WEIGHTS)
+        site.add("other", WEIGHTS)
+        site.add("cut", WEIGHTS, cuts=[len(WEIGHTS) // 2] * 99, has_ranges=False)
+        yield site.url
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, url: str, *, content: bytes = WEIGHTS) -> None:
@@ -56,14 +42,18 @@ def test_the_right_file_arrives_once(server: str, monkeypatch: pytest.MonkeyPatc
     assert fetch_checkpoint("vit_b") == path
 
 
-@pytest.mark.parametrize("page", ["other", "cut"])
-def test_a_wrong_or_cut_file_leaves_nothing_behind(
-    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: str
-) -> None:
-    offer(monkeypatch, f"{server}/{page}", content=b"something else" if page == "other" else WEIGHTS)
-    with pytest.raises(CosamError, match=f"{server}/{page} .*by hand to {tmp_path}"):
+def test_a_wrong_file_leaves_nothing_behind(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offer(monkeypatch, f"{server}/other", content=b"something else")
+    with pytest.raises(CosamError, match=f"{server}/other .*by hand to {tmp_path}"):
         fetch_checkpoint("vit_b", folder=tmp_path)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_cut_file_never_gets_its_name(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offer(monkeypatch, f"{server}/cut")
+    with pytest.raises(CosamError, match=f"{server}/cut .* are kept in .*by hand to {tmp_path}"):
+        fetch_checkpoint("vit_b", folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.part", "cut.part.json"]
 
 
 def test_a_server_that_lacks_it_is_named(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,16 +5,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from segment_anything.modeling import Sam as StockSam
 from segment_anything.utils.transforms import ResizeLongestSide
-from torch import nn
+from torch import Tensor, nn
 
-from cosam_bench.domains.prompts import Prompts
+from cosam_bench.batches import RAW_MASK_LEVELS, View, collate
+from cosam_bench.domains.prompts import Prompts, draw_prompts
+from cosam_bench.domains.samples import Split
+from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import (
     Frame,
+    FramePrompts,
     fit_frame,
     frame_prompts,
     mask_to_frame,
+    nearest,
     normalise,
     prepare_image,
     to_original,
@@ -125,3 +131,89 @@ def test_targets_keep_the_masks_area(height: int, width: int, resize: str, seed:
     assert target.min() >= 0
     assert target.max() <= 1 + 1e-6
     assert target.mean().item() == pytest.approx(mask.float().mean().item() * filled, abs=1e-5)
+
+
+def slow_bilinear(levels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Between the four nearest pixels, edges repeated, one loop a pixel."""
+    out = np.zeros(shape)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            y = min(max((row + 0.5) * levels.shape[0] / shape[0] - 0.5, 0), levels.shape[0] - 1)
+            x = min(max((column + 0.5) * levels.shape[1] / shape[1] - 0.5, 0), levels.shape[1] - 1)
+            y0, x0 = int(y), int(x)
+            y1, x1 = min(y0 + 1, levels.shape[0] - 1), min(x0 + 1, levels.shape[1] - 1)
+            above = levels[y0, x0] * (1 - (x - x0)) + levels[y0, x1] * (x - x0)
+            below = levels[y1, x0] * (1 - (x - x0)) + levels[y1, x1] * (x - x0)
+            out[row, column] = above * (1 - (y - y0)) + below * (y - y0)
+    return out
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (60, 45), (90, 30)])
+@pytest.mark.parametrize("resize", ["pad", "squash"])
+def test_plain_resampling_has_no_antialiasing(shape: tuple[int, int], resize: str) -> None:
+    image = torch.randint(256, (3, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    found, frame = prepare_image(image, size=20, resize=resize, resampling="torch")  # type: ignore[arg-type]
+    height, width = frame.content
+    for channel in range(3):
+        wanted = slow_bilinear(image[channel].numpy().astype(float), frame.content)
+        assert np.abs(found[channel, :height, :width].numpy() - wanted).max() <= 0.5 + 1e-4
+    assert not found[:, height:].any()
+    assert not found[:, :, width:].any()
+    smooth, same_frame = prepare_image(image, size=20, resize=resize)  # type: ignore[arg-type]
+    assert same_frame == frame
+    if min(shape) > 20:
+        assert (smooth.int() - found.int()).abs().max() > 20
+
+
+@pytest.mark.parametrize("new", [(64, 64), (5, 17), (41, 29), (1, 1)])
+@pytest.mark.parametrize("old", [(32, 32), (7, 50), (96, 128)])
+def test_the_nearest_pixel_is_pillows(old: tuple[int, int], new: tuple[int, int]) -> None:
+    levels = torch.randint(256, old, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    theirs = Image.fromarray(levels.numpy()).resize((new[1], new[0]), Image.Resampling.NEAREST)
+    assert torch.equal(nearest(levels, new), torch.from_numpy(np.array(theirs)))
+
+
+def test_a_mask_prompt_enters_at_the_levels_asked_for() -> None:
+    shares = torch.tensor([[[[-1.0, 0.0, 1.0]]]])
+    given = FramePrompts(("mask",), torch.zeros(1, 4), torch.zeros(1, 1, 2), shares)
+    assert given.mask_input(mask_logit=30.0).flatten().tolist() == [-30, 0, 30]
+    raw = FramePrompts(("mask",), torch.zeros(1, 4), torch.zeros(1, 1, 2), shares, RAW_MASK_LEVELS)
+    for again in (raw, raw.to("cpu"), raw.select([0])):
+        assert again.mask_input(mask_logit=30.0).flatten().tolist() == [0, 127.5, 255]
+
+
+def test_raw_masks_are_grey_levels_and_the_padding_is_black() -> None:
+    masks = torch.zeros(1, 256, 256, dtype=torch.bool)
+    masks[0, :128] = True
+    prompts = Prompts(torch.zeros(1, 4), torch.zeros(1, 1, 2), masks, digest="")
+    frame = fit_frame((32, 64), size=64, resize="pad")
+    placed = frame_prompts(prompts, rows=[0], frames=[frame], kinds=["mask"], grid=16, mask_levels=RAW_MASK_LEVELS)
+    wanted = torch.zeros(16, 16)
+    wanted[:4] = 255
+    found: Tensor = placed.mask_input(mask_logit=30.0)[0, 0]
+    assert torch.allclose(found, wanted, atol=1e-3)
+
+
+def test_a_view_hands_its_resampling_and_levels_on(squares: Split) -> None:
+    view = View(24, 16, "squash", torch.device("cpu"), resampling="torch", mask_levels=RAW_MASK_LEVELS)
+    batch, frames = collate([squares[0]], draw_prompts(squares, points=1, seed=0).take([0]), kinds=["mask"], view=view)
+    plain, frame = prepare_image(squares[0].image, size=24, resize="squash", resampling="torch")
+    assert frames == (frame,)
+    assert torch.equal(batch.images, normalise(plain[None], [frame]))
+    assert batch.prompts.mask_levels == RAW_MASK_LEVELS
+    smooth, _ = View(24, 16, "squash", torch.device("cpu")).frame([squares[0].image])
+    assert not torch.equal(batch.images, smooth)
+
+
+def test_levels_decide_what_the_decoder_makes_of_a_mask_prompt(squares: Split) -> None:
+    """Stating the model's own levels changes nothing; grey levels do."""
+    sam = build_sam("tiny", checkpoint="random", seed=0)
+    logits = []
+    for levels in (None, (-sam.mask_logit, sam.mask_logit), RAW_MASK_LEVELS):
+        view = View(sam.image_size, sam.logits_size, "pad", torch.device("cpu"), mask_levels=levels)
+        rows = draw_prompts(squares, points=1, seed=0).take([0])
+        batch, _ = collate([squares[0]], rows, kinds=["mask"], view=view)
+        with torch.no_grad():
+            logits.append(sam.decode(sam.encode(batch.images), batch.prompts).logits)
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])

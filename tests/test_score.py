@@ -4,14 +4,24 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
+from torch.nn import functional
 
 from cosam_bench.batches import Batch, View
 from cosam_bench.domains.prompts import Prompts, draw_prompts
 from cosam_bench.domains.samples import Split
-from cosam_bench.metrics import METRICS, iou
-from cosam_bench.sam.frames import Resize, fit_frame, mask_to_frame
-from cosam_bench.score import BadPrediction, ImageScore, checked_logits, domain_means, score_split
+from cosam_bench.metrics import METRICS, boundary_iou, iou, measure
+from cosam_bench.sam.frames import Resize, fit_frame, mask_to_frame, nearest, to_original
+from cosam_bench.score import (
+    BadPrediction,
+    ImageScore,
+    ScoreSettings,
+    checked_logits,
+    domain_means,
+    measure_in,
+    score_split,
+)
 
 
 def view(resize: Resize = "pad") -> View:
@@ -102,3 +112,71 @@ def test_half_precision_logits_are_taken_as_they_are(squares: Split, prompts: Pr
 def test_the_mean_of_no_scores_is_empty_and_of_two_is_by_hand() -> None:
     assert domain_means([]) == {}
     assert domain_means([ImageScore("a", {"iou": 0.25}), ImageScore("b", {"iou": 0.75})]) == {"iou": 0.5}
+
+
+@pytest.mark.parametrize("resize", ["pad", "squash"])
+@pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
+def test_scores_at_the_models_size_leave_out_the_padding(resize: Resize, upsampling: Any) -> None:
+    """A mask of 40 x 60 at 120 pixels: doubled in a frame of 80 x 120, or threefold and double in the square."""
+    mask = torch.rand(40, 60, generator=torch.Generator().manual_seed(0)) > 0.5
+    frame = fit_frame((40, 60), size=120, resize=resize)
+    logits = torch.randn(30, 30, generator=torch.Generator().manual_seed(1))
+    found = measure_in(frame, logits, mask, size="model", upsampling=upsampling)
+    wanted = mask.repeat_interleave(3 if resize == "squash" else 2, 0).repeat_interleave(2, 1)
+    if upsampling == "nearest":
+        full = logits.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    else:
+        full = functional.interpolate(logits[None, None], (120, 120), mode="bilinear")[0, 0]
+    expected = measure(full[: wanted.shape[0]][None], wanted[None])
+    assert found == expected
+    if upsampling == "bilinear":
+        assert found["mae"] != measure_in(frame, logits, mask, size="original", upsampling=upsampling)["mae"]
+
+
+def test_the_direct_way_is_one_step_and_the_other_two() -> None:
+    frame = fit_frame((37, 53), size=120, resize="squash")
+    logits = torch.randn(30, 30, generator=torch.Generator().manual_seed(2))
+    mask = torch.rand(37, 53, generator=torch.Generator().manual_seed(3)) > 0.5
+    once = functional.interpolate(logits[None, None], (37, 53), mode="bilinear", align_corners=False)[0]
+    found = measure_in(frame, logits, mask, size="original", upsampling="direct")
+    assert found == measure(once, mask[None])
+    assert found["mae"] != measure_in(frame, logits, mask, size="original", upsampling="bilinear")["mae"]
+    with pytest.raises(ValueError, match="padded"):
+        to_original(logits, fit_frame((37, 53), size=120, resize="pad"), upsampling="direct")
+
+
+def test_nearest_at_the_original_size_repeats_cells_twice() -> None:
+    frame = fit_frame((37, 53), size=120, resize="pad")
+    logits = torch.randn(30, 30, generator=torch.Generator().manual_seed(4))
+    full = logits.repeat_interleave(4, 0).repeat_interleave(4, 1)[: frame.content[0], : frame.content[1]]
+    assert torch.equal(to_original(logits, frame, upsampling="nearest"), nearest(full, (37, 53)))
+
+
+def test_a_split_is_scored_where_the_protocol_says(squares: Split, prompts: Prompts) -> None:
+    """Squares moved by one column: at double size by two, which is the same share of either."""
+    for size, upsampling in (("model", "nearest"), ("model", "bilinear"), ("original", "nearest")):
+        scores = score_split(
+            Perfect(squares, shift=1),
+            squares,
+            prompts,
+            kind="box",
+            view=view(),
+            batch_size=4,
+            size=size,  # type: ignore[arg-type]
+            upsampling=upsampling,  # type: ignore[arg-type]
+        )
+        assert [score.values["iou"] for score in scores] == pytest.approx([17 / 19] * 6)
+        assert [score.values["pixel_error"] for score in scores] == pytest.approx([2 * 16 / 2400] * 6)
+        # The band is 2 % of the diagonal, rounded: one pixel of 72, three of 144.
+        times = 2 if size == "model" else 1
+        bands = []
+        for row in range(6):
+            mask = squares.mask(row).repeat_interleave(times, 0).repeat_interleave(times, 1)[None]
+            bands.append(boundary_iou(mask.roll(times, dims=2), mask).item())
+        assert [score.values["boundary_iou"] for score in scores] == pytest.approx(bands)
+
+
+def test_settings_that_would_change_nothing_are_refused() -> None:
+    assert ScoreSettings() == ScoreSettings(batch_size=8, precision="fp32", size="original", upsampling="bilinear")
+    with pytest.raises(ValidationError, match="to the model's size, bilinear is direct"):
+        ScoreSettings(size="model", upsampling="direct")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cosam_bench.domains.cards import Card
-from cosam_bench.domains.opening import components, open_domain
+from cosam_bench.domains.files import components
+from cosam_bench.domains.opening import open_domain
 from cosam_bench.domains.pairs import Pair
 from cosam_bench.domains.samples import Domain, Entry, Manifest, Pixels, Split, union
 from cosam_bench.domains.splits import Item, divide
@@ -272,8 +273,8 @@ def test_union_joins_the_training_parts() -> None:
 
 @pytest.mark.skipif(not REAL, reason="COSAM_BENCH_REAL names no folder of real images")
 def test_real_domains_open_through_one_file(tmp_path: Path) -> None:
-    from cosam_bench.domains.cards import load_stream
     from cosam_bench.domains.opening import open_stream
+    from cosam_bench.domains.streams import load_stream
 
     text = 'name = "real"\nretention = ["human_photo"]\n'
     for name in (*REAL_ORDER, "human_photo"):

@@ -61,7 +61,7 @@ def _slow_vit(sam: Sam, image: Tensor, tokens: Tensor) -> Tensor:
 
 def test_tokens_pass_a_vit_as_specified(vit: Sam) -> None:
     images, tokens = _draw(2, 3, 128, 128), _draw(3, token_widths(vit)[0], seed=1)
-    fast = join_tokens(vit, vit.prefix(images, depth=join_depth(vit)), tokens)
+    fast = join_tokens(vit, vit.prefix(images, depth=join_depth(vit)).maps, tokens)
     slow = torch.stack([_slow_vit(vit, image, tokens) for image in images])
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
 
@@ -129,7 +129,7 @@ def test_tokens_pass_tiny_vit_as_documented(tiny_vit: Sam) -> None:
 
 def test_tiny_vit_goes_on_from_the_image_map_to_its_own_embedding(tiny_vit: Sam) -> None:
     images, encoder = _draw(1, 3, 64, 96), tiny_vit.image_encoder
-    later = encoder.stages[2].blocks(tiny_vit.prefix(images, depth=join_depth(tiny_vit))).permute(0, 3, 1, 2)
+    later = encoder.stages[2].blocks(tiny_vit.prefix(images, depth=join_depth(tiny_vit)).maps).permute(0, 3, 1, 2)
     torch.testing.assert_close(encoder.neck(encoder.stages[3](later)), encoder(images), rtol=0, atol=1e-12)
 
 
@@ -139,7 +139,7 @@ def test_gradients_reach_the_tokens_and_nothing_else(name: str, size: int, reque
     joining, read = token_widths(sam)
     images, tokens = _draw(2, 3, size, size), _draw(10, joining).requires_grad_()
     with torch.no_grad():
-        maps = sam.prefix(images, depth=join_depth(sam))
+        maps = sam.prefix(images, depth=join_depth(sam)).maps
     passes = sam.encoder_passes
     found = join_tokens(sam, maps, tokens)
     assert found.shape == (2, 10, read)
@@ -155,7 +155,7 @@ def test_an_image_does_not_see_its_batch_and_the_assistants_have_no_order(
     name: str, size: int, request: pytest.FixtureRequest
 ) -> None:
     sam: Sam = request.getfixturevalue(name)
-    maps = sam.prefix(_draw(2, 3, size, size), depth=join_depth(sam))
+    maps = sam.prefix(_draw(2, 3, size, size), depth=join_depth(sam)).maps
     tokens = _draw(4, token_widths(sam)[0])
     together = join_tokens(sam, maps, tokens)
     torch.testing.assert_close(join_tokens(sam, maps[1:], tokens)[0], together[1], rtol=0, atol=1e-10)

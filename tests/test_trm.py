@@ -19,8 +19,8 @@ from cosam_bench.domains.samples import Split
 from cosam_bench.fit import FitSettings
 from cosam_bench.merging.trajectory import Trajectory, Weights, objective
 from cosam_bench.methods.trm import TRM, TRMSettings, bernoulli_divergence
-from cosam_bench.sam.adapters import AdapterSettings
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.testing import check_method
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.workbench import Workbench

@@ -16,8 +16,10 @@ from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Split
 from cosam_bench.errors import CosamError
 from cosam_bench.fit import FitSettings, TrainingHooks
-from cosam_bench.sam.adapters import Adapter, AdapterSettings
+from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.serving import layer_inputs
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import LowRank, Update
 from cosam_bench.workbench import Meter, Workbench
@@ -100,10 +102,21 @@ def test_gram_matrices_of_the_base_are_those_of_all_adapted_layers(bench: Workbe
     assert all(torch.equal(found[layer], same[layer]) for layer in bench.layers)
 
 
-def test_inputs_of_the_decoder_are_refused_by_name(bench: Workbench, domain: TrainingDomain) -> None:
+def test_inputs_of_the_decoder_are_seen_and_those_of_unused_layers_refused_by_name(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
     targets = r"mask_decoder\.transformer\.layers\.0\.self_attn\.q_proj"
     decoder = replace(bench, adapter=AdapterSettings(rank=2, alpha=2.0, targets=targets))
-    with pytest.raises(CosamError, match=r"mask_decoder.*is no layer of the image encoder"):
+    (gram,) = decoder.input_grams(domain, None).values()
+    tokens: list[Tensor] = []
+    with layer_inputs(bench.sam, decoder.layers, lambda _, rows: tokens.append(rows)):
+        for row in range(len(domain)):
+            bench.predict(None, decoder.labelled(domain, [row])[0])
+    rows = torch.cat(tokens).double()
+    torch.testing.assert_close(gram, rows.T @ rows / len(rows), rtol=1e-4, atol=1e-4)
+    unused = r"mask_decoder\.output_hypernetworks_mlps\.1\.layers\.0"
+    decoder = replace(bench, adapter=AdapterSettings(rank=2, alpha=2.0, targets=unused))
+    with pytest.raises(CosamError, match=r"No prediction passes the layer 'mask_decoder.*mlps\.1"):
         decoder.input_grams(domain, None)
 
 
@@ -221,6 +234,24 @@ def test_another_seed_start_or_setting_is_another_expert(
     assert len(list(tmp_path.iterdir())) == 5
     shared.train(domain, from_scratch=True)  # without a start there is nothing to leave beneath
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_domain_may_have_a_learning_rate_of_its_own(bench: Workbench, domain: TrainingDomain) -> None:
+    faster = bench.fit.model_copy(update={"learning_rate": 0.05})
+    wanted = replace(bench, fit=faster).train(domain).update.digest()
+    named = bench.fit.model_copy(update={"rates": {domain.name: 0.05, "other": 0.5}})
+    assert replace(bench, fit=named).train(domain).update.digest() == wanted
+    assert bench.train(domain).update.digest() != wanted
+
+
+def test_statistics_come_from_the_shard_that_training_sees(bench: Workbench, domain: TrainingDomain) -> None:
+    sharded = replace(bench, fit=bench.fit.model_copy(update={"ranks": 2}))
+    seen: list[Tensor] = []
+    with layer_inputs(bench.sam, [LAYER], lambda _, rows: seen.append(rows)):
+        found = sharded.input_grams(domain, None)[LAYER]
+        assert sum(map(len, seen)) == (len(domain) + 1) // 2 * 16 * 16
+    rows = torch.cat(seen).double()
+    torch.testing.assert_close(found, rows.T @ rows / len(rows), rtol=1e-4, atol=1e-4)
 
 
 def test_each_row_is_predicted_by_its_own_update(bench: Workbench, domain: TrainingDomain) -> None:

@@ -2,68 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosam_bench.cli.console import plain_table, results_console
+from cosam_bench.cli.console import plain_table, results_console, say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cosam_bench.domains.cards import Stream
     from cosam_bench.domains.overview import DomainRow
+    from cosam_bench.domains.streams import Stream
     from cosam_bench.sam.models import ModelSpec
 
 TO_FETCH = "to be fetched"
 
 
 def domains(
-    stream: Annotated[
-        str | None, typer.Argument(metavar="[STREAM]", help="A built-in stream or a stream's TOML file; all if empty.")
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A stream, a card, or the TOML file of either; all if empty.")
     ] = None,
 ) -> None:
-    """List the streams' domains: where they come from, under which terms, and whether their data is here."""
-    from cosam_bench.domains.cards import load_stream
-
+    """List the streams and domains: where data comes from, under which terms, and whether it is here."""
     console = results_console()
-    for place, name in enumerate([stream] if stream else stream_names()):
-        for part in _stream(load_stream(name)):
-            console.print("" if place and isinstance(part, str) else part)
+    for part in _all() if name is None else _one(name):
+        console.print(part)
 
 
 def stream_names() -> list[str]:
     """The built-in streams in alphabetical order."""
-    from cosam_bench.domains.cards import DATASETS
+    from cosam_bench.domains.streams import names_of
 
-    return sorted(path.stem for path in (DATASETS / "streams").glob("*.toml"))
+    return names_of("stream")
 
 
-def _stream(stream: Stream) -> list[RenderableType]:
+def _all() -> Iterator[RenderableType]:
+    """The streams with the names of their domains, then the cards that come with the package."""
+    from rich.padding import Padding
     from rich.text import Text
 
+    from cosam_bench.domains.overview import domain_row
+    from cosam_bench.domains.streams import load_card, load_stream, names_of
+
+    yield Text("Streams", style="bold")
+    for stream in map(load_stream, stream_names()):
+        yield Text.assemble("  ", (stream.name, "bold"), f"  {stream.title}")
+        names = f"{', '.join(stream.order)}; retention: {', '.join(stream.retention) or 'none'}"
+        yield Padding(Text(names), (0, 0, 0, 4))
+    rows = [domain_row(load_card(name)) for name in names_of("card")]
+    if rows:
+        yield Text("\nDomains of published data", style="bold")
+        yield from _listing(rows)
+        yield from _notes(rows)
+        if any(row.is_missing for row in rows):
+            yield Text("\n`cosam-bench domains NAME` shows one in full and tells how to get its data.")
+
+
+def _one(name: str) -> Iterator[RenderableType]:
+    from cosam_bench.config import read_toml
+    from cosam_bench.domains.place import expanded
+    from cosam_bench.domains.streams import load_card, load_stream, names_of
+    from cosam_bench.errors import CosamError, unknown_name
+
+    if name.endswith(".toml"):
+        # A stream has its domains as tables; only a card may do without them.
+        table = read_toml(expanded(name))
+        is_card = "domain" not in table and any(key in table for key in ("root", "layouts", "generator"))
+    else:
+        is_card = name in names_of("card")
+        known = [*names_of("stream"), *names_of("card")]
+        if name not in known:
+            raise CosamError(
+                f"{unknown_name('stream or card', name, known)} Or give the path of a file that ends in .toml."
+            )
+    if is_card:
+        from cosam_bench.cli.domain_sheet import domain_sheet
+
+        yield from domain_sheet(load_card(name))
+    else:
+        yield from _stream(load_stream(name))
+
+
+def _stream(stream: Stream) -> Iterator[RenderableType]:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from cosam_bench.cli.data_table import legible
     from cosam_bench.domains.overview import domain_overview
 
     rows = domain_overview(stream)
+    yield Text.assemble((stream.name, "bold"), f"  {stream.title}")
+    yield from _listing(rows)
+    if stream.orders:
+        yield Text(f"\nOther orders, as `--order NAME`: {', '.join(stream.orders)}.")
+    yield from _notes(rows)
+    for row in rows:
+        if row.fault and not row.is_missing:
+            yield Text.assemble(("\nfault: ", "bold red"), legible(row.fault))
+    missing = [row for row in rows if row.is_missing]
+    if missing:
+        yield Text("\nMissing (`cosam-bench domains NAME` tells more of one):", style="bold")
+    for row in missing:
+        yield Padding(Text.assemble((f"{row.name}: ", "bold"), row.step or row.fault), (0, 0, 0, 2))
+
+
+def _listing(rows: Sequence[DomainRow]) -> Iterator[RenderableType]:
+    """A table, or three lines a domain where addresses would not fit into one."""
+    if not any(row.source for row in rows):
+        yield _table(rows)
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        licence = row.licence + (" ?" if row.licence and not row.licence_is_checked else "")
+        role = f"{row.role:11}" if row.role else ""
+        yield Text.assemble((row.name.ljust(width), "bold"), f"  {role}{_images(row)}")
+        for text in (row.title, ", ".join(text for text in (licence, row.source) if text)):
+            yield Padding(Text(text, overflow="fold"), (0, 0, 0, 4))
+
+
+def _table(rows: Sequence[DomainRow]) -> RenderableType:
     columns = {
         "name": [row.name for row in rows],
         "title": [row.title for row in rows],
         "role": [row.role for row in rows],
         "images": [_images(row) for row in rows],
         "licence": [row.licence for row in rows],
-        "source": [row.source for row in rows],
     }
     table = plain_table(*(head for head, texts in columns.items() if any(texts)))
     for texts in zip(*(texts for texts in columns.values() if any(texts)), strict=True):
         table.add_row(*texts)
-    faults = [Text.assemble((f"{row.name}: ", "bold red"), row.fault) for row in rows if row.fault]
-    head = Text.assemble((stream.name, "bold"), f"  {stream.title}")
-    return [head, table, *faults]
+    return table
+
+
+def _notes(rows: Sequence[DomainRow]) -> Iterator[RenderableType]:
+    if any(row.source and row.licence and not row.licence_is_checked for row in rows):
+        yield "\n?  nobody has checked this licence at the source for this project."
 
 
 def _images(row: DomainRow) -> str:
     if row.fault:
-        return "missing"
+        return "missing" if row.is_missing else "fault"
     if row.kind == "synthetic":
         return f"{row.found} drawn"
     return f"{row.found}" if row.expected in (None, row.found) else f"{row.found} of {row.expected}"
@@ -80,7 +163,8 @@ def models(
     if fetch is not None:
         from cosam_bench.sam.fetch import fetch_checkpoint
 
-        console.print(f"{fetch}: {fetch_checkpoint(fetch)}", soft_wrap=True)
+        path = fetch_checkpoint(fetch, say=lambda text: say("Note", text, style="bold yellow"))
+        console.print(f"{fetch}: {path}", soft_wrap=True)
         return
     from cosam_bench.sam.models import MODELS, cache_folder
 

@@ -120,8 +120,8 @@ def _build_tiny() -> None:
 
 
 def _protocols() -> Iterator[Finding]:
-    from cosam_bench.domains.cards import load_stream
     from cosam_bench.domains.overview import domain_overview
+    from cosam_bench.domains.streams import load_stream
     from cosam_bench.protocol import protocol_names, resolve_run
 
     for name in protocol_names():

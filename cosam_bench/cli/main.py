@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cosam_bench import __version__
+from cosam_bench.cli import data
 from cosam_bench.cli.catalogue import domains, models
 from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.guard import guarded
@@ -33,6 +34,11 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(guarded(_command))
+
+_data = typer.Typer(no_args_is_help=True, help="Get published data: fetch it, say where it lies, look at every file.")
+for _command in (data.fetch, data.prepare, data.check):
+    _data.command()(guarded(_command))
+app.add_typer(_data, name="data", rich_help_panel="Get data")
 
 
 def _version(is_asked: bool) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cosam_bench.errors import CosamError, unknown_name
@@ -20,6 +22,7 @@ class RunOptions:
 
     method: str | None = None
     protocol: str | None = None
+    mode: str | None = None
     config: Path | None = None
     stream: str | None = None
     model: str | None = None
@@ -53,10 +56,12 @@ def resolve(options: RunOptions) -> RunConfig:
 
     if options.config is not None and options.protocol is not None:
         raise CosamError("--config holds a protocol already. Leave out --protocol, or change single keys by --set.")
+    if options.config is not None and options.mode is not None:
+        raise CosamError("--config holds a protocol in its mode already. Leave out --mode, or --config.")
     if options.method:
         load_method(options.method)  # a misspelt name is refused before torch is loaded
 
-    from cosam_bench.domains.cards import load_stream
+    from cosam_bench.domains.streams import load_stream
     from cosam_bench.protocol import resolve_run
     from cosam_bench.sam.models import model_spec
 
@@ -64,6 +69,7 @@ def resolve(options: RunOptions) -> RunConfig:
         return resolve_run(
             method=options.method or "",
             protocol=options.protocol or "mini",
+            mode=options.mode or "clean",
             config=options.config,
             overrides=(*options.overrides(), *last),
         )
@@ -71,24 +77,30 @@ def resolve(options: RunOptions) -> RunConfig:
     config = resolved()
     stream = load_stream(config.protocol.stream)
     if options.order is not None:
-        config = resolved(f"order={json.dumps(domain_order(options.order, stream.order))}")
+        config = resolved(f"order={json.dumps(domain_order(options.order, stream.order, named=stream.orders))}")
     model_spec(config.protocol.model.name)
     return config
 
 
-def domain_order(asked: str, names: tuple[str, ...]) -> list[str]:
+def domain_order(
+    asked: str, names: tuple[str, ...], *, named: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> list[str]:
     """The stream's domains in the order that ``--order`` asks for.
 
     Args:
-        asked: ``a,b,c``, ``reverse``, or ``random:N`` for the N-th of the seeded orders.
+        asked: ``a,b,c``, an order that the stream names, ``reverse``, or ``random:N`` for the N-th of the seeded
+            orders.
         names: the domains in the stream's own order.
+        named: the stream's other orders by name; one called ``reverse`` or ``random:N`` goes before those above.
 
     Raises:
-        CosamError: a domain is unknown, missing or named twice.
+        CosamError: a domain or an order is unknown, or a domain is missing or named twice.
 
     >>> domain_order("reverse", ("a", "b", "c"))
     ['c', 'b', 'a']
     """
+    if asked in named:
+        return list(named[asked])
     if asked == "reverse":
         return list(reversed(names))
     kind, _, number = asked.partition(":")
@@ -98,6 +110,8 @@ def domain_order(asked: str, names: tuple[str, ...]) -> list[str]:
         # Ranked by a hash of each name, so the order is the same under every version of every library.
         return sorted(names, key=lambda name: derived_seed("order", int(number), name))
     wanted = [name.strip() for name in asked.split(",") if name.strip()]
+    if len(wanted) == 1 and wanted[0] not in names:
+        raise unknown_name("order of this stream", asked, [*named, "reverse", "random:1"])
     for name in wanted:
         if name not in names:
             raise unknown_name("domain of this stream", name, names)

@@ -21,6 +21,9 @@ Method = Annotated[
     typer.Option("--method", "-m", metavar="NAME", help="One that `methods` lists, package.module:Class, or file.py."),
 ]
 Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="A built-in one or a TOML file; default: mini.")]
+Mode = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The protocol's mode: clean, or faithful to the paper's code.")
+]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="The config.toml of a record, to repeat it.")]
 Stream = Annotated[str | None, typer.Option(metavar="NAME", help="Another stream: a built-in one or a TOML file.")]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="Another base model; `models` lists them.")]
@@ -43,6 +46,7 @@ def run(
     *,
     method: Method = None,
     protocol: Protocol = None,
+    mode: Mode = None,
     config: Config = None,
     stream: Stream = None,
     model: Model = None,
@@ -65,6 +69,7 @@ def run(
             RunOptions(
                 method=method,
                 protocol=protocol,
+                mode=mode,
                 config=config,
                 stream=stream,
                 model=model,

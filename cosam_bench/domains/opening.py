@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-from cosam_bench.domains.cards import Card, Stream
-from cosam_bench.domains.decode import decode_image, decode_mask, upright_size
-from cosam_bench.domains.pairs import Pair, find_pairs, refuse
+from cosam_bench.domains.cards import Card
+from cosam_bench.domains.files import open_files
+from cosam_bench.domains.foreground import Foreground
+from cosam_bench.domains.leaks import check_leaks
+from cosam_bench.domains.pairs import NOT_HERE, refuse, why_missing
 from cosam_bench.domains.samples import Domain, Entry, Manifest, Part, Pixels, Split, empty_split
-from cosam_bench.domains.splits import Item, divide
+from cosam_bench.domains.streams import Stream
 from cosam_bench.errors import CosamError, unknown_name
 from cosam_bench.randomness import derived_seed
 
@@ -36,19 +36,39 @@ class OpenedStream:
     retention: tuple[Domain, ...]
 
 
-def open_stream(stream: Stream) -> OpenedStream:
+def open_stream(stream: Stream, *, foreground: Foreground | None = None) -> OpenedStream:
     """The stream with its data: files are found, hashed and checked, synthetic images are drawn.
 
     No seed of a run enters: data and splits are fixed by the cards, so every run sees the same.
 
+    Args:
+        stream: the stream.
+        foreground: a protocol's own rule for all masks that are images; none: each card's.
+
     Raises:
-        CosamError: what is missing or does not fit, domain by domain.
+        CosamError: data is missing (all domains at once, each with the next step), does not fit, or one
+            domain trains on an image that another is tested on.
     """
-    return OpenedStream(
-        stream.name,
-        domains=tuple(open_domain(stream.card(name)) for name in stream.order),
-        retention=tuple(open_domain(stream.card(name), is_retention=True) for name in stream.retention),
-    )
+    cards = [stream.card(name) for name in (*stream.order, *stream.retention)]
+    _check_all_here(stream, cards)
+    if foreground is not None:
+        cards = [card.model_copy(update={"foreground": foreground}) for card in cards]
+    opened = [(card, open_domain(card, is_retention=card.name in stream.retention)) for card in cards]
+    check_leaks(opened, stream=stream.name)
+    domains = tuple(domain for _, domain in opened)
+    learned = len(stream.order)
+    return OpenedStream(stream.name, domains=domains[:learned], retention=domains[learned:])
+
+
+def _check_all_here(stream: Stream, cards: Sequence[Card]) -> None:
+    missing = [(card, fault) for card in cards if card.kind == "files" and (fault := why_missing(card))]
+    if len(missing) == 1:
+        refuse(missing[0][0], [missing[0][1]])
+    if missing:
+        lines = [f"  {card.name}: {fault.removeprefix(f'{NOT_HERE}: ')}" for card, fault in missing]
+        head = f"Stream {stream.name!r}: the data of {len(missing)} of its {len(cards)} domains is missing."
+        head += " `cosam-bench domains NAME` tells more of each."
+        raise CosamError("\n".join([head, *lines]))
 
 
 def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
@@ -61,99 +81,14 @@ def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
     Raises:
         CosamError: what is missing or does not fit.
     """
-    train, test = _synthetic(card) if card.kind == "synthetic" else _files(card)
+    train, test = _synthetic(card) if card.kind == "synthetic" else open_files(card)
     if is_retention:
         train = empty_split(card.name, part="train")
     elif not len(train):
         refuse(card, ["its split leaves nothing to train on; correct it or list the domain as retention"])
     if not len(test):
         refuse(card, ["its split leaves nothing to test on; correct it"])
-    return Domain(card.name, card.title or card.name, train, test)
-
-
-def components(mask: Tensor) -> Tensor:
-    """Connected components (8 neighbours), int64 ``(H, W)``: 0 is background, the first component 1.
-
-    Args:
-        mask: bool, ``(H, W)``. Components are numbered in the order of their first pixels, row by row.
-    """
-    labels, _ = ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
-    return torch.from_numpy(labels.astype(np.int64))
-
-
-@dataclass(frozen=True)
-class Files:
-    """A source that decodes files."""
-
-    card: Card
-    items: tuple[Item, ...]
-
-    def image(self, index: int) -> Tensor:
-        """uint8, ``(3, H, W)``."""
-        path = self.items[index].pair.image
-        return decode_image(_bytes(path), name=str(path))
-
-    def mask(self, index: int) -> Tensor:
-        """bool, ``(H, W)``."""
-        item = self.items[index]
-        path = item.pair.mask
-        mask = decode_mask(_bytes(path), name=str(path), foreground=self.card.foreground)
-        return components(mask) == item.component if item.component else mask
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CosamError(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
-
-
-def _files(card: Card) -> tuple[Split, Split]:
-    pairs = find_pairs(card)
-    items: list[Item] = []
-    faults: list[str] = []
-    left_out = 0
-    for pair in pairs:
-        try:
-            found, empty = _scan(card, pair)
-        except CosamError as error:
-            faults.append(str(error))
-        else:
-            items += found
-            left_out += empty
-    if faults:
-        refuse(card, faults)
-    if not items:
-        refuse(card, [f"all {len(pairs)} masks are empty; check which pixels are foreground"])
-    train, test = divide(card, items)
-    return _file_split(card, "train", train, left_out), _file_split(card, "test", test, left_out)
-
-
-def _scan(card: Card, pair: Pair) -> tuple[list[Item], int]:
-    """The samples of one pair, and how many were left out as too small."""
-    image, mask_file = _bytes(pair.image), _bytes(pair.mask)
-    mask = decode_mask(mask_file, name=str(pair.mask), foreground=card.foreground)
-    size = upright_size(image, name=str(pair.image))
-    if size != tuple(mask.shape):
-        raise CosamError(
-            f"{pair.image.name} is {size[1]} x {size[0]} pixels upright, "
-            f"but its mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]}"
-        )
-    hashes = hashlib.sha256(image).hexdigest(), hashlib.sha256(mask_file).hexdigest()
-    if card.samples == "component":
-        sizes = components(mask).flatten().bincount()[1:]
-        large = ((sizes >= card.min_pixels).nonzero().flatten() + 1).tolist()
-        found = [Item(pair, Entry(f"{pair.key}#{number}", *hashes), number) for number in large]
-        return found, max(len(sizes), 1) - len(found)
-    if int(mask.sum()) < card.min_pixels:
-        return [], 1
-    return [Item(pair, Entry(pair.key, *hashes))], 0
-
-
-def _file_split(card: Card, part: Part, items: Sequence[Item], left_out: int) -> Split:
-    rule = f"{card.foreground.model_dump_json(exclude_defaults=True)} {card.samples}"
-    manifest = Manifest(tuple(item.entry for item in items), rule, left_out)
-    return Split(card.name, part=part, manifest=manifest, source=Files(card, tuple(items)))
+    return Domain(card.name, card.full_title, train, test)
 
 
 def _synthetic(card: Card) -> tuple[Split, Split]:

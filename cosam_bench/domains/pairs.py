@@ -16,7 +16,9 @@ from cosam_bench.errors import CosamError
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+SHAPES = ".json"  # labelme's
 FAULTS_SHOWN = 5
+NOT_HERE = "its data is not here"
 
 Given = Literal["train", "test"] | None
 
@@ -28,7 +30,7 @@ class Pair:
     Attributes:
         key: the image's path relative to the root, without suffix.
         image: absolute path.
-        mask: absolute path.
+        mask: absolute path; an image, or a labelme file.
         part: where the card gives the split by folders, the part the image lies in.
     """
 
@@ -49,6 +51,9 @@ def find_pairs(card: Card) -> list[Pair]:
     if card.split.kind == "folders":
         globs = {"train": card.split.paths("train"), "test": card.split.paths("test")}
     images = [(path, part) for part, given in globs.items() for path in _matches(card, root, given)]
+    if card.split.without_test:
+        tested = {path.stem for path, part in images if part == "test"}
+        images = [(path, part) for path, part in images if part == "test" or path.stem not in tested]
     if card.pairing == "sorted":
         return _by_position(card, root, images)
     return _by_name(card, root, images)
@@ -62,13 +67,31 @@ def refuse(card: Card, faults: Sequence[str], *, advice: str = "") -> NoReturn:
     raise CosamError(f"Domain {card.name!r}: {told}.{' ' if advice else ''}{advice}")
 
 
-def _root(card: Card) -> Path:
+def why_missing(card: Card) -> str:
+    """Why a card's folder is not there and what to do, as half a sentence; empty if it is."""
     if unset := re.findall(r"\$\{?(\w+)", card.root):
-        refuse(card, [f"its root is {card.root}, but the variable {unset[0]} is not set; set it to a folder"])
-    root = Path(card.root)
-    if not root.is_dir():
-        refuse(card, [f"there is no folder {root}; get the data{_from(card)} or correct root"])
-    return root
+        return f"its root is {card.root}, but the variable {unset[0]} is not set; set it to a folder"
+    if card.layout and card.layouts[card.layout].annotations:
+        return f"its layout {card.layout!r} must be converted first: cosam-bench data prepare {card.name} --from FOLDER"
+    if card.root and Path(card.root).is_dir():
+        return ""
+    if not card.layouts:
+        return f"there is no folder {card.root}; get the data{_from(card)} or correct root"
+    gone = f"there is no folder {card.root} any more" if card.root else NOT_HERE
+    return f"{gone}: {next_step(card)}"
+
+
+def next_step(card: Card) -> str:
+    """The command that brings the data of a card with layouts into place, and where the data is."""
+    if card.downloads:
+        return f"cosam-bench data fetch {card.name} --accept-licence (from {card.source})"
+    return f"cosam-bench data prepare {card.name} --from PATH (get it from {card.source})"
+
+
+def _root(card: Card) -> Path:
+    if fault := why_missing(card):
+        refuse(card, [fault])
+    return Path(card.root)
 
 
 def _from(card: Card) -> str:
@@ -80,14 +103,15 @@ def _matches(card: Card, root: Path, globs: Globs) -> list[Path]:
     patterns = (globs,) if isinstance(globs, str) else globs
     found: set[Path] = set()
     for pattern in patterns:
-        matched = set(_images(root, pattern))
+        matched = set(matching_images(root, pattern))
         if not matched:
             refuse(card, [f"no image matches {pattern!r} in {root}; {_there(root, pattern)}"])
         found |= matched
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def _images(root: Path, pattern: str) -> Iterator[Path]:
+def matching_images(root: Path, pattern: str) -> Iterator[Path]:
+    """The image files that a glob relative to ``root`` matches, in no order."""
     # Unlike Path.glob this takes ".." and absolute patterns.
     for name in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207
         path = Path(os.path.normpath(root / name))
@@ -97,6 +121,13 @@ def _images(root: Path, pattern: str) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _is_mask(path: Path, pattern: str) -> bool:
+    """Whether a file may be a mask: an image, or a labelme file where the pattern asks for one by suffix."""
+    if pattern.endswith(SHAPES):
+        return path.suffix == SHAPES and path.is_file()
+    return _is_image(path)
 
 
 def _there(root: Path, pattern: str) -> str:
@@ -114,12 +145,26 @@ def _key(image: Path, root: Path) -> str:
 
 
 def _by_position(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[Pair]:
-    masks = _matches(card, root, card.masks)
-    if len(masks) != len(images):
-        refuse(card, [f"{len(images)} images but {len(masks)} masks; sorted pairing needs as many"])
-    images = sorted(images, key=lambda found: found[0].as_posix())
-    together = zip(images, masks, strict=True)
-    return _checked(card, [Pair(_key(image, root), image, mask, part) for (image, part), mask in together])
+    pairs: list[Pair] = []
+    for part, patterns in _mask_globs(card).items():
+        own = [found for found in images if part in (None, found[1])]
+        masks = _matches(card, root, patterns)
+        if len(masks) != len(own):
+            among = f" for {part}" if part else ""
+            refuse(card, [f"{len(own)} images but {len(masks)} masks{among}; sorted pairing needs as many"])
+        own.sort(key=lambda found: found[0].as_posix())
+        together = zip(own, masks, strict=True)
+        pairs += [Pair(_key(image, root), image, mask, place) for (image, place), mask in together]
+    return _checked(card, pairs)
+
+
+def _mask_globs(card: Card) -> dict[Given, tuple[str, ...]]:
+    """The globs of the masks by part, or all under None where they do not name ``{part}``."""
+    patterns = (card.masks,) if isinstance(card.masks, str) else card.masks
+    if not any("{part}" in pattern for pattern in patterns):
+        return {None: patterns}
+    parts: tuple[Given, ...] = ("train", "test")
+    return {part: tuple(pattern.replace("{part}", str(part)) for pattern in patterns) for part in parts}
 
 
 def _by_name(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[Pair]:
@@ -127,6 +172,7 @@ def _by_name(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[P
     lookup = _Lookup(root)
     pairs: list[Pair] = []
     faults: list[str] = []
+    without: list[str] = []
     for image, part in images:
         found = sorted({mask for pattern in patterns for mask in lookup.masks(pattern, image)} - {image})
         if len(found) == 1:
@@ -134,7 +180,9 @@ def _by_name(card: Card, root: Path, images: list[tuple[Path, Given]]) -> list[P
         elif found:
             faults.append(f"{image.name} has several masks ({', '.join(mask.name for mask in found)})")
         else:
-            faults.append(f"{image.name} has no mask {_filled(patterns[0], image, root)}")
+            without.append(f"{image.name} has no mask {_filled(patterns[0], image, root)}")
+    if card.unlabelled == "refuse" or not pairs:
+        faults += without
     if faults:
         refuse(card, faults, advice=f"Complete the data or correct masks = {card.masks!r}.")
     return _checked(card, pairs)
@@ -148,15 +196,15 @@ class _Lookup:
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
 
     def masks(self, pattern: str, image: Path) -> list[Path]:
-        """The image files that the pattern means for one image."""
+        """The files that the pattern means for one image."""
         plain = _filled(pattern, image, self._root)
         if not glob.has_magic(pattern):
             path = Path(os.path.normpath(self._root / plain))
-            return [path] if _is_image(path) else []
+            return [path] if _is_mask(path, pattern) else []
         if pattern.endswith(".*") and not glob.has_magic(pattern.removesuffix(".*")):
             path = Path(os.path.normpath(self._root / plain.removesuffix(".*")))
             return self._stems(path.parent).get(path.name, [])
-        return list(_images(self._root, _filled(pattern, image, self._root, is_glob=True)))
+        return list(matching_images(self._root, _filled(pattern, image, self._root, is_glob=True)))
 
     def _stems(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self._by_stem:

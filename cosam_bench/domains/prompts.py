@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,11 +37,24 @@ class PromptSettings(Settings):
         train: in training; ``mix`` takes one of the three kinds for each sample at random.
         test: in scoring.
         points: number of points of a point prompt, all on the foreground.
+        published: take the points of the domain's published file, in training and test, instead of drawing them.
+        masks: how a mask prompt enters SAM's mask encoder: ``logits`` of the model's own scale, or ``raw``, the
+            grey levels 0 and 255 as CoSAM's code gives them.
     """
 
     train: TrainPrompt = "box"
     test: PromptKind = "box"
     points: int = Field(default=3, ge=1)
+    published: bool = False
+    masks: Literal["logits", "raw"] = "logits"
+
+    @model_validator(mode="after")
+    def _all_settings_have_an_effect(self) -> PromptSettings:
+        if self.published and self.train not in ("points", "mix") and self.test != "points":
+            raise ValueError("published = true needs a prompt of points, in train or test")
+        if self.masks != "logits" and self.train not in ("mask", "mix") and self.test != "mask":
+            raise ValueError("masks = 'raw' needs a prompt that is a mask, in train or test")
+        return self
 
 
 @dataclass(frozen=True)
@@ -158,13 +171,26 @@ def frozen_prompts(split: Split, *, points: int, seed: int, folder: Path) -> Pro
     identity = hashlib.sha256(f"{VERSION}|{split.domain}|{split.digest}".encode()).hexdigest()
     path = folder / f"{split.domain}-{split.part}-seed{seed}-points{points}-{identity[:12]}.safetensors"
     if path.exists():
-        return _read(path, identity=identity)
+        return read_prompts(path, identity=identity)
     prompts = draw_prompts(split, points=points, seed=seed)
-    _write(path, prompts, identity=identity)
+    write_prompts(path, prompts, identity=identity)
     return prompts
 
 
-def _write(path: Path, prompts: Prompts, *, identity: str) -> None:
+def joined(parts: Sequence[Prompts]) -> Prompts:
+    """The prompts of several splits, one after another."""
+    boxes, points = (torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "points"))
+    masks = torch.cat([part.masks for part in parts])
+    return Prompts(boxes, points, masks, _digest(boxes, points, masks))
+
+
+def replace_points(prompts: Prompts, points: Tensor) -> Prompts:
+    """The prompts with other points, float32 ``(N, k, 2)``, and a digest of their own."""
+    return Prompts(prompts.boxes, points, prompts.masks, _digest(prompts.boxes, points, prompts.masks))
+
+
+def write_prompts(path: Path, prompts: Prompts, *, identity: str) -> None:
+    """Freeze prompts to a file; ``identity`` is the hash of what they belong to."""
     from safetensors.torch import save
 
     bits = torch.from_numpy(np.packbits(prompts.masks.numpy(), axis=-1))
@@ -173,7 +199,12 @@ def _write(path: Path, prompts: Prompts, *, identity: str) -> None:
     write_atomically(path, save(tensors, metadata={"digest": f"{identity}-{prompts.digest}"}))
 
 
-def _read(path: Path, *, identity: str) -> Prompts:
+def read_prompts(path: Path, *, identity: str) -> Prompts:
+    """The prompts that ``write_prompts`` froze.
+
+    Raises:
+        CosamError: the file is damaged, or belongs to something else.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol, overload
 
 from torch import Tensor
@@ -33,11 +34,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample in a manifest: its key, and sha256 of image and mask (file bytes, or pixels if drawn)."""
+    """One sample in a manifest.
+
+    Attributes:
+        key: unique in its split.
+        image_sha256: of the file's bytes, or of the pixels if drawn.
+        mask_sha256: likewise.
+        image_name: the image file's name; empty if drawn. Names are no part of the manifest's hash.
+        mask_name: the mask file's name; empty if drawn.
+    """
 
     key: str
     image_sha256: str
     mask_sha256: str
+    image_name: str = ""
+    mask_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,13 +98,25 @@ class Split(Sequence[Sample]):
         manifest: Manifest,
         source: Source,
         decoded_bytes: int = DECODED_BYTES,
+        points_file: Path | None = None,
     ) -> None:
-        """A split of ``domain`` with the samples of ``manifest``, whose pixels ``source`` gives."""
+        """A split of ``domain`` with the samples of ``manifest``, whose pixels ``source`` gives.
+
+        Args:
+            domain: the domain's name.
+            part: which part of it this is.
+            manifest: what it consists of.
+            source: gives the pixels.
+            decoded_bytes: how much of what is decoded is kept.
+            points_file: the file of point prompts that was published with the data, if there is one; its
+                keys are names of mask files, see ``manifest.entries``.
+        """
         self.domain = domain
         self.part: Part = part
         self.manifest = manifest
         self.keys = tuple(entry.key for entry in manifest.entries)
         self.digest = manifest.digest
+        self.points_file = points_file
         self._source = source
         self._kept: dict[int, Sample] = {}
         self._free_bytes = decoded_bytes
@@ -184,9 +207,7 @@ def union(domains: Iterable[Domain], name: str) -> Split:
     """
     splits = tuple(domain.train for domain in domains)
     entries = tuple(
-        Entry(f"{split.domain}/{entry.key}", entry.image_sha256, entry.mask_sha256)
-        for split in splits
-        for entry in split.manifest.entries
+        replace(entry, key=f"{split.domain}/{entry.key}") for split in splits for entry in split.manifest.entries
     )
     if not entries:
         raise CosamError(f"The union {name!r} has no training samples: give domains that are trained on.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ def divide(card: Card, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     parts = _parts(card, items)
     train = [item for item in items if parts.get(item.entry.key) == "train"]
     test = [item for item in items if parts.get(item.entry.key) == "test"]
+    if card.split.without_test:
+        tested = {item.entry.image_sha256 for item in test}
+        train = [item for item in train if item.entry.image_sha256 not in tested]
     _check_apart(card, train, test)
     return train, test
 
@@ -112,9 +116,12 @@ def _listed(card: Card, pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def _lines(card: Card, path: str) -> list[str]:
+    """The names in a list: a line each in a text file, the keys of the object in a JSON file."""
     try:
         text = (Path(card.root) / path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.endswith(".json"):
+            return list(dict(json.loads(text)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         refuse(card, [f"its list {path} cannot be read: {error}"])
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
@@ -127,4 +134,5 @@ def _check_apart(card: Card, train: Sequence[Item], test: Sequence[Item]) -> Non
         if twin is not None:
             faults.append(f"{twin.key} in training and {item.pair.key} in test are the same image")
     if faults:
-        refuse(card, faults, advice="Remove one of each, or give the split by lists.")
+        advice = "Remove one of each, give the split by lists, or add without_test = true to a split by folders."
+        refuse(card, faults, advice=advice)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from cosam_bench.errors import CosamError
@@ -31,6 +30,7 @@ def build_sam(
     checkpoint: Path | Literal["random"] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    global_attention: bool = False,
 ) -> Sam:
     """The SAM called ``name``: float32, in evaluation mode, no parameter asks for a gradient.
 
@@ -40,6 +40,8 @@ def build_sam(
             weights; None for the package's own (``tiny``) or the fetched ones in the cache.
         device: where it shall live.
         seed: of random weights; torch's global generators are left as they were.
+        global_attention: let every block of a ViT attend to the whole image, at four times the cost, as CoSAM's
+            released code does: the tables of relative positions of windows are stretched to the image.
 
     Raises:
         CosamError: no such model; the file is missing, damaged or another model's.
@@ -64,7 +66,18 @@ def build_sam(
         if checkpoint is None and spec.sha256 not in (None, sam.checkpoint_digest):
             raise CosamError(f"{path} is damaged: its sha256 is not {spec.sha256}. {_fetch_hint(spec)}")
         _load(sam, path)
+    if global_attention:
+        _attend_globally(sam)
     return sam.to(device)
+
+
+def _attend_globally(sam: Sam) -> None:
+    if not isinstance(sam.image_encoder, ImageEncoderViT):
+        raise CosamError(f"model.global_attention is for plain ViTs, and {sam.name} is none. Leave it off.")
+    blocks: list[Any] = list(sam.image_encoder.blocks)
+    for block in blocks:
+        block.window_size = 0  # segment-anything stretches the tables to the size it finds
+    sam.global_attention = True
 
 
 def _parts(name: str) -> Callable[[], _Parts]:
@@ -104,7 +117,7 @@ def _file_digest(path: Path) -> str:
 
 def _load(sam: Sam, path: Path) -> None:
     wanted = sam.state_dict()
-    state = _read(path)
+    state = read_checkpoint(path)
     if sam.name == "mobile_sam":
         state = rename_published(state, wanted)
     missing = [name for name in wanted if name not in state]
@@ -123,15 +136,15 @@ def _load(sam: Sam, path: Path) -> None:
     sam.load_state_dict(state)
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file; nothing in it is executed."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise CosamError(f"{path} cannot be read as a checkpoint: {reason} Fetch or copy it again.") from None
+    except Exception as error:  # torch's reader raises whatever a foreign file makes of it, KeyError among them
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        raise CosamError(f"{path} cannot be read as a checkpoint: {reason}. Fetch or copy it again.") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CosamError(f"{path} holds no mapping of names to tensors. Give an official checkpoint file.")
     return state

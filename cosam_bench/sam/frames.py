@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cosam_bench.domains.prompts import Prompts
 
 Resize: TypeAlias = Literal["pad", "squash"]
+Resampling: TypeAlias = Literal["pillow", "torch"]
+Upsampling: TypeAlias = Literal["bilinear", "direct", "nearest"]
 PromptKind: TypeAlias = Literal["box", "points", "mask"]
 
 # SAM's own pixel statistics, RGB in 0..255 (segment-anything, build_sam).
@@ -46,14 +48,15 @@ class FramePrompts:
         kinds: per row, which of the three is the prompt; the others are not looked at.
         boxes: float32, ``(B, 4)``, x0 y0 x1 y1 in pixels of the input.
         points: float32, ``(B, k, 2)``, x y in pixels of the input, all foreground.
-        masks: float32, ``(B, 1, g, g)``, on the decoder's grid, 1 inside to -1 outside; ``Sam`` makes
-            logits of it.
+        masks: float32, ``(B, 1, g, g)``, on the decoder's grid, 1 inside to -1 outside.
+        mask_levels: what -1 and 1 become on entering SAM's mask encoder; None: the logits that suit the model.
     """
 
     kinds: tuple[PromptKind, ...]
     boxes: Tensor
     points: Tensor
     masks: Tensor
+    mask_levels: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -61,13 +64,25 @@ class FramePrompts:
 
     def to(self, device: torch.device | str) -> FramePrompts:
         """The same prompts on a device."""
-        return FramePrompts(self.kinds, self.boxes.to(device), self.points.to(device), self.masks.to(device))
+        places = (self.boxes.to(device), self.points.to(device), self.masks.to(device))
+        return FramePrompts(self.kinds, *places, self.mask_levels)
+
+    def mask_input(self, *, mask_logit: float) -> Tensor:
+        """What enters SAM's mask encoder, float32 ``(B, 1, g, g)``.
+
+        Args:
+            mask_logit: what 1 becomes where the prompts state no levels, and -1 its opposite.
+        """
+        if self.mask_levels is None:
+            return mask_logit * self.masks
+        outside, inside = self.mask_levels
+        return (inside - outside) / 2 * self.masks + (inside + outside) / 2
 
     def select(self, rows: Sequence[int]) -> FramePrompts:
         """The prompts of these rows, in this order."""
         index = list(rows)
         kinds = tuple(self.kinds[row] for row in index)
-        return FramePrompts(kinds, self.boxes[index], self.points[index], self.masks[index])
+        return replace(self, kinds=kinds, boxes=self.boxes[index], points=self.points[index], masks=self.masks[index])
 
     def groups(self) -> list[tuple[PromptKind, list[int]]]:
         """The rows of each kind, kinds in order of their first row."""
@@ -94,26 +109,37 @@ def fit_frame(original: tuple[int, int], *, size: int, resize: Resize) -> Frame:
     return Frame(original, (height, width), size)
 
 
-def prepare_image(image: Tensor, *, size: int, resize: Resize) -> tuple[Tensor, Frame]:
+def prepare_image(
+    image: Tensor, *, size: int, resize: Resize, resampling: Resampling = "pillow"
+) -> tuple[Tensor, Frame]:
     """The image at the model's size, padded right and below with zeros, and its frame.
-
-    Resampled by Pillow's bilinear filter with antialiasing, which is what SAM's predictor uses.
 
     Args:
         image: uint8, ``(3, H, W)``, RGB.
         size: side S of the model's input.
         resize: ``pad`` keeps the aspect, ``squash`` does not.
+        resampling: ``pillow`` is Pillow's bilinear filter with antialiasing, which SAM's predictor uses;
+            ``torch`` interpolates between the four nearest pixels however much an image shrinks, as CoSAM's
+            code does, levels being rounded to whole numbers.
 
     Returns:
         uint8 ``(3, S, S)``, and the frame.
     """
     frame = fit_frame((image.shape[1], image.shape[2]), size=size, resize=resize)
     height, width = frame.content
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
     padded = torch.zeros(3, size, size, dtype=torch.uint8)
-    padded[:, :height, :width] = torch.from_numpy(resized).permute(2, 0, 1)
+    if resampling == "torch":
+        padded[:, :height, :width] = interpolated(image, (height, width)).round().to(torch.uint8)
+    else:
+        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+        padded[:, :height, :width] = torch.from_numpy(resized).permute(2, 0, 1)
     return padded, frame
+
+
+def interpolated(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The image ``(C, H, W)`` bilinearly at another height and width, without antialiasing, as float32."""
+    return functional.interpolate(image[None].float(), shape, mode="bilinear", align_corners=False)[0]
 
 
 def normalise(images: Tensor, frames: Sequence[Frame]) -> Tensor:
@@ -143,6 +169,7 @@ def frame_prompts(
     frames: Sequence[Frame],
     kinds: Sequence[PromptKind],
     grid: int,
+    mask_levels: tuple[float, float] | None = None,
 ) -> FramePrompts:
     """The prompts of some images in the model's frame.
 
@@ -150,12 +177,17 @@ def frame_prompts(
     same numbers given to its predictor mean the same. A cell of a mask lies between -1 and 1 by the share of
     its area that is covered; the padding is outside.
 
+    A box is that of the mask at the image's own size, scaled. The published codes take it of the mask resized
+    to the model's input, which can differ by about a pixel of the input, and by more where the image shrinks so
+    far that parts of the mask vanish.
+
     Args:
         prompts: of a whole split, in pixels of the original images.
         rows: which of the split's images.
         frames: one a row.
         kinds: one a row.
         grid: side of the decoder's grid, ``Sam.logits_size``.
+        mask_levels: as in ``FramePrompts``.
     """
     index = torch.as_tensor(list(rows), dtype=torch.long)
     scale = torch.tensor([[f.content[1] / f.original[1], f.content[0] / f.original[0]] for f in frames]).view(-1, 1, 2)
@@ -164,10 +196,10 @@ def frame_prompts(
     for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
         if kind == "mask":
             masks[row, 0] = 2 * mask_to_frame(prompts.masks[rows[row]], frame, size=grid) - 1
-    return FramePrompts(tuple(kinds), boxes, prompts.points[index] * scale, masks)
+    return FramePrompts(tuple(kinds), boxes, prompts.points[index] * scale, masks, mask_levels)
 
 
-def to_original(logits: Tensor, frame: Frame) -> Tensor:
+def to_original(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "bilinear") -> Tensor:
     """The decoder's logits at the original size: up to S, padding cut off, then to the image.
 
     The two bilinear steps and their order are those of segment-anything's ``postprocess_masks``.
@@ -175,15 +207,46 @@ def to_original(logits: Tensor, frame: Frame) -> Tensor:
     Args:
         logits: float, ``(h, w)``, on the decoder's grid.
         frame: the image's.
+        upsampling: of both steps; ``direct`` takes one bilinear step from the grid to the image.
 
     Returns:
         float32 ``(H, W)``.
+
+    Raises:
+        ValueError: ``direct`` is asked for a padded image, whose content ends within a cell of the grid.
     """
-    full = functional.interpolate(
-        logits.float()[None, None], (frame.size, frame.size), mode="bilinear", align_corners=False
+    if upsampling != "direct":
+        return _enlarged(to_content(logits, frame, upsampling=upsampling), frame.original, upsampling=upsampling)
+    if frame.content != (frame.size, frame.size):
+        raise ValueError(f"no single step leads from the grid to an image of {frame.original} that was padded")
+    return _enlarged(logits.float(), frame.original, upsampling="bilinear")
+
+
+def to_content(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "bilinear") -> Tensor:
+    """The decoder's logits at the size that the image has in the model's input, float32.
+
+    Args:
+        logits: float, ``(h, w)``, on the decoder's grid.
+        frame: the image's.
+        upsampling: ``bilinear`` or ``nearest``.
+    """
+    full = _enlarged(logits.float(), (frame.size, frame.size), upsampling=upsampling)
+    return full[: frame.content[0], : frame.content[1]]
+
+
+def _enlarged(logits: Tensor, shape: tuple[int, int], *, upsampling: Upsampling) -> Tensor:
+    if upsampling == "nearest":
+        return nearest(logits, shape)
+    return functional.interpolate(logits[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+
+
+def nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """``(..., H, W)`` at another height and width: each new pixel is the old one that its centre lies in."""
+    rows, columns = (
+        torch.div((2 * torch.arange(new, device=image.device) + 1) * old, 2 * new, rounding_mode="floor")
+        for old, new in zip(image.shape[-2:], shape, strict=True)
     )
-    content = full[..., : frame.content[0], : frame.content[1]]
-    return functional.interpolate(content, frame.original, mode="bilinear", align_corners=False)[0, 0]
+    return image[..., rows[:, None], columns]
 
 
 def mask_to_frame(mask: Tensor, frame: Frame, *, size: int) -> Tensor:

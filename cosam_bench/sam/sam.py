@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
 from cosam_bench.sam.frames import FramePrompts, PromptKind
-from cosam_bench.sam.sections import encoder_sections
+from cosam_bench.sam.hq import HQLayers
+from cosam_bench.sam.sections import early_section, encoder_sections
+from cosam_bench.sam.side import SideLayers
+
+
+class Features(NamedTuple):
+    """What the encoder, or its first blocks, make of a batch.
+
+    Attributes:
+        maps: float, ``(B, h, w, C)`` between two blocks, the embeddings ``(B, C, h, w)`` after the whole encoder.
+        early: float, ``(B, h, w, C')``, the map that HQ-SAM's layers read; None where there are none, or where
+            the pass has not come so far.
+    """
+
+    maps: Tensor
+    early: Tensor | None = None
+
+    def to(self, device: torch.device) -> Features:
+        """The same features on a device."""
+        return Features(self.maps.to(device), None if self.early is None else self.early.to(device))
+
+    def select(self, rows: list[int]) -> Features:
+        """Those of these rows, in this order."""
+        return Features(self.maps[rows], None if self.early is None else self.early[rows])
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,9 @@ class Sam(nn.Module):
         image_size: side S of the square input.
         mask_logit: the logit that a mask prompt's 1 becomes.
         checkpoint_digest: sha256 of the weights' file, or of the weights themselves where they are random.
+        global_attention: whether all blocks attend to the whole image, see ``build_sam``.
+        side_digest: sha256 of the side layers' first weights where they are a file's.
+        side: layers beside SAM's own, from ``adapters.add_side_layers``; None for LoRA and a tuned decoder.
         encoder_passes: images encoded so far, a figure of cost.
     """
 
@@ -62,6 +91,9 @@ class Sam(nn.Module):
         self.prompt_encoder: PromptEncoder = prompt_encoder
         self.mask_decoder: MaskDecoder = mask_decoder
         self.checkpoint_digest = checkpoint_digest
+        self.global_attention = False
+        self.side_digest = ""
+        self.side: SideLayers | None = None
         self.encoder_passes = 0
         self.requires_grad_(False)
         self.eval()
@@ -70,6 +102,14 @@ class Sam(nn.Module):
         """Keep every module in evaluation mode; ``mode`` is not followed."""
         super().train(mode and False)
         return self
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that decides the frozen model's answers; the checkpoint's own where nothing else does."""
+        if not self.global_attention and not self.side_digest:
+            return self.checkpoint_digest
+        facts = f"{self.checkpoint_digest}|{self.global_attention}|{self.side_digest}"
+        return hashlib.sha256(facts.encode()).hexdigest()
 
     @property
     def device(self) -> torch.device:
@@ -81,85 +121,105 @@ class Sam(nn.Module):
         """Side of the square grid of the decoder's logits and of mask prompts: four times the embedding's."""
         return 4 * int(self.prompt_encoder.image_embedding_size[0])
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, prompts: FramePrompts | None = None) -> Features:
         """The embeddings ``(B, C, h, w)`` of normalised images.
 
         Args:
             images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
+            prompts: of the same images, for side layers that look at them.
         """
         self.encoder_passes += len(images)
-        embeddings: Tensor = self.image_encoder(images)
-        return embeddings
+        with self._shown(prompts):
+            if self._tap is None:
+                return Features(self.image_encoder(images))
+            return self._through(Features(images), first=0)
 
-    def prefix(self, images: Tensor, *, depth: int) -> Tensor:
+    def prefix(self, images: Tensor, *, depth: int) -> Features:
         """What the encoder's first ``depth`` blocks make of normalised images; no encoder pass by itself.
 
         Args:
             images: float, ``(B, 3, S, S)``, as for ``encode``.
             depth: blocks as ``target_layers`` counts them; with 0 all that lies before the first, with one
                 more than there are the whole encoder, neck included.
-
-        Returns:
-            float ``(B, h, w, C)``, or the embeddings ``(B, C, h, w)`` after the whole encoder.
         """
-        for section in encoder_sections(self.image_encoder)[: depth + 1]:
-            images = section.run(images)
-        return images
+        return self._through(Features(images), first=0, end=depth + 1)
 
-    def suffix(self, features: Tensor, *, depth: int) -> Tensor:
+    def suffix(self, features: Features, *, depth: int, prompts: FramePrompts | None = None) -> Features:
         """The embeddings, from what ``prefix`` gave at the same depth.
 
         Of the same batch they are bit for bit those of ``encode``, and they count as the same passes.
         """
-        self.encoder_passes += len(features)
-        for section in encoder_sections(self.image_encoder)[depth + 1 :]:
-            features = section.run(features)
-        return features
+        self.encoder_passes += len(features.maps)
+        with self._shown(prompts):
+            return self._through(features, first=depth + 1)
 
-    def decode(self, embeddings: Tensor, prompts: FramePrompts, *, extra: Tensor | None = None) -> Masks:
-        """One mask an image, by the decoder's single-mask token (token 0).
+    def _shown(self, prompts: FramePrompts | None) -> AbstractContextManager[None]:
+        return nullcontext() if self.side is None else self.side.shown(prompts)
+
+    @property
+    def _tap(self) -> int | None:
+        """The section whose map is the early one; None where nothing asks for it."""
+        is_read = self.side is not None and self.side.reads_early_map
+        return early_section(self.image_encoder) if is_read else None
+
+    def _through(self, features: Features, *, first: int, end: int | None = None) -> Features:
+        maps, early = features
+        for number, section in enumerate(encoder_sections(self.image_encoder)[first:end], start=first):
+            maps = section.run(maps)
+            early = maps if number == self._tap else early
+        return Features(maps, early)
+
+    def decode(self, features: Features, prompts: FramePrompts, *, extra: Tensor | None = None) -> Masks:
+        """One mask an image, by the decoder's single-mask token (token 0), or by HQ-SAM's where it is on.
 
         Rows of one kind of prompt are decoded together; kinds may be mixed. Prompts are embedded in float32
         also under autocast, because bfloat16 has too few digits for the sines of a position.
 
         Args:
-            embeddings: float, ``(B, C, h, w)``, from ``encode``.
+            features: from ``encode``.
             prompts: one prompt an image, in the model's frame.
             extra: float, ``(B, n, C)``, further prompt tokens of each image, after those of its prompt.
         """
-        if len(prompts) != len(embeddings):
-            raise ValueError(f"{len(embeddings)} embeddings and {len(prompts)} prompts")
+        if len(prompts) != len(features.maps):
+            raise ValueError(f"{len(features.maps)} embeddings and {len(prompts)} prompts")
         groups = prompts.groups()
         if len(groups) == 1:
-            return self._decode_kind(embeddings, prompts, kind=groups[0][0], extra=extra)
+            return self._decode_kind(features, prompts, kind=groups[0][0], extra=extra)
         parts = [
             self._decode_kind(
-                embeddings[rows], prompts.select(rows), kind=kind, extra=None if extra is None else extra[rows]
+                features.select(rows), prompts.select(rows), kind=kind, extra=None if extra is None else extra[rows]
             )
             for kind, rows in groups
         ]
         order = torch.argsort(torch.tensor([row for _, rows in groups for row in rows]))
-        order = order.to(embeddings.device)
+        order = order.to(features.maps.device)
         return Masks(
             torch.cat([part.logits for part in parts])[order],
             torch.cat([part.predicted_iou for part in parts])[order],
         )
 
     def _decode_kind(
-        self, embeddings: Tensor, prompts: FramePrompts, *, kind: PromptKind, extra: Tensor | None
+        self, features: Features, prompts: FramePrompts, *, kind: PromptKind, extra: Tensor | None
     ) -> Masks:
+        embeddings = features.maps
         with torch.autocast(embeddings.device.type, enabled=False):
             sparse, dense = self._embed(prompts, kind=kind)
             positions = self.prompt_encoder.get_dense_pe()
         decoder = self.mask_decoder
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        joined = [tokens.expand(len(embeddings), -1, -1), sparse] + ([] if extra is None else [extra])
-        tokens = torch.cat(joined, dim=1)
+        hq = self.side if isinstance(self.side, HQLayers) and self.side.is_on else None
+        own = [decoder.iou_token.weight, decoder.mask_tokens.weight] + ([] if hq is None else [hq.token.weight])
+        tokens = torch.cat(own).expand(len(embeddings), -1, -1)
+        tokens = torch.cat([tokens, sparse] + ([] if extra is None else [extra]), dim=1)
         hidden, image = decoder.transformer(embeddings + dense, positions.expand_as(embeddings), tokens)
         # Token 0 asks for the predicted IoU, token 1 is the single mask's; the other masks' are not read.
         upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(embeddings.shape))
-        weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])
-        logits = (weights.unsqueeze(1) @ upscaled.flatten(2)).view(-1, *upscaled.shape[2:])
+        if hq is None:
+            weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])
+            logits = (weights.unsqueeze(1) @ upscaled.flatten(2)).view(-1, *upscaled.shape[2:])
+        else:
+            assert features.early is not None
+            place = 1 + decoder.num_mask_tokens
+            logits = hq.logits(hidden[:, place], upscaled=upscaled, embeddings=embeddings, early=features.early)
         return Masks(logits.float(), decoder.iou_prediction_head(hidden[:, 0])[:, 0].float())
 
     def _embed(self, prompts: FramePrompts, *, kind: PromptKind) -> tuple[Tensor, Tensor]:
@@ -169,4 +229,5 @@ class Sam(nn.Module):
         if kind == "points":
             labels = torch.ones(prompts.points.shape[:2], device=prompts.points.device)
             return self.prompt_encoder(points=(prompts.points, labels), boxes=None, masks=None)  # type: ignore[no-any-return]
-        return self.prompt_encoder(points=None, boxes=None, masks=self.mask_logit * prompts.masks)  # type: ignore[no-any-return]
+        masks = prompts.mask_input(mask_logit=self.mask_logit)
+        return self.prompt_encoder(points=None, boxes=None, masks=masks)  # type: ignore[no-any-return]

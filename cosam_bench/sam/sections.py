@@ -90,6 +90,18 @@ def _neck(encoder: Any) -> Section:
     return Section(("neck",), lambda maps: encoder.neck(maps.permute(0, 3, 1, 2)))
 
 
+def early_section(encoder: nn.Module) -> int:
+    """The section whose map HQ-SAM's decoder layers read: that of the first block with global attention.
+
+    TinyViT has none; there it is the first map of the embedding's size, as in the small HQ-SAM.
+    """
+    if isinstance(encoder, ImageEncoderViT):
+        return 1 + next(number for number, block in enumerate(encoder.blocks) if block.window_size == 0)
+    assert isinstance(encoder, TinyViTEncoder)
+    first_stages: list[Any] = list(encoder.stages.children())[1:2]  # the one before has no attention
+    return sum(len(stage.blocks) for stage in first_stages)
+
+
 def parts(encoder: nn.Module, sections: Iterable[Section]) -> Iterator[nn.Module | Tensor]:
     """The modules and the single parameters of some sections."""
     for section in sections:

@@ -1,0 +1,64 @@
+"""A bar that shows how much of something has been read or fetched, on a terminal; nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+
+class ByteBar:
+    """A bar of bytes on the standard error, with speed and time left.
+
+    Args:
+        label: what is being read or fetched.
+        total_bytes: how much there is; None where nobody says.
+    """
+
+    def __init__(self, label: str, *, total_bytes: int | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=20),
+            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = self._progress.add_task(label, total=total_bytes)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done_bytes: int, total_bytes: int | None) -> None:
+        """Set where the bar stands."""
+        self._progress.update(self._task, completed=done_bytes, total=total_bytes)
+
+    def advance(self, size_bytes: int) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task, size_bytes)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away while something else is written."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+
+def silent(size_bytes: int) -> None:
+    """Where no bar is wanted."""
+
+
+Advance = Callable[[int], None]

@@ -1,0 +1,1 @@
+"""Getting published data: fetching, unpacking, recognising and checking it."""

@@ -1,0 +1,135 @@
+"""Serving an update, and watching what layers are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from cosam_bench.errors import CosamError
+from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.targets import SIDE
+from cosam_bench.updates import Update
+
+
+@contextmanager
+def serving(sam: Sam, update: Update | None) -> Iterator[None]:
+    """The model with base plus update as its weights, for the time; afterwards it is bit for bit as it was.
+
+    The sum is formed in float64 and rounded once to the weight's dtype. Layers beside the model take part where
+    the update changes one of them; else the model is plain SAM.
+
+    Args:
+        sam: the model.
+        update: what to serve; none: the base as it is.
+
+    Raises:
+        CosamError: the update names a weight that the model has not, or in another shape.
+    """
+    update = update or Update()
+    check_fits(sam, update)
+    changed = {}
+    for name, factors in update.low_rank.items():
+        weight = _linear(sam, name).weight
+        change = factors.b.to(weight.device, torch.float64) @ factors.a.to(weight.device, torch.float64)
+        changed[f"{name}.weight"] = _sum(weight, change)
+    for name, difference in update.dense.items():
+        # A layer may carry a change of both kinds.
+        changed[name] = _sum(changed.get(name, sam.get_parameter(name)), difference)
+    with swapped(sam, changed), side_switched(sam, any(name.startswith(SIDE) for name in changed)):
+        yield
+
+
+def side_switched(sam: Sam, is_on: bool) -> AbstractContextManager[None]:
+    """Let the layers beside the model take part, or not, for the time."""
+    return nullcontext() if sam.side is None else sam.side.switched(is_on)
+
+
+def _sum(weight: Tensor, change: Tensor) -> nn.Parameter:
+    total = weight.detach().double() + change.to(weight.device, torch.float64)
+    return nn.Parameter(total.to(weight.dtype), requires_grad=False)
+
+
+def _linear(sam: Sam, name: str) -> nn.Linear:
+    """The plain linear layer of that name, also inside peft's wrapper."""
+    module = sam.get_submodule(name)
+    inner = getattr(module, "base_layer", module)
+    assert isinstance(inner, nn.Linear)
+    return inner
+
+
+def check_fits(sam: Sam, update: Update) -> None:
+    """Refuse an update that names a weight that the model has not, or in another shape.
+
+    Raises:
+        CosamError: naming the first.
+    """
+    modules = dict(sam.named_modules())
+    parameters = dict(sam.named_parameters())
+    wanted = {name: (f.b.shape[0], f.a.shape[1]) for name, f in update.low_rank.items()}
+    found = {
+        name: (module.out_features, module.in_features)
+        for name in wanted
+        if isinstance(module := getattr(modules.get(name), "base_layer", modules.get(name)), nn.Linear)
+    }
+    wanted |= {name: tuple(change.shape) for name, change in update.dense.items()}  # type: ignore[misc]
+    found |= {name: tuple(parameters[name].shape) for name in update.dense if name in parameters}  # type: ignore[misc]
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            raise CosamError(
+                f"The update does not fit {sam.name}: it changes {name!r} of shape {shape}, "
+                f"the model has {found.get(name, 'no such weight')}. Serve an update made on this model."
+            )
+
+
+@contextmanager
+def swapped(sam: Sam, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """These parameters in place of the model's own, whose objects come back untouched."""
+    places = []
+    for name, parameter in parameters.items():
+        parent, _, leaf = name.rpartition(".")
+        module = sam.get_submodule(parent)
+        holder = getattr(module, "base_layer", module)
+        places.append((holder, leaf, getattr(holder, leaf), parameter))
+    try:
+        for holder, leaf, _, parameter in places:
+            setattr(holder, leaf, parameter)
+        yield
+    finally:
+        for holder, leaf, own, _ in places:
+            setattr(holder, leaf, own)
+
+
+@contextmanager
+def layer_inputs(sam: Sam, names: Iterable[str], callback: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Show the inputs of some linear layers to ``callback`` on each forward pass, for the time.
+
+    Args:
+        sam: the model, bare, with an adapter or serving an update.
+        names: of linear layers, as in ``Update.low_rank``.
+        callback: is given the layer's name and its input rows ``(n, in)``, detached, in the dtype in which
+            they arrive. Rows that windows were padded with are among them, as the layer sees them.
+
+    Raises:
+        CosamError: the model has no linear layer of such a name.
+    """
+    modules = dict(sam.named_modules())
+    handles = []
+    try:
+        for name in names:
+            if not isinstance(getattr(modules.get(name), "base_layer", modules.get(name)), nn.Linear):
+                raise CosamError(f"{sam.name} has no linear layer called {name!r}.")
+            handles.append(modules[name].register_forward_pre_hook(_watcher(name, callback)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watcher(name: str, callback: Callable[[str, Tensor], None]) -> Callable[[nn.Module, tuple[Tensor]], None]:
+    def watch(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        callback(name, inputs[0].detach().flatten(0, -2))
+
+    return watch
