@@ -14,6 +14,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from cosam_bench.errors import CosamError
+from cosam_bench.sam.attention import use_lean_attention
 from cosam_bench.sam.mobile import mobile_parts, rename_published
 from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
 from cosam_bench.sam.sam import Sam
@@ -31,6 +32,7 @@ def build_sam(
     device: torch.device | str = "cpu",
     seed: int = 0,
     global_attention: bool = False,
+    is_attention_lean: bool = True,
 ) -> Sam:
     """The SAM called ``name``: float32, in evaluation mode, no parameter asks for a gradient.
 
@@ -42,6 +44,7 @@ def build_sam(
         seed: of random weights; torch's global generators are left as they were.
         global_attention: let every block of a ViT attend to the whole image, at four times the cost, as CoSAM's
             released code does: the tables of relative positions of windows are stretched to the image.
+        is_attention_lean: attend without the matrix of all scores, see ``attention``; else as segment-anything does.
 
     Raises:
         CosamError: no such model; the file is missing, damaged or another model's.
@@ -68,6 +71,8 @@ def build_sam(
         _load(sam, path)
     if global_attention:
         _attend_globally(sam)
+    if is_attention_lean:
+        use_lean_attention(sam.image_encoder)
     return sam.to(device)
 
 

@@ -1,0 +1,159 @@
+"""SAM's attention without the matrix of all scores: the same numbers, memory linear in the tokens.
+
+segment-anything forms the scores of every head at once, 805 MB for one image in a global block of ViT-B, adds the
+relative positions to a copy, and takes the softmax into another. Here a stretch of rows that fits into a processor's
+cache goes through all of that before the next one is begun; the backward pass forms each stretch anew.
+
+On CUDA the decomposed relative positions become further columns of queries and keys,
+
+    q_i . k_j + h_i[y_j] + w_i[x_j] = [q_i, h_i, w_i] . [k_j, onehot(y_j), onehot(x_j)],
+
+so that torch's fused attention takes them in. That path is tested for its numbers on the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from torch import Tensor, nn
+from torch.nn import functional
+
+_STRETCH = 2**20  # scores at a time: 4 MB in float32
+_WINDOW = 256  # tokens of a map that counts as a window: SAM's have 14 x 14
+
+
+class LeanAttention(Attention):
+    """segment-anything's ``Attention`` by stretches of rows; parameters and answers are the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` to the same shape."""
+        batch, height, width, _ = x.shape
+        if height * width <= _WINDOW and torch.is_grad_enabled():
+            return super().forward(x)  # type: ignore[no-any-return]  # a window's scores are few: kept, not formed anew
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.reshape(3, batch * self.num_heads, height * width, -1).unbind(0)
+        rows, columns = self._positions(query, height, width)
+        mixed = _fused if x.is_cuda else _streamed
+        answers = mixed(query, key, value, rows, columns, scale=self.scale, heads=self.num_heads)
+        answers = answers.view(batch, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
+        projected: Tensor = self.proj(answers.reshape(batch, height, width, -1))
+        return projected
+
+    def _positions(self, query: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """What each query makes of each row ``(n, N, H)`` and column ``(n, N, W)`` of the map."""
+        if not self.use_rel_pos:
+            zeros = query.new_zeros(*query.shape[:2], 1)
+            return zeros.expand(-1, -1, height), zeros.expand(-1, -1, width)
+        place = query.view(-1, height, width, query.shape[-1])
+        rows = torch.einsum("bhwc,hkc->bhwk", place, get_rel_pos(height, height, self.rel_pos_h))
+        columns = torch.einsum("bhwc,wkc->bhwk", place, get_rel_pos(width, width, self.rel_pos_w))
+        return rows.flatten(1, 2), columns.flatten(1, 2)
+
+
+def use_lean_attention(encoder: nn.Module) -> None:
+    """Let every block of a plain ViT attend by ``LeanAttention``; other encoders stay as they are."""
+    if not isinstance(encoder, ImageEncoderViT):
+        return
+    blocks: list[Any] = list(encoder.blocks)
+    for block in blocks:
+        block.attn.__class__ = LeanAttention  # its parameters, hooks and settings are kept
+
+
+def _streamed(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float, heads: int
+) -> Tensor:
+    """``softmax(scale q k^T + rows + columns) v``, float ``(n, N, d)``, by stretches of query rows.
+
+    Args:
+        query: float, ``(n, N, d)``; so are ``key`` and ``value``; n counts heads and images.
+        rows: float, ``(n, N, H)``, with H times W the N keys.
+        columns: float, ``(n, N, W)``.
+    """
+    del heads
+    answers: Tensor = _Streamed.apply(query, key, value, rows, columns, scale)  # type: ignore[no-untyped-call]
+    return answers
+
+
+class _Streamed(torch.autograd.Function):
+    """The stretches, and their derivative; what autograd would keep of the scores is formed anew."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        """Answers ``(n, N, d)`` in the dtype of the values."""
+        query, key, value, rows, columns, scale = given
+        ctx.save_for_backward(query, key, value, rows, columns)
+        ctx.scale = scale
+        answers = torch.empty_like(value)
+        for heads, stretch in _stretches(query):
+            shares = _shares(query, key, rows, columns, scale, heads, stretch)
+            answers[heads, stretch] = torch.bmm(shares.to(value.dtype), value[heads])
+        return answers
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        """Of all five tensors."""
+        (wanted,) = gradients
+        query, key, value, rows, columns = ctx.saved_tensors
+        parts = (query, key, value, rows, columns)
+        fine = torch.promote_types(query.dtype, torch.float32)
+        found = [torch.zeros_like(part, dtype=fine) for part in parts]
+        by_query, by_key, by_value, by_rows, by_columns = found
+        for heads, stretch in _stretches(query):
+            shares = _shares(query, key, rows, columns, ctx.scale, heads, stretch)
+            outer = wanted[heads, stretch].to(value.dtype)
+            by_value[heads] += torch.bmm(shares.to(value.dtype).transpose(1, 2), outer)
+            by_shares = torch.bmm(outer, value[heads].transpose(1, 2)).to(shares.dtype)
+            by_scores = shares * (by_shares - (by_shares * shares).sum(-1, keepdim=True))
+            grid = by_scores.view(*by_scores.shape[:2], rows.shape[-1], columns.shape[-1])
+            by_rows[heads, stretch], by_columns[heads, stretch] = grid.sum(3), grid.sum(2)
+            by_scores = by_scores.to(query.dtype)
+            by_query[heads, stretch] = torch.bmm(by_scores, key[heads]).to(fine) * ctx.scale
+            by_key[heads] += torch.bmm(by_scores.transpose(1, 2), query[heads, stretch]).to(fine) * ctx.scale
+        return (*(gradient.to(part.dtype) for gradient, part in zip(found, parts, strict=True)), None)
+
+
+def _stretches(query: Tensor) -> list[tuple[slice, slice]]:
+    """Heads and rows that go together: several heads of a window, or a part of one head's rows."""
+    heads, tokens, _ = query.shape
+    together = max(1, _STRETCH // (tokens * tokens))
+    length = max(1, min(tokens, _STRETCH // tokens))
+    return [
+        (slice(first, first + together), slice(row, row + length))
+        for first in range(0, heads, together)
+        for row in range(0, tokens, length)
+    ]
+
+
+def _shares(
+    query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, scale: float, heads: slice, stretch: slice
+) -> Tensor:
+    """How much of each key each query of a stretch takes, ``(h, r, N)``; float32 at least."""
+    scores = torch.bmm(query[heads, stretch] * scale, key[heads].transpose(1, 2))
+    grid = scores.view(*scores.shape[:2], rows.shape[-1], columns.shape[-1])
+    grid += rows[heads, stretch, :, None]
+    grid += columns[heads, stretch, None, :]
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float, heads: int
+) -> Tensor:
+    """As ``_streamed``, by torch's fused attention on longer queries and keys."""
+    height, width, depth = rows.shape[-1], columns.shape[-1], query.shape[-1]
+    at_row = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, dim=0)
+    at_column = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
+    places = torch.cat([at_row, at_column], dim=1).expand(len(key), -1, -1)
+    padding = -(depth + height + width) % 8  # what fused kernels ask of a width
+
+    def laid_out(parts: list[Tensor]) -> Tensor:
+        joined = torch.cat([part.to(value.dtype) for part in parts], dim=-1)
+        return functional.pad(joined, (0, padding)).unflatten(0, (-1, heads))
+
+    longer = functional.pad(value, (0, height + width + padding)).unflatten(0, (-1, heads))
+    mixed = functional.scaled_dot_product_attention(
+        laid_out([query * scale, rows, columns]), laid_out([key, places]), longer, scale=1.0
+    )
+    return mixed[..., :depth].flatten(0, 1)
