@@ -68,7 +68,7 @@ class PrefixCache:
             "weights": sam.digest,
             "early": sam.side is not None and sam.side.reads_early_map,
             "depth": depth,
-            "processor": _processor(sam.device),
+            "processor": processor(sam.device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
@@ -185,7 +185,7 @@ def _hooked(module: nn.Module) -> Iterator[nn.Module]:
     return (inner for inner in module.modules() if inner._forward_hooks or inner._forward_pre_hooks)
 
 
-def _processor(device: torch.device) -> str:
+def processor(device: torch.device) -> str:
     """What decides, beside the libraries, how a sum is rounded."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
 

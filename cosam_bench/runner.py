@@ -23,6 +23,7 @@ from cosam_bench.prefix_cache import clock
 from cosam_bench.prepare import Prepared
 from cosam_bench.records import Record
 from cosam_bench.reporter import Reporter, SilentReporter
+from cosam_bench.rows import FrozenRow, is_unchanged
 from cosam_bench.running_record import RunningRecord
 from cosam_bench.score import BadPrediction, ImageScore, score_split
 from cosam_bench.steps import StepResult
@@ -41,6 +42,7 @@ class Runner:
         self._prepared = prepared
         self._reporter = reporter or SilentReporter()
         self._record = RunningRecord(prepared, results=results)
+        self._frozen = FrozenRow(prepared, results=results)
         self._watch = FaultWatch(prepared.method_name, sam=prepared.bench.sam, error_file=self._record.error_file)
 
     @property
@@ -95,7 +97,7 @@ class Runner:
 
     def _units_left(self) -> float:
         prepared, card, missing = self._prepared, self._prepared.method.card, self._record.missing
-        scoring = len(missing) * sum(len(domain.test) for domain in prepared.columns)
+        scoring = len(missing) * self._images_scored
         if card.state == "none":
             return scoring
         learned = [len(prepared.domains[step - 1].train) for step in missing if step > 0]
@@ -106,19 +108,52 @@ class Runner:
 
     def _measure(self, step: int) -> StepResult:
         """One row: learn the step's domain, then score all columns; row 0 is the frozen model."""
-        prepared = self._prepared
-        sam, device = prepared.bench.sam, prepared.bench.view.device
-        result = self._learn(step) if step else StepResult(0, {})
-        self._reporter.say(f"Scoring after step {step} of {prepared.steps[-1]}" if step else "Scoring frozen SAM")
-        began, passes = clock(prepared.bench.prefixes), sam.encoder_passes
-        scores = self._score(self._predictor(self._build(step, Meter())) if step else self._predict_frozen)
+        if step == 0:
+            return self._frozen_row()
+        result = self._learn(step)
+        before = self._record.before(step)
+        if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
+            self._reporter.advance(self._images_scored)
+            return self._scored(result, like=before)
+        self._reporter.say(f"Scoring after step {step} of {self._prepared.steps[-1]}")
+        return self._score(result, self._predictor(self._build(step, Meter())))
+
+    def _frozen_row(self) -> StepResult:
+        known = self._frozen.read()
+        if known is not None:
+            self._reporter.advance(self._images_scored)
+            return self._scored(StepResult(0, {}), like=known)
+        self._reporter.say("Scoring frozen SAM")
+        result = self._score(StepResult(0, {}), self._predict_frozen)
+        self._frozen.write(result)
+        return result
+
+    @property
+    def _images_scored(self) -> int:
+        return sum(len(domain.test) for domain in self._prepared.columns)
+
+    def _scored(self, result: StepResult, *, like: StepResult) -> StepResult:
+        """The step with another's row, at the cost at which that was measured."""
+        return replace(
+            result,
+            scores=like.scores,
+            scoring_seconds=like.scoring_seconds,
+            encoder_passes_per_image=like.encoder_passes_per_image,
+            peak_memory_bytes=peak_memory_bytes(self._prepared.bench.view.device),
+        )
+
+    def _score(self, result: StepResult, predict: Callable[[Batch], Tensor]) -> StepResult:
+        """The step with its row measured."""
+        bench = self._prepared.bench
+        began, passes = clock(bench.prefixes), bench.sam.encoder_passes
+        scores = self._columns(predict)
         self._watch.check_base("predict")
         return replace(
             result,
             scores=scores,
-            scoring_seconds=clock(prepared.bench.prefixes) - began,
-            encoder_passes_per_image=(sam.encoder_passes - passes) / sum(map(len, scores.values())),
-            peak_memory_bytes=peak_memory_bytes(device),
+            scoring_seconds=clock(bench.prefixes) - began,
+            encoder_passes_per_image=(bench.sam.encoder_passes - passes) / self._images_scored,
+            peak_memory_bytes=peak_memory_bytes(bench.view.device),
         )
 
     def _predict_frozen(self, batch: Batch) -> Tensor:
@@ -131,7 +166,7 @@ class Runner:
 
         return predict
 
-    def _score(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+    def _columns(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
         try:
             return {
                 domain.name: score_split(

@@ -136,6 +136,11 @@ class RunningRecord:
         """The steps that are still to be measured, in order."""
         return [step for step in self._prepared.steps if step not in self._done]
 
+    def before(self, step: int) -> StepResult | None:
+        """The final step before this one, where a method has a state after it; None for the first domain."""
+        found = [done for number, done in self._done.items() if 0 < number < step]
+        return found[-1] if found else None
+
     @property
     def error_file(self) -> Path:
         """Where the traceback of a failed method is kept."""

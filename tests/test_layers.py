@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "steps",
         "reporter",
         "faults",
+        "rows",
         "running_record",
         "runner",
     ),
