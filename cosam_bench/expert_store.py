@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cosam_bench import __version__
+from cosam_bench.batches import View
+from cosam_bench.domains.prompts import TrainPrompt
 from cosam_bench.files import write_atomically
 from cosam_bench.fit import Fitted
+from cosam_bench.fit_settings import FitSettings
+from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.updates import Update
+
+
+def expert_file(
+    data: str,
+    *,
+    sam: Sam,
+    adapter: AdapterSettings,
+    fit: FitSettings,
+    prompt_kind: TrainPrompt,
+    view: View,
+    seed: int,
+    start: Update | None,
+    from_scratch: bool,
+) -> str:
+    """The name of an expert's file: a hash of all that decides what training gives.
+
+    Args:
+        data: digest of the training samples and their prompts.
+        sam: the frozen model; its digest stands for ``adapter.start``, too.
+        fit: with the learning rate of this domain.
+        view: how samples become model input; its precision does not count, training has that of ``fit``.
+        start: what training begins from.
+        from_scratch: whether ``start`` lies beneath a fresh adapter.
+    """
+    facts = {
+        "data": data,
+        "model": sam.digest,
+        "adapter": adapter.model_dump(mode="json", exclude={"start"}),
+        "fit": fit.model_dump(mode="json"),
+        "prompt": prompt_kind,
+        "resize": view.resize,
+        "resampling": view.resampling,
+        "mask_levels": view.mask_levels,
+        "device": view.device.type,
+        "seed": seed,
+        "start": start.digest() if start is not None else None,
+        "torch": torch.__version__,
+        "harness": __version__,
+    }
+    if from_scratch and start is not None:  # without a start it makes no difference
+        facts["from_scratch"] = True
+    return f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
 
 
 def write_expert(path: Path, fitted: Fitted) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Paths as a user writes them, and files of which a reader never sees half."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         raise CannotWrite(
             f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder."
         ) from error
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with ``~`` written out.
+
+    Raises:
+        CosamError: ``~name`` for somebody who has no home here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CosamError(f"{path}: there is no home folder called so. Write the path out.") from None

@@ -10,22 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.augment import mirror as mirror
-from cosam_bench.augment import mirror_prompts as mirror_prompts
 from cosam_bench.batches import Batch, View, chunks
 from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
-from cosam_bench.fit_settings import FitSettings as FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import LOSSES, sample_at, unsure_places
 from cosam_bench.prefix_cache import PrefixCache, clock, encode
 from cosam_bench.sam.adapters import Adapter, attach
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.targets import AdapterSettings
-from cosam_bench.training_batch import MIXED as MIXED
-from cosam_bench.training_batch import TrainingBatch
-from cosam_bench.training_batch import draw_batch as draw_batch
-from cosam_bench.training_batch import with_targets as with_targets
+from cosam_bench.training_batch import TrainingBatch, draw_batch
 from cosam_bench.updates import Update
 
 

@@ -19,7 +19,7 @@ class FitSettings(Settings):
 
     Attributes:
         learning_rate: of every domain that ``rates`` does not name.
-        rates: learning rate by the domain's name.
+        rates: learning rate by the domain's name; joint training has ``learning_rate``.
         schedule: ``step`` multiplies the rate by ``step_factor`` every ``step_epochs``; ``cosine`` falls to
             ``rate_floor`` over the epochs, epoch by epoch.
         rate_floor: the rate that ``cosine`` would reach after the last epoch.

@@ -31,7 +31,7 @@ from cosam_bench.run_info import Conditions
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.sections import deepest_cut
-from cosam_bench.sam.targets import add_side_layers, touched_layers
+from cosam_bench.sam.targets import add_side_layers, check_adapter, touched_layers
 from cosam_bench.workbench import Workbench
 
 SHARED = "_shared"
@@ -111,6 +111,7 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
             f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
             f"{protocol.adapter.kind!r}. Take another method, or --set adapter.kind=lora."
         )
+    check_adapter(protocol.adapter, model=protocol.model.name)
     device = choose_device(config.device)
     stream = open_stream(load_stream(protocol.stream), foreground=protocol.foreground)
     domains = _ordered(stream, config.order)

@@ -13,6 +13,7 @@ from cosam_bench.config import Settings, read_toml, validate
 from cosam_bench.domains.foreground import Foreground
 from cosam_bench.domains.prompts import PromptSettings
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.files import expanded
 from cosam_bench.fit_settings import FitSettings
 from cosam_bench.protocols.reading import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.registry import load_method, method_names, short_name
@@ -201,7 +202,7 @@ def _is_path(key: str, value: str) -> bool:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return str((folder / Path(path).expanduser()).absolute())
+    return str((folder / expanded(path)).absolute())
 
 
 _OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protocol"}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from cosam_bench.card import MethodCard
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.files import expanded
 
 if TYPE_CHECKING:
     from cosam_bench.method import Method
@@ -66,7 +67,7 @@ def load_method(asked: str) -> type[Method]:
     """
     path, _, class_name = asked.partition(":")
     if path.endswith(".py"):
-        return _from_module(_import_file(Path(path).expanduser()), class_name, asked)
+        return _from_module(_import_file(expanded(path)), class_name, asked)
     value = asked if ":" in asked else _registered(asked).value
     module_name, _, class_name = value.partition(":")
     return _from_module(_import(module_name, asked), class_name, asked)

@@ -25,7 +25,7 @@ from cosam_bench.config import Settings, validate
 from cosam_bench.domains.prompts import PromptKind, draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.method import Method, State
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.build import build_sam

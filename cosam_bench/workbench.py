@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,30 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench import __version__
 from cosam_bench.batches import Batch, Precision, View, chunks, collate
 from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
 from cosam_bench.errors import CosamError
-from cosam_bench.expert_store import read_expert, write_expert
-from cosam_bench.fit import (
-    MIXED,
-    FitSettings,
-    Fitted,
-    TrainingHooks,
-    draw_batch,
-    encode_batch,
-    fit_adapter,
-    images_seen,
-    training_loss,
-    with_targets,
-)
+from cosam_bench.expert_store import expert_file, read_expert, write_expert
+from cosam_bench.fit import Fitted, TrainingHooks, encode_batch, fit_adapter, images_seen, training_loss
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.prefix_cache import PrefixCache, clock
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.frames import PromptKind
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.sam.targets import AdapterSettings, target_layers
+from cosam_bench.training_batch import MIXED, draw_batch, with_targets
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update, weight_changes
 
@@ -119,8 +107,20 @@ class Workbench:
             from_scratch: leave ``start`` as it is beneath a fresh adapter, instead of training its factors on.
             hooks: a method's own steps within the training; such an expert is never read back.
         """
-        shared = self.experts if hooks is None else None
-        path = shared / f"{self._expert_key(domain, start, from_scratch)}.safetensors" if shared else None
+        fit = self.fit.for_domain(domain.name)
+        path = None
+        if self.experts and hooks is None:
+            path = self.experts / expert_file(
+                domain.digest,
+                sam=self.sam,
+                adapter=self.adapter,
+                fit=fit,
+                prompt_kind=self.prompt_kind,
+                view=self.view,
+                seed=self.seed,
+                start=start,
+                from_scratch=from_scratch,
+            )
         began = clock(self.prefixes)
         fitted = read_expert(path) if path else None
         if fitted is None:
@@ -129,7 +129,7 @@ class Workbench:
                 domain,
                 domain.prompts,
                 adapter=self.adapter,
-                fit=self.fit.for_domain(domain.name),
+                fit=fit,
                 prompt_kind=self.prompt_kind,
                 view=self.training_view,
                 start=start,
@@ -148,26 +148,6 @@ class Workbench:
         self.meter.elapsed_training_seconds += clock(self.prefixes) - began
         self.meter.trainable_parameters = fitted.trainable_parameters
         return fitted
-
-    def _expert_key(self, domain: TrainingDomain, start: Update | None, from_scratch: bool) -> str:
-        facts = {
-            "data": domain.digest,
-            "model": self.sam.digest,
-            "adapter": self.adapter.model_dump(mode="json", exclude={"start"}),
-            "fit": self.fit.for_domain(domain.name).model_dump(mode="json"),
-            "prompt": self.prompt_kind,
-            "resize": self.view.resize,
-            "resampling": self.view.resampling,
-            "mask_levels": self.view.mask_levels,
-            "device": self.view.device.type,
-            "seed": self.seed,
-            "start": start.digest() if start is not None else None,
-            "torch": torch.__version__,
-            "harness": __version__,
-        }
-        if from_scratch and start is not None:  # without a start it makes no difference
-            facts["from_scratch"] = True
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
     @contextmanager
     def training(self, *, trainable_parameters: int) -> Iterator[None]:

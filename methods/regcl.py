@@ -70,7 +70,7 @@ class RegCL(MergingMethod):
         order_dependent=False,
         deviations=(
             "the adapter is the protocol's; those published are adapter.kind = augmodule and regcl_lora",
-            "experts start from the base; with start = previous each starts from the one before, unmerged",
+            "experts start from the base; with start = previous, from the one before, and the order matters",
             "running sums replace the released code's store of all adapters and Gram matrices",
             "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse",
             "the setting space = product, regression of B A cut to the adapter's rank, is this project's",

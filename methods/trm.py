@@ -227,9 +227,11 @@ def _copied(adapter: Adapter) -> list[Tensor]:
 
 
 def _rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
-    """A layer's A and B share a row of coefficients; all dense parameters share the last."""
+    """A layer's A and B share a row of coefficients, a layer that is trained whole has one; the rest share the last."""
     layers = len(adapter.factors)
-    rows = [layer for layer in range(layers) for _ in range(2)] + [layers] * len(adapter.dense)
+    rows = [layer for layer in range(layers) for _ in range(2)]
+    own = {f"{layer}.weight": number for number, layer in enumerate(adapter.linear, start=layers)}
+    rows += [own.get(name, layers + len(own)) for name in adapter.dense]
     return rows if per_layer else [0] * len(rows)
 
 

@@ -459,3 +459,22 @@ def test_a_tar_of_many_members_does_not_pile_up_in_memory(tmp_path: Path) -> Non
     with members.opened(path) as archive:
         for _ in archive.members:
             assert alive() - before < 5
+
+
+def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = zipped(tmp_path / "data.zip", {"a.txt": b"a"})
+
+    def other_finishes(*_: object) -> None:
+        (lock,) = (tmp_path / "into").glob("*.lock")
+        lock.unlink()
+
+    monkeypatch.setattr(archives.fcntl, "flock", other_finishes)
+    with pytest.raises(CosamError, match="Another process is unpacking"):
+        unpack([Part(path)], into=tmp_path / "into")
+
+
+def test_a_name_that_is_too_long_is_no_full_disk(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "data.zip", {f"folder/{'n' * 300}": b"a"})
+    with pytest.raises(BadArchive, match=r"data\.zip was not unpacked: one of its names is too long"):
+        unpack([Part(path)], into=tmp_path / "into")
+    assert not list((tmp_path / "into").iterdir())

@@ -16,7 +16,8 @@ from cosam_bench.batches import RAW_MASK_LEVELS, View
 from cosam_bench.domains.prompts import Prompts, draw_prompts, tight_box
 from cosam_bench.domains.samples import Sample, Split
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import FitSettings, fit_adapter, training_loss
+from cosam_bench.fit import fit_adapter, training_loss
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD
 from cosam_bench.sam.sam import Sam

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cosam_bench.batches import Batch, View
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Pixels, Split
-from cosam_bench.fit import FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.method import MergingMethod
 from cosam_bench.methods.ewc import EWC, Anchor, EWCSettings, consolidate, penalty
 from cosam_bench.methods.finetune import Finetune

@@ -371,7 +371,7 @@ def test_orders() -> None:
 
 
 def test_settings_are_described_from_their_fields_or_their_docstring() -> None:
-    from cosam_bench.fit import FitSettings
+    from cosam_bench.fit_settings import FitSettings
     from cosam_bench.sam.targets import AdapterSettings
 
     adapter = {row.name: row for row in setting_rows(AdapterSettings)}

@@ -232,3 +232,28 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
         coco.read_things(tmp_path / "a.json")
     with pytest.raises(CosamError, match=r"b\.json cannot be read"):
         coco.read_things(tmp_path / "b.json")
+
+
+def test_what_is_no_selection_is_not_replaced(tmp_path: Path) -> None:
+    root = build("coco200@cosam", tmp_path / "out")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CosamError, match=r"out, but that folder holds something else: annotations\. It was left"):
+        coco.write_selection(layout(select=2), root=root, into=tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_selection_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = build("coco200@cosam", tmp_path / "coco")
+    coco.write_selection(layout(select=3), root=root, into=tmp_path / "out")
+    rename = Path.rename
+
+    def breaks(self: Path, target: Path) -> Path:
+        if self.name.endswith(".selecting"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", breaks)
+    with pytest.raises(CannotWrite, match="out cannot be written: Input/output error"):
+        coco.write_selection(layout(select=2), root=root, into=tmp_path / "out")
+    assert len(written(tmp_path / "out")) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["coco", "out"]

@@ -118,7 +118,7 @@ def test_a_second_preparation_replaces_the_first_and_says_so(cli: Callable[..., 
 def test_a_layout_can_be_asked_for(cli: Callable[..., Result], cosam_bundle: Path) -> None:
     result = cli("prepare", "kvasir@cosam", "--from", cosam_bundle, "--layout", "source")
     assert result.exit_code == 2
-    assert "Layouts: source (" in result.stderr
+    assert "Looked for: source (" in result.stderr
     assert "cosam_bundle (" not in result.stderr
     assert cli("prepare", "kvasir@cosam", "--from", cosam_bundle, "--layout", "cosam_bundle").exit_code == 0
     result = cli("prepare", "--all", "--from", cosam_bundle, "--layout", "samcl_bundle")
@@ -526,3 +526,43 @@ def test_every_name_of_a_card_is_a_name_of_a_record(data: Path) -> None:
     for name in names_of("card"):
         assert record_path(name) == data / f"{name}.toml"
     assert KINDS.keys() == report(Card(name="x", root="nowhere")).faults.keys()
+
+
+def test_names_that_are_no_text_are_told_legibly(cli: Callable[..., Result], tmp_path: Path) -> None:
+    four(tmp_path / "own")
+    image, mask = next((tmp_path / "own/images").iterdir()), next((tmp_path / "own/masks").iterdir())
+    for name in ("no\udcfftext.png", "red\x1b[31m.png"):
+        shutil.copy(image, image.with_name(name))
+    shutil.copy(mask, mask.with_name("no\udcfftext.png"))
+    (tmp_path / "own.toml").write_text('name = "own"\n[[domain]]\nname = "one"\nroot = "own"\n')
+    result = cli("check", "own.toml")
+    assert result.exit_code == 1
+    assert "the path 'images/no\\udcfftext' is not UTF-8; rename it" in result.stdout
+    assert "images/red\\x1b[31m.png" in result.stdout
+    shown = CliRunner().invoke(app, ["domains", "own.toml"])
+    assert shown.exit_code == 0
+    assert "red\\x1b[31m.png has no mask" in shown.stdout
+
+
+@pytest.mark.parametrize("arguments", [["prepare", "camo@cosam", "--from"], ["check"], ["fetch"]])
+def test_somebody_without_a_home_is_told(cli: Callable[..., Result], arguments: list[str]) -> None:
+    result = cli(*arguments, "~nobody.at.all/data.toml")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("~nobody.at.all/data.toml: there is no home folder called so. Write the path out.\n")
+
+
+def test_the_error_of_an_unknown_folder_stays_short(cli: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir(exist_ok=True)
+    for name in names_of("card"):
+        result = cli("prepare", name, "--from", tmp_path / "empty")
+        assert result.exit_code == 2
+        assert len(result.stderr.replace(str(tmp_path), "")) < 450, name
+
+
+def test_the_error_of_an_incomplete_folder_stays_short(cli: Callable[..., Result], tmp_path: Path) -> None:
+    build("isic@regcl", tmp_path / "isic")
+    for mask in sorted((tmp_path / "isic").rglob("*_Segmentation.png"))[:6]:
+        mask.unlink()
+    result = cli("prepare", "isic@regcl", "--from", tmp_path / "isic")
+    assert "and 1 more like these. Complete the data.\n" in result.stderr
+    assert len(result.stderr.replace(str(tmp_path), "")) < 800

@@ -21,8 +21,8 @@ from cosam_bench.domains.place import read_placed
 from cosam_bench.domains.streams import load_card, names_of
 from cosam_bench.getting import fetch as getting
 
-# Of the cards with direct addresses: what lies in each archive of the imitation, in the card's order.
-HOLDS = {
+# Of the cards with direct addresses, in their order: what lies in each archive of the imitation; a name for a file.
+HOLDS: dict[str, list[tuple[str, ...] | str]] = {
     "bsdata@cosam": [("BSData-main",)],
     "isic@regcl": [
         ("ISBI2016_ISIC_Part1_Training_Data",),
@@ -31,10 +31,11 @@ HOLDS = {
         ("ISBI2016_ISIC_Part1_Test_GroundTruth",),
     ],
     "kvasir@cosam": [("Kvasir-SEG",), ("sessile-main-Kvasir-SEG",)],
+    "kvasir@regcl": [("Kvasir-SEG",), "samcl/train-points.json", "samcl/test-points.json"],
     "coco200@cosam": [("val2017",), ("annotations",)],
     "coco100@samcl": [("val2017",), ("annotations",)],
 }
-SIZES = {"bsdata@cosam": (8, 2), "coco200@cosam": (0, 4), "coco100@samcl": (0, 4)}
+SIZES = {"bsdata@cosam": (8, 2), "kvasir@regcl": (8, 2), "coco200@cosam": (0, 4), "coco100@samcl": (0, 4)}
 
 
 @pytest.fixture
@@ -68,7 +69,9 @@ def offered(name: str, site: Site, folder: Path, **changes: Any) -> Path:
     card = tomllib.loads((DATASETS / f"cards/{name}.toml").read_text(encoding="utf-8"))
     source = build(name, folder / f"{name}-source")
     for download, names in zip(card["downloads"], HOLDS[name], strict=True):
-        site.add(download["file"], packed(source, names, folder / f"{name}-{download['file']}"))
+        archive = folder / f"{name}-{download['file']}"
+        content = (source / names).read_bytes() if isinstance(names, str) else packed(source, names, archive)
+        site.add(download["file"], content)
         download["url"] = f"{site.url}/{download['file']}"
     train, test = SIZES.get(name, (TRAIN, TEST))
     card.pop("expected", None)
@@ -124,7 +127,7 @@ def test_every_card_gives_one_address_for_one_file_name() -> None:
         for download in load_card(name).downloads:
             addresses.setdefault(download.file, set()).add(download.url)
     assert {file: urls for file, urls in addresses.items() if len(urls) > 1} == {}
-    assert set(HOLDS) <= {name for name in names_of("card") if load_card(name).downloads}
+    assert set(HOLDS) == {name for name in names_of("card") if load_card(name).downloads}
 
 
 def test_the_licence_is_shown_and_must_be_accepted(cli: Callable[..., Result], site: Site, tmp_path: Path) -> None:
@@ -303,3 +306,18 @@ def test_an_archive_that_was_put_there_by_hand_is_taken(cli: Callable[..., Resul
     assert cli("fetch", card, "--accept-licence").exit_code == 0
     assert page.asked == []
     assert getting.remembered()["BSData-main.zip"]["sha256"] == hashlib.sha256(page.content).hexdigest()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>Sign in</html>"])
+def test_a_plain_file_that_is_none_is_not_kept(
+    cli: Callable[..., Result], site: Site, tmp_path: Path, content: bytes
+) -> None:
+    card = offered("kvasir@regcl", site, tmp_path)
+    good = site.pages["test-points.json"].content
+    site.add("test-points.json", content)
+    result = cli("fetch", card, "--accept-licence")
+    assert result.exit_code == 2
+    assert "test-points.json is" in result.stderr
+    assert "It is removed, so the same command fetches it anew." in result.stderr
+    site.add("test-points.json", good)
+    assert cli("fetch", card, "--accept-licence").exit_code == 0

@@ -16,7 +16,7 @@ from cosam_bench.config import validate
 from cosam_bench.domains.prompts import Prompts, TrainPrompt, draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Sample, Split
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import bce_dice
 from cosam_bench.method import State
 from cosam_bench.methods.er import ER, ERSettings, Replay, pack, packed, unpack, unpacked

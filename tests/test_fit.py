@@ -9,23 +9,13 @@ import torch
 from pydantic import ValidationError
 from torch.utils.data import DistributedSampler
 
+from cosam_bench.augment import mirror, mirror_prompts
 from cosam_bench.batches import Batch, View
 from cosam_bench.domains.prompts import Prompts, TrainPrompt, draw_prompts, tight_box
 from cosam_bench.domains.samples import Sample, Split
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import (
-    MIXED,
-    FitSettings,
-    Fitted,
-    TrainingHooks,
-    batches_of_epoch,
-    draw_batch,
-    fit_adapter,
-    mirror,
-    mirror_prompts,
-    protocol_loss,
-    with_targets,
-)
+from cosam_bench.fit import Fitted, TrainingHooks, batches_of_epoch, fit_adapter, protocol_loss
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import bce_dice, focal_dice_iou, sample_at, unsure_places
 from cosam_bench.protocol import Protocol
 from cosam_bench.sam.adapters import Adapter
@@ -33,7 +23,7 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.sam.serving import serving
 from cosam_bench.sam.targets import AdapterSettings
-from cosam_bench.training_batch import TrainingBatch
+from cosam_bench.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
 from cosam_bench.updates import Update, digest_tensors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cosam_bench.domains import layouts
 from cosam_bench.domains.cards import Card
 from cosam_bench.domains.layouts import recognise
 from cosam_bench.domains.opening import open_domain, open_stream
+from cosam_bench.domains.published_points import read_published
 from cosam_bench.domains.samples import Domain
 from cosam_bench.domains.streams import load_card, load_stream, names_of
 from cosam_bench.errors import CosamError
@@ -158,7 +160,9 @@ def test_what_is_not_recognised_is_told(tmp_path: Path) -> None:
     card = load_card("kvasir@cosam")
     with pytest.raises(CosamError, match=r"There is no folder .*gone"):
         recognise(card, tmp_path / "gone")
-    with pytest.raises(CosamError, match=r"It holds: nothing\. Layouts: source \(images Kvasir-SEG/images/\*\.jpg,"):
+    with pytest.raises(
+        CosamError, match=r"It holds: nothing\. Looked for: source \(Kvasir-SEG/images/\*\.jpg\); cosam"
+    ):
         recognise(card, tmp_path)
     for number in range(10):
         (tmp_path / f"x{number}").mkdir()
@@ -206,7 +210,7 @@ def test_links_are_not_followed_and_the_search_ends(tmp_path: Path, monkeypatch:
     for number in range(5):
         (inside / f"{number}").mkdir()
     build("camo@cosam", inside / "0")
-    with pytest.raises(CosamError, match="does not hold the data"):
+    with pytest.raises(CosamError, match=r"holds more than 3 folders\. Give the folder"):
         recognise(card, inside)
 
 
@@ -236,3 +240,31 @@ def test_real_domains_open_through_their_published_cards(tmp_path: Path) -> None
             assert (
                 sample.mask.numpy() == (np.array(Image.open(Path(REAL) / folder / f"masks/{stem}.png")) > 128)
             ).all()
+
+
+@pytest.mark.parametrize("name", ["camo@regcl", "istd@regcl", "isic@regcl", "cod@regcl"])
+def test_points_beside_a_set_as_published_are_found_for_each_mask(tmp_path: Path, name: str) -> None:
+    build(name, tmp_path / "source")
+    build(name, tmp_path / "bundle", "samcl_bundle")
+    _, root = recognise(load_card(name), tmp_path / "source")
+    (root / "samcl").mkdir()
+    for part in ("train", "test"):
+        (points,) = (tmp_path / "bundle").rglob(f"{part}/masks/points.json")
+        points.rename(root / f"samcl/{part}-points.json")
+    domain = opened(name, tmp_path / "source")
+    for split in (domain.train, domain.test):
+        assert split.points_file == root / f"samcl/{split.part}-points.json"
+        published = read_published(split.points_file)
+        keys = [published.key_of(e.mask_name, image=e.image_name) for e in split.manifest.entries]
+        assert sorted(map(str, keys)) == sorted(published.entries)
+
+
+def test_several_files_of_points_are_refused(tmp_path: Path) -> None:
+    build("camo@regcl", tmp_path, "samcl_bundle")
+    card = load_card("camo@regcl")
+    layout, root = recognise(card, tmp_path)
+    folder = root / next(path.name for path in root.glob("CAMO*"))
+    (root / "CAMO-old/test/masks").mkdir(parents=True)
+    shutil.copy(folder / "test/masks/points.json", root / "CAMO-old/test/masks")
+    with pytest.raises(CosamError, match=r"several files of published points: .*; leave one"):
+        open_domain(card.laid_out(layout, root=root))

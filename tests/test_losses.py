@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosam_bench.fit import FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import (
     LOSSES,
     bce_dice,

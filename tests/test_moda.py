@@ -9,7 +9,7 @@ import torch
 from cosam_bench.batches import Batch, View, collate
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
-from cosam_bench.fit import FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.method import State
 from cosam_bench.methods.moda import MoDA, MoDASettings
 from cosam_bench.sam.build import build_sam

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cosam_bench import prefix_cache
+from cosam_bench.augment import mirror
 from cosam_bench.batches import View, collate
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Split
 from cosam_bench.files import CannotWrite
-from cosam_bench.fit import FitSettings, mirror
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.prefix_cache import PrefixCache, clock, encode, first_blocks
 from cosam_bench.prepare import prepare
 from cosam_bench.protocol import RunConfig, resolve_run

@@ -54,6 +54,24 @@ def test_a_rate_of_a_domain_that_the_stream_has_not_is_refused(quick_protocol: P
         prepare(run, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("model.name=vitb",), "No model is called 'vitb'"),
+        (("model.name=mobile_sam", "adapter.kind=augmodule"), "mobile_sam has none"),
+        (("adapter.kind=hq", "adapter.start=gone.pth"), r"No file .*gone\.pth of first weights"),
+    ],
+)
+def test_what_a_model_cannot_take_is_said_before_any_data_is_read(
+    quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("cosam_bench.prepare.open_stream", lambda *_, **__: pytest.fail("the data was read"))
+    defaults = ("adapter.rank=8", "adapter.alpha=8.0")
+    run = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=(*defaults, *asked))
+    with pytest.raises(CosamError, match=message):
+        prepare(run, tmp_path)
+
+
 def test_first_weights_count_by_their_content_and_global_attention_counts(quick_protocol: Path, tmp_path: Path) -> None:
     """What a checkpoint's path is, no condition depends on; what is in it, all do."""
     donor = HQLayers(width=64, early_width=96).state_dict()

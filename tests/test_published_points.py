@@ -113,8 +113,29 @@ def test_a_domain_without_a_file_is_refused_unless_it_has_no_samples(tmp_path: P
 
 def test_several_samples_in_one_mask_file_are_refused(tmp_path: Path) -> None:
     split = split_of(file_of(tmp_path), names=("a.jpg", "a.jpg", "b.jpg"))
-    with pytest.raises(CosamError, match="'polyp' has 3 samples in 2 files"):
+    with pytest.raises(CosamError, match="the 3 samples of 'polyp' share 2 of"):
         published_prompts(split, points=3, seed=0, folder=tmp_path)
+
+
+def test_entries_are_found_by_name_then_by_the_stem_of_mask_or_image(tmp_path: Path) -> None:
+    table = {name: entry([1, 2], [3, 4], [5, 6]) for name in ("a.jpg", "a.png", "b.jpg", "c.jpg", "c.bmp")}
+    published = read_published(file_of(tmp_path, table))
+    assert published.key_of("a.png") == "a.png"
+    assert published.key_of("b.png") == "b.jpg"
+    assert published.key_of("b_Segmentation.png", image="b.tif") == "b.jpg"
+    assert published.key_of("c.png", image="c.tif") is None, "two are called so"
+    assert published.key_of("d.png") is None
+    assert published.key_of("") is None
+
+
+def test_points_of_masks_with_another_suffix_are_the_same(tmp_path: Path) -> None:
+    path = file_of(tmp_path)
+    asked = {"points": 3, "seed": 0, "folder": tmp_path}
+    exact = published_prompts(split_of(path), **asked)  # type: ignore[arg-type]
+    other = published_prompts(split_of(path, names=("b.png", "a.png"), changed="!"), **asked)  # type: ignore[arg-type]
+    assert torch.equal(exact.points, other.points)
+    with pytest.raises(CosamError, match="the 2 samples of 'polyp' share 1 of"):
+        published_prompts(split_of(path, names=("a.png", "a.jpg")), **asked)  # type: ignore[arg-type]
 
 
 def test_masks_without_points_are_named_and_others_in_the_file_do_not_matter(tmp_path: Path) -> None:

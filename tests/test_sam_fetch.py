@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 from web import serving
 
 from cosam_bench import resuming
+from cosam_bench.cli.main import app
 from cosam_bench.errors import CosamError
 from cosam_bench.sam import models
 from cosam_bench.sam.fetch import fetch_checkpoint
@@ -54,6 +56,16 @@ def test_a_cut_file_never_gets_its_name(server: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(CosamError, match=f"{server}/cut .* are kept in .*by hand to {tmp_path}"):
         fetch_checkpoint("vit_b", folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.part", "cut.part.json"]
+
+
+def test_the_command_says_why_it_waits(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    offer(monkeypatch, f"{server}/cut")
+    monkeypatch.setenv("COSAM_BENCH_CACHE", str(tmp_path))
+    result = CliRunner().invoke(app, ["models", "--fetch", "vit_b"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Note: Fetching {server}/cut\n")
+    assert "Note: cut: the connection was cut after" in result.stderr
+    assert "going on in 0 s." in result.stderr
 
 
 def test_a_server_that_lacks_it_is_named(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -405,6 +405,11 @@ def test_settings_that_mean_nothing_to_a_kind_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=f"{list(wrong)[1]} means nothing to kind"):
             AdapterSettings(**wrong)
+    for blocks in ((), (3, 3)):
+        with pytest.raises(ValueError, match="at least one block, and each once"):
+            AdapterSettings(kind="regcl_lora", blocks=blocks)
+    with pytest.raises(ValueError, match=r"alpha means nothing to kind = 'hq'.* its default, 8\.0"):
+        AdapterSettings(kind="hq", alpha=16.0)
     AdapterSettings(**AdapterSettings(kind="hq").model_dump())  # as a record's configuration repeats it
 
 

@@ -296,3 +296,13 @@ def test_real_domains_open_through_one_file(tmp_path: Path) -> None:
             assert (sample.mask.numpy() == mask).all()
             image = np.array(Image.open(image_file).convert("RGB"))
             assert (sample.image.permute(1, 2, 0).numpy() == image).all()
+
+
+@pytest.mark.parametrize("content", ['["ab", "cd"]', '[["leaf", 1]]', '"leaf"', "1"])
+def test_a_json_list_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    leaf_files(tmp_path)
+    (tmp_path / "train.json").write_text(content)
+    (tmp_path / "test.json").write_text("{}")
+    lists = {"kind": "lists", "train": "train.json", "test": "test.json"}
+    with pytest.raises(CosamError, match=r"train\.json cannot be read: it holds no object"):
+        open_domain(card(tmp_path, split=lists))

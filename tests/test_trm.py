@@ -16,11 +16,12 @@ from torch.distributions import Bernoulli, kl_divergence
 from cosam_bench.batches import View
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Split
-from cosam_bench.fit import FitSettings
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.merging.trajectory import Trajectory, Weights, objective
-from cosam_bench.methods.trm import TRM, TRMSettings, bernoulli_divergence
+from cosam_bench.methods.trm import TRM, TRMSettings, _rows, bernoulli_divergence
+from cosam_bench.sam.adapters import attach
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.targets import AdapterSettings
+from cosam_bench.sam.targets import AdapterSettings, add_side_layers
 from cosam_bench.testing import check_method
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.workbench import Workbench
@@ -216,6 +217,17 @@ def test_more_snapshots_than_steps_are_as_many_as_steps(bench: Workbench, domain
     steps = 2 * -(-len(domain) // 3)
     method = learned(bench, domain, snapshots=100)
     assert len(method.snapshots.points) == 1 + steps
+
+
+def test_each_layer_has_coefficients_of_its_own_whatever_the_adapter() -> None:
+    sam, settings = build_sam("tiny", checkpoint="random"), AdapterSettings(kind="regcl_lora", rank=2, blocks=(4, 5))
+    add_side_layers(sam, settings, generator=torch.Generator())
+    with attach(sam, settings, generator=torch.Generator()) as adapter:
+        weights = [f"side.{part}.{number}.weight" for number in (4, 5) for part in ("down", "up")]
+        rows = dict(zip(adapter.dense, _rows(adapter, per_layer=True), strict=True))
+        assert [rows.pop(name) for name in weights] == [0, 1, 2, 3]
+        assert set(rows.values()) == {4}  # the biases
+        assert set(_rows(adapter, per_layer=False)) == {0}
 
 
 def test_the_method_keeps_the_contract() -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosam_bench.batches import View, collate
-from cosam_bench.domains.prompts import draw_prompts
+from cosam_bench.batches import RAW_MASK_LEVELS, View, collate
+from cosam_bench.domains.prompts import TrainPrompt, draw_prompts
 from cosam_bench.domains.samples import Split
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import FitSettings, TrainingHooks
+from cosam_bench.expert_store import expert_file
+from cosam_bench.fit import TrainingHooks
+from cosam_bench.fit_settings import FitSettings
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.serving import layer_inputs
@@ -234,6 +236,43 @@ def test_another_seed_start_or_setting_is_another_expert(
     assert len(list(tmp_path.iterdir())) == 5
     shared.train(domain, from_scratch=True)  # without a start there is nothing to leave beneath
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_all_that_decides_an_expert_is_in_its_files_name(bench: Workbench) -> None:
+    def name(prompt_kind: TrainPrompt = "box", view: View = bench.view, **fit: Any) -> str:
+        return expert_file(
+            "data",
+            sam=bench.sam,
+            adapter=bench.adapter,
+            fit=FitSettings.model_validate(fit),
+            prompt_kind=prompt_kind,
+            view=view,
+            seed=0,
+            start=None,
+            from_scratch=False,
+        )
+
+    changes: list[dict[str, Any]] = [
+        {"ranks": 2},
+        {"drop_last": True},
+        {"sum_over_batch": True},
+        {"loss_points": 16},
+        {"loss_grid": "model"},
+        {"loss": "focal_dice_iou"},
+        {"loss": "focal_dice_iou", "iou_threshold": 0.5},
+        {"schedule": "cosine"},
+        {"schedule": "cosine", "rate_floor": 1e-7},
+        {"jitter": True},
+        {"jitter": True, "empty_crops": "keep"},
+        {"precision": "bf16"},
+    ]
+    views = [
+        replace(bench.view, **{field: value})
+        for field, value in (("resize", "squash"), ("resampling", "torch"), ("mask_levels", RAW_MASK_LEVELS))
+    ]
+    names = [name(), name("mix"), *(name(view=view) for view in views), *(name(**change) for change in changes)]
+    assert len(set(names)) == len(names)
+    assert name(view=replace(bench.view, precision="bf16")) == name()  # of the scores alone
 
 
 def test_a_domain_may_have_a_learning_rate_of_its_own(bench: Workbench, domain: TrainingDomain) -> None:

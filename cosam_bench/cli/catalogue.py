@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,9 +61,9 @@ def _all() -> Iterator[RenderableType]:
 
 def _one(name: str) -> Iterator[RenderableType]:
     from cosam_bench.config import read_toml
-    from cosam_bench.domains.place import expanded
     from cosam_bench.domains.streams import load_card, load_stream, names_of
     from cosam_bench.errors import CosamError, unknown_name
+    from cosam_bench.files import expanded
 
     if name.endswith(".toml"):
         # A stream has its domains as tables; only a card may do without them.

@@ -95,8 +95,8 @@ def prepare(
 
     Of COCO a selection of images is made, with one mask each.
     """
-    from cosam_bench.domains.place import expanded
     from cosam_bench.domains.streams import names_of
+    from cosam_bench.files import expanded
     from cosam_bench.getting.placing import open_sources, with_streams
 
     if bool(names) == every:
@@ -188,8 +188,8 @@ def _look(name: str) -> Iterator[Report]:
 def _cards(name: str) -> list[tuple[Card, bool]]:
     """The cards that a name stands for, each with whether it is only tested."""
     from cosam_bench.config import read_toml
-    from cosam_bench.domains.place import expanded
     from cosam_bench.domains.streams import load_card, load_stream, names_of
+    from cosam_bench.files import expanded
     from cosam_bench.getting.placing import with_streams
 
     is_stream = "domain" in read_toml(expanded(name)) if name.endswith(".toml") else name in names_of("stream")

@@ -81,9 +81,9 @@ def _line(console: Console, head: str, text: str, *, style: str) -> None:
 
 
 def legible(text: str) -> str:
-    """A text with what no terminal should be sent escaped: control characters, bytes of names that are not UTF-8.
+    r"""A text with what no terminal should be sent escaped: control characters, bytes of names that are not UTF-8.
 
-    >>> legible("caf\udce9 \x1b[31m")
-    'caf\\udce9 \\x1b[31m'
+    >>> print(legible("caf\xe9 \x1b[31m"))
+    café \x1b[31m
     """
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

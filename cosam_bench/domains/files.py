@@ -34,7 +34,7 @@ def open_files(card: Card) -> tuple[Split, Split]:
     left_out = 0
     for pair in pairs:
         try:
-            found, too_small = _scan(card, pair)
+            found, too_small = scan_pair(card, pair)
         except CosamError as error:
             faults.append(str(error))
         else:
@@ -45,7 +45,7 @@ def open_files(card: Card) -> tuple[Split, Split]:
     if not items:
         refuse(card, [f"all {len(pairs)} masks are empty; check which pixels are foreground"])
     train, test = divide(card, items)
-    return _split(card, "train", train, left_out), _split(card, "test", test, left_out)
+    return make_split(card, "train", train, left_out), make_split(card, "test", test, left_out)
 
 
 def components(mask: Tensor) -> Tensor:
@@ -68,35 +68,44 @@ class Files:
     def image(self, index: int) -> Tensor:
         """uint8, ``(3, H, W)``."""
         path = self.items[index].pair.image
-        return decode_image(_bytes(path), name=str(path))
+        return decode_image(read_bytes(path), name=str(path))
 
     def mask(self, index: int) -> Tensor:
         """bool, ``(H, W)``."""
         item = self.items[index]
         path = item.pair.mask
         if path.suffix != SUFFIX:
-            mask = decode_mask(_bytes(path), name=str(path), foreground=self.card.foreground)
+            mask = decode_mask(read_bytes(path), name=str(path), foreground=self.card.foreground)
             return components(mask) == item.component if item.component else mask
-        size = upright_size(_bytes(item.pair.image), name=str(item.pair.image))
-        shapes = read_shapes(_bytes(path), name=str(path), size=size)
+        size = upright_size(read_bytes(item.pair.image), name=str(item.pair.image))
+        shapes = read_shapes(read_bytes(path), name=str(path), size=size)
         if self.card.samples == "polygon":
             return draw_shapes(shapes[item.component - 1 : item.component], size=size)
         mask = draw_shapes(shapes, size=size)
         return components(mask) == item.component if item.component else mask
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        CosamError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise CosamError(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
 
 
-def _scan(card: Card, pair: Pair) -> tuple[list[Item], int]:
-    """The samples of one pair, and how many were left out as too small."""
-    image, mask = _bytes(pair.image), _bytes(pair.mask)
+def scan_pair(card: Card, pair: Pair) -> tuple[list[Item], int]:
+    """The samples of one pair, and how many were left out as too small.
+
+    Raises:
+        CosamError: a file cannot be read, or image and mask do not go together.
+    """
+    image, mask = read_bytes(pair.image), read_bytes(pair.mask)
     size = upright_size(image, name=str(pair.image))
-    sizes = _sample_sizes(card, pair, mask, size=size)
+    sizes = sample_sizes(card, pair, mask, size=size)
     hashes = hashlib.sha256(image).hexdigest(), hashlib.sha256(mask).hexdigest()
     found = []
     for number, pixels in sizes.items():
@@ -106,8 +115,18 @@ def _scan(card: Card, pair: Pair) -> tuple[list[Item], int]:
     return found, max(len(sizes), 1) - len(found)
 
 
-def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int]) -> dict[int, int]:
-    """The pixels of each sample by its number; 0 is the number of a whole mask."""
+def sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int]) -> dict[int, int]:
+    """The pixels of each sample by its number; 0 is the number of a whole mask.
+
+    Args:
+        card: says how masks are read and cut.
+        pair: the files.
+        data: the mask file's bytes.
+        size: height and width of the upright image.
+
+    Raises:
+        CosamError: the mask cannot be read, or does not go with the image.
+    """
     if pair.mask.suffix == SUFFIX:
         shapes = read_shapes(data, name=str(pair.mask), size=size)
         if card.samples == "polygon":
@@ -127,7 +146,15 @@ def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int])
     return {0: int(mask.sum())}
 
 
-def _split(card: Card, part: Part, items: Sequence[Item], left_out: int) -> Split:
+def make_split(card: Card, part: Part, items: Sequence[Item], left_out: int) -> Split:
+    """One part of a card's domain.
+
+    Args:
+        card: says how masks are read.
+        part: which part.
+        items: its samples.
+        left_out: samples of the whole domain that were too small.
+    """
     rule = f"{card.foreground.model_dump_json(exclude_defaults=True)} {card.samples}"
     manifest = Manifest(tuple(item.entry for item in items), rule, left_out)
     source = Files(card, tuple(items))
@@ -139,5 +166,8 @@ def _points_file(card: Card, part: Part) -> Path | None:
     if not card.points:
         return None
     root = Path(card.root)
-    found = sorted(glob.glob(card.points.replace("{part}", part), root_dir=root))  # noqa: PTH207, as for images
-    return root / found[0] if found and (root / found[0]).is_file() else None
+    names = sorted(glob.glob(card.points.replace("{part}", part), root_dir=root))  # noqa: PTH207, as for images
+    found = [root / name for name in names if (root / name).is_file()]
+    if len(found) > 1:
+        refuse(card, [f"there are several files of published points: {', '.join(map(str, found))}; leave one"])
+    return found[0] if found else None

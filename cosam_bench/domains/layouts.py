@@ -50,13 +50,19 @@ def recognise(card: Card, folder: Path) -> tuple[str, Path]:
 
 
 def _levels(folder: Path) -> Iterator[list[Path]]:
-    """The folder, then the folders in it, and so on; links are not followed, hidden folders not entered."""
+    """The folder, then the folders in it, and so on; links are not followed, hidden folders not entered.
+
+    Raises:
+        CosamError: there are too many to look at.
+    """
     level, seen = [folder], 1
     for _ in range(DEPTH + 1):
         yield level
         below = [Path(entry) for parent in level for entry in _folders(parent)]
         seen += len(below)
-        if not below or seen > FOLDERS:
+        if seen > FOLDERS:
+            raise CosamError(f"{folder} holds more than {FOLDERS:,} folders. Give the folder of the data itself.")
+        if not below:
             return
         level = sorted(below)
 
@@ -107,13 +113,23 @@ def _several(card: Card, sound: dict[Path, str]) -> str:
 
 
 def _nothing(card: Card, folder: Path, faults: list[str]) -> str:
-    found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise CosamError(f"{folder} cannot be read: {error.strerror}. Give a folder that you may read.") from None
+    found = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    looks = "; ".join(f"{name} ({describe(card, name)})" for name in card.layouts)
+    looks = "; ".join(f"{name} ({_looks(card, name)})" for name in card.layouts)
     head = f"{folder} does not hold the data of {card.name} in a layout that is known."
     if faults:
-        head += f" Nearly: {'; '.join(fault.rstrip('.') for fault in faults[:3])}."
-    return f"{head} It holds: {', '.join(found[:SHOWN]) or 'nothing'}{more}. Layouts: {looks}."
+        return f"{head} Nearly: {'; '.join(fault.rstrip('.') for fault in faults[:3])}."
+    held = f"It holds: {', '.join(found[:SHOWN]) or 'nothing'}{more}."
+    return f"{head} {held} Looked for: {looks}. `cosam-bench domains {card.name}` tells more."
+
+
+def _looks(card: Card, name: str) -> str:
+    """The first place that a layout's images lie in."""
+    return next(iter(image_globs(card, card.layouts[name])))
 
 
 def describe(card: Card, name: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import field_validator
 from cosam_bench.config import Settings, read_toml, validate
 from cosam_bench.domains.cards import Key, Sha256
 from cosam_bench.errors import CosamError
-from cosam_bench.files import write_atomically
+from cosam_bench.files import expanded, write_atomically
 
 
 class Archive(Settings):
@@ -47,18 +47,6 @@ class Placed(Settings):
         if not root.is_absolute():
             raise ValueError("the root must be an absolute path")
         return root
-
-
-def expanded(path: Path | str) -> Path:
-    """A path with ``~`` written out.
-
-    Raises:
-        CosamError: ``~name`` for somebody who has no home here.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise CosamError(f"{path}: there is no home folder called so. Write the path out.") from None
 
 
 def data_folder() -> Path:

@@ -7,7 +7,8 @@ import json
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 import torch
@@ -36,6 +37,27 @@ class PublishedPoints:
     path: Path
     sha256: str
     entries: dict[str, Any]
+
+    def key_of(self, mask: str, *, image: str = "") -> str | None:
+        """The key of a mask's entry: its name, else the only one that is called like mask or image but for the suffix.
+
+        The bundles' masks are JPEGs where those of the sources are PNGs, and ISIC's have a name of their own.
+
+        Args:
+            mask: the mask file's name.
+            image: the image file's name.
+        """
+        if mask in self.entries:
+            return mask
+        stems = (PurePath(mask).stem, PurePath(image).stem)
+        return next((keys[0] for stem in stems if len(keys := self._by_stem.get(stem, [])) == 1), None)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        stems: dict[str, list[str]] = {}
+        for key in self.entries:
+            stems.setdefault(PurePath(key).stem, []).append(key)
+        return stems
 
     def of(self, name: str, *, count: int) -> list[tuple[float, float]]:
         """The points of a mask, x y in pixels of the image squashed to 1024 x 1024.
@@ -114,7 +136,7 @@ def published_points(
     given the file's own numbers.
 
     Args:
-        names: of the mask files.
+        names: the masks' keys in the file.
         shapes: height and width of each image.
         count: points a mask.
 
@@ -154,13 +176,15 @@ def published_prompts(split: Split, *, points: int, seed: int, folder: Path) -> 
             f"prompts.published asks for published points, but the data of {split.domain!r} as it lies here has none. "
             "Get a bundle that has them, or set prompts.published = false."
         )
-    names = [entry.mask_name for entry in split.manifest.entries]
+    published = read_published(split.points_file)
+    entries = split.manifest.entries
+    names = [published.key_of(entry.mask_name, image=entry.image_name) or entry.mask_name for entry in entries]
     if len(set(names)) < len(names):
         raise CosamError(
-            f"prompts.published needs one sample a mask file, but {split.domain!r} has {len(names)} samples in "
-            f"{len(set(names))} files. Set prompts.published = false, or samples = 'union' on its card."
+            f"prompts.published needs one sample a mask file, each with its own points, but the {len(names)} samples "
+            f"of {split.domain!r} share {len(set(names))} of {split.points_file}. Set prompts.published = false, or "
+            "samples = 'union' on its card."
         )
-    published = read_published(split.points_file)
     identity = hashlib.sha256(f"{VERSION}|{split.domain}|{split.digest}|{published.sha256}".encode()).hexdigest()
     path = folder / f"{split.domain}-{split.part}-seed{seed}-published{points}-{identity[:12]}.safetensors"
     if path.exists():

@@ -109,7 +109,7 @@ class Split(Sequence[Sample]):
             source: gives the pixels.
             decoded_bytes: how much of what is decoded is kept.
             points_file: the file of point prompts that was published with the data, if there is one; its
-                keys are names of mask files, see ``manifest.entries``.
+                keys are names of mask files, see ``manifest.entries``, or names with their stems.
         """
         self.domain = domain
         self.part: Part = part

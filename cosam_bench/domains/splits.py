@@ -120,10 +120,16 @@ def _lines(card: Card, path: str) -> list[str]:
     try:
         text = (Path(card.root) / path).read_text(encoding="utf-8-sig")
         if path.endswith(".json"):
-            return list(dict(json.loads(text)))
+            return _keys(json.loads(text))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         refuse(card, [f"its list {path} cannot be read: {error}"])
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _keys(content: object) -> list[str]:
+    if not isinstance(content, dict):
+        raise TypeError("it holds no object whose keys are names")
+    return list(content)
 
 
 def _check_apart(card: Card, train: Sequence[Item], test: Sequence[Item]) -> None:

@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from cosam_bench.config import Settings, read_toml, validate
 from cosam_bench.domains.cards import DATASETS, Card, Key, Name, over
-from cosam_bench.domains.place import expanded, read_placed
+from cosam_bench.domains.place import read_placed
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.files import expanded
 
 
 class Stream(Settings):

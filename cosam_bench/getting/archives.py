@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -86,6 +87,9 @@ def unpack(parts: Sequence[Part], *, into: Path) -> tuple[Path, tuple[Archive, .
             if not target.is_dir():
                 _unpack(parts, target, into / f".{target.name}.unpacking")
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            names = " and ".join(str(part.path) for part in parts)
+            raise BadArchive(f"{names} was not unpacked: one of its names is too long for this disk.") from None
         raise CannotWrite(
             f"{target} cannot be written: {error.strerror or error}. Nothing was kept of it. Free space, or choose "
             "another data folder."

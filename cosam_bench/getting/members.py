@@ -101,7 +101,7 @@ def archive_format(path: Path) -> Format:
         )
     if not head:
         raise DamagedArchive(path, "is empty")
-    _refuse_page(path, head)
+    _refuse_page(path, head, wanted="an archive")
     if not name:
         raise BadArchive(f"{path} is no archive of a known kind (zip, tar, tar.gz, tar.bz2, tar.xz).")
     return name  # type: ignore[return-value]  # of _MAGICS without the two above
@@ -121,14 +121,14 @@ def check_plain(path: Path) -> None:
         raise BadArchive(f"{path} cannot be read: {error.strerror or error}.") from None
     if not head:
         raise DamagedArchive(path, "is empty")
-    _refuse_page(path, head)
+    _refuse_page(path, head, wanted="the file")
 
 
-def _refuse_page(path: Path, head: bytes) -> None:
+def _refuse_page(path: Path, head: bytes, *, wanted: str) -> None:
     if head.lstrip().lower().startswith(_PAGES):
         raise DamagedArchive(
             path,
-            "is a web page, not the file: the site asked for a login or a confirmation in place of sending it",
+            f"is a web page, not {wanted}: the site asked for a login or a confirmation in place of sending it",
         )
 
 

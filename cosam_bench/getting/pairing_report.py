@@ -13,14 +13,18 @@ from pathlib import Path
 from cosam_bench.domains.cards import Card
 from cosam_bench.domains.pairs import (
     Given,
+    MaskLookup,
     Pair,
-    _filled,
-    _is_image,
-    _is_mask,
-    _key,
-    _Lookup,
-    _mask_globs,
+    filled_pattern,
+    image_globs,
+    is_image,
+    is_mask,
+    is_utf8,
+    mask_globs,
+    mask_patterns,
     matching_images,
+    pair_key,
+    without_tested,
 )
 
 
@@ -58,8 +62,9 @@ def pair_all(card: Card) -> Paired:
     keys, shared = Counter(pair.key for pair in pairs), Counter(pair.mask for pair in pairs)
     confused += [f"{_told(p.image, root)} shares its name with another image" for p in pairs if keys[p.key] > 1]
     confused += [f"{_told(p.image, root)} shares its mask with another image" for p in pairs if shared[p.mask] > 1]
+    confused += [f"the path {pair.key!r} is not UTF-8; rename it" for pair in pairs if not is_utf8(pair.key)]
     return Paired(
-        pairs=tuple(pair for pair in pairs if keys[pair.key] == shared[pair.mask] == 1),
+        pairs=tuple(pair for pair in pairs if keys[pair.key] == shared[pair.mask] == 1 and is_utf8(pair.key)),
         without_mask=tuple(_told(path, root) for path in found if isinstance(path, Path)),
         without_image=tuple(_told(path, root) for path in sorted(set(masks) - used)),
         confused=tuple(confused),
@@ -75,37 +80,26 @@ def _images(card: Card, root: Path) -> tuple[list[tuple[Path, Given]], list[str]
     """The images with their part where the card gives it by folders, and the globs that match none."""
     found: dict[tuple[str, Given], Path] = {}
     unmatched = []
-    for part, patterns in _globs(card).items():
+    for part, patterns in image_globs(card).items():
         for pattern in patterns:
             matched = list(matching_images(root, pattern))
             found |= {(path.as_posix(), part): path for path in matched}
             unmatched += [] if matched else [pattern]
     images = [(path, part) for (_, part), path in sorted(found.items(), key=lambda item: item[0][0])]
-    if card.split.without_test:
-        tested = {path.stem for path, part in images if part == "test"}
-        images = [(path, part) for path, part in images if part == "test" or path.stem not in tested]
-    return images, unmatched
+    return without_tested(card, images), unmatched
 
 
 def _image_folders(card: Card, root: Path) -> set[Path]:
     """The folders that the globs of images look into, also where no image is left."""
-    patterns = [pattern for globs in _globs(card).values() for pattern in globs]
+    patterns = [pattern for globs in image_globs(card).values() for pattern in globs]
     places = {os.path.dirname(pattern) for pattern in patterns}  # noqa: PTH120, a pattern is no path
     found = {name for place in places for name in glob.glob(place or ".", root_dir=root)}  # noqa: PTH207, as for images
     return {path for name in found if (path := Path(os.path.normpath(root / name))).is_dir()}
 
 
-def _globs(card: Card) -> dict[Given, tuple[str, ...]]:
-    """The globs of the images by part, or all under None where the split is not by folders."""
-    if card.split.kind == "folders":
-        return {"train": card.split.paths("train"), "test": card.split.paths("test")}
-    images = card.images or "images/*"
-    return {None: (images,) if isinstance(images, str) else images}
-
-
 def _by_name(card: Card, root: Path, images: Sequence[tuple[Path, Given]]) -> tuple[list[Pair | Path], list[str]]:
     """A pair for each image with one mask, the image itself where it has none; and those that have several."""
-    lookup, patterns = _Lookup(root), _patterns(card)
+    lookup, patterns = MaskLookup(root), mask_patterns(card)
     found: list[Pair | Path] = []
     several = []
     for image, part in images:
@@ -113,29 +107,31 @@ def _by_name(card: Card, root: Path, images: Sequence[tuple[Path, Given]]) -> tu
         if len(masks) > 1:
             several.append(f"{_told(image, root)} has several masks ({', '.join(mask.name for mask in masks)})")
         else:
-            found.append(Pair(_key(image, root), image, masks[0], part) if masks else image)
+            found.append(Pair(pair_key(image, root), image, masks[0], part) if masks else image)
     return found, several
 
 
 def _by_position(card: Card, root: Path, images: Sequence[tuple[Path, Given]]) -> list[Pair | Path]:
     """Pairs by position where there are as many masks as images, else by their stems."""
     found: list[Pair | Path] = []
-    for part, patterns in _mask_globs(card).items():
+    for part, patterns in mask_globs(card).items():
         own = [(image, given) for image, given in images if part in (None, given)]
         masks = sorted({mask for pattern in patterns for mask in matching_images(root, pattern)})
         masks.sort(key=lambda mask: mask.as_posix())
         if len(own) == len(masks):
-            found += [Pair(_key(image, root), image, mask, at) for (image, at), mask in zip(own, masks, strict=True)]
+            found += [
+                Pair(pair_key(image, root), image, mask, at) for (image, at), mask in zip(own, masks, strict=True)
+            ]
             continue
         by_stem = {mask.stem: mask for mask in masks}
         for image, at in own:
             mask = by_stem.get(image.stem)
-            found.append(Pair(_key(image, root), image, mask, at) if mask else image)
+            found.append(Pair(pair_key(image, root), image, mask, at) if mask else image)
     return found
 
 
 def _masks_by_position(card: Card, root: Path) -> Iterator[Path]:
-    for patterns in _mask_globs(card).values():
+    for patterns in mask_globs(card).values():
         for pattern in patterns:
             yield from matching_images(root, pattern)
 
@@ -146,18 +142,18 @@ def _masks_by_name(card: Card, root: Path, images: Sequence[tuple[Path, Given]])
     A mask belongs to an image that the card leaves out if a file of its stem lies among the images.
     """
     places = {image.parent for image, _ in images} | _image_folders(card, root)
-    for pattern in _patterns(card):
+    for pattern in mask_patterns(card):
         sources: dict[Path, list[Path]] = {}  # folders of images by the folder of their masks
         for folder in sorted(places):
-            place = _filled(os.path.dirname(pattern), folder / "x", root)  # noqa: PTH120, a pattern is no path
+            place = filled_pattern(os.path.dirname(pattern), folder / "x", root)  # noqa: PTH120, a pattern is no path
             sources.setdefault(Path(os.path.normpath(root / place)), []).append(folder)
         names = _names(os.path.basename(pattern))  # noqa: PTH119
         for masks, folders in sources.items():
-            stems = {path.stem for folder in folders if folder != masks for path in folder.iterdir() if _is_image(path)}
+            stems = {path.stem for folder in folders if folder != masks for path in folder.iterdir() if is_image(path)}
             stems |= {image.stem for image, _ in images if image.parent == masks}
             for path in masks.iterdir() if masks.is_dir() else ():
                 fits = names.fullmatch(path.name)
-                if fits and _is_mask(path, pattern) and fits["stem"] not in stems:
+                if fits and is_mask(path, pattern) and fits["stem"] not in stems:
                     yield path
 
 
@@ -166,7 +162,3 @@ def _names(pattern: str) -> re.Pattern[str]:
     steps = re.split(r"(\{stem\}|\{name\}|\*)", pattern)
     meanings = {"{stem}": "(?P<stem>.+)", "{name}": r"(?P<stem>.+)\.[^.]+", "*": ".*"}
     return re.compile("".join(meanings.get(step, re.escape(step)) for step in steps))
-
-
-def _patterns(card: Card) -> tuple[str, ...]:
-    return (card.masks,) if isinstance(card.masks, str) else card.masks

@@ -12,9 +12,10 @@ from cosam_bench.config import read_toml, validate
 from cosam_bench.domains.cards import DATASETS, Card
 from cosam_bench.domains.layouts import recognise
 from cosam_bench.domains.pairs import Pair, find_pairs
-from cosam_bench.domains.place import Archive, Placed, data_folder, expanded, read_placed, write_placed
+from cosam_bench.domains.place import Archive, Placed, data_folder, read_placed, write_placed
 from cosam_bench.domains.streams import load_stream, names_of
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.files import expanded
 from cosam_bench.getting.archives import Part, is_archive_name, unpack
 from cosam_bench.getting.coco import SELECTED, write_selection
 

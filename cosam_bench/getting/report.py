@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from cosam_bench.bars import silent
 from cosam_bench.domains.cards import Card, Expected
 from cosam_bench.domains.decode import decode_image, decode_mask, upright_size
-from cosam_bench.domains.files import _sample_sizes, _scan, _split
+from cosam_bench.domains.files import make_split, read_bytes, sample_sizes, scan_pair
 from cosam_bench.domains.labelme import SUFFIX
 from cosam_bench.domains.leaks import check_leaks
 from cosam_bench.domains.pairs import Pair, why_missing
@@ -132,20 +131,20 @@ def _tell_pairing(card: Card, paired: Paired, found: Report) -> None:
 def _look(card: Card, pair: Pair, items: list[Item], found: Report) -> int:
     """Read both files of a pair; returns how many of its samples are left out as too small, not as empty."""
     try:
-        decode_image(_bytes(pair.image), name=str(pair.image))
+        decode_image(read_bytes(pair.image), name=str(pair.image))
     except CosamError as error:
         found.faults["broken"].append(str(error))
         return 0
     try:
-        own, left_out = _scan(card, pair)
+        own, left_out = scan_pair(card, pair)
     except CosamError as error:
         found.faults[_kind(card, pair)].append(str(error))
         return 0
     items += own
     if own:
         return left_out
-    size = upright_size(_bytes(pair.image), name=str(pair.image))
-    if any(_sample_sizes(card, pair, _bytes(pair.mask), size=size).values()):
+    size = upright_size(read_bytes(pair.image), name=str(pair.image))
+    if any(sample_sizes(card, pair, read_bytes(pair.mask), size=size).values()):
         return left_out
     found.faults["empty"].append(str(pair.mask))
     return 0
@@ -156,17 +155,10 @@ def _kind(card: Card, pair: Pair) -> str:
     if pair.mask.suffix == SUFFIX:
         return "broken"  # or drawn on another picture: the message tells
     try:
-        mask = decode_mask(_bytes(pair.mask), name=str(pair.mask), foreground=card.foreground)
+        mask = decode_mask(read_bytes(pair.mask), name=str(pair.mask), foreground=card.foreground)
     except CosamError:
         return "broken"
-    return "size" if tuple(mask.shape) != upright_size(_bytes(pair.image), name=str(pair.image)) else "other"
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CosamError(f"{path} cannot be read: {error.strerror}.") from None
+    return "size" if tuple(mask.shape) != upright_size(read_bytes(pair.image), name=str(pair.image)) else "other"
 
 
 def _divide(card: Card, items: Sequence[Item], found: Report, *, only_tests: bool) -> None:
@@ -189,7 +181,7 @@ def _divide(card: Card, items: Sequence[Item], found: Report, *, only_tests: boo
         found.faults["other"].append("the split leaves nothing to train on")
     if not test:
         found.faults["other"].append("the split leaves nothing to test on")
-    splits = [_split(card, "train", train, 0), _split(card, "test", test, 0)]
+    splits = [make_split(card, "train", train, 0), make_split(card, "test", test, 0)]
     if only_tests:
         splits[0] = empty_split(card.name, part="train")
     domain = Domain(card.name, card.title or card.name, *splits)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cosam_bench.config import read_toml
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.files import expanded
 
 CLEAN = "clean"
 """The mode that a protocol has without being told: its tables as they stand."""
@@ -35,7 +36,7 @@ def read_protocol(asked: str) -> tuple[dict[str, dict[str, Any]], Path]:
         CosamError: there is no such protocol, or its modes are not tables of settings.
     """
     known = built_in_protocols()
-    path = known.get(asked) or Path(asked).expanduser()
+    path = known.get(asked) or expanded(asked)
     if asked not in known and path.suffix != ".toml":
         raise unknown_name("protocol", asked, known)
     data = read_toml(path)

@@ -25,7 +25,7 @@ _STRETCH = 2**20  # scores at a time: 4 MB in float32
 _WINDOW = 256  # tokens of a map that counts as a window: SAM's have 14 x 14
 
 
-class LeanAttention(Attention):
+class LeanAttention(Attention):  # type: ignore[misc]  # segment-anything ships without types
     """segment-anything's ``Attention`` by stretches of rows; parameters and answers are the same."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _streamed(
         columns: float, ``(n, N, W)``.
     """
     del heads
-    answers: Tensor = _Streamed.apply(query, key, value, rows, columns, scale)  # type: ignore[no-untyped-call]
+    answers: Tensor = _Streamed.apply(query, key, value, rows, columns, scale)
     return answers
 
 
@@ -146,14 +146,15 @@ def _fused(
     at_row = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, dim=0)
     at_column = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
     places = torch.cat([at_row, at_column], dim=1).expand(len(key), -1, -1)
-    padding = -(depth + height + width) % 8  # what fused kernels ask of a width
+    whole = -(-(depth + height + width) // 8) * 8  # what fused kernels ask of a width
 
-    def laid_out(parts: list[Tensor]) -> Tensor:
+    def laid_out(*parts: Tensor) -> Tensor:
         joined = torch.cat([part.to(value.dtype) for part in parts], dim=-1)
-        return functional.pad(joined, (0, padding)).unflatten(0, (-1, heads))
+        padded = functional.pad(joined, (0, whole - joined.shape[-1]))
+        return padded.view(-1, heads, *padded.shape[1:])
 
-    longer = functional.pad(value, (0, height + width + padding)).unflatten(0, (-1, heads))
     mixed = functional.scaled_dot_product_attention(
-        laid_out([query * scale, rows, columns]), laid_out([key, places]), longer, scale=1.0
+        laid_out(query * scale, rows, columns), laid_out(key, places), laid_out(value), scale=1.0
     )
-    return mixed[..., :depth].flatten(0, 1)
+    answers: Tensor = mixed[..., :depth].flatten(0, 1)
+    return answers

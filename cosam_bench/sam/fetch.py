@@ -18,7 +18,7 @@ def fetch_checkpoint(name: str, *, folder: Path | None = None, say: Say = unsaid
     Args:
         name: one of ``MODELS``.
         folder: where to put the file; none: the cache, see ``models.cache_folder``.
-        say: told what goes wrong on the way.
+        say: told what takes long or goes wrong on the way.
 
     Raises:
         CosamError: no such model, nothing to fetch for it, the address does not answer, or it serves
@@ -29,5 +29,7 @@ def fetch_checkpoint(name: str, *, folder: Path | None = None, say: Say = unsaid
         raise CosamError(f"The weights of {name} are part of the package: there is nothing to fetch.")
     target = (folder or cache_folder()) / spec.file_name
     by_hand = f"Or fetch it by hand to {target}, or give its path as the checkpoint."
+    if not target.is_file():
+        say(f"Fetching {spec.url}")
     download(spec.url, to=target, sha256=spec.sha256, by_hand=by_hand, say=say)
     return target

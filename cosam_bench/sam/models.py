@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cosam_bench.errors import unknown_name
+from cosam_bench.files import expanded
 
 
 @dataclass(frozen=True)
@@ -138,4 +139,4 @@ def model_spec(name: str) -> ModelSpec:
 
 def cache_folder() -> Path:
     """Where fetched weights lie: ``COSAM_BENCH_CACHE``, else ``~/.cache/cosam-bench``."""
-    return Path(os.environ.get("COSAM_BENCH_CACHE") or "~/.cache/cosam-bench").expanduser()
+    return expanded(os.environ.get("COSAM_BENCH_CACHE") or "~/.cache/cosam-bench")

@@ -83,8 +83,14 @@ class AdapterSettings(Settings):
     @model_validator(mode="after")
     def _has_effect(self) -> Self:
         for name, kinds in _USED_BY.items():
-            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} means nothing to kind = {self.kind!r}, only to {', '.join(kinds)}")
+            default = type(self).model_fields[name].default
+            if self.kind not in kinds and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} means nothing to kind = {self.kind!r}, only to {', '.join(kinds)}. "
+                    f"Set it back to its default, {default!r}"
+                )
+        if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
+            raise ValueError("blocks names at least one block, and each once; leave it out for the default")
         return self
 
 
@@ -166,6 +172,22 @@ def touched_layers(sam: Sam, settings: AdapterSettings) -> tuple[str, ...]:
     return tuple(f"{blocks[number]}.attn" for number in _chosen(sam, settings, blocks))
 
 
+def check_adapter(settings: AdapterSettings, *, model: str) -> None:
+    """Refuse what can be told of an adapter by the model's name alone: reading data and weights takes minutes.
+
+    Raises:
+        CosamError: there is no such model, it cannot take the adapter, or the file of first weights is not there.
+    """
+    is_plain_vit = model_spec(model).name != "mobile_sam"
+    if settings.kind in ("augmodule", "regcl_lora") and not is_plain_vit:
+        raise CosamError(
+            f"The adapter {settings.kind!r} stands beside the attention of a plain ViT, and {model} has none. "
+            "Take lora, hq or decoder, or another model."
+        )
+    if settings.start and not Path(settings.start).is_file():
+        raise CosamError(f"No file {settings.start} of first weights. Correct adapter.start, or leave it empty.")
+
+
 def add_side_layers(sam: Sam, settings: AdapterSettings, *, generator: torch.Generator) -> None:
     """Put the layers beside the model that the settings ask for; ``lora`` and ``decoder`` need none.
 
@@ -178,6 +200,7 @@ def add_side_layers(sam: Sam, settings: AdapterSettings, *, generator: torch.Gen
     Raises:
         CosamError: the model's encoder cannot take them, or the file of first weights does not fit.
     """
+    check_adapter(settings, model=sam.name)
     if settings.kind in ("lora", "decoder"):
         return
     if sam.side is not None:
@@ -205,11 +228,6 @@ def _hq(sam: Sam) -> HQLayers:
 
 def _beside_attention(sam: Sam, settings: AdapterSettings, blocks: dict[int, Any], *, seed: int) -> SideLayers:
     encoder: Any = sam.image_encoder
-    if not isinstance(encoder, ImageEncoderViT):
-        raise CosamError(
-            f"The adapter {settings.kind!r} stands beside the attention of a plain ViT, and {sam.name} has none. "
-            "Take lora, hq or decoder, or another model."
-        )
     generator = torch.Generator().manual_seed(seed)
     if settings.kind == "regcl_lora":
         width = int(encoder.patch_embed.proj.out_channels)
@@ -226,8 +244,6 @@ def _beside_attention(sam: Sam, settings: AdapterSettings, blocks: dict[int, Any
 
 def _load_start(side: SideLayers, path: Path) -> str:
     """Load the first weights of a file, and return their hash."""
-    if not path.is_file():
-        raise CosamError(f"No file {path} of first weights. Correct adapter.start, or leave it empty.")
     found, wanted = rename_hq(dict(read_checkpoint(path))), side.state_dict()
     faults = [name for name, tensor in wanted.items() if name not in found or found[name].shape != tensor.shape]
     if faults:
