@@ -1,0 +1,1 @@
+"""How fast this package is, against a plain loop over segment-anything."""

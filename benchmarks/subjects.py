@@ -1,0 +1,80 @@
+"""What is measured: models with random weights, images of noise, adapters drawn at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cosam_bench.batches import Precision, View
+from cosam_bench.domains.prompts import Prompts, draw_prompts
+from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.fit_settings import FitSettings
+from cosam_bench.prefix_cache import PrefixCache
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.models import model_spec
+from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.sections import deepest_cut
+from cosam_bench.sam.targets import AdapterSettings, target_layers, touched_layers
+from cosam_bench.updates import LowRank, Update
+from cosam_bench.workbench import Workbench
+
+ADAPTER = AdapterSettings(rank=10, alpha=10.0, blocks=(7, 8, 9, 10, 11))
+
+
+def model(*, is_lean: bool, name: str = "vit_b") -> Sam:
+    """A model with random weights; segment-anything's own attention where it is not lean."""
+    return build_sam(name, checkpoint="random", is_attention_lean=is_lean)
+
+
+def images(count: int, *, side: int = 1024) -> Tensor:
+    """Normalised noise, float32 ``(count, 3, side, side)``."""
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def split(count: int, *, size: tuple[int, int] = (768, 1024)) -> tuple[Split, Prompts]:
+    """Test images of noise, each with a bright ellipse as its mask, and their prompts."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    pictures, masks, entries = [], [], []
+    for number in range(count):
+        mask = ((rows - 300 - 20 * number) / 150) ** 2 + ((columns - 400) / 220) ** 2 < 1
+        noise = torch.randint(0, 120, (3, *size), generator=generator)
+        pictures.append((noise + 120 * mask).to(torch.uint8))
+        masks.append(mask)
+        entries.append(Entry(f"{number}", f"{number}", f"{number}"))
+    source = Pixels(tuple(pictures), tuple(masks))
+    found = Split("noise", part="test", manifest=Manifest(tuple(entries)), source=source)
+    return found, draw_prompts(found, points=3, seed=0)
+
+
+def updates(sam: Sam, count: int, *, settings: AdapterSettings = ADAPTER) -> list[Update]:
+    """Small random adapters of the layers that the settings name."""
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for _ in range(count):
+        low_rank = {}
+        for name in target_layers(sam, settings):
+            outputs, inputs = sam.get_parameter(f"{name}.weight").shape
+            a = torch.randn(settings.rank, inputs, generator=generator) / inputs**0.5
+            low_rank[name] = LowRank(a, 0.02 * torch.randn(outputs, settings.rank, generator=generator))
+        found.append(Update(low_rank))
+    return found
+
+
+def workbench(sam: Sam, *, folder: Path | None = None, is_bf16: bool = False) -> Workbench:
+    """What methods predict and train with; features of the frozen blocks are kept where there is a folder."""
+    precision: Precision = "bf16" if is_bf16 else "fp32"
+    depth = deepest_cut(sam.image_encoder, touched_layers(sam, ADAPTER))
+    assert depth is not None
+    return Workbench(
+        sam=sam,
+        adapter=ADAPTER,
+        fit=FitSettings(epochs=1, batch_size=1, flip=False, precision=precision),
+        prompt_kind="box",
+        view=View(model_spec(sam.name).image_size, sam.logits_size, "pad", torch.device("cpu"), precision),
+        seed=0,
+        batch_size=1,
+        prefixes=None if folder is None else PrefixCache(folder, sam=sam, depth=depth, limit_bytes=8 * 2**30),
+    )
