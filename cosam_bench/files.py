@@ -1,10 +1,12 @@
-"""Paths as a user writes them, and files of which a reader never sees half."""
+"""Paths as a user writes them, files of which a reader never sees half, and one process at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from pathlib import Path
+from typing import IO, Any
 
 from cosam_bench.errors import CosamError
 
@@ -49,3 +51,24 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise CosamError(f"{path}: there is no home folder called so. Write the path out.") from None
+
+
+def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> None:
+    """Lock an open file for this process until it is closed; a killed process holds no lock.
+
+    A file system without locks is as safe as the user is careful.
+
+    Args:
+        file: opened for writing.
+        busy: raised where another process has it.
+        path: of the file, where whoever holds the lock may remove or rename it: ``busy`` is raised as well where
+            it is no longer that file.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise busy from None
+    except OSError:
+        pass
+    if path is not None and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+        raise busy

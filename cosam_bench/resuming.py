@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cosam_bench import __version__
 from cosam_bench.bars import ByteBar
 from cosam_bench.errors import CosamError
-from cosam_bench.files import CannotWrite, write_atomically
+from cosam_bench.files import CannotWrite, hold_alone, write_atomically
 
 if TYPE_CHECKING:
     from requests import Response
@@ -120,14 +119,7 @@ class ResumingDownloader:
         except OSError as error:
             raise CannotWrite(f"{self._part} cannot be written: {error.strerror}. Choose another folder.") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise busy from None
-            except OSError:
-                pass  # a file system without locks: as safe as the user is careful
-            if not self._part.exists() or not os.path.samestat(os.fstat(file.fileno()), self._part.stat()):
-                raise busy  # the other one has finished and renamed it just now
+            hold_alone(file, busy=busy, path=self._part)
             yield file
 
     def _fetch(self, url: str, file: FileIO) -> None:

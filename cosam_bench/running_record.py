@@ -13,7 +13,6 @@ is removed only once the next step is final, and all else is written again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from safetensors.torch import save
 
 from cosam_bench.environment import commit, hardware, utc_now, versions
 from cosam_bench.errors import CosamError
-from cosam_bench.files import CannotWrite, write_atomically
+from cosam_bench.files import CannotWrite, hold_alone, write_atomically
 from cosam_bench.matrix import Cell, ScoreMatrix, summary
 from cosam_bench.metrics import METRICS
 from cosam_bench.prepare import Prepared
@@ -61,21 +60,17 @@ class RunningRecord:
             CannotWrite: the folder cannot be made.
         """
         path = self.folder / LOCK
+        busy = CosamError(
+            f"Another process is running this very run, into {self.folder}. Wait for it, stop it, or give "
+            "--results another folder."
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
         except OSError as error:
             raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CosamError(
-                    f"Another process is running this very run, into {self.folder}. Wait for it, stop it, or give "
-                    "--results another folder."
-                ) from None
-            except OSError:
-                pass  # a file system without locks: as safe as the user is careful
+            hold_alone(file, busy=busy)
             yield
 
     def finished(self) -> Record | None:

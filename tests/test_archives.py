@@ -468,7 +468,7 @@ def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatc
         (lock,) = (tmp_path / "into").glob("*.lock")
         lock.unlink()
 
-    monkeypatch.setattr(archives.fcntl, "flock", other_finishes)
+    monkeypatch.setattr(fcntl, "flock", other_finishes)
     with pytest.raises(CosamError, match="Another process is unpacking"):
         unpack([Part(path)], into=tmp_path / "into")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,7 @@ class Stubborn(Finetune):
 def test_a_row_is_measured_wherever_the_state_did_change(
     quick_protocol: Path, tmp_path: Path, scored: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = prepared(quick_protocol, tmp_path)
-    object.__setattr__(run, "method", Stubborn)
+    run = replace(prepared(quick_protocol, tmp_path), method=Stubborn)
     record = Runner(run, results=tmp_path).run()
     assert set(scored.values()) == {3}  # row 0, after the first domain, after the second
     found = rows(record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ from cosam_bench.bars import ByteBar, silent
 from cosam_bench.domains.place import Archive
 from cosam_bench.downloads import sha256_of
 from cosam_bench.errors import CosamError
-from cosam_bench.files import CannotWrite
+from cosam_bench.files import CannotWrite, hold_alone
 from cosam_bench.getting.members import (
     SUFFIXES,
     BadArchive,
@@ -117,14 +116,7 @@ def _name(parts: Sequence[Part], archives: Sequence[Archive]) -> str:
 def _alone(lock: Path, target: Path) -> Iterator[None]:
     busy = CosamError(f"Another process is unpacking {target}. Wait for it, or stop it.")
     with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        except OSError:
-            pass  # a file system without locks: as safe as the user is careful
-        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-            raise busy  # the other one has finished and removed its lock just now
+        hold_alone(file, busy=busy, path=lock)
         try:
             yield
         finally:

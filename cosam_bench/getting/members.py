@@ -87,11 +87,7 @@ def archive_format(path: Path) -> Format:
         BadArchive: it is none that can be unpacked here; what it is, and what to do.
         DamagedArchive: it is empty or a web page.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise BadArchive(f"{path} cannot be read: {error.strerror or error}.") from None
+    head = _head(path, wanted="an archive")
     is_tar = head[_TAR_MAGIC[0] :].startswith(_TAR_MAGIC[1])
     name = next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "tar" if is_tar else "")
     if name in ("rar", "7z"):
@@ -99,9 +95,6 @@ def archive_format(path: Path) -> Format:
             f"{path} is a {name} archive, which cannot be unpacked here. Unpack it by hand (7-Zip reads it), and give "
             "the folder in its place."
         )
-    if not head:
-        raise DamagedArchive(path, "is empty")
-    _refuse_page(path, head, wanted="an archive")
     if not name:
         raise BadArchive(f"{path} is no archive of a known kind (zip, tar, tar.gz, tar.bz2, tar.xz).")
     return name  # type: ignore[return-value]  # of _MAGICS without the two above
@@ -114,6 +107,11 @@ def check_plain(path: Path) -> None:
         BadArchive: it cannot be read.
         DamagedArchive: it is empty or a web page.
     """
+    _head(path, wanted="the file")
+
+
+def _head(path: Path, *, wanted: str) -> bytes:
+    """The first bytes of a file that is neither empty nor a web page."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -121,15 +119,12 @@ def check_plain(path: Path) -> None:
         raise BadArchive(f"{path} cannot be read: {error.strerror or error}.") from None
     if not head:
         raise DamagedArchive(path, "is empty")
-    _refuse_page(path, head, wanted="the file")
-
-
-def _refuse_page(path: Path, head: bytes, *, wanted: str) -> None:
     if head.lstrip().lower().startswith(_PAGES):
         raise DamagedArchive(
             path,
             f"is a web page, not {wanted}: the site asked for a login or a confirmation in place of sending it",
         )
+    return head
 
 
 @dataclass(frozen=True)

@@ -164,9 +164,10 @@ class Sam(nn.Module):
 
     def _through(self, features: Features, *, first: int, end: int | None = None) -> Features:
         maps, early = features
+        tap = self._tap
         for number, section in enumerate(encoder_sections(self.image_encoder)[first:end], start=first):
             maps = section.run(maps)
-            early = maps if number == self._tap else early
+            early = maps if number == tap else early
         return Features(maps, early)
 
     def decode(self, features: Features, prompts: FramePrompts, *, extra: Tensor | None = None) -> Masks:
