@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +65,21 @@ class Prepared:
     bench: Workbench
     conditions: Conditions
 
+    def with_method(self, config: RunConfig) -> Prepared:
+        """The same data, prompts and model for another method.
+
+        Args:
+            config: as this run's, but for the method and its settings.
+
+        Raises:
+            CosamError: the method, a setting of it or the protocol's adapter does not fit.
+        """
+        shared = {"method": config.method, "settings": config.settings}
+        if self.config.model_copy(update=shared) != config:
+            raise ValueError("these two runs differ in more than their methods")
+        method, settings = method_of(config)
+        return replace(self, config=config, method=method, settings=settings)
+
     @property
     def columns(self) -> tuple[Domain, ...]:
         """The columns of the score matrix: the stream's domains, then the retention domains."""
@@ -103,14 +118,8 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
     """
-    method = load_method(config.method)
-    settings = validate(method.Settings, config.settings, source=f"The settings of method {config.method!r}")
     protocol = config.protocol
-    if method.card.lora_only and protocol.adapter.kind != "lora":
-        raise CosamError(
-            f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
-            f"{protocol.adapter.kind!r}. Take another method, or --set adapter.kind=lora."
-        )
+    method, settings = method_of(config)
     check_adapter(protocol.adapter, model=protocol.model.name)
     device = choose_device(config.device)
     stream = open_stream(load_stream(protocol.stream), foreground=protocol.foreground)
@@ -158,6 +167,23 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         bench=bench,
         conditions=conditions,
     )
+
+
+def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
+    """The run's method and its settings.
+
+    Raises:
+        CosamError: there is none of that name, a setting does not fit, or the method does not fit the adapter.
+    """
+    method = load_method(config.method)
+    settings = validate(method.Settings, config.settings, source=f"The settings of method {config.method!r}")
+    kind = config.protocol.adapter.kind
+    if method.card.lora_only and kind != "lora":
+        raise CosamError(
+            f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
+            f"{kind!r}. Take another method, or --set adapter.kind=lora."
+        )
+    return method, settings
 
 
 def _view(protocol: Protocol, sam: Sam, device: torch.device) -> View:

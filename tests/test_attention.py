@@ -112,8 +112,10 @@ def test_streamed_and_fused_are_the_plain_formula(count: int, height: int, width
     query, key, value, rows, columns = some(depth), some(depth), some(depth), some(height), some(width)
     bias = (rows[..., :, None] + columns[..., None, :]).flatten(2)
     plain = (0.7 * query @ key.transpose(1, 2) + bias).softmax(-1) @ value
-    for mixed in (_streamed, _fused):
-        found = mixed(query, key, value, rows, columns, scale=0.7, heads=heads)
+    for found in (
+        _streamed(query, key, value, rows, columns, scale=0.7),
+        _fused(query, key, value, rows, columns, scale=0.7, heads=heads),
+    ):
         torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-9)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import tomllib
@@ -105,6 +106,12 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("run --method regcl --order random:x", "needs a number"),
         ("run --method regcl --device tpu", "'device' is 'tpu'"),
         ("run", "No method is named."),
+        ("run --method regcl,opcmm", "Did you mean 'opcm'?"),
+        ("run --method regcl,opcm,regcl", "--method names 'regcl' twice"),
+        ("run --method regcl,,opcm", "has an empty name"),
+        ("run --method regcl,opcm --set method.ridge=1", "is a setting of one method, and 2 are asked"),
+        ("run --method regcl,opcm --dry-run", "--dry-run prints the settings of one run, and 2 methods are asked"),
+        ("run --method average,lorm --protocol cosam", "'lorm' is a rule about LoRA's factors"),
         ("run --config a.toml --protocol mini", "--config holds a protocol already"),
         ("run --config a.toml", "No file a.toml."),
         ("methods regcll", "Did you mean 'regcl'?"),
@@ -215,6 +222,26 @@ def test_a_failing_method_ends_with_1_and_its_reason(
     assert said in result.stderr
     assert "Traceback (most" not in result.stderr
     assert result.stdout == ""
+
+
+def test_several_methods_run_on_one_protocol_and_are_compared(
+    cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path
+) -> None:
+    """Each record is, but for the clock, what the method gives alone; one that fails does not stop the others."""
+    broken = method_file(tmp_path, "1 / 0")
+    several = cli("run", "--method", f"finetune,{broken},average", "--protocol", quick_protocol)
+    assert several.exit_code == 1
+    assert "ZeroDivisionError in learn(): division by zero" in several.stderr
+    assert several.stderr.endswith(f"1 of 3 methods failed: mine.\n")
+    assert several.stderr.count("Opening data and model") == 3
+    shown = words(several.stdout)
+    assert "Leaderboard: results/leaderboard.csv (2 rows)" in shown
+    assert re.search(r"finetune .* average|average .* finetune", shown.partition("Leaderboard:")[2])
+    for method in ("finetune", "average"):
+        assert cli("run", "--method", method, "--protocol", quick_protocol, "--results", "alone").exit_code == 0
+        (one,), (other,) = (Path(folder).glob(f"quick/{method}/*/scores.csv") for folder in ("results", "alone"))
+        assert one.parent.name == other.parent.name
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_one_method_is_shown_with_its_settings(cli: Callable[..., Result]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -44,6 +44,29 @@ class RunOptions:
         if self.seed is not None:
             given.append(f"seed={self.seed}")
         return (*given, *self.settings)
+
+
+def one_each(options: RunOptions) -> list[RunOptions]:
+    """The options for each of the methods that are asked as ``a,b,c``.
+
+    Raises:
+        CosamError: a method is named twice, or ``--set`` gives several a setting of one.
+    """
+    names = [name.strip() for name in (options.method or "").split(",")]
+    if len(names) == 1:
+        return [options]
+    for name in names:
+        if not name:
+            raise CosamError(f"--method {options.method!r} has an empty name. Write, say, --method regcl,opcm.")
+        if names.count(name) > 1:
+            raise CosamError(f"--method names {name!r} twice. Name each method once.")
+    for text in options.settings:
+        if text.partition("=")[0].strip().partition(".")[0] in ("method", "settings"):
+            raise CosamError(
+                f"--set {text!r} is a setting of one method, and {len(names)} are asked. Run that method by itself, or "
+                "write the setting into the protocol's [methods.NAME]."
+            )
+    return [replace(options, method=name) for name in names]
 
 
 def resolve(options: RunOptions) -> RunConfig:

@@ -1,4 +1,4 @@
-"""``cosam-bench run``: one method on one protocol, to one record."""
+"""``cosam-bench run``: methods on one protocol, to a record each."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import typer
 
 from cosam_bench.cli.console import say
 from cosam_bench.cli.guard import Failed, Stopped
-from cosam_bench.cli.options import RunOptions, resolve
-from cosam_bench.cli.records import Results, refresh_leaderboard, show_record
+from cosam_bench.cli.options import RunOptions, one_each, resolve
+from cosam_bench.cli.records import Results, compare, refresh_leaderboard, show_record
+from cosam_bench.errors import CosamError
 
 if TYPE_CHECKING:
+    from cosam_bench.prepare import Prepared
     from cosam_bench.protocol import RunConfig
     from cosam_bench.records import Record
+    from cosam_bench.reporter import Reporter
 
 Method = Annotated[
     str | None,
-    typer.Option("--method", "-m", metavar="NAME", help="One that `methods` lists, package.module:Class, or file.py."),
+    typer.Option(
+        "--method", "-m", metavar="NAME", help="One that `methods` lists, package.module:Class, or file.py; or a,b,c."
+    ),
 ]
 Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="A built-in one or a TOML file; default: mini.")]
 Mode = Annotated[
@@ -60,52 +65,83 @@ def run(
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run a method over a stream of domains, and show and record its score matrix.
+    """Run methods over a stream of domains, and show and record the score matrix of each.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    Several methods, as a,b,c, work on one opened protocol, one after another, and are compared at the end. A run that
+    was stopped goes on where it was when the same command is given again.
     """
     try:
-        resolved = resolve(
-            RunOptions(
-                method=method,
-                protocol=protocol,
-                mode=mode,
-                config=config,
-                stream=stream,
-                model=model,
-                checkpoint=checkpoint,
-                seed=seed,
-                order=order,
-                device=device,
-                settings=tuple(settings or ()),
-            )
+        options = RunOptions(
+            method=method,
+            protocol=protocol,
+            mode=mode,
+            config=config,
+            stream=stream,
+            model=model,
+            checkpoint=checkpoint,
+            seed=seed,
+            order=order,
+            device=device,
+            settings=tuple(settings or ()),
         )
+        asked = [resolve(one) for one in one_each(options)]
         if dry_run:
-            typer.echo(resolved.to_toml(), nl=False)
+            typer.echo(_only(asked).to_toml(), nl=False)
             return
-        record = _measure(resolved, results, fresh=fresh)
-        show_record(record)
-        refresh_leaderboard(results, csv or results / "leaderboard.csv")
+        records, failed = _measure_each(asked, results, fresh=fresh)
+        if records:
+            refresh_leaderboard(results, csv or results / "leaderboard.csv")
+        if len(records) > 1:
+            compare(records)
+        if failed:
+            raise Failed(f"{len(failed)} of {len(asked)} methods failed: {', '.join(failed)}.")
     except KeyboardInterrupt:
         again = "The same command without --fresh" if fresh else "The same command"
         raise Stopped(f"{again} goes on where it was.") from None
 
 
-def _measure(config: RunConfig, results: Path, *, fresh: bool) -> Record:
-    """The complete record, measured now as far as it is not there yet."""
+def _only(asked: list[RunConfig]) -> RunConfig:
+    if len(asked) > 1:
+        raise CosamError(f"--dry-run prints the settings of one run, and {len(asked)} methods are asked. Name one.")
+    return asked[0]
+
+
+def _measure_each(asked: list[RunConfig], results: Path, *, fresh: bool) -> tuple[list[Record], list[str]]:
+    """The complete records, shown as they come, and the methods that failed; where one alone is asked, that raises."""
     from cosam_bench.cli.progress import progress_reporter
     from cosam_bench.faults import MethodFailed
-    from cosam_bench.prepare import prepare
+    from cosam_bench.prepare import method_of, prepare
+    from cosam_bench.registry import short_name
+
+    for config in asked:
+        method_of(config)  # a method that does not fit is refused before the first has run for hours
+    records, failed = [], []
+    prepared: Prepared | None = None
+    for config in asked:
+        try:
+            with progress_reporter() as reporter:
+                reporter.say("Opening data and model")
+                prepared = prepared.with_method(config) if prepared else prepare(config, results)
+                record, is_known = _measure(prepared, results, reporter=reporter, fresh=fresh)
+        except MethodFailed as error:
+            if len(asked) == 1:
+                raise Failed(str(error)) from error.__cause__
+            say("Failed", str(error), style="bold red")
+            failed.append(short_name(config.method))
+            prepared = None  # the method may have left the model changed
+            continue
+        if is_known:
+            started = record.info.started
+            say("Note", f"This run is complete since {started}; --fresh measures it anew.", style="bold yellow")
+        show_record(record)
+        records.append(record)
+    return records, failed
+
+
+def _measure(prepared: Prepared, results: Path, *, reporter: Reporter, fresh: bool) -> tuple[Record, bool]:
+    """The complete record, measured now as far as it is not there yet; and whether it was there."""
     from cosam_bench.runner import Runner
 
-    with progress_reporter() as reporter:
-        reporter.say("Opening data and model")
-        runner = Runner(prepare(config, results), results=results, reporter=reporter)
-        known = None if fresh else runner.finished()
-        try:
-            record = known or runner.run(fresh=fresh)
-        except MethodFailed as error:
-            raise Failed(str(error)) from error.__cause__
-    if known:
-        say("Note", f"This run is complete since {known.info.started}; --fresh measures it anew.", style="bold yellow")
-    return record
+    runner = Runner(prepared, results=results, reporter=reporter)
+    known = None if fresh else runner.finished()
+    return known or runner.run(fresh=fresh), known is not None

@@ -21,7 +21,7 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional
 
-_STRETCH = 2**20  # scores at a time: 4 MB in float32
+_STRETCH = 2**20  # scores at a time: 4 MB in float32; half as many in the backward pass, which holds two such pieces
 _WINDOW = 256  # tokens of a map that counts as a window: SAM's have 14 x 14
 
 
@@ -36,8 +36,10 @@ class LeanAttention(Attention):  # type: ignore[misc]  # segment-anything ships 
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.reshape(3, batch * self.num_heads, height * width, -1).unbind(0)
         rows, columns = self._positions(query, height, width)
-        mixed = _fused if x.is_cuda else _streamed
-        answers = mixed(query, key, value, rows, columns, scale=self.scale, heads=self.num_heads)
+        if x.is_cuda:
+            answers = _fused(query, key, value, rows, columns, scale=self.scale, heads=self.num_heads)
+        else:
+            answers = _streamed(query, key, value, rows, columns, scale=self.scale)
         answers = answers.view(batch, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
         projected: Tensor = self.proj(answers.reshape(batch, height, width, -1))
         return projected
@@ -62,9 +64,7 @@ def use_lean_attention(encoder: nn.Module) -> None:
         block.attn.__class__ = LeanAttention  # its parameters, hooks and settings are kept
 
 
-def _streamed(
-    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float, heads: int
-) -> Tensor:
+def _streamed(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
     """``softmax(scale q k^T + rows + columns) v``, float ``(n, N, d)``, by stretches of query rows.
 
     Args:
@@ -72,7 +72,6 @@ def _streamed(
         rows: float, ``(n, N, H)``, with H times W the N keys.
         columns: float, ``(n, N, W)``.
     """
-    del heads
     answers: Tensor = _Streamed.apply(query, key, value, rows, columns, scale)
     return answers
 
@@ -84,42 +83,46 @@ class _Streamed(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         """Answers ``(n, N, d)`` in the dtype of the values."""
         query, key, value, rows, columns, scale = given
-        ctx.save_for_backward(query, key, value, rows, columns)
-        ctx.scale = scale
         answers = torch.empty_like(value)
-        for heads, stretch in _stretches(query):
+        for heads, stretch in _stretches(query, scores=_STRETCH):
             shares = _shares(query, key, rows, columns, scale, heads, stretch)
             answers[heads, stretch] = torch.bmm(shares.to(value.dtype), value[heads])
+        ctx.save_for_backward(query, key, value, rows, columns, answers)
+        ctx.scale = scale
         return answers
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         """Of all five tensors."""
         (wanted,) = gradients
-        query, key, value, rows, columns = ctx.saved_tensors
+        query, key, value, rows, columns, answers = ctx.saved_tensors
         parts = (query, key, value, rows, columns)
         fine = torch.promote_types(query.dtype, torch.float32)
         found = [torch.zeros_like(part, dtype=fine) for part in parts]
         by_query, by_key, by_value, by_rows, by_columns = found
-        for heads, stretch in _stretches(query):
+        # What softmax's derivative takes off each row of scores, sum_j p_j dL/dp_j, is the answer's own product.
+        mean = (wanted.to(fine) * answers.to(fine)).sum(-1, keepdim=True)
+        for heads, stretch in _stretches(query, scores=_STRETCH // 2):
             shares = _shares(query, key, rows, columns, ctx.scale, heads, stretch)
             outer = wanted[heads, stretch].to(value.dtype)
             by_value[heads] += torch.bmm(shares.to(value.dtype).transpose(1, 2), outer)
-            by_shares = torch.bmm(outer, value[heads].transpose(1, 2)).to(shares.dtype)
-            by_scores = shares * (by_shares - (by_shares * shares).sum(-1, keepdim=True))
+            by_scores = torch.bmm(outer, value[heads].transpose(1, 2)).to(shares.dtype)
+            by_scores.sub_(mean[heads, stretch]).mul_(shares)
             grid = by_scores.view(*by_scores.shape[:2], rows.shape[-1], columns.shape[-1])
             by_rows[heads, stretch], by_columns[heads, stretch] = grid.sum(3), grid.sum(2)
             by_scores = by_scores.to(query.dtype)
-            by_query[heads, stretch] = torch.bmm(by_scores, key[heads]).to(fine) * ctx.scale
-            by_key[heads] += torch.bmm(by_scores.transpose(1, 2), query[heads, stretch]).to(fine) * ctx.scale
+            by_query[heads, stretch] = torch.bmm(by_scores, key[heads])
+            by_key[heads] += torch.bmm(by_scores.transpose(1, 2), query[heads, stretch])
+        by_query *= ctx.scale
+        by_key *= ctx.scale
         return (*(gradient.to(part.dtype) for gradient, part in zip(found, parts, strict=True)), None)
 
 
-def _stretches(query: Tensor) -> list[tuple[slice, slice]]:
+def _stretches(query: Tensor, *, scores: int) -> list[tuple[slice, slice]]:
     """Heads and rows that go together: several heads of a window, or a part of one head's rows."""
     heads, tokens, _ = query.shape
-    together = max(1, _STRETCH // (tokens * tokens))
-    length = max(1, min(tokens, _STRETCH // tokens))
+    together = max(1, scores // (tokens * tokens))
+    length = max(1, min(tokens, scores // tokens))
     return [
         (slice(first, first + together), slice(row, row + length))
         for first in range(0, heads, together)
@@ -141,7 +144,11 @@ def _shares(
 def _fused(
     query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float, heads: int
 ) -> Tensor:
-    """As ``_streamed``, by torch's fused attention on longer queries and keys."""
+    """As ``_streamed``, by torch's fused attention on longer queries and keys.
+
+    Args:
+        heads: of an image; n is a multiple of it.
+    """
     height, width, depth = rows.shape[-1], columns.shape[-1], query.shape[-1]
     at_row = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, dim=0)
     at_column = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
