@@ -96,26 +96,34 @@ class _Streamed(torch.autograd.Function):
         """Of all five tensors."""
         (wanted,) = gradients
         query, key, value, rows, columns, answers = ctx.saved_tensors
-        parts = (query, key, value, rows, columns)
         fine = torch.promote_types(query.dtype, torch.float32)
-        found = [torch.zeros_like(part, dtype=fine) for part in parts]
-        by_query, by_key, by_value, by_rows, by_columns = found
+        by_query, by_rows, by_columns = (torch.empty_like(part, dtype=fine) for part in (query, rows, columns))
+        by_key, by_value = (part.new_zeros(part.mT.shape, dtype=fine) for part in (key, value))  # sums, transposed
+        wanted = wanted.to(value.dtype)
         # What softmax's derivative takes off each row of scores, sum_j p_j dL/dp_j, is the answer's own product.
         mean = (wanted.to(fine) * answers.to(fine)).sum(-1, keepdim=True)
         for heads, stretch in _stretches(query, scores=_STRETCH // 2):
             shares = _shares(query, key, rows, columns, ctx.scale, heads, stretch)
-            outer = wanted[heads, stretch].to(value.dtype)
-            by_value[heads] += torch.bmm(shares.to(value.dtype).transpose(1, 2), outer)
-            by_scores = torch.bmm(outer, value[heads].transpose(1, 2)).to(shares.dtype)
+            outer = wanted[heads, stretch]
+            _add_product(by_value[heads], outer.mT, shares.to(value.dtype))
+            by_scores = torch.bmm(outer, value[heads].mT).to(shares.dtype)
             by_scores.sub_(mean[heads, stretch]).mul_(shares)
             grid = by_scores.view(*by_scores.shape[:2], rows.shape[-1], columns.shape[-1])
             by_rows[heads, stretch], by_columns[heads, stretch] = grid.sum(3), grid.sum(2)
             by_scores = by_scores.to(query.dtype)
             by_query[heads, stretch] = torch.bmm(by_scores, key[heads])
-            by_key[heads] += torch.bmm(by_scores.transpose(1, 2), query[heads, stretch])
-        by_query *= ctx.scale
-        by_key *= ctx.scale
+            _add_product(by_key[heads], query[heads, stretch].mT, by_scores)
+        found = (by_query * ctx.scale, by_key.mT * ctx.scale, by_value.mT, by_rows, by_columns)
+        parts = (query, key, value, rows, columns)
         return (*(gradient.to(part.dtype) for gradient, part in zip(found, parts, strict=True)), None)
+
+
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    """``total += one @ other``, in one pass where the dtypes agree; ``(n, d, N)`` is faster so than its transpose."""
+    if one.dtype == total.dtype:
+        total.baddbmm_(one, other)
+    else:
+        total += torch.bmm(one, other)
 
 
 def _stretches(query: Tensor, *, scores: int) -> list[tuple[slice, slice]]:
