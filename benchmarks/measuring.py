@@ -9,6 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from cosam_bench.environment import synchronise
+
+CPU = torch.device("cpu")
+
+
+class Skipped(Exception):
+    """A stage cannot be measured here; the text says why."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,10 +26,11 @@ class Row:
 
     Attributes:
         stage: what is compared.
-        plain: seconds of processor time, or MiB, of the plain way.
+        plain: the plain way's figure.
         ours: the same of this package's.
-        unit: ``s`` or ``MiB``.
+        unit: ``s`` of processor time (of the clock's on a GPU), ``MiB``, or what the figure is.
         note: what else was found, such as how far the results are apart.
+        limit: the least seconds that this machine could take by the cost model.
     """
 
     stage: str
@@ -27,22 +38,33 @@ class Row:
     ours: float
     unit: str
     note: str = ""
+    limit: float | None = None
 
     @property
     def ratio(self) -> float | None:
         """How many times less than the plain way ours takes."""
         return None if self.plain is None else self.plain / self.ours
 
+    @property
+    def share(self) -> float | None:
+        """How near to the machine's limit ours comes, 1 being the limit."""
+        return None if self.limit is None else self.limit / self.ours
 
-def in_turns(*works: Callable[[], object], repeats: int) -> list[float]:
-    """The least processor seconds of each, measured in turns."""
+
+def in_turns(*works: Callable[[], object], repeats: int, device: torch.device = CPU) -> list[float]:
+    """The least seconds of each, measured in turns: processor seconds on the CPU, the clock's on a GPU."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
         for found, work in zip(seconds, works, strict=True):
-            began = time.process_time()
+            began = _now(device)
             work()
-            found.append(time.process_time() - began)
+            found.append(_now(device) - began)
     return [min(found) for found in seconds]
+
+
+def _now(device: torch.device) -> float:
+    synchronise(device)
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
 
 
 def above_now(work: Callable[[], object]) -> float:

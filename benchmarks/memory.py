@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -34,8 +35,11 @@ def block(what: str, *, is_lean: bool) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Print the MiB of the piece of work that is named."""
+    """Print the MiB of the piece of work that is named; or keep a training step's features in a folder."""
     torch.set_num_threads(1)
+    if sys.argv[1] == "keep":
+        keep_features(Path(sys.argv[2]))
+        return
     stage, *rest = sys.argv[1].split("-")
     is_ours = rest[-1] == "ours"
     if stage == "block":
@@ -45,22 +49,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) if is_ours else None
         if is_ours:  # another process keeps the features, as in every epoch but the first
-            _keep(folder)
+            subprocess.run([sys.executable, "-m", "benchmarks.memory", "keep", folder], check=True)
         print(above_now(trainer(subjects.model(is_lean=is_ours), path, split, prompts, is_bf16=False)))
 
 
-def _keep(folder: str) -> None:
-    import subprocess
-
-    code = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\nfrom benchmarks import subjects\nfrom benchmarks.stages import trainer\n"
-        "split, prompts = subjects.split(1)\n"
-        "bench = subjects.workbench(subjects.model(is_lean=True), folder=Path(sys.argv[1]))\n"
-        "batch, _ = bench.augmented(split, prompts, [0], order=torch.Generator().manual_seed(0))\n"
-        "bench.prefixes.features(batch.images)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, folder], check=True)
+def keep_features(folder: Path) -> None:
+    """Let the frozen blocks see the first image of a training, and keep what they make of it."""
+    split, prompts = subjects.split(1)
+    bench = subjects.workbench(subjects.model(is_lean=True), folder=folder)
+    batch, _ = bench.augmented(split, prompts, [0], order=torch.Generator().manual_seed(0))
+    assert bench.prefixes
+    bench.prefixes.features(batch.images, known=batch.known)
 
 
 if __name__ == "__main__":

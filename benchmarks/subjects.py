@@ -11,6 +11,7 @@ from cosam_bench.batches import Precision, View
 from cosam_bench.domains.prompts import Prompts, draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.fit_settings import FitSettings
+from cosam_bench.kept_features import FeatureFiles
 from cosam_bench.prefix_cache import PrefixCache
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.models import model_spec
@@ -63,18 +64,24 @@ def updates(sam: Sam, count: int, *, settings: AdapterSettings = ADAPTER) -> lis
     return found
 
 
-def workbench(sam: Sam, *, folder: Path | None = None, is_bf16: bool = False) -> Workbench:
+def workbench(
+    sam: Sam, *, folder: Path | None = None, is_bf16: bool = False, adapter: AdapterSettings = ADAPTER
+) -> Workbench:
     """What methods predict and train with; features of the frozen blocks are kept where there is a folder."""
     precision: Precision = "bf16" if is_bf16 else "fp32"
-    depth = deepest_cut(sam.image_encoder, touched_layers(sam, ADAPTER))
-    assert depth is not None
     return Workbench(
         sam=sam,
-        adapter=ADAPTER,
+        adapter=adapter,
         fit=FitSettings(epochs=1, batch_size=1, flip=False, precision=precision),
         prompt_kind="box",
         view=View(model_spec(sam.name).image_size, sam.logits_size, "pad", torch.device("cpu"), precision),
         seed=0,
         batch_size=1,
-        prefixes=None if folder is None else PrefixCache(folder, sam=sam, depth=depth, limit_bytes=8 * 2**30),
+        prefixes=None if folder is None else _kept(folder, sam, adapter),
     )
+
+
+def _kept(folder: Path, sam: Sam, adapter: AdapterSettings) -> PrefixCache:
+    depth = deepest_cut(sam.image_encoder, touched_layers(sam, adapter))
+    assert depth is not None, "no block comes before the first adapted one"
+    return PrefixCache(FeatureFiles(folder, limit_bytes=8 * 2**30), sam=sam, depth=depth)

@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,16 +73,30 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def free_memory_bytes(device: torch.device) -> int:
+    """What a GPU has left for this process and others, what torch holds in reserve not counted."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the GPU's peak count from now; the process's own peak cannot be reset."""
+    """Let the peak count from now: the GPU's, or the process's where the system can forget it, as Linux does."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): VmHWM starts anew
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The GPU's largest allocation since the reset, or the process's largest resident size so far."""
+    """The GPU's largest allocation since the reset, or the process's largest resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: the highest use since the process began has to do
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cosam_bench.batch_size import is_out_of_memory
 from cosam_bench.errors import CosamError
 from cosam_bench.files import CannotWrite, write_atomically
 from cosam_bench.sam.sam import Sam
@@ -34,7 +35,10 @@ class FaultWatch:
 
     @contextmanager
     def __call__(self, act: str) -> Iterator[None]:
-        """Turn what the method raises in ``act`` into MethodFailed."""
+        """Turn what the method raises in ``act`` into MethodFailed.
+
+        A device without memory left in ``predict`` goes through: fewer images at once may do.
+        """
         try:
             yield
         except CannotWrite:
@@ -42,6 +46,8 @@ class FaultWatch:
         except CosamError as error:
             raise MethodFailed(f"The method {self._method!r} failed in {act}(): {error}") from error
         except Exception as error:  # a method may raise anything, and it must break its own run only
+            if act == "predict" and is_out_of_memory(error):
+                raise
             with suppress(CannotWrite):
                 write_atomically(self._error_file, traceback.format_exc())
             raise MethodFailed(

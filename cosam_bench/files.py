@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,19 +20,31 @@ class CannotWrite(CosamError):
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write under a temporary name in the same folder, then rename; text is UTF-8 with ``\\n`` line ends.
 
+    Raises:
+        CannotWrite: the folder cannot be written or the disk is full; ``path`` is then as it was before.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file in the same folder to write to, which takes the place of ``path`` afterwards.
+
     The bytes are on the disk before the new name is, so that a file is whole also after a power cut.
 
     Raises:
         CannotWrite: the folder cannot be written or the disk is full; ``path`` is then as it was before.
     """
-    content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
+            temporary.touch(exist_ok=False)
+            rights = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(rights)  # as the user gives them, whatever the writer made of the file
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:

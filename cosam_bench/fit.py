@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.batches import Batch, View, chunks
+from cosam_bench.ahead import in_background
+from cosam_bench.batches import Batch, View
 from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
+from cosam_bench.epochs import batches_of_epoch, rows_of_steps
 from cosam_bench.errors import CosamError
 from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import LOSSES, sample_at, unsure_places
@@ -112,28 +115,58 @@ def fit_adapter(
         hooks.attached(attached)
         parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
         optimiser = make_optimiser(parameters, fit)
-        for step, (epoch, indices) in enumerate(training_steps(optimiser, fit, count=len(samples), order=order)):
-            batch, target = draw_batch(
-                samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order
-            )
-            hooks.before_step(attached, step=step, steps=steps)
-            loss, masks = training_loss(sam, batch, target, fit=fit, view=view, prefixes=prefixes)
-            loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
-            refuse_divergence(loss, epoch=epoch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
-            hooks.after_backward(attached)
-            optimiser.step()
-            hooks.after_step(attached, step=step, steps=steps)
-            totals[epoch] += loss.item() * len(indices)
-            seen[epoch] += len(indices)
-            advance(len(indices))
+        drawn = drawn_batches(
+            samples,
+            prompts,
+            fit=fit,
+            prompt_kind=prompt_kind,
+            view=view,
+            order=order,
+            prefixes=prefixes,
+        )
+        with closing(in_background(drawn, depth=drawn_ahead(view.device))) as batches:
+            for step, (epoch, batch, target) in enumerate(batches):
+                set_rate(optimiser, fit, epoch=epoch)
+                hooks.before_step(attached, step=step, steps=steps)
+                loss, masks = training_loss(sam, batch, target, fit=fit, view=view, prefixes=prefixes)
+                loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
+                value = refuse_divergence(loss, epoch=epoch)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+                hooks.after_backward(attached)
+                optimiser.step()
+                hooks.after_step(attached, step=step, steps=steps)
+                totals[epoch] += value * len(batch)
+                seen[epoch] += len(batch)
+                advance(len(batch))
         update = attached.update()
         if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
             raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
         trained = sum(parameter.numel() for parameter in parameters)
     epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
     return Fitted(update, epoch_losses, trained, clock(prefixes) - began)
+
+
+def drawn_batches(
+    samples: Sequence[Sample],
+    prompts: Prompts,
+    *,
+    fit: FitSettings,
+    prompt_kind: TrainPrompt,
+    view: View,
+    order: torch.Generator,
+    prefixes: PrefixCache | None,
+) -> Iterator[tuple[int, Batch, Tensor]]:
+    """The epoch, from 0, the batch and its target of each step; arguments as for ``fit_adapter``."""
+    for epoch, indices in rows_of_steps(fit, count=len(samples), order=order):
+        batch, target = draw_batch(samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order)
+        remember_digests(batch, prefixes)
+        yield epoch, batch, target
+
+
+def drawn_ahead(device: torch.device) -> int:
+    """How many batches are drawn while one is trained on: none on the CPU, which has no time to spare for it."""
+    return 2 if device.type == "cuda" else 0
 
 
 def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> torch.optim.Optimizer:
@@ -154,44 +187,27 @@ def training_steps(
     Raises:
         CosamError: there are too few samples for one whole batch, and only whole ones are used.
     """
-    for epoch in range(fit.epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
-        for indices in batches_of_epoch(torch.randperm(count, generator=order).tolist(), fit):
-            yield epoch, indices
+    for epoch, indices in rows_of_steps(fit, count=count, order=order):
+        set_rate(optimiser, fit, epoch=epoch)
+        yield epoch, indices
 
 
-def images_seen(count: int, fit: FitSettings) -> int:
-    """How many images the whole training on ``count`` samples takes in, each epoch's counted anew."""
-    return fit.epochs * sum(map(len, batches_of_epoch(range(count), fit)))
+def set_rate(optimiser: torch.optim.Optimizer, fit: FitSettings, *, epoch: int) -> None:
+    """Give the optimiser the learning rate of an epoch, from 0."""
+    for group in optimiser.param_groups:
+        group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
 
 
-def batches_of_epoch(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
-    """The rows of an epoch, in their order, batch by batch.
+def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> float:
+    """The loss as a number; a ``CosamError``, which names the ``setting`` to lower, where it is no longer finite.
 
-    Of several ranks the first one's share is taken: every ``ranks``-th row from the first, as torch's
-    ``DistributedSampler`` deals them out. (The rows that it repeats to make all shares equal never fall to
-    the first rank.)
-
-    Raises:
-        CosamError: ``drop_last`` leaves none.
+    It is read once a step, before the backward pass: a GPU then has that pass, and the next step's beginning, to work
+    on while the program goes on.
     """
-    share = rows[:: fit.ranks]
-    batches = list(chunks(share, size=fit.batch_size))
-    if fit.drop_last and len(batches[-1]) < fit.batch_size:
-        batches.pop()
-    if not batches:
-        raise CosamError(
-            f"fit.drop_last leaves nothing to train on: {len(share)} samples make no whole batch of "
-            f"{fit.batch_size}. Lower fit.batch_size or set fit.drop_last = false."
-        )
-    return batches
-
-
-def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> None:
-    """Raise a ``CosamError``, which names the ``setting`` to lower, where a loss is no longer finite."""
-    if not math.isfinite(loss.item()):
-        raise _diverged(epoch, f"the loss is {loss.item()}", setting=setting)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise _diverged(epoch, f"the loss is {value}", setting=setting)
+    return value
 
 
 def _diverged(epoch: int, found: str, *, setting: str = "fit.learning_rate") -> CosamError:
@@ -214,8 +230,18 @@ def training_loss(
 
 def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
     """The embeddings of a batch, with kept features but for jittered images, of which none comes again."""
-    is_unique = isinstance(batch, TrainingBatch) and batch.is_unique
-    return encode(sam, batch.images, None if is_unique else prefixes, prompts=batch.prompts)
+    prefixes = None if _is_unique(batch) else prefixes
+    return encode(sam, batch.images, prefixes, known=batch.known, prompts=batch.prompts)
+
+
+def remember_digests(batch: Batch, prefixes: PrefixCache | None) -> None:
+    """Compute ahead what kept features will be looked for by; a training step need not wait for it then."""
+    if prefixes is not None and batch.known is not None and not _is_unique(batch):
+        batch.known.digests_of(batch.images)
+
+
+def _is_unique(batch: Batch) -> bool:
+    return isinstance(batch, TrainingBatch) and batch.is_unique
 
 
 def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings) -> Tensor:

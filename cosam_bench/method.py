@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cosam_bench import config
 from cosam_bench.batches import Batch
 from cosam_bench.card import MethodCard
 from cosam_bench.errors import CosamError
-from cosam_bench.files import write_atomically
+from cosam_bench.files import CannotWrite, replacing
 from cosam_bench.fit import TrainingHooks
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
@@ -39,15 +39,17 @@ class State:
     values: dict[str, Value] = field(default_factory=dict)
 
     def save(self, path: Path) -> int:
-        """Write the state as one safetensors file and return the file's size in bytes."""
-        # Copies, because the format refuses tensors that share memory, as views of one another do.
-        tensors = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in self.tensors.items()
-        }
-        data = save(tensors, metadata={"values": json.dumps(self.values, sort_keys=True)})
-        write_atomically(path, data)
-        return len(data)
+        """Write the state as one safetensors file and return the file's size in bytes.
+
+        Raises:
+            CannotWrite: the folder cannot be written or the disk is full.
+        """
+        with replacing(path) as temporary:
+            try:
+                save_file(_apart(self.tensors), temporary, {"values": json.dumps(self.values, sort_keys=True)})
+            except SafetensorError as error:
+                raise CannotWrite(f"{path} cannot be written: {error}. Free space or choose another folder.") from error
+            return temporary.stat().st_size
 
     @classmethod
     def read(cls, path: Path) -> State:
@@ -63,6 +65,22 @@ class State:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CosamError(f"The state {path} cannot be read: {error}. Run again with --fresh.") from None
         return cls(tensors, values)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the format wants them: on the CPU, contiguous, and none in memory that another one is part of.
+
+    Only those that are not so already are copied, because a state may be as large as the memory allows.
+    """
+    ready: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        placed = tensor.detach().cpu()
+        storage = placed.untyped_storage()
+        is_alone = placed.nbytes == storage.nbytes() and storage.data_ptr() not in taken
+        ready[name] = placed if is_alone and placed.is_contiguous() else placed.contiguous().clone()
+        taken.add(ready[name].untyped_storage().data_ptr())
+    return ready
 
 
 class NoSettings(config.Settings):

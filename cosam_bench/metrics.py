@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,12 +29,13 @@ def measure(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         target: bool, ``(N, H, W)``.
     """
     predicted = logits > 0
+    areas = _areas(predicted, target)
     return {
-        "iou": iou(predicted, target),
+        "iou": _iou(areas),
         "boundary_iou": boundary_iou(predicted, target),
-        "dice": dice(predicted, target),
-        "mae": mae(logits.float().sigmoid(), target),
-        "pixel_error": pixel_error(predicted, target),
+        "dice": _dice(areas),
+        "mae": _mae_of_logits(logits, target),
+        "pixel_error": _pixel_error(areas, pixels=math.prod(target.shape[-2:])),
     }
 
 
@@ -48,8 +50,7 @@ def iou(predicted: Tensor, target: Tensor) -> Tensor:
     >>> iou(torch.tensor([[[True, False, False]]]), truth).item()
     0.5
     """
-    _check_masks(predicted, target)
-    return _share(_area(predicted & target), _area(predicted | target))
+    return _iou(_areas(predicted, target))
 
 
 def dice(predicted: Tensor, target: Tensor) -> Tensor:
@@ -59,8 +60,7 @@ def dice(predicted: Tensor, target: Tensor) -> Tensor:
         predicted: bool, ``(N, H, W)``, at the image's own size, not the model's.
         target: bool, ``(N, H, W)``.
     """
-    _check_masks(predicted, target)
-    return _share(2 * _area(predicted & target), _area(predicted) + _area(target))
+    return _dice(_areas(predicted, target))
 
 
 def boundary_iou(predicted: Tensor, target: Tensor, *, width: float = 0.02) -> Tensor:
@@ -132,7 +132,14 @@ def mae(probability: Tensor, target: Tensor) -> Tensor:
             f"{tuple(probability.shape)} and {target.dtype} {tuple(target.shape)}."
         )
     error = (probability - target.to(probability.dtype)).abs()
-    return error.mean(dim=(1, 2), dtype=torch.float64)
+    # One by one: torch adds several rows up in another order than one, and no mask's score may hang on its company.
+    return torch.stack([one.mean(dtype=torch.float64) for one in error]) if len(error) else error.new_zeros(0).double()
+
+
+def _mae_of_logits(logits: Tensor, target: Tensor) -> Tensor:
+    # One by one: on the CPU the last bit of a sigmoid depends on where in the tensor a pixel lies.
+    rows = range(max(1, len(logits)))
+    return torch.cat([mae(logits[row : row + 1].float().sigmoid(), target[row : row + 1]) for row in rows])
 
 
 def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -144,8 +151,34 @@ def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
         predicted: bool, ``(N, H, W)``.
         target: bool, ``(N, H, W)``.
     """
+    return _pixel_error(_areas(predicted, target), pixels=math.prod(target.shape[-2:]))
+
+
+class _Areas(NamedTuple):
+    """Pixels of each pair of masks, each ``(N,)`` float64, in which whole numbers are exact."""
+
+    predicted: Tensor
+    target: Tensor
+    both: Tensor
+
+
+def _areas(predicted: Tensor, target: Tensor) -> _Areas:
     _check_masks(predicted, target)
-    return (predicted ^ target).double().mean(dim=(1, 2))
+    return _Areas(
+        *(masks.sum(dim=(1, 2), dtype=torch.int32).double() for masks in (predicted, target, predicted & target))
+    )
+
+
+def _iou(areas: _Areas) -> Tensor:
+    return _share(areas.both, areas.predicted + areas.target - areas.both)
+
+
+def _dice(areas: _Areas) -> Tensor:
+    return _share(2 * areas.both, areas.predicted + areas.target)
+
+
+def _pixel_error(areas: _Areas, *, pixels: int) -> Tensor:
+    return (areas.predicted + areas.target - 2 * areas.both) / pixels
 
 
 def _check_masks(predicted: Tensor, target: Tensor) -> None:
@@ -160,10 +193,6 @@ def _check_masks(predicted: Tensor, target: Tensor) -> None:
             f"Predicted masks of shape {tuple(predicted.shape)} cannot be compared with targets of shape "
             f"{tuple(target.shape)}. Bring the prediction to the image's own size first."
         )
-
-
-def _area(masks: Tensor) -> Tensor:
-    return masks.sum(dim=(1, 2)).double()
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

@@ -1,41 +1,33 @@
-"""What the image encoder's blocks before the first adapted one make of an image: computed once, kept on disk.
+"""What the image encoder's blocks before the first adapted one make of an image: computed once, and kept.
 
 No adapter and no update of the protocol reaches those blocks, so their output for an image is the same in every
-row, epoch and method. An entry is one file, named by the sha256 of all that decides its bits: the normalised
-image itself, the model's weights, the depth, autocast's type, the kind of processor, the threads and the versions.
-Flips, sizes and resizing are part of the image, and no key can outlive a change of it. Hashing takes 7 ms at 1024
-pixels, where MobileSAM's prefix takes 500.
+row, epoch and method. It is kept under the sha256 of all that decides its bits: the image as the model takes it in,
+the model's weights, the depth, autocast's type, the kind of processor, the threads and the versions. Flips, sizes and
+resizing are part of the image, and no key can outlive a change of it. The image enters as the digest of its eight-bit
+pixels where the batch knows what it was made of, and else as the normalised numbers themselves.
 
-Images pass the prefix one at a time, so that a kept entry and a fresh one have the same bits however images are
-batched and whichever run came first. Against a pass without the cache, in batches, they differ in the last bits.
-
-Entries are read by mapping the file, so the system's page cache is the cache in memory. Several processes may
-share the folder: files appear whole, and one that is removed while it is read stays readable.
+Where it is kept is a ``Place``: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass the prefix one
+at a time, so that a kept entry and a fresh one have the same bits however images are batched and whichever run came
+first. Against a pass without the cache, in batches, they differ in the last bits. On CUDA, where the kernels' choice
+depends on the batch in any case, those of a batch that are missing pass it together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from cosam_bench.batches import KnownInputs
 from cosam_bench.environment import synchronise, versions
-from cosam_bench.files import CannotWrite, write_atomically
+from cosam_bench.kept_features import Kept, Place
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Features, Sam
 from cosam_bench.sam.sections import encoder_sections, parts
-
-_ENDING = ".safetensors"
-_STALE_SECONDS = 3600  # a temporary file this old was left by a process that was killed
 
 
 class PrefixCache:
@@ -47,22 +39,20 @@ class PrefixCache:
             they were computed.
     """
 
-    def __init__(self, folder: Path, *, sam: Sam, depth: int, limit_bytes: int) -> None:
-        """Features of ``sam`` as it is now, in a folder that others may share.
+    def __init__(self, place: Place, *, sam: Sam, depth: int, is_batched: bool = False) -> None:
+        """Features of ``sam`` as it is now.
 
         Args:
-            limit_bytes: the files' total, above which the least recently used go. Each further process that
-                writes at the same time may exceed it by a sixteenth.
+            place: where they are kept; others may share it.
+            is_batched: let those of a batch that are missing pass the prefix together, not one at a time.
         """
         self.depth = depth
         self.spared_seconds = 0.0
-        self._folder = folder
+        self._place = place
         self._sam = sam
+        self._is_batched = is_batched
         self._frozen = _tensors(sam, depth)
         self._base = [(tensor, tensor._version) for tensor in self._frozen]
-        self._limit_bytes = limit_bytes
-        self._unseen_bytes = limit_bytes  # written since the folder was last looked through
-        self._is_writable = True
         self._facts = {
             "model": sam.name,
             "weights": sam.digest,
@@ -86,82 +76,107 @@ class PrefixCache:
             and not _is_watched(self._sam, self.depth)
         )
 
-    def features(self, images: Tensor) -> Features:
+    def features(self, images: Tensor, *, known: KnownInputs | None = None) -> Features:
         """The prefix's output for normalised images, without gradient, in the dtype in which it was computed.
 
         Args:
             images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
+            known: what they were made of, from their ``Batch``.
 
         Returns:
-            As ``Sam.prefix``, on the images' device, contiguous.
+            As ``Sam.prefix``, on the images' device, contiguous, a copy of what is kept.
         """
-        rows = [self._one(images[row : row + 1]) for row in range(len(images))]
-        early = [row.early for row in rows if row.early is not None]
-        return Features(torch.cat([row.maps for row in rows]), torch.cat(early) if early else None)
+        keys = self._keys(images, known)
+        rows: dict[str, Kept] = {}
+        missing = []
+        for key in dict.fromkeys(keys):  # an image that comes twice is looked for once
+            kept = self._place.read(key)
+            if kept is None:
+                missing.append(key)
+            else:
+                rows[key] = kept
+        for key, kept in zip(missing, self._computed(images, [keys.index(key) for key in missing]), strict=True):
+            self._place.keep(key, kept)
+            rows[key] = kept
+        self.spared_seconds += sum(rows[key].seconds for key in keys) - sum(rows[key].seconds for key in missing)
+        return _joined([rows[key].features for key in keys], device=images.device)
 
-    def _one(self, image: Tensor) -> Features:
-        path = self._folder / f"{self._key(image)}{_ENDING}"
-        kept = _read(path)
-        if kept is not None:
-            features, seconds = kept
-            self.spared_seconds += seconds
-            return features.to(image.device)
-        began = time.perf_counter()
-        with torch.no_grad():
-            maps, early = self._sam.prefix(image, depth=self.depth)
-            features = Features(maps.contiguous(), None if early is None else early.contiguous())
-        synchronise(image.device)
-        self._keep(path, features, seconds=time.perf_counter() - began)
-        return features
+    def _computed(self, images: Tensor, rows: list[int]) -> Iterator[Kept]:
+        """The features of these rows, all at once or one after another."""
+        for chosen in [rows] if self._is_batched and rows else [[row] for row in rows]:
+            synchronise(images.device)
+            began = time.perf_counter()
+            with torch.no_grad():
+                maps, early = self._sam.prefix(images[chosen], depth=self.depth)
+            synchronise(images.device)
+            seconds = (time.perf_counter() - began) / len(chosen)
+            maps, early = maps.contiguous(), None if early is None else early.contiguous()
+            for row in range(len(chosen)):
+                alone = Features(maps[row : row + 1], None if early is None else early[row : row + 1])
+                yield Kept(alone, seconds)
 
-    def _key(self, image: Tensor) -> str:
-        kind = image.device.type
+    def _keys(self, images: Tensor, known: KnownInputs | None) -> list[str]:
+        """One a row; equal ones for the same image only."""
+        kind = images.device.type
         autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
-        facts = self._facts | {"autocast": autocast, "dtype": str(image.dtype), "shape": list(image.shape)}
-        state = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        state.update(image.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return state.hexdigest()
-
-    def _keep(self, path: Path, features: Features, *, seconds: float) -> None:
-        """Write an entry; where that fails the cache goes on with those that it has, being a help and no result."""
-        if not self._is_writable:
-            return
-        tensors = {name: part.cpu() for name, part in features._asdict().items() if part is not None}
-        content = save(tensors, metadata={"seconds": repr(seconds)})
-        try:
-            write_atomically(path, content)
-        except CannotWrite:
-            self._is_writable = False
-        self._unseen_bytes += len(content)
-        if self._unseen_bytes > self._limit_bytes // 16:
-            self._unseen_bytes = 0
-            _evict(self._folder, limit_bytes=self._limit_bytes)
+        digests = known.digests_of(images) if known else None
+        contents: Iterable[bytes | memoryview]
+        contents = map(_bytes, images.detach()) if digests is None else map(str.encode, digests)
+        facts = {"autocast": autocast, "dtype": str(images.dtype), "shape": list(images.shape[1:])}
+        head = json.dumps(self._facts | facts, sort_keys=True).encode()
+        return [_digest(head, content) for content in contents]
 
 
-def encode(sam: Sam, images: Tensor, cache: PrefixCache | None, *, prompts: FramePrompts | None = None) -> Features:
+def encode(
+    sam: Sam,
+    images: Tensor,
+    cache: PrefixCache | None,
+    *,
+    known: KnownInputs | None = None,
+    prompts: FramePrompts | None = None,
+) -> Features:
     """The embeddings of normalised images by the model as it is now, with kept features where they hold.
 
     Gradients reach whatever is trained, in either way. Kept features count as encoder passes like others.
 
     Args:
         cache: made of the same ``sam``; passed over where the first blocks are changed, trained or watched.
+        known: what the images were made of, from their ``Batch``; without it they are hashed as they are.
         prompts: as for ``Sam.encode``; no frozen block depends on them.
     """
     if cache is None or not cache.serves(images):
         return sam.encode(images, prompts)
-    return sam.suffix(cache.features(images), depth=cache.depth, prompts=prompts)
+    return sam.suffix(cache.features(images, known=known), depth=cache.depth, prompts=prompts)
 
 
-def first_blocks(sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None) -> Tensor:
+def first_blocks(
+    sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None, known: KnownInputs | None = None
+) -> Tensor:
     """The maps of ``sam.prefix(images, depth=depth)``, with kept features where they hold and are of that depth."""
     if cache is None or cache.depth != depth or not cache.serves(images):
         return sam.prefix(images, depth=depth).maps
-    return cache.features(images).maps
+    return cache.features(images, known=known).maps
 
 
 def clock(cache: PrefixCache | None) -> float:
     """Seconds, for differences, that pass as if nothing had been kept: no cost depends on what ran before."""
     return time.perf_counter() + (cache.spared_seconds if cache else 0.0)
+
+
+def _bytes(image: Tensor) -> memoryview:
+    return image.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _digest(head: bytes, content: bytes | memoryview) -> str:
+    state = hashlib.sha256(head)
+    state.update(content)
+    return state.hexdigest()
+
+
+def _joined(rows: list[Features], *, device: torch.device) -> Features:
+    """The rows as one batch: new tensors also of one row, which training may use where scoring made what is kept."""
+    early = [row.early.to(device) for row in rows if row.early is not None]
+    return Features(torch.cat([row.maps.to(device) for row in rows]), torch.cat(early) if early else None)
 
 
 def _tensors(sam: Sam, depth: int) -> list[Tensor]:
@@ -188,37 +203,3 @@ def _hooked(module: nn.Module) -> Iterator[nn.Module]:
 def processor(device: torch.device) -> str:
     """What decides, beside the libraries, how a sum is rounded."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-
-
-def _read(path: Path) -> tuple[Features, float] | None:
-    """The features and the seconds they took; None where there is no such file, or none that can be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            early = file.get_tensor("early") if "early" in file.keys() else None  # noqa: SIM118 (no container)
-            features, seconds = Features(file.get_tensor("maps"), early), float(file.metadata()["seconds"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-    with suppress(OSError):  # another process may have removed it, or own it
-        os.utime(path)  # the time of last use, which file systems rarely note
-    return features, seconds
-
-
-def _evict(folder: Path, *, limit_bytes: int) -> None:
-    """Remove what was left half written; and, from fifteen sixteenths on, the least recently used to seven eighths."""
-    entries = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        with suppress(OSError):  # another process may have removed it
-            facts = path.stat()
-            if path.suffix == _ENDING:
-                entries.append((facts.st_mtime_ns, facts.st_size, path))
-            elif time.time() - facts.st_mtime > _STALE_SECONDS:
-                path.unlink()
-    total = sum(size for _, size, _ in entries)
-    if total <= limit_bytes * 15 // 16:
-        return
-    for _, size, path in sorted(entries):
-        if total <= limit_bytes * 7 // 8:
-            return
-        with suppress(OSError):
-            path.unlink()
-        total -= size

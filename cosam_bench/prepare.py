@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from cosam_bench import __version__
+from cosam_bench.batch_size import fitting_batch_size
 from cosam_bench.batches import RAW_MASK_LEVELS, View
 from cosam_bench.config import Settings, validate
 from cosam_bench.domains.opening import OpenedStream, open_stream
@@ -21,7 +22,10 @@ from cosam_bench.domains.prompts import Prompts, frozen_prompts
 from cosam_bench.domains.published_points import published_prompts
 from cosam_bench.domains.samples import Domain, Split
 from cosam_bench.domains.streams import load_stream
+from cosam_bench.environment import free_memory_bytes
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.kept_features import FeatureFiles, FeatureMemory
+from cosam_bench.loading import Loader
 from cosam_bench.method import Method
 from cosam_bench.prefix_cache import PrefixCache
 from cosam_bench.protocol import Protocol, RunConfig
@@ -52,6 +56,7 @@ class Prepared:
         test_prompts: by the domain's name.
         train_prompts: by the domain's name.
         bench: what the method works with.
+        loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
     """
 
@@ -63,6 +68,7 @@ class Prepared:
     test_prompts: dict[str, Prompts]
     train_prompts: dict[str, Prompts]
     bench: Workbench
+    loader: Loader
     conditions: Conditions
 
     def with_method(self, config: RunConfig) -> Prepared:
@@ -145,14 +151,15 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
     )
     add_side_layers(sam, protocol.adapter, generator=torch_generator(config.seed, "adapter"))
     conditions = _conditions(config, columns, sam)
+    view = _view(protocol, sam, device)
     bench = Workbench(
         sam=sam,
         adapter=protocol.adapter,
         fit=protocol.fit,
         prompt_kind=protocol.prompts.train,
-        view=_view(protocol, sam, device),
+        view=view,
         seed=config.seed,
-        batch_size=protocol.score.batch_size,
+        batch_size=fitting_batch_size(protocol.score.batch_size, sam=sam, view=view),
         experts=shared / "experts",
         prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
     )
@@ -165,6 +172,7 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         test_prompts=test_prompts,
         train_prompts=train_prompts,
         bench=bench,
+        loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
     )
 
@@ -223,12 +231,15 @@ def _checkpoint(config: RunConfig) -> Path | Literal["random"] | None:
 
 
 def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
-    """Kept features, where blocks come before the first adapted one and each pass would run them on the CPU."""
+    """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
     depth = deepest_cut(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
     limit_bytes = round(config.prefix_cache_gib * 2**30)
-    if depth is None or not limit_bytes or sam.device.type != "cpu":
+    if depth is None or not limit_bytes:
         return None
-    return PrefixCache(folder, sam=sam, depth=depth, limit_bytes=limit_bytes)
+    if sam.device.type != "cuda":
+        return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes), sam=sam, depth=depth)
+    memory = FeatureMemory(limit_bytes=min(limit_bytes, free_memory_bytes(sam.device) // 2))
+    return PrefixCache(memory, sam=sam, depth=depth, is_batched=True)
 
 
 def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]:

@@ -18,7 +18,7 @@ from cosam_bench.fit_settings import FitSettings
 from cosam_bench.protocols.reading import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.registry import load_method, method_names, short_name
 from cosam_bench.sam.targets import AdapterSettings
-from cosam_bench.score import ScoreSettings
+from cosam_bench.score_settings import ScoreSettings
 
 
 class ModelSettings(Settings):
@@ -93,8 +93,9 @@ class RunConfig(Settings):
         seed: of the training, the prompts and the method.
         order: the domains' names in another order than the stream's; empty for the stream's.
         device: ``auto`` takes CUDA where it is there.
-        prefix_cache_gib: GiB of disk for what frozen first blocks of the encoder make of images; 0 computes it
-            each time. Used on the CPU; a run's identity does not depend on it.
+        prefix_cache_gib: GiB for what frozen first blocks of the encoder make of images; 0 computes it each time. On
+            the CPU they are the disk's; on CUDA the GPU's own, at most half of what is free. A run's identity does
+            not depend on it.
         protocol: the resolved protocol.
     """
 

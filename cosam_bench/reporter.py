@@ -14,6 +14,9 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """What is being done now."""
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, and that stays to be read."""
+
     def advance(self, units: float) -> None:
         """So much work was done."""
 
@@ -25,6 +28,9 @@ class SilentReporter:
         """Nothing."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
     def advance(self, units: float) -> None:

@@ -56,6 +56,7 @@ def _identity(prepared: Prepared) -> str:
         "prompts": {name: digest for name, digest in prepared.prompt_digests.items() if name.endswith("/test")},
         "processor": processor(bench.view.device),
         "threads": torch.get_num_threads(),
+        "batch size": bench.batch_size,  # the conditions may say "auto"
         "kept features": bench.prefixes is not None,  # they are computed image by image, not in batches
         "versions": versions(),
     }

@@ -6,26 +6,22 @@ the file. A run that was stopped therefore goes on where it was by the same path
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
-from cosam_bench.batches import Batch
 from cosam_bench.domains.prompts import joined
 from cosam_bench.domains.samples import union
-from cosam_bench.environment import peak_memory_bytes, reset_peak_memory, synchronise
+from cosam_bench.environment import reset_peak_memory, synchronise
+from cosam_bench.epochs import images_seen
 from cosam_bench.faults import FaultWatch, MethodFailed
-from cosam_bench.fit import images_seen
 from cosam_bench.method import MergingMethod, Method, State
 from cosam_bench.prefix_cache import clock
 from cosam_bench.prepare import Prepared
 from cosam_bench.records import Record
 from cosam_bench.reporter import Reporter, SilentReporter
+from cosam_bench.row_scorer import RowScorer
 from cosam_bench.rows import FrozenRow, is_unchanged
 from cosam_bench.running_record import RunningRecord
-from cosam_bench.score import BadPrediction, ImageScore, score_split
 from cosam_bench.steps import StepResult
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.workbench import Meter
@@ -44,6 +40,7 @@ class Runner:
         self._record = RunningRecord(prepared, results=results)
         self._frozen = FrozenRow(prepared, results=results)
         self._watch = FaultWatch(prepared.method_name, sam=prepared.bench.sam, error_file=self._record.error_file)
+        self._scorer = RowScorer(prepared, watch=self._watch, reporter=self._reporter)
 
     @property
     def folder(self) -> Path:
@@ -97,7 +94,7 @@ class Runner:
 
     def _units_left(self) -> float:
         prepared, card, missing = self._prepared, self._prepared.method.card, self._record.missing
-        scoring = len(missing) * self._images_scored
+        scoring = len(missing) * self._scorer.images
         if card.state == "none":
             return scoring
         learned = [len(prepared.domains[step - 1].train) for step in missing if step > 0]
@@ -113,78 +110,18 @@ class Runner:
         result = self._learn(step)
         before = self._record.before(step)
         if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
-            self._reporter.advance(self._images_scored)
-            return self._scored(result, like=before)
+            return self._scorer.like(result, before)
         self._reporter.say(f"Scoring after step {step} of {self._prepared.steps[-1]}")
-        return self._score(result, self._predictor(self._build(step, Meter())))
+        return self._scorer.of_method(result, self._build(step, Meter()))
 
     def _frozen_row(self) -> StepResult:
         known = self._frozen.read()
         if known is not None:
-            self._reporter.advance(self._images_scored)
-            return self._scored(StepResult(0, {}), like=known)
+            return self._scorer.like(StepResult(0, {}), known)
         self._reporter.say("Scoring frozen SAM")
-        result = self._score(StepResult(0, {}), self._predict_frozen)
+        result = self._scorer.frozen(StepResult(0, {}))
         self._frozen.write(result)
         return result
-
-    @property
-    def _images_scored(self) -> int:
-        return sum(len(domain.test) for domain in self._prepared.columns)
-
-    def _scored(self, result: StepResult, *, like: StepResult) -> StepResult:
-        """The step with another's row, at the cost at which that was measured."""
-        return replace(
-            result,
-            scores=like.scores,
-            scoring_seconds=like.scoring_seconds,
-            encoder_passes_per_image=like.encoder_passes_per_image,
-            peak_memory_bytes=peak_memory_bytes(self._prepared.bench.view.device),
-        )
-
-    def _score(self, result: StepResult, predict: Callable[[Batch], Tensor]) -> StepResult:
-        """The step with its row measured."""
-        bench = self._prepared.bench
-        began, passes = clock(bench.prefixes), bench.sam.encoder_passes
-        scores = self._columns(predict)
-        self._watch.check_base("predict")
-        return replace(
-            result,
-            scores=scores,
-            scoring_seconds=clock(bench.prefixes) - began,
-            encoder_passes_per_image=(bench.sam.encoder_passes - passes) / self._images_scored,
-            peak_memory_bytes=peak_memory_bytes(bench.view.device),
-        )
-
-    def _predict_frozen(self, batch: Batch) -> Tensor:
-        return self._prepared.bench.predict(None, batch)
-
-    def _predictor(self, method: Method) -> Callable[[Batch], Tensor]:
-        def predict(batch: Batch) -> Tensor:
-            with self._watch("predict"):
-                return method.predict(batch)
-
-        return predict
-
-    def _columns(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
-        try:
-            return {
-                domain.name: score_split(
-                    predict,
-                    domain.test,
-                    self._prepared.test_prompts[domain.name],
-                    kind=self._prepared.config.protocol.prompts.test,
-                    view=self._prepared.bench.view,
-                    batch_size=self._prepared.bench.batch_size,
-                    size=self._prepared.config.protocol.score.size,
-                    upsampling=self._prepared.config.protocol.score.upsampling,
-                    tell_domain=self._prepared.method.card.told_domain,
-                    advance=self._reporter.advance,
-                )
-                for domain in self._prepared.columns
-            }
-        except BadPrediction as error:
-            raise MethodFailed(f"The method {self._prepared.method_name!r} broke its contract: {error}") from error
 
     def _learn(self, step: int) -> StepResult:
         """Let the method learn the step's domain, and write its state."""

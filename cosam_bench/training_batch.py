@@ -130,10 +130,17 @@ def with_targets(
     if fit.loss_points:
         order = order or torch_generator("places", *(sample.key for sample in samples))
         places = draw_places(len(samples), count=fit.loss_points, order=order).to(view.device)
-    batch = TrainingBatch(
-        batch.images, batch.prompts, batch.domains, target=target, masks=masks, places=places, is_unique=is_unique
+    more = TrainingBatch(
+        batch.images,
+        batch.prompts,
+        batch.domains,
+        batch.known,
+        target=target,
+        masks=masks,
+        places=places,
+        is_unique=is_unique,
     )
-    return batch, target
+    return more, target
 
 
 def _at_model_size(mask: Tensor, frame: Frame, fit: FitSettings, soft: Tensor | None) -> Tensor:

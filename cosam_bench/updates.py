@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from cosam_bench.errors import CosamError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -120,16 +123,73 @@ def add(first: Update, second: Update) -> Update:
     return Update(low_rank, dense)
 
 
+class Computed(Mapping[str, Value]):
+    """Values by name, each computed whenever it is asked for, so that no more than one need be held at a time."""
+
+    def __init__(self, names: Iterable[str], compute: Callable[[str], Value]) -> None:
+        self._names = dict.fromkeys(names)
+        self._compute = compute
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class InTurn(Computed[Tensor]):
+    """Tensors that are computed whenever they are asked for.
+
+    Attributes:
+        shapes: of each tensor, by name.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[str], Tensor]) -> None:
+        super().__init__(shapes, compute)
+        self.shapes = shapes
+
+
+def taken_from(tensors: dict[str, Tensor]) -> Computed[Tensor]:
+    """The tensors, each of which is taken out when it is asked for, so that it is freed when it was used."""
+    return Computed(list(tensors), tensors.pop)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, tuple[int, ...]]:
+    """The shape of each tensor, without computing one."""
+    return (
+        tensors.shapes if isinstance(tensors, InTurn) else {name: tuple(part.shape) for name, part in tensors.items()}
+    )
+
+
+def changes_in_turn(update: Update) -> InTurn:
+    """What ``weight_changes`` gives, each change formed whenever it is asked for."""
+    low_rank = {f"{layer}.weight": factors for layer, factors in update.low_rank.items()}
+    shapes = {name: (factors.b.shape[0], factors.a.shape[1]) for name, factors in low_rank.items()}
+
+    def compute(name: str) -> Tensor:
+        if name not in low_rank:
+            return update.dense[name]
+        product = low_rank[name].dense()
+        return product + update.dense[name] if name in update.dense else product
+
+    return InTurn(shapes | {name: tuple(change.shape) for name, change in update.dense.items()}, compute)
+
+
 def weight_changes(update: Update) -> dict[str, Tensor]:
     """The whole change by parameter name, each dense and in its own dtype; ``Update(dense=...)`` serves the same.
 
     A low-rank change of layer L is ``b @ a`` under ``L.weight``; where that weight has a dense change too, the
     sum of both.
     """
-    changes = {f"{layer}.weight": factors.dense() for layer, factors in update.low_rank.items()}
-    for name, change in update.dense.items():
-        changes[name] = changes[name] + change if name in changes else change
-    return changes
+    return dict(changes_in_turn(update))
 
 
 def check_same_layers(first: Update, second: Update) -> None:
@@ -149,5 +209,5 @@ def check_same_layers(first: Update, second: Update) -> None:
 
 
 def _shapes(update: Update) -> dict[str, tuple[int, ...]]:
-    shapes = {name: (f.b.shape[0], f.a.shape[1]) for name, f in update.low_rank.items()}
-    return shapes | {name: tuple(change.shape) for name, change in update.dense.items()}
+    shapes: dict[str, tuple[int, ...]] = {n: (f.b.shape[0], f.a.shape[1]) for n, f in update.low_rank.items()}
+    return shapes | dict(shapes_of(update.dense))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,13 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cosam_bench.ahead import in_background
 from cosam_bench.batches import Batch, Precision, View, chunks, collate
 from cosam_bench.domains.prompts import Prompts, TrainPrompt
 from cosam_bench.domains.samples import Sample
-from cosam_bench.errors import CosamError
+from cosam_bench.epochs import images_seen
 from cosam_bench.expert_store import expert_file, read_expert, write_expert
-from cosam_bench.fit import Fitted, TrainingHooks, encode_batch, fit_adapter, images_seen, training_loss
+from cosam_bench.fit import (
+    Fitted,
+    TrainingHooks,
+    drawn_ahead,
+    encode_batch,
+    fit_adapter,
+    remember_digests,
+    training_loss,
+)
 from cosam_bench.fit_settings import FitSettings
+from cosam_bench.grams import InputGrams
 from cosam_bench.prefix_cache import PrefixCache, clock
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.frames import PromptKind
@@ -199,9 +209,10 @@ class Workbench:
     def input_grams(self, domain: TrainingDomain, update: Update | None) -> dict[str, Tensor]:
         """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
 
-        One pass over the images without augmentation, the model changed by ``update``; window padding counts
-        as the layer sees it, and a layer that is used several times pools its inputs. The decoder runs only
-        where one of the layers is its own. Where training sees one of several shards, so does this pass.
+        One pass over the images without augmentation, the model changed by ``update``; window padding counts as the
+        layer sees it, and a layer that is used several times pools its inputs. The encoder runs only as far as the
+        last of the layers, and the decoder only where one of them is its own. Where training sees one of several
+        shards, so does this pass.
 
         Returns:
             By layer, float64 on the CPU, ``(inputs, inputs)``, symmetric and positive semi-definite.
@@ -209,38 +220,30 @@ class Workbench:
         Source: RegMean (Jin et al., ICLR 2023), with RegCL's mean instead of the sum, so that each domain
         weighs the same.
         """
-        sums: dict[str, Tensor] = {}
-        rows: dict[str, int] = {}
-
-        def accumulate(layer: str, inputs: Tensor) -> None:
-            # Autocast would multiply in bf16, whose Gram matrices have eigenvalues far below zero.
-            with torch.autocast(inputs.device.type, enabled=False):
-                gram = (inputs.float().T @ inputs.float()).double().cpu()
-            sums[layer] = sums[layer] + gram if layer in sums else gram
-            rows[layer] = rows.get(layer, 0) + inputs.shape[0]
-
         needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
+        grams = InputGrams(self.layers, ends_early=not needs_decoder)
         with (
+            closing(in_background(self._unaugmented(domain), depth=drawn_ahead(self.view.device))) as batches,
             torch.inference_mode(),
             serving(self.sam, update),
-            layer_inputs(self.sam, self.layers, accumulate),
+            layer_inputs(self.sam, self.layers, grams.add),
             self.view.autocast(),
         ):
-            for chosen in chunks(range(0, len(domain), self.fit.ranks), size=self.batch_size):
-                samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
-                batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
-                features = self.encode(batch)
-                if needs_decoder:
-                    self.sam.decode(features, batch.prompts)
-                self.advance(len(chosen))
-        unseen = next((layer for layer in self.layers if layer not in sums), None)
-        if unseen is not None:
-            raise CosamError(
-                f"No prediction passes the layer {unseen!r}, so nothing is known of its inputs. "
-                "Choose other adapter.targets, or a method that needs no inputs."
-            )
-        # A copy made outside inference mode, so that later arithmetic may record gradients.
-        return {layer: (total / rows[layer]).clone() for layer, total in sums.items()}
+            for batch in batches:
+                with grams.one_pass():
+                    features = self.encode(batch)
+                    if needs_decoder:
+                        self.sam.decode(features, batch.prompts)
+                self.advance(len(batch))
+        return grams.means()
+
+    def _unaugmented(self, domain: TrainingDomain) -> Iterator[Batch]:
+        """The samples that training sees, as they are, ``batch_size`` at a time."""
+        for chosen in chunks(range(0, len(domain), self.fit.ranks), size=self.batch_size):
+            samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
+            batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
+            remember_digests(batch, self.prefixes)
+            yield batch
 
     def squared_gradients(
         self, domain: TrainingDomain, update: Update, *, labels: Literal["true", "sampled"], images: int = 256

@@ -17,7 +17,7 @@ from cosam_bench.card import MethodCard
 from cosam_bench.merging.elementwise import add_expert
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Update, changes_in_turn
 
 
 class Average(MergingMethod):
@@ -33,4 +33,4 @@ class Average(MergingMethod):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The mean over all experts so far."""
         mean = self.served.dense if self.served else None
-        return Update(dense=add_expert(mean, weight_changes(expert), scale="1/t", step=step))
+        return Update(dense=add_expert(mean, changes_in_turn(expert), scale="1/t", step=step))

@@ -42,7 +42,7 @@ from cosam_bench.merging.regression import running_sums
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Computed, Update, taken_from, weight_changes
 from cosam_bench.workbench import Workbench
 
 
@@ -166,13 +166,16 @@ class Became(MergingMethod):
         self.served = self.merge(expert, domain, step=step)
         if self.options.projected:
             grams = self.bench.input_grams(domain, self.served)
-            self.memory |= running_sums(self.memory, {f"gram/{layer}": gram for layer, gram in grams.items()})
+            self.memory |= running_sums(
+                self.memory, ((f"gram/{layer}", gram) for layer, gram in taken_from(grams).items())
+            )
 
-    def _spans(self) -> dict[str, Tensor]:
-        return {
-            layer: leading_span(self.memory[f"gram/{layer}"], threshold=self.options.threshold)
-            for layer in self.bench.layers
-        }
+    def _spans(self) -> Computed[Tensor]:
+        """Found when the training asks for them, one layer's at a time."""
+        grams = self.memory
+        return Computed(
+            self.bench.layers, lambda layer: leading_span(grams[f"gram/{layer}"], threshold=self.options.threshold)
+        )
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The point between what is served and the expert."""

@@ -64,7 +64,7 @@ class CoFiMA(MergingMethod):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The Fisher-weighted mean of what was served and what was trained."""
         gradients = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
-        current = {name: values.clamp(max=self.options.maximum) for name, values in gradients.items()}
+        current = {name: values.clamp_(max=self.options.maximum) for name, values in gradients.items()}
         past, self.memory = self.memory, current
         if self.served is None:
             return Update(dense=weight_changes(expert))

@@ -23,10 +23,10 @@ from torch import Tensor
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.merging.ties import Agreement, add_votes, elect, trim
+from cosam_bench.merging.ties import Agreement, elect_between, trim
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Update, changes_in_turn
 from cosam_bench.workbench import Workbench
 
 
@@ -51,9 +51,8 @@ def add_by_election(
     """
     if merged is None:
         return add_expert(None, changes, scale=scale, step=step)
-    votes = add_votes({}, trim(merged, density=density), merge=merge)
-    votes = add_votes(votes, trim(changes, density=density), merge=merge)
-    return add_expert(merged, elect(votes, merge=merge), scale=scale, step=step)
+    sides = [trim(merged, density=density), trim(changes, density=density)]
+    return add_expert(merged, elect_between(sides, merge=merge), scale=scale, step=step)
 
 
 class ContinualTiesSettings(Settings):
@@ -87,4 +86,4 @@ class ContinualTies(MergingMethod):
         """The served update with the scaled election between it and the new expert added."""
         merged = self.served.dense if self.served else None
         options = self.options.model_dump()
-        return Update(dense=add_by_election(merged, weight_changes(expert), step=step, **options))
+        return Update(dense=add_by_election(merged, changes_in_turn(expert), step=step, **options))

@@ -25,25 +25,29 @@ from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.merging.elementwise import Scale, add_expert
+from cosam_bench.merging.elementwise import Scale, add_expert, entrywise
 from cosam_bench.merging.ties import add_votes, elect, trim
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import InTurn, Update, changes_in_turn, shapes_of
 from cosam_bench.workbench import Workbench
 
 
 def drop_and_rescale(
     changes: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, probability: float
-) -> dict[str, Tensor]:
-    """The changes where the masks are true, divided by ``1 - probability``; 0 elsewhere.
+) -> Mapping[str, Tensor]:
+    """The changes in turn where the masks are true, divided by ``1 - probability``; 0 elsewhere.
 
     Args:
         changes: by parameter name.
         masks: bool, by the same names, in the same shapes; true with probability ``1 - probability``.
         probability: in [0, 1), with which an entry was dropped.
     """
-    return {name: change.where(masks[name], 0) / (1 - probability) for name, change in changes.items()}
+
+    def thinned(mask: Tensor, change: Tensor) -> Tensor:
+        return change.where(mask, 0) / (1 - probability)
+
+    return InTurn(shapes_of(changes), lambda name: entrywise(thinned, masks[name], changes[name]))
 
 
 def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: torch.Generator) -> dict[str, Tensor]:
@@ -51,7 +55,8 @@ def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: 
 
     Drawn in the order of the names.
     """
-    return {name: torch.rand(changes[name].shape, generator=generator) >= probability for name in sorted(changes)}
+    shapes = shapes_of(changes)
+    return {name: torch.rand(shapes[name], generator=generator) >= probability for name in sorted(shapes)}
 
 
 class DareSettings(Settings):
@@ -92,7 +97,7 @@ class Dare(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The sum or election over all thinned experts so far."""
-        changes, drop, scale = weight_changes(expert), self.options.drop, self.options.scale
+        changes, drop, scale = changes_in_turn(expert), self.options.drop, self.options.scale
         masks = draw_masks(changes, probability=drop, generator=self.bench.generator("dare", domain.name))
         thinned = drop_and_rescale(changes, masks, probability=drop)
         if self.options.combine == "sum":
@@ -100,4 +105,4 @@ class Dare(MergingMethod):
             return Update(dense=add_expert(total, thinned, scale=scale, step=step))
         self.memory = add_votes(self.memory, trim(thinned, density=self.options.density), merge="sum")
         share = 1 / step if scale == "1/t" else scale
-        return Update(dense={name: share * change for name, change in elect(self.memory, merge="sum").items()})
+        return Update(dense={name: change.mul_(share) for name, change in elect(self.memory, merge="sum").items()})

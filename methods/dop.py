@@ -33,6 +33,7 @@ with `adam` it is of full rank, with `closed` of rank t r at most.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -41,10 +42,10 @@ from torch import Tensor
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.errors import CosamError
-from cosam_bench.merging.spectral import Spectrum, as_factors, compress, joint_core, numerical_rank
+from cosam_bench.merging.spectral import Spectrum, as_factors, compress, find_factors, joint_core, numerical_rank
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, check_same_layers, weight_changes
+from cosam_bench.updates import LowRank, Update, changes_in_turn, check_same_layers
 from cosam_bench.workbench import Workbench
 
 Space = Literal["u", "v", "uv"]
@@ -91,9 +92,26 @@ class Objective:
     def loss_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
         """L_i and its gradient at ``weight``."""
         offset = weight - self.weight
-        by_left, by_right = self.left.T @ offset, offset @ self.right
-        loss = by_left.square().sum() + by_right.square().sum()
-        return float(loss), 2 * (self.left @ by_left + by_right @ self.right.T)
+        pushed = _squared_times(self.left, self._left_square, offset)
+        pushed += _squared_times(self.right, self._right_square, offset.T).T
+        return float((offset * pushed).sum()), pushed.mul_(2)
+
+    @cached_property
+    def _left_square(self) -> Tensor | None:
+        return _square(self.left)
+
+    @cached_property
+    def _right_square(self) -> Tensor | None:
+        return _square(self.right)
+
+
+def _square(half: Tensor) -> Tensor | None:
+    """``half half^T`` where it is no more to multiply by than ``half`` and its transpose one after the other."""
+    return half @ half.T if 2 * half.shape[1] >= len(half) else None
+
+
+def _squared_times(half: Tensor, square: Tensor | None, matrix: Tensor) -> Tensor:
+    return half @ (half.T @ matrix) if square is None else square @ matrix
 
 
 def leading_rank(singular_values: Tensor, *, svd_epsilon: float) -> int:
@@ -246,21 +264,25 @@ class DOP(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The joined change of each weight, dense."""
-        news = weight_changes(expert)
+        news = changes_in_turn(expert)
         if self.served is None:
-            return Update(dense=news)
+            return Update(dense=dict(news))
         check_same_layers(self.served, Update(dense=news))
-        olds = self.served.dense
-        joined = {name: (olds[name].double() + new.double()) / 2 for name, new in news.items()}
-        for layer, factors in expert.low_rank.items():
-            name = f"{layer}.weight"
-            joined[name] = self._join(olds[name], as_factors(news[name]) if name in expert.dense else factors)
-        return Update(dense={name: change.to(news[name].dtype) for name, change in joined.items()})
+        layers = {f"{layer}.weight": factors for layer, factors in expert.low_rank.items()}
+        joined = {}
+        for name, new in news.items():
+            old = self.served.dense[name]
+            if name in layers:
+                change = self._join(old, as_factors(new) if name in expert.dense else layers[name])
+            else:
+                change = (old.double() + new.double()) / 2
+            joined[name] = change.to(new.dtype)
+        return Update(dense=joined)
 
     def _join(self, old: Tensor, new: LowRank) -> Tensor:
         choice = self.options
         if choice.solver == "closed":
-            thin = compress(as_factors(old), tolerance=_ROUNDING)
+            thin = compress(find_factors(old, tolerance=_ROUNDING), tolerance=_ROUNDING)
             joined = join_factors(thin, new, alpha=choice.alpha, svd_epsilon=choice.svd_epsilon, space=choice.space)
             return joined.dense()
         sides = [

@@ -41,19 +41,23 @@ from cosam_bench.workbench import Workbench
 
 
 def consolidate(
-    running: Mapping[str, Tensor], fisher: Mapping[str, Tensor], *, decay: float, normalise: bool
+    running: Mapping[str, Tensor], fisher: dict[str, Tensor], *, decay: float, normalise: bool
 ) -> dict[str, Tensor]:
     """The importance of each weight for all domains so far: ``decay`` times that before, plus the new domain's.
 
     Args:
         running: by parameter name, what this function returned for the domain before; empty at first.
-        fisher: F_t, at least 0, of the same names and shapes.
+        fisher: F_t, at least 0, of the same names and shapes; overwritten by the result.
         normalise: divide F_t by the mean of its entries, over all parameters; one of zeros stays.
 
     Source: Schwarz et al. 2018, equation 9.
     """
     scale = 1 / (_mean(fisher) or 1.0) if normalise else 1.0
-    return {name: values * scale + (decay * running[name] if name in running else 0) for name, values in fisher.items()}
+    for name, values in fisher.items():
+        values.mul_(scale)
+        if name in running:
+            values.add_(decay * running[name])
+    return fisher
 
 
 def _mean(tensors: Mapping[str, Tensor]) -> float:

@@ -27,7 +27,7 @@ from cosam_bench.config import Settings, setting
 from cosam_bench.merging.fisher import add_expert
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Update, changes_in_turn
 from cosam_bench.workbench import Workbench
 
 
@@ -66,7 +66,7 @@ class Fisher(MergingMethod):
         """The Fisher-weighted average of all experts so far."""
         options = self.options
         fisher = self.bench.squared_gradients(domain, expert, labels=options.labels, images=options.images)
-        changes = weight_changes(expert)
+        changes = changes_in_turn(expert)
         self.memory, merged = add_expert(
             self.memory, changes, fisher, minimum=options.minimum, normalise=options.normalise
         )

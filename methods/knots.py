@@ -27,33 +27,38 @@ from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.merging.elementwise import Scale, add_expert
-from cosam_bench.merging.ties import add_votes, elect, trim
+from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.ties import elect_between, trim
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, check_same_layers
+from cosam_bench.updates import LowRank, Update, changes_in_turn, check_same_layers
 from cosam_bench.workbench import Workbench
 
 SMALLEST_SINGULAR_VALUE = 1e-5  # the released code keeps what is larger
 
 
-def align(experts: Sequence[LowRank]) -> tuple[Tensor, list[Tensor]]:
+_DENSE = "/dense"  # told apart from the coordinates of a layer whose weight has a dense change, too
+
+
+def align(experts: Sequence[LowRank]) -> tuple[Tensor, list[LowRank]]:
     """One layer's changes in common directions.
 
     Args:
         experts: T changes of one layer, ``(m, n)`` each, of any ranks.
 
     Returns:
-        U ``(m, k)`` with orthonormal columns, and T matrices ``S V_i (k, n)``, float64, with k the number of
-        singular values above 1e-5; ``U @ (S V_i)`` is expert i up to what smaller ones carry.
+        U ``(m, k)`` with orthonormal columns, and T matrices ``S V_i (k, n)``, float64 and as factors, with k the
+        number of singular values above 1e-5; ``U @ (S V_i)`` is expert i up to what smaller ones carry.
     """
     left, core = torch.linalg.qr(torch.cat([expert.b.double() for expert in experts], dim=1))
     parts = core.split([expert.rank for expert in experts], dim=1)
-    inner = torch.cat([part @ expert.a.double() for part, expert in zip(parts, experts, strict=True)], dim=1)
-    u, s, vh = torch.linalg.svd(inner, full_matrices=False)
-    kept = int((s > SMALLEST_SINGULAR_VALUE).sum())
-    coordinates = s[:kept, None] * vh[:kept]
-    return left @ u[:, :kept], list(coordinates.split(experts[0].a.shape[1], dim=1))
+    # Each A_i = L_i Q_i^T with orthonormal Q_i, which change neither U nor S.
+    lower = [torch.linalg.qr(expert.a.double().T).R.T for expert in experts]
+    inner = torch.cat([part @ factor for part, factor in zip(parts, lower, strict=True)], dim=1)
+    u, s, _ = torch.linalg.svd(inner, full_matrices=False)
+    u = u[:, : int((s > SMALLEST_SINGULAR_VALUE).sum())]
+    aligned = [LowRank(a=expert.a.double(), b=u.T @ part) for part, expert in zip(parts, experts, strict=True)]
+    return left @ u, aligned
 
 
 def merge_aligned(
@@ -79,34 +84,33 @@ def merge_aligned(
     for expert in experts[1:]:
         check_same_layers(experts[0], expert)
     bases: dict[str, Tensor] = {}
-    vectors: list[dict[str, Tensor]] = [{f"{n}.dense": c for n, c in expert.dense.items()} for expert in experts]
-    for layer in experts[0].low_rank:
-        bases[layer], parts = align([expert.low_rank[layer] for expert in experts])
+    vectors: list[dict[str, LowRank]] = [{} for _ in experts]
+    for layer, first in experts[0].low_rank.items():
+        basis, parts = align([expert.low_rank[layer] for expert in experts])
+        bases[layer] = (scale * basis).to(first.b.dtype)
         for vector, part in zip(vectors, parts, strict=True):
-            vector[f"{layer}.low_rank"] = part
-    merged = (
-        _by_ties(vectors, density, merge) if rule == "ties" else _by_sum(vectors, "1/t" if merge == "mean" else 1.0)
-    )
-    low_rank = {}
-    for layer, basis in bases.items():
-        dtype = experts[0].low_rank[layer].b.dtype
-        low_rank[layer] = LowRank(a=merged[f"{layer}.low_rank"].to(dtype), b=(scale * basis).to(dtype))
-    return Update(low_rank, {name: scale * merged[f"{name}.dense"] for name in experts[0].dense})
+            vector[layer] = part
+    # The coordinates are formed a layer at a time, wherever they are needed.
+    coordinates = [
+        changes_in_turn(Update(vector, {f"{name}{_DENSE}": change for name, change in expert.dense.items()}))
+        for vector, expert in zip(vectors, experts, strict=True)
+    ]
+    merged = _by_ties(coordinates, density, merge) if rule == "ties" else _by_sum(coordinates, merge)
+    low_rank = {layer: LowRank(a=merged[f"{layer}.weight"].to(basis.dtype), b=basis) for layer, basis in bases.items()}
+    return Update(low_rank, {name: scale * merged[f"{name}{_DENSE}"] for name in experts[0].dense})
 
 
 def _by_ties(
     vectors: Sequence[Mapping[str, Tensor]], density: float, merge: Literal["sum", "mean"]
-) -> dict[str, Tensor]:
-    votes: dict[str, Tensor] = {}
-    for vector in vectors:
-        votes = add_votes(votes, trim(vector, density=density), merge=merge)
-    return elect(votes, merge=merge)
+) -> Mapping[str, Tensor]:
+    return elect_between([trim(vector, density=density) for vector in vectors], merge=merge)
 
 
-def _by_sum(vectors: Sequence[Mapping[str, Tensor]], scale: Scale) -> dict[str, Tensor]:
-    total = add_expert(None, vectors[0], scale=scale, step=1)
-    for step, vector in enumerate(vectors[1:], start=2):
-        total = add_expert(total, vector, scale=scale, step=step)
+def _by_sum(vectors: Sequence[Mapping[str, Tensor]], merge: Literal["sum", "mean"]) -> Mapping[str, Tensor]:
+    total = None
+    for step, vector in enumerate(vectors, start=1):
+        total = add_expert(total, vector, scale="1/t" if merge == "mean" else 1.0, step=step)
+    assert total is not None
     return total
 
 

@@ -33,7 +33,7 @@ from cosam_bench.merging.regression import merge_by_regression, running_sums
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update
+from cosam_bench.updates import LowRank, Update, taken_from
 from cosam_bench.workbench import Workbench
 
 
@@ -106,8 +106,10 @@ class LoRM(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
-        grams = self.bench.input_grams(domain, expert)
-        sums = running_sums(self.memory, {f"{name}/sum": change for name, change in expert.dense.items()})
+        grams = taken_from(self.bench.input_grams(domain, expert))
+        sums = running_sums(
+            self.memory, {f"{name}/sum": change.to(torch.float64, copy=True) for name, change in expert.dense.items()}
+        )
         dense = {name: (sums[f"{name}/sum"] / step).to(change.dtype) for name, change in expert.dense.items()}
         low_rank = {}
         for layer, factors in expert.low_rank.items():

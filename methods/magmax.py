@@ -23,10 +23,10 @@ from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.merging.elementwise import check_same_parameters
+from cosam_bench.merging.elementwise import check_same_parameters, entrywise
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Update, changes_in_turn
 from cosam_bench.workbench import Workbench
 
 
@@ -47,11 +47,12 @@ def keep_larger(
     if merged is None:
         return {name: scale * change for name, change in changes.items()}
     check_same_parameters(merged, changes)
-    result = {}
-    for name, change in changes.items():
-        largest, new = merged[name].double() / scale, change.double()
-        result[name] = (scale * new.where(new.abs() >= largest.abs(), largest)).to(change.dtype)
-    return result
+
+    def larger(before: Tensor, change: Tensor) -> Tensor:
+        largest, new = before.double() / scale, change.double()
+        return scale * new.where(new.abs() >= largest.abs(), largest)
+
+    return {name: entrywise(larger, merged[name], change) for name, change in changes.items()}
 
 
 class MagMaxSettings(Settings):
@@ -91,4 +92,4 @@ class MagMax(MergingMethod):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled entries of largest magnitude over all experts so far."""
         merged = self.served.dense if self.served else None
-        return Update(dense=keep_larger(merged, weight_changes(expert), scale=self.options.scale))
+        return Update(dense=keep_larger(merged, changes_in_turn(expert), scale=self.options.scale))

@@ -46,7 +46,7 @@ from cosam_bench.errors import CosamError
 from cosam_bench.merging.spectral import Spectrum, joint_core, numerical_rank, rank_tolerance, update_norm
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, check_same_layers
+from cosam_bench.updates import Computed, LowRank, Update, check_same_layers
 from cosam_bench.workbench import Workbench
 
 Variant = Literal["release", "supp"]
@@ -116,6 +116,7 @@ def merge_orthogonally(
     variant: Variant,
     rank: int | None = None,
     rescaled_only: Collection[str] = (),
+    dtype: torch.dtype = torch.float64,
 ) -> Merged:
     """One step: project the expert's change, add it to the sum, rescale to the mean norm of the experts.
 
@@ -129,42 +130,54 @@ def merge_orthogonally(
         variant: what is taken out.
         rank: at most this many factors a layer are kept; none: all.
         rescaled_only: dense changes that keep the first domain's value and are only divided by each lambda_t.
+        dtype: what the result is rounded to, layer by layer; all work is in float64.
 
     Returns:
-        The next state, its change in float64.
+        The next state.
 
     Raises:
         CosamError: alpha is outside of its range, a layer's shapes differ, or a factor is not finite.
     """
     if not 0 <= alpha < 1:  # at 1, rounding decides whether the cumulated sum exceeds the total
         raise CosamError(f"OPCM with alpha {alpha} is asked. Give an alpha of at least 0 and below 1.")
-    spectra: dict[str, Spectrum] = {}
+    spectra: dict[str, Tensor] = {}
     splits: dict[str, int] = {}
     olds, news = merged.change.low_rank, expert.low_rank
-    for name in dict.fromkeys([*olds, *news]):
-        either = news.get(name) or olds[name]
-        nothing = LowRank(a=either.a[:0], b=either.b[:, :0])
-        core = joint_core(olds.get(name, nothing), news.get(name, nothing))
-        tolerance = rank_tolerance(either.b.dtype)
-        cleaned, splits[name] = project(core.second, core.first, alpha=alpha, variant=variant, tolerance=tolerance)
-        spectrum = core.spectrum(merged.scale * core.first + cleaned)
-        # Against the terms and not their sum, which may cancel out to rounding.
-        largest = merged.scale * core.first.norm() + core.second.norm()
-        spectra[name] = spectrum.first(int((spectrum.s > tolerance * largest).sum()))
-    kept = spectra if rank is None else {name: spectrum.first(rank) for name, spectrum in spectra.items()}
-    total = Update(
-        {name: spectrum.factors(torch.float64) for name, spectrum in kept.items()},
-        _sum_of_dense(merged, expert.dense, rescaled_only),
-    )
-    energy = _energy(spectra)
-    discarded = 1 - _energy(kept) / energy if rank is not None and energy > 0 else 0.0
+
+    def summed(name: str) -> LowRank:
+        spectrum, splits[name] = _layer_sum(
+            olds.get(name), news.get(name), scale=merged.scale, alpha=alpha, variant=variant
+        )
+        spectra[name] = spectrum.s
+        return (spectrum if rank is None else spectrum.first(rank)).factors(torch.float64)
+
+    # Layer by layer and twice, for the norm and for what it scales: all in float64 would be as much again as the state.
+    low_rank = Computed([*olds, *news], summed)
+    total = Update(low_rank, _sum_of_dense(merged, expert.dense, rescaled_only))
     count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
     mean_norm, norm = norm_sum / count, update_norm(total)
     if norm <= _CANCELLED * mean_norm:
-        stays = merged.change if merged.count else _scaled(total, 0.0)  # zero, but of the right layers
+        stays = merged.change if merged.count else _scaled(total, 0.0, dtype)  # zero, but of the right layers
         return Merged(stays, 1.0, norm_sum, count, splits)
-    change = _scaled(total, mean_norm / norm)
-    return Merged(change, norm / mean_norm, norm_sum, count, splits, discarded)
+    energy, lost = (sum(float(s[first:].square().sum()) for s in spectra.values()) for first in (0, rank or 0))
+    discarded = lost / energy if rank is not None and energy > 0 else 0.0
+    return Merged(_scaled(total, mean_norm / norm, dtype), norm / mean_norm, norm_sum, count, splits, discarded)
+
+
+def _layer_sum(
+    old: LowRank | None, new: LowRank | None, *, scale: float, alpha: float, variant: Variant
+) -> tuple[Spectrum, int]:
+    """One layer's ``lambda M + P(tau)`` before it is rescaled, and the split rank."""
+    either = new or old
+    assert either is not None
+    nothing = LowRank(a=either.a[:0], b=either.b[:, :0])
+    core = joint_core(old or nothing, new or nothing)
+    tolerance = rank_tolerance(either.b.dtype)
+    cleaned, split = project(core.second, core.first, alpha=alpha, variant=variant, tolerance=tolerance)
+    spectrum = core.spectrum(scale * core.first + cleaned)
+    # Against the terms and not their sum, which may cancel out to rounding.
+    largest = scale * core.first.norm() + core.second.norm()
+    return spectrum.first(int((spectrum.s > tolerance * largest).sum())), split
 
 
 def _sum_of_dense(merged: Merged, new: Mapping[str, Tensor], rescaled_only: Collection[str]) -> dict[str, Tensor]:
@@ -180,13 +193,12 @@ def _sum_of_dense(merged: Merged, new: Mapping[str, Tensor], rescaled_only: Coll
     return total
 
 
-def _energy(spectra: Mapping[str, Spectrum]) -> float:
-    return sum(float(spectrum.s.square().sum()) for spectrum in spectra.values())
-
-
-def _scaled(update: Update, factor: float) -> Update:
-    low_rank = {name: factors.scaled(factor) for name, factors in update.low_rank.items()}
-    return Update(low_rank, {name: change * factor for name, change in update.dense.items()})
+def _scaled(update: Update, factor: float, dtype: torch.dtype) -> Update:
+    low_rank = {}
+    for name, factors in update.low_rank.items():
+        scaled = factors.scaled(factor)
+        low_rank[name] = LowRank(a=scaled.a.to(dtype), b=scaled.b.to(dtype))
+    return Update(low_rank, {name: (change * factor).to(dtype) for name, change in update.dense.items()})
 
 
 def parameters_beside_modules(model: nn.Module) -> frozenset[str]:
@@ -257,16 +269,10 @@ class OPCM(MergingMethod):
             variant=self.variant,
             rank=self.rank,
             rescaled_only=parameters_beside_modules(self.bench.sam),
+            dtype=torch.float32,
         )
         self.memory["scale"] = torch.tensor(after.scale, dtype=torch.float64)
         self.memory["norm_sum"] = torch.tensor(after.norm_sum, dtype=torch.float64)
         if self.rank is not None:
             self.values["discarded_energy"] = after.discarded
-        return Update(
-            {name: _stored(factors) for name, factors in after.change.low_rank.items()},
-            {name: change.float() for name, change in after.change.dense.items()},
-        )
-
-
-def _stored(factors: LowRank) -> LowRank:
-    return LowRank(a=factors.a.float(), b=factors.b.float())
+        return after.change

@@ -25,19 +25,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
-from cosam_bench.merging.elementwise import order_statistics
+from cosam_bench.merging.competition import Competition
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, check_same_layers, weight_changes
+from cosam_bench.updates import Update, changes_in_turn, check_same_layers
 from cosam_bench.workbench import Workbench
 
 _CLIPPED_SHARE = {"top": 1e-4, "vision": 0.01}  # q, as released
-_SMALLEST_WEIGHT = 1e-12  # keeps the quotient of an entry without weight at 0, as released
 
 
 def merge_by_competition(
@@ -56,53 +54,9 @@ def merge_by_competition(
     """
     for expert in experts[1:]:
         check_same_layers(experts[0], expert)
+    changes = [changes_in_turn(expert) for expert in experts]
     share = _CLIPPED_SHARE[source]
-    pull = torch.zeros(())
-    for expert in experts:
-        entries = _flat(expert)
-        pull = pull + (entries if source == "top" else entries.sign() * _to_unit(_clipped(entries.abs(), share, share)))
-    weighted, weights = torch.zeros(()), torch.zeros(())
-    for expert in experts:
-        entries = _flat(expert)
-        magnitudes = _clipped(entries.abs(), share, share)
-        # e^-T times the published factor, which scaling to [0, 1] takes out again: so that no exponential overflows.
-        within = (len(experts) * (_to_unit(magnitudes).square() - 1)).exp_()
-        balance = within * (entries * pull).tanh_()
-        weight = _to_unit(_clipped(balance, 1 - ratio, 0))
-        weighted = weighted + entries.sign() * magnitudes * weight
-        weights = weights + weight
-    merged = scale * weighted / weights.clamp(min=_SMALLEST_WEIGHT)
-    return _by_name(merged, experts[0])
-
-
-def _flat(expert: Update) -> Tensor:
-    changes = weight_changes(expert)
-    return torch.cat([changes[name].flatten() for name in sorted(changes)])
-
-
-def _by_name(flat: Tensor, like: Update) -> dict[str, Tensor]:
-    changes = weight_changes(like)
-    merged, begin = {}, 0
-    for name in sorted(changes):
-        end = begin + changes[name].numel()
-        merged[name] = flat[begin:end].reshape(changes[name].shape).clone()
-        begin = end
-    return merged
-
-
-def _clipped(values: Tensor, below: float, above: float) -> Tensor:
-    """Values within the order statistics number ``int(d * below)`` and ``int(d * (1 - above) - 1)``, from 0."""
-    count = len(values)
-    lowest = min(int(count * below), count - 1)
-    highest = int(count * (1 - above) - 1)
-    least, most = order_statistics(values, lowest, highest)
-    return values.clamp(least, most)
-
-
-def _to_unit(values: Tensor) -> Tensor:
-    """Values scaled to [0, 1]; zeros where all are equal."""
-    lowest, highest = values.aminmax()
-    return (values - lowest) / (highest - lowest) if highest > lowest else torch.zeros_like(values)
+    return Competition(changes, clipped=share, ratio=ratio, is_pull_scaled=source == "vision").merged(scale)
 
 
 class PcbSettings(Settings):

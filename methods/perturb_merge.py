@@ -31,12 +31,15 @@ from torch import Tensor, nn
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.fit import TrainingHooks
-from cosam_bench.merging.interpolation import difference, inner_product, interpolate, plus
+from cosam_bench.merging.elementwise import entrywise_each
+from cosam_bench.merging.interpolation import difference, inner_product, interpolate
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update
 from cosam_bench.workbench import Workbench
+
+_SUMS = ("fisher", "residual")  # what is kept of each parameter
 
 
 def add_expert(
@@ -52,16 +55,30 @@ def add_expert(
     Returns:
         The next memory, ``fisher/<name>`` and ``residual/<name>``, in the dtype of ``step``; and a in [0, 1].
     """
-    pulls = {name: fisher[name].double() * change.double() for name, change in step.items()}
-    past = {name: memory[f"fisher/{name}"] for name in step} if memory else {}
-    residual = {name: memory[f"residual/{name}"] for name in step} if memory else {}
-    total, pull = plus(past, {name: values.double() for name, values in fisher.items()}), plus(residual, pulls)
-    curvature = inner_product(step, step, metric=total)
-    coefficient = min(max(inner_product(pull, step) / curvature, 0.0), 1.0) if curvature > 0 else 1.0
-    kept = {f"fisher/{name}": total[name].to(change.dtype) for name, change in step.items()}
+
+    def sums(fisher: Tensor, change: Tensor, *before: Tensor) -> tuple[Tensor, Tensor]:
+        total, pull = fisher.double(), fisher.double() * change.double()
+        return (total + before[0], pull + before[1]) if before else (total, pull)
+
+    def kept(*pieces: Tensor) -> tuple[Tensor, Tensor]:
+        *before, fisher, change = pieces
+        total, pull = sums(fisher, change, *before)
+        return total, pull - coefficient * total * change.double()
+
+    # Twice through the layers: for the coefficient, which is one for all, and for what it leaves.
+    slope = curvature = 0.0
     for name, change in step.items():
-        kept[f"residual/{name}"] = (pull[name] - coefficient * total[name] * change.double()).to(change.dtype)
-    return kept, coefficient
+        before = [memory[f"{kind}/{name}"] for kind in _SUMS if memory]
+        total, pull = sums(fisher[name], change, *before)
+        slope += inner_product({name: pull}, {name: change})
+        curvature += inner_product({name: change}, {name: change}, metric={name: total})
+    coefficient = min(max(slope / curvature, 0.0), 1.0) if curvature > 0 else 1.0
+    result: dict[str, Tensor] = {}
+    for name, change in step.items():
+        before = [memory[f"{kind}/{name}"] for kind in _SUMS if memory]
+        left = entrywise_each(kept, *before, fisher[name], change, results=2)
+        result |= {f"{kind}/{name}": values for kind, values in zip(_SUMS, left, strict=True)}
+    return result, coefficient
 
 
 class Perturbation(TrainingHooks):

@@ -26,6 +26,7 @@ one adapter.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -105,12 +106,7 @@ class RegCL(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
-        grams = self.bench.input_grams(domain, expert)
-        terms = {f"{name}/dense": change for name, change in expert.dense.items()}
-        terms_of = _factor_terms if self._space == "factors" else _product_terms
-        for layer, factors in expert.low_rank.items():
-            terms |= terms_of(layer, factors, grams[layer])
-        self.memory = running_sums(self.memory, terms)
+        self.memory = running_sums(self.memory, self._terms(expert, self.bench.input_grams(domain, expert)))
         dense = {name: (self.memory[f"{name}/dense"] / step).to(change.dtype) for name, change in expert.dense.items()}
         merge_all = {"factors": self._merge_factors, "product": self._merge_products, "whole": self._merge_whole}
         low_rank = {
@@ -118,6 +114,14 @@ class RegCL(MergingMethod):
             for (layer, factors), merged in zip(expert.low_rank.items(), merge_all[self._space](expert), strict=True)
         }
         return Update(low_rank, dense)
+
+    def _terms(self, expert: Update, grams: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """What the expert adds to the sums; the Gram matrices are taken out one after another."""
+        for name, change in expert.dense.items():
+            yield f"{name}/dense", change.to(torch.float64, copy=True)
+        terms_of = _factor_terms if self._space == "factors" else _product_terms
+        for layer, factors in expert.low_rank.items():
+            yield from terms_of(layer, factors, grams.pop(layer)).items()
 
     @property
     def _space(self) -> Literal["factors", "product", "whole"]:

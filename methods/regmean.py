@@ -21,7 +21,7 @@ does not matter. The rank is full without ``rank``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from cosam_bench.config import Settings, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, weight_changes
+from cosam_bench.updates import Computed, LowRank, Update, changes_in_turn, taken_from
 from cosam_bench.workbench import Workbench
 
 
@@ -41,6 +41,7 @@ def add_expert(
     grams: Mapping[str, Tensor],
     *,
     off_diagonal: float,
+    factors: Mapping[str, LowRank] | None = None,
 ) -> dict[str, Tensor]:
     """The running sums with one more expert.
 
@@ -49,36 +50,50 @@ def add_expert(
         changes: by parameter name, dW; ``(m, n)`` for a layer's weight.
         grams: by layer name, G ``(n, n)``; a parameter ``<layer>.weight`` is regressed, all others are averaged.
         off_diagonal: what G's off-diagonal is multiplied by; 0 keeps the diagonal alone.
+        factors: of those layers' changes that are of low rank; the products are the same but for the rounding of
+            the dense change.
 
     Returns:
         float64: ``<layer>/gram`` and ``<layer>/product``, ``<name>/sum`` of each other parameter.
     """
-    terms: dict[str, Tensor] = {}
-    for name, change in changes.items():
-        layer = name.removesuffix(".weight")
-        if layer == name or layer not in grams:
-            terms[f"{name}/sum"] = change
-            continue
-        gram = scale_off_diagonal(grams[layer].double(), off_diagonal)
-        terms[f"{layer}/gram"] = gram
-        terms[f"{layer}/product"] = change.double() * gram if gram.ndim == 1 else change.double() @ gram
-    return running_sums(memory, terms)
+    factors = factors or {}
+
+    def terms() -> Iterator[tuple[str, Tensor]]:
+        for name in changes:
+            layer = name.removesuffix(".weight")
+            if layer == name or layer not in grams:
+                yield f"{name}/sum", changes[name].to(torch.float64, copy=True)
+                continue
+            gram = scale_off_diagonal(grams[layer].double(), off_diagonal)
+            if gram.ndim == 1:
+                product = changes[name].double() * gram
+            elif layer in factors:  # G is as wide as the layer, and the factors are thin
+                product = factors[layer].b.double() @ (factors[layer].a.double() @ gram)
+            else:
+                product = changes[name].double() @ gram
+            yield f"{layer}/product", product
+            del product
+            yield f"{layer}/gram", gram
+
+    return running_sums(memory, terms())
 
 
-def merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> dict[str, Tensor]:
-    """The merged change by parameter name, float64, from the sums over ``step`` experts.
+def merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> Computed[Tensor]:
+    """The merged change by parameter name and in turn, float64, from the sums over ``step`` experts.
 
     Raises:
-        CosamError: a Gram sum has no inverse and the ridge is 0.
+        CosamError: where one is asked for, a Gram sum has no inverse and the ridge is 0.
     """
-    merged = {}
-    for name, total in sums.items():
-        layer, _, kind = name.rpartition("/")
-        if kind == "sum":
-            merged[layer] = total / step
-        elif kind == "gram":
-            merged[f"{layer}.weight"] = merge_by_regression(total, sums[f"{layer}/product"], ridge=ridge)
-    return merged
+    totals = {name.removesuffix("/sum"): name for name in sums if name.endswith("/sum")}
+    layers = {f"{name.removesuffix('/gram')}.weight": name for name in sums if name.endswith("/gram")}
+
+    def merged(name: str) -> Tensor:
+        if name in totals:
+            return sums[totals[name]] / step
+        layer = name.removesuffix(".weight")
+        return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge)
+
+    return Computed([*layers, *totals], merged)
 
 
 class RegMeanSettings(Settings):
@@ -122,29 +137,33 @@ class RegMean(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
-        grams, changes = self.bench.input_grams(domain, expert), weight_changes(expert)
-        sums = add_expert(self.memory, changes, grams, off_diagonal=self.options.off_diagonal)
-        merged = merged_changes(sums, step=step, ridge=self.options.ridge)
-        self.memory = sums
-        served = self._truncated(merged, list(grams)) if self.options.rank else Update(dense=merged)
-        return _as_stored(served, changes)
+        grams = self.bench.input_grams(domain, expert)
+        layers = list(grams)
+        self.memory = add_expert(
+            self.memory,
+            changes_in_turn(expert),
+            taken_from(grams),
+            factors={
+                layer: factors for layer, factors in expert.low_rank.items() if f"{layer}.weight" not in expert.dense
+            },
+            off_diagonal=self.options.off_diagonal,
+        )
+        merged = merged_changes(self.memory, step=step, ridge=self.options.ridge)
+        cut = self._truncated(expert, merged, layers) if self.options.rank else {}
+        dtypes = {f"{layer}.weight": factors.b.dtype for layer, factors in expert.low_rank.items()}
+        dtypes |= {name: change.dtype for name, change in expert.dense.items()}
+        kept = [name for name in merged if name.removesuffix(".weight") not in cut]
+        return Update(cut, {name: merged[name].to(dtypes[name]) for name in kept})
 
-    def _truncated(self, merged: dict[str, Tensor], layers: list[str]) -> Update:
+    def _truncated(self, expert: Update, merged: Mapping[str, Tensor], layers: list[str]) -> dict[str, LowRank]:
         assert self.options.rank is not None
         low_rank, discarded = {}, []
         for layer in layers:
-            low_rank[layer], share = truncate_by_gram(
-                merged.pop(f"{layer}.weight"), self.memory[f"{layer}/gram"], rank=self.options.rank
+            factors, share = truncate_by_gram(
+                merged[f"{layer}.weight"], self.memory[f"{layer}/gram"], rank=self.options.rank
             )
+            like = expert.low_rank[layer]
+            low_rank[layer] = LowRank(factors.a.to(like.a.dtype), factors.b.to(like.b.dtype))
             discarded.append(share)
         self.memory["discarded"] = torch.tensor(discarded)
-        return Update(low_rank, merged)
-
-
-def _as_stored(update: Update, like: Mapping[str, Tensor]) -> Update:
-    """The update in the dtypes of the changes it was merged from."""
-    low_rank = {
-        layer: LowRank(factors.a.to(like[f"{layer}.weight"].dtype), factors.b.to(like[f"{layer}.weight"].dtype))
-        for layer, factors in update.low_rank.items()
-    }
-    return Update(low_rank, {name: change.to(like[name].dtype) for name, change in update.dense.items()})
+        return low_rank

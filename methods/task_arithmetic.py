@@ -43,7 +43,7 @@ from cosam_bench.merging.regression import running_sums
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Update, changes_in_turn, taken_from
 from cosam_bench.workbench import Workbench
 
 
@@ -111,6 +111,6 @@ class TaskArithmetic(MergingMethod):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled sum over all experts so far."""
         if self.options.first_factors == "osrm":
-            self.memory = running_sums(self.memory, self.bench.input_grams(domain, None))
+            self.memory = running_sums(self.memory, taken_from(self.bench.input_grams(domain, None)))
         total = self.served.dense if self.served else None
-        return Update(dense=add_expert(total, weight_changes(expert), scale=self.options.scale, step=step))
+        return Update(dense=add_expert(total, changes_in_turn(expert), scale=self.options.scale, step=step))

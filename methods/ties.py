@@ -24,7 +24,7 @@ from cosam_bench.config import Settings, setting
 from cosam_bench.merging.ties import add_votes, elect, trim
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.updates import Update, changes_in_turn
 from cosam_bench.workbench import Workbench
 
 
@@ -61,7 +61,7 @@ class Ties(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled election over all experts so far."""
-        trimmed = trim(weight_changes(expert), density=self.options.density)
+        trimmed = trim(changes_in_turn(expert), density=self.options.density)
         self.memory = add_votes(self.memory, trimmed, merge=self.options.merge)
         merged = elect(self.memory, merge=self.options.merge)
-        return Update(dense={name: self.options.scale * change for name, change in merged.items()})
+        return Update(dense={name: change.mul_(self.options.scale) for name, change in merged.items()})

@@ -80,12 +80,16 @@ def learned(method: MergingMethod, domain: TrainingDomain, served: Update) -> Up
 
 def test_the_importance_of_two_domains_worked_by_hand() -> None:
     one, two = {"w": torch.tensor([2.0, 4.0])}, {"w": torch.tensor([[1.0], [3.0]]).flatten()}
-    memory = consolidate({}, one, decay=0.5, normalise=True)
+    memory = consolidate({}, copied(one), decay=0.5, normalise=True)
     assert memory["w"].tolist() == pytest.approx([2 / 3, 4 / 3])
-    memory = consolidate(memory, two, decay=0.5, normalise=True)
+    memory = consolidate(memory, copied(two), decay=0.5, normalise=True)
     assert memory["w"].tolist() == pytest.approx([1 / 3 + 1 / 2, 2 / 3 + 3 / 2])
     assert consolidate(one, two, decay=0.5, normalise=False)["w"].tolist() == [2.0, 5.0]
     assert consolidate({}, {"w": torch.zeros(2)}, decay=0.5, normalise=True)["w"].tolist() == [0.0, 0.0]
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 @given(st.integers(1, 6), st.floats(0, 1), st.integers(0, 1000))

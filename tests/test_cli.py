@@ -232,7 +232,7 @@ def test_several_methods_run_on_one_protocol_and_are_compared(
     several = cli("run", "--method", f"finetune,{broken},average", "--protocol", quick_protocol)
     assert several.exit_code == 1
     assert "ZeroDivisionError in learn(): division by zero" in several.stderr
-    assert several.stderr.endswith(f"1 of 3 methods failed: mine.\n")
+    assert several.stderr.endswith("1 of 3 methods failed: mine.\n")
     assert several.stderr.count("Opening data and model") == 3
     shown = words(several.stdout)
     assert "Leaderboard: results/leaderboard.csv (2 rows)" in shown

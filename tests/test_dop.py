@@ -248,3 +248,23 @@ def test_the_order_matters() -> None:
     for solver in ("adam", "closed"):
         one, other = (stream(order, solver=solver)[0].dense["layer.weight"] for order in (changes, changes[::-1]))
         assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_square"), [((8, 4), (False, True)), ((4, 9), (True, False)), ((5, 5), (True, True))]
+)
+def test_a_side_of_many_directions_is_squared_with_the_same_result(
+    shape: tuple[int, int], is_square: tuple[bool, bool]
+) -> None:
+    draws = torch.Generator().manual_seed(sum(shape))
+    own, weight = (torch.randn(shape, generator=draws, dtype=torch.float64) for _ in range(2))
+    side = objective(own[:, :3] @ own[:3] if shape == (8, 4) else own)
+    if shape == (8, 4):
+        side = Objective(side.weight, side.left[:, :3], side.right[:, :3])
+    is_found = (side._left_square is not None, side._right_square is not None)
+    assert is_found == is_square
+    loss, gradient = side.loss_and_gradient(weight)
+    offset = weight - side.weight
+    a, b = side.left @ side.left.T, side.right @ side.right.T
+    torch.testing.assert_close(gradient, 2 * (a @ offset + offset @ b))
+    assert loss == pytest.approx(float((offset.T @ a @ offset).trace() + (offset @ b @ offset.T).trace()))

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from cosam_bench import fit as fit_module
 from cosam_bench.augment import mirror, mirror_prompts
 from cosam_bench.batches import Batch, View
 from cosam_bench.domains.prompts import Prompts, TrainPrompt, draw_prompts, tight_box
 from cosam_bench.domains.samples import Sample, Split
+from cosam_bench.epochs import batches_of_epoch
 from cosam_bench.errors import CosamError
-from cosam_bench.fit import Fitted, TrainingHooks, batches_of_epoch, fit_adapter, protocol_loss
+from cosam_bench.fit import Fitted, TrainingHooks, fit_adapter, protocol_loss
 from cosam_bench.fit_settings import FitSettings
+from cosam_bench.kept_features import FeatureMemory
 from cosam_bench.losses import bce_dice, focal_dice_iou, sample_at, unsure_places
+from cosam_bench.prefix_cache import PrefixCache
 from cosam_bench.protocol import Protocol
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
@@ -89,6 +95,91 @@ def test_the_same_seed_gives_the_same_adapter_whatever_ran_before(sam: Sam, squa
     assert torch.equal(torch.get_rng_state(), state)
     assert first.update.digest() == again.update.digest()
     assert first.update.digest() != trained(sam, squares, prompts, prompt_kind="mix", seed=1).update.digest()
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"jitter": True, "loss_points": 16}])
+def test_batches_drawn_ahead_by_a_thread_give_the_same_bits(
+    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
+    threads = set()
+    own = draw_batch
+
+    def watched(*args: Any, **kwargs: Any) -> tuple[Batch, Tensor]:
+        threads.add(threading.current_thread().name)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr("cosam_bench.fit.draw_batch", watched)
+    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: 2)
+    ahead = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
+    assert ahead.update.digest() == inline.update.digest()
+    assert ahead.epoch_losses == inline.epoch_losses
+    assert len(threads) == 1
+    assert threading.current_thread().name not in threads
+    assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_each_step_has_its_own_epochs_rate_however_far_ahead_batches_are_drawn(
+    sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    own = fit_module.make_optimiser
+
+    def watched(*args: Any) -> torch.optim.Optimizer:
+        optimiser = own(*args)
+        optimiser.register_step_pre_hook(lambda *_: rates.append(optimiser.param_groups[0]["lr"]))
+        return optimiser
+
+    monkeypatch.setattr(fit_module, "make_optimiser", watched)
+    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: ahead)
+    trained(sam, squares, prompts, epochs=3, schedule="step", step_epochs=1, step_factor=0.1)
+    assert rates == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+
+
+def test_batches_are_drawn_ahead_for_a_gpu_alone() -> None:
+    assert fit_module.drawn_ahead(torch.device("cpu")) == 0
+    assert fit_module.drawn_ahead(torch.device("cuda")) > 0
+
+
+class Torn(list[Sample]):
+    """Samples of which one cannot be read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 2:
+            raise CosamError("square 2 cannot be read")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_sample_that_cannot_be_read_ends_the_training_and_leaves_no_thread(
+    sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: ahead)
+    before = digest_tensors(sam.state_dict())
+    with pytest.raises(CosamError, match="square 2 cannot be read"):
+        trained(sam, Torn(squares), prompts, batch_size=1)
+    assert digest_tensors(sam.state_dict()) == before
+    assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("jitter", "has_cache", "expected"), [(False, True, 6), (True, True, 0), (False, False, 0)])
+def test_digests_are_computed_with_the_batch_where_they_will_be_asked_for(
+    sam: Sam, squares: Split, prompts: Prompts, jitter: bool, has_cache: bool, expected: int
+) -> None:
+    cache = PrefixCache(FeatureMemory(limit_bytes=0), sam=sam, depth=2) if has_cache else None
+    drawn = fit_module.drawn_batches(
+        squares,
+        prompts,
+        fit=FitSettings(epochs=1, batch_size=3, jitter=jitter),
+        prompt_kind="box",
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        order=torch.Generator().manual_seed(0),
+        prefixes=cache,
+    )
+    inputs = [one for _, batch, _ in drawn if batch.known for one in batch.known.inputs]
+    assert len(inputs) == 6
+    assert sum("digest" in vars(one) for one in inputs) == expected
 
 
 def test_training_goes_on_from_where_it_starts(sam: Sam, squares: Split, prompts: Prompts) -> None:

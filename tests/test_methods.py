@@ -14,10 +14,12 @@ from cosam_bench.methods.finetune import Finetune
 from cosam_bench.registry import load_method, method_names, read_card
 from cosam_bench.testing import ContractViolation, check_method
 
+SHORTER = {"trm": {"steps": 3}, "dop": {"steps": 5}}  # searches, whose length is no part of the contract
+
 
 @pytest.mark.parametrize("name", method_names())
 def test_a_registered_method_keeps_the_contract(name: str) -> None:
-    assert len(check_method(load_method(name))) == 9
+    assert len(check_method(load_method(name), settings=SHORTER.get(name))) == 9
 
 
 @pytest.mark.parametrize("name", method_names())

@@ -190,3 +190,37 @@ def test_wrong_dtypes_and_shapes_are_refused() -> None:
         metrics.mae(torch.zeros(1, 8, 8), good)
     with pytest.raises(ValueError, match="bool"):
         metrics.boundary_iou(good[0], good[0])
+
+
+@pytest.mark.parametrize(("number", "shape"), [(300, (3, 5)), (9, (37, 53))])
+def test_a_masks_bits_do_not_depend_on_its_company(number: int, shape: tuple[int, int]) -> None:
+    """A sigmoid has other bits at another place of a tensor, in half of the masks of 3 x 5 if nobody sees to it."""
+    generator = torch.Generator().manual_seed(7)
+    logits = 4 * torch.randn(number, *shape, generator=generator)
+    targets = torch.rand(number, *shape, generator=generator) > 0.5
+    together = metrics.measure(logits, targets)
+    for row in range(number):
+        alone = metrics.measure(logits[row][None].clone(), targets[row][None].clone())
+        assert {name: value.item() for name, value in alone.items()} == {
+            name: value[row].item() for name, value in together.items()
+        }
+
+
+def test_threads_add_up_several_masks_as_they_do_one() -> None:
+    generator = torch.Generator().manual_seed(7)
+    probabilities = 1e-3 * torch.rand(5, 200, 300, generator=generator) ** 9  # of sizes so unlike that sums are inexact
+    targets = torch.zeros(5, 200, 300, dtype=torch.bool)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = metrics.mae(probabilities, targets).tolist()
+        alone = [metrics.mae(probabilities[row : row + 1].clone(), targets[:1]).item() for row in range(5)]
+    finally:
+        torch.set_num_threads(threads)
+    assert together == alone
+
+
+def test_of_no_masks_there_are_no_metrics() -> None:
+    found = metrics.measure(torch.zeros(0, 4, 5), torch.zeros(0, 4, 5, dtype=torch.bool))
+    assert {tuple(value.shape) for value in found.values()} == {(0,)}
+    assert {value.dtype for value in found.values()} == {torch.float64}

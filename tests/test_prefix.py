@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cosam_bench import prefix_cache
+from cosam_bench import kept_features, prefix_cache
 from cosam_bench.augment import mirror
 from cosam_bench.batches import View, collate
 from cosam_bench.domains.prompts import draw_prompts
 from cosam_bench.domains.samples import Split
 from cosam_bench.files import CannotWrite
 from cosam_bench.fit_settings import FitSettings
+from cosam_bench.kept_features import FeatureFiles
 from cosam_bench.prefix_cache import PrefixCache, clock, encode, first_blocks
 from cosam_bench.prepare import prepare
 from cosam_bench.protocol import RunConfig, resolve_run
@@ -57,8 +59,13 @@ def small_mobile() -> Sam:
 
 
 @pytest.fixture
-def cache(tiny: Sam, tmp_path: Path) -> PrefixCache:
-    return PrefixCache(tmp_path / "prefix", sam=tiny, depth=DEPTH, limit_bytes=2**30)
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "prefix"
+
+
+@pytest.fixture
+def cache(tiny: Sam, folder: Path) -> PrefixCache:
+    return PrefixCache(FeatureFiles(folder, limit_bytes=2**30), sam=tiny, depth=DEPTH)
 
 
 def some_images(count: int, *, seed: int = 0, side: int = 128) -> Tensor:
@@ -159,24 +166,26 @@ def test_the_cut_lies_before_the_first_adapted_block(tiny: Sam, small_mobile: Sa
         deepest_cut(small_mobile.image_encoder, ["image_encoder.blocks.9"])
 
 
-def test_first_blocks_are_kept_only_at_the_caches_own_depth(tiny: Sam, cache: PrefixCache) -> None:
+def test_first_blocks_are_kept_only_at_the_caches_own_depth(tiny: Sam, cache: PrefixCache, folder: Path) -> None:
     images = some_images(2)
     with torch.inference_mode():
         for depth, kept in ((2, 0), (DEPTH, 2)):
             found = first_blocks(tiny, images, depth=depth, cache=cache)
             torch.testing.assert_close(found, tiny.prefix(images, depth=depth).maps, rtol=1e-4, atol=1e-4)
-            assert len(files(cache._folder)) == kept
+            assert len(files(folder)) == kept
         with serving(tiny, an_update(tiny, EARLIER)):
             changed = first_blocks(tiny, images, depth=DEPTH, cache=cache)
         assert (changed - found).abs().max() > 1e-2
 
 
-def test_kept_features_give_the_embeddings_without_the_first_blocks_being_run(tiny: Sam, cache: PrefixCache) -> None:
+def test_kept_features_give_the_embeddings_without_the_first_blocks_being_run(
+    tiny: Sam, cache: PrefixCache, folder: Path
+) -> None:
     images = some_images(3)
     with torch.inference_mode():
         plain = tiny.encode(images).maps
         torch.testing.assert_close(encode(tiny, images, cache).maps, plain, rtol=1e-4, atol=1e-4)
-        assert len(files(cache._folder)) == 3
+        assert len(files(folder)) == 3
         ran: list[object] = []
         own = Sam.prefix
         with pytest.MonkeyPatch.context() as patch:
@@ -196,7 +205,7 @@ def test_bits_depend_on_no_batch_and_no_order_of_first_use(
     tiny: Sam, tmp_path_factory: pytest.TempPathFactory, order: list[int], sizes: list[int]
 ) -> None:
     images = some_images(5)
-    cache = PrefixCache(tmp_path_factory.mktemp("prefix"), sam=tiny, depth=DEPTH, limit_bytes=2**30)
+    cache = PrefixCache(FeatureFiles(tmp_path_factory.mktemp("prefix"), limit_bytes=2**30), sam=tiny, depth=DEPTH)
     with torch.inference_mode():
         alone = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in images]
         while order:
@@ -215,7 +224,7 @@ def test_cached_passes_are_counted_as_passes(tiny: Sam, cache: PrefixCache) -> N
     assert tiny.encoder_passes == before + 4
 
 
-def test_gradients_of_later_layers_are_those_of_the_whole_pass(tiny: Sam, cache: PrefixCache) -> None:
+def test_gradients_of_later_layers_are_those_of_the_whole_pass(tiny: Sam, cache: PrefixCache, folder: Path) -> None:
     images = some_images(2)
     with torch.inference_mode():
         encode(tiny, images[:1], cache)  # one kept, the other computed within training
@@ -230,14 +239,16 @@ def test_gradients_of_later_layers_are_those_of_the_whole_pass(tiny: Sam, cache:
             return [parameter.grad.clone() for parameter in attached.parameters() if parameter.grad is not None]
 
     plain, kept = gradients(None), gradients(cache)
-    assert len(files(cache._folder)) == 2
+    assert len(files(folder)) == 2
     assert len(plain) == len(kept) == 12
     for one, other in zip(plain, kept, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
     assert any(gradient.abs().max() > 1 for gradient in plain)
 
 
-def test_a_later_update_is_served_with_kept_features_and_an_earlier_one_without(tiny: Sam, cache: PrefixCache) -> None:
+def test_a_later_update_is_served_with_kept_features_and_an_earlier_one_without(
+    tiny: Sam, cache: PrefixCache, folder: Path
+) -> None:
     images = some_images(2)
     with torch.inference_mode():
         for layer, kept in ((LATER, 2), (EARLIER, 2)):
@@ -245,7 +256,7 @@ def test_a_later_update_is_served_with_kept_features_and_an_earlier_one_without(
                 assert cache.serves(images) == (layer == LATER)
                 kept_maps, maps = encode(tiny, images, cache).maps, tiny.encode(images).maps
                 torch.testing.assert_close(kept_maps, maps, rtol=1e-4, atol=1e-4)
-            assert len(files(cache._folder)) == kept
+            assert len(files(folder)) == kept
         dense = Update(dense={"image_encoder.pos_embed": torch.ones_like(tiny.image_encoder.pos_embed)})
         with serving(tiny, dense):
             assert not cache.serves(images)
@@ -282,7 +293,7 @@ def adapt_an_early_block(sam: Sam) -> Callable[[], object]:
     "disturb", [change_in_place, watch_an_early_block, watch_the_whole, train_an_early_weight, adapt_an_early_block]
 )
 def test_a_model_whose_first_blocks_are_touched_or_watched_is_run_whole(
-    tiny: Sam, cache: PrefixCache, disturb: Callable[[Sam], Callable[[], object]]
+    tiny: Sam, cache: PrefixCache, folder: Path, disturb: Callable[[Sam], Callable[[], object]]
 ) -> None:
     assert cache.serves(some_images(1))
     restore = disturb(tiny)
@@ -291,7 +302,7 @@ def test_a_model_whose_first_blocks_are_touched_or_watched_is_run_whole(
         encode(tiny, some_images(1), cache)
     finally:
         restore()
-    assert not files(cache._folder)
+    assert not files(folder)
     assert cache.serves(some_images(1)) == (disturb is not change_in_place)
 
 
@@ -302,12 +313,12 @@ def test_input_that_is_differentiated_passes_the_whole_encoder(tiny: Sam, cache:
     assert images.grad.abs().max() > 0
 
 
-def test_inputs_of_later_layers_are_still_seen(tiny: Sam, cache: PrefixCache) -> None:
+def test_inputs_of_later_layers_are_still_seen(tiny: Sam, cache: PrefixCache, folder: Path) -> None:
     seen: list[Tensor] = []
     with torch.inference_mode(), layer_inputs(tiny, [LATER], lambda _, rows: seen.append(rows)):
         encode(tiny, some_images(1), cache)
         encode(tiny, some_images(1), None)
-    assert len(files(cache._folder)) == 1
+    assert len(files(folder)) == 1
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-4)
 
 
@@ -315,7 +326,7 @@ def test_other_precision_depth_weights_and_images_have_entries_of_their_own(tiny
     other = build_sam("tiny", checkpoint="random", seed=1)
 
     def cache(sam: Sam = tiny, depth: int = DEPTH) -> PrefixCache:
-        return PrefixCache(tmp_path, sam=sam, depth=depth, limit_bytes=2**30)
+        return PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=sam, depth=depth)
 
     image = some_images(1)
     with torch.inference_mode():
@@ -335,7 +346,7 @@ def test_other_precision_depth_weights_and_images_have_entries_of_their_own(tiny
 
 def test_bf16_features_are_kept_as_they_are(small_mobile: Sam, tmp_path: Path) -> None:
     image = some_images(1, side=64)
-    cache = PrefixCache(tmp_path, sam=small_mobile, depth=2, limit_bytes=2**30)
+    cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=small_mobile, depth=2)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         computed, read = cache.features(image).maps, cache.features(image).maps
     assert computed.dtype == read.dtype == torch.bfloat16
@@ -344,11 +355,13 @@ def test_bf16_features_are_kept_as_they_are(small_mobile: Sam, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
-def test_an_entry_that_cannot_be_read_is_computed_anew(tiny: Sam, cache: PrefixCache, damage: bytes | None) -> None:
+def test_an_entry_that_cannot_be_read_is_computed_anew(
+    tiny: Sam, cache: PrefixCache, folder: Path, damage: bytes | None
+) -> None:
     image = some_images(1)
     with torch.inference_mode():
         first = cache.features(image).maps
-        (path,) = files(cache._folder)
+        (path,) = files(folder)
         path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
         assert torch.equal(cache.features(image).maps, first)
         assert cache.spared_seconds == 0
@@ -365,7 +378,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
         tried.append(path)
         raise CannotWrite("full")
 
-    monkeypatch.setattr(prefix_cache, "write_atomically", refuse)
+    monkeypatch.setattr(kept_features, "write_atomically", refuse)
     with torch.inference_mode():
         found = cache.features(some_images(2)).maps
         expected = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in some_images(2)]
@@ -375,7 +388,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
 
 def test_the_least_recently_used_go_where_the_limit_is_reached(tiny: Sam, tmp_path: Path) -> None:
     size_bytes = 16 * 16 * 96 * 4 + 200  # an entry and its header
-    cache = PrefixCache(tmp_path, sam=tiny, depth=DEPTH, limit_bytes=8 * size_bytes)
+    cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=8 * size_bytes), sam=tiny, depth=DEPTH)
     images = some_images(12)
     names: list[Path] = []
     with torch.inference_mode():
@@ -400,33 +413,37 @@ def test_files_left_half_written_by_a_killed_process_are_removed(tiny: Sam, tmp_
     young.write_bytes(b"half")
     os.utime(old, (0, 0))
     with torch.inference_mode():
-        PrefixCache(tmp_path, sam=tiny, depth=DEPTH, limit_bytes=2**30).features(some_images(1))
+        PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=tiny, depth=DEPTH).features(some_images(1))
     assert not old.exists()
     assert young.exists()
 
 
-_USE = """
-import sys
-from pathlib import Path
-import torch
-from cosam_bench.prefix_cache import PrefixCache
-from cosam_bench.sam.build import build_sam
+def use_a_small_folder(folder: str, seed: int) -> None:
+    """Features of eight images in random order where six have room; on its own, so that it can be a program."""
+    from pathlib import Path
 
-torch.set_num_threads(1)
-sam = build_sam("tiny", checkpoint="random")
-cache = PrefixCache(Path(sys.argv[1]), sam=sam, depth=3, limit_bytes=6 * 98_600)  # too little for eight images
-images = torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-order = torch.randperm(48, generator=torch.Generator().manual_seed(int(sys.argv[2]))) % 8
-with torch.inference_mode():
-    for row in order.tolist():
-        image = images[row : row + 1]
-        assert torch.equal(cache.features(image).maps, sam.prefix(image, depth=3).maps)
-"""
+    import torch
+
+    from cosam_bench.kept_features import FeatureFiles
+    from cosam_bench.prefix_cache import PrefixCache
+    from cosam_bench.sam.build import build_sam
+
+    sam = build_sam("tiny", checkpoint="random")
+    cache = PrefixCache(FeatureFiles(Path(folder), limit_bytes=6 * 98_600), sam=sam, depth=3)
+    images = torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(seed)) % 8
+    with torch.inference_mode():
+        alone = [sam.prefix(image[None], depth=3).maps for image in images]
+        for row in order.tolist():
+            assert torch.equal(cache.features(images[row : row + 1]).maps, alone[row])
 
 
 def test_processes_may_share_a_folder_that_is_too_small(tmp_path: Path) -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", _USE, str(tmp_path), str(seed)]) for seed in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    program = f"{inspect.getsource(use_a_small_folder)}\nuse_a_small_folder({str(tmp_path)!r}, 1)"
+    with subprocess.Popen([sys.executable, "-c", program]) as other:
+        while other.poll() is None:  # this process, as long as the other takes
+            use_a_small_folder(str(tmp_path), 0)
+    assert other.returncode == 0
     assert 1 <= len(files(tmp_path)) <= 7
     assert all(path.suffix == ".safetensors" for path in files(tmp_path))
 
@@ -471,14 +488,14 @@ def bench_with(tiny: Sam, cache: PrefixCache | None) -> Workbench:
 
 
 def test_training_statistics_and_predictions_are_the_same_with_kept_features(
-    tiny: Sam, cache: PrefixCache, domain: TrainingDomain
+    tiny: Sam, cache: PrefixCache, folder: Path, domain: TrainingDomain
 ) -> None:
     plain, kept = bench_with(tiny, None), bench_with(tiny, cache)
     expected, found = plain.train(domain), kept.train(domain)
     assert found.epoch_losses == pytest.approx(expected.epoch_losses, rel=1e-3)
     assert set(found.update.tensors()) == set(expected.update.tensors())
     # Each image and each mirrored one at most, however many epochs.
-    assert 6 <= len(files(cache._folder)) <= 12
+    assert 6 <= len(files(folder)) <= 12
     update = an_update(tiny, LATER)
     grams = plain.input_grams(domain, update)
     for layer, gram in kept.input_grams(domain, update).items():
@@ -497,13 +514,15 @@ def test_training_gives_the_same_bits_whether_features_are_found_or_computed(
     assert bench.train(domain).update.digest() == bench.train(domain).update.digest()
 
 
-def test_a_mirrored_sample_has_an_entry_of_its_own(tiny: Sam, cache: PrefixCache, domain: TrainingDomain) -> None:
+def test_a_mirrored_sample_has_an_entry_of_its_own(
+    tiny: Sam, cache: PrefixCache, folder: Path, domain: TrainingDomain
+) -> None:
     view = bench_with(tiny, None).view
     for sample in (domain[0], mirror(domain[0]), mirror(mirror(domain[0]))):
         batch, _ = collate([sample], domain.prompts.take([0]), kinds=["box"], view=view)
         with torch.inference_mode():
             encode(tiny, batch.images, cache)
-    assert len(files(cache._folder)) == 2
+    assert len(files(folder)) == 2
 
 
 def configured(protocol: Path, *overrides: str, method: str = "finetune") -> RunConfig:

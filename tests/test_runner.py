@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cosam_bench import environment
+from cosam_bench.cli.progress import BarReporter, LineReporter
+from cosam_bench.domains.samples import Sample, Split
 from cosam_bench.errors import CosamError
 from cosam_bench.faults import MethodFailed
 from cosam_bench.files import CannotWrite
+from cosam_bench.loading import Loader
 from cosam_bench.metrics import METRICS
 from cosam_bench.prepare import Prepared, prepare
 from cosam_bench.protocol import resolve_run
@@ -105,6 +110,27 @@ class ReturnsMasks(Quick):
         return super().predict(batch) > 0
 
 
+class NeedsMemory(Quick):
+    """On a device whose memory holds ``most`` images, and that is full only after they were encoded."""
+
+    most = 1
+
+    def predict(self, batch):
+        self.bench.encode(batch)
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().predict(batch)
+
+
+class NeedsMoreMemory(NeedsMemory):
+    most = 0
+
+
+class NeedsMemoryToLearn(Quick):
+    def learn(self, domain, *, step):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 class Complains(Quick):
     def learn(self, domain, *, step):
         from cosam_bench.errors import CosamError
@@ -149,6 +175,16 @@ class Killed(BaseException):
 
 
 Prepare = Callable[[str], Prepared]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def the_software_is_looked_up_once() -> Iterator[None]:
+    """Its versions and commit are a third of what one of these hundred runs would take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("versions", "commit"):
+            patch.setattr(f"cosam_bench.running_record.{name}", cache(getattr(environment, name)))
+        patch.setattr("cosam_bench.rows.versions", cache(environment.versions))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +321,7 @@ def test_ctrl_c_says_interrupted_and_keeps_the_start(
 ) -> None:
     runner = Runner(small("Quick"), results=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("cosam_bench.runner.score_split", _raise(KeyboardInterrupt))
+        patch.setattr("cosam_bench.row_scorer.score_split", _raise(KeyboardInterrupt))
         patch.setattr("cosam_bench.running_record.utc_now", lambda: "2001-01-01T00:00:00+00:00")
         patched = Runner(small("Quick"), results=tmp_path)
         with pytest.raises(KeyboardInterrupt):
@@ -322,6 +358,8 @@ def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, 
         ("ReturnsMasks", r"broke its contract: predict\(\) must return float logits"),
         ("Complains", r"failed in learn\(\): Training diverged"),
         ("ChangesTheBase", r"changed the frozen base model's weights in learn\(\)"),
+        ("NeedsMoreMemory", r"failed in predict\(\): The device has too little memory for .* a single image"),
+        ("NeedsMemoryToLearn", r"raised OutOfMemoryError in learn\(\): CUDA out of memory"),
         ("KeepsTheDomain", r"raised ClosedDomainError in state\(\): The domain 'pill' is over"),
     ],
 )
@@ -335,7 +373,7 @@ def test_a_broken_contract_is_the_methods_failure(name: str, message: str, small
     prepared.bench.sam.load_state_dict(weights)
 
 
-@pytest.mark.parametrize("place", ["cosam_bench.score.measure", "cosam_bench.score.collate"])
+@pytest.mark.parametrize("place", ["cosam_bench.score.measure", "cosam_bench.score.collate_inputs"])
 def test_the_harness_own_fault_is_not_the_methods(
     place: str, small: Prepare, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +520,9 @@ class Counter:
     def say(self, text: str) -> None:
         self.said.append(text)
 
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
     def advance(self, units: float) -> None:
         self.done += units
 
@@ -525,3 +566,50 @@ def _check_order(quick_protocol: Path, tmp_path: Path, folder: Path) -> None:
         change = factors.dense()
         difference = (change - theirs.low_rank[name].dense()).abs().max()
         assert difference <= 1e-4 * change.abs().max(), name
+
+
+def test_a_run_whose_batches_do_not_fit_goes_on_in_smaller_ones(
+    small: Prepare, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    told = Counter()
+    record = Runner(small("NeedsMemory"), results=tmp_path, reporter=told).run()
+    found = contents(record.folder)
+    assert {name: found[name] for name in ("scores.csv", "matrix.csv")} == {
+        name: whole[name] for name in ("scores.csv", "matrix.csv")
+    }
+    notes = [text for text in told.said if "memory" in text]
+    assert notes == ["The device's memory does not hold 2 images at once; going on with 1."], "said once, not each row"
+    assert record.info.cost.encoder_passes_per_image == 1.0, "what did not fit is no cost of the method"
+
+
+def test_a_note_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for reporter in (LineReporter(), BarReporter()):
+        with reporter:
+            reporter.begin(100)
+            reporter.say("Scoring")
+            reporter.note("Going on with [4] :smile:")
+            reporter.say("Scoring on")
+        assert "Going on with [4] :smile:\n" in capsys.readouterr().err
+
+
+def test_all_rows_and_methods_share_what_was_loaded(small: Prepare, tmp_path: Path) -> None:
+    prepared = replace(small("Quick"), loader=Loader(workers=1, kept_bytes=1 << 30))
+    read: list[tuple[str, int]] = []
+    own = Split.read
+
+    def watched(split: Split, index: int) -> Sample:
+        read.append((split.domain, index))
+        return own(split, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Split, "read", watched)
+        Runner(prepared, results=tmp_path).run()
+        tested = [(name, row) for name in ("pill", "polyp", "natural") for row in range(2)]
+        assert sorted(read) == sorted([*tested, ("pill", 0), ("polyp", 0)]), (
+            "and the training image the method looks at"
+        )
+        read.clear()
+        again = prepared.with_method(small("frozen").config)
+        assert again.loader is prepared.loader
+        Runner(again, results=tmp_path / "other").run()
+        assert not read

@@ -17,12 +17,14 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import (
     Frame,
     FramePrompts,
+    Upsampling,
     fit_frame,
     frame_prompts,
     mask_to_frame,
     nearest,
     normalise,
     prepare_image,
+    to_content,
     to_original,
 )
 
@@ -217,3 +219,16 @@ def test_levels_decide_what_the_decoder_makes_of_a_mask_prompt(squares: Split) -
             logits.append(sam.decode(sam.encode(batch.images), batch.prompts).logits)
     assert torch.equal(logits[0], logits[1])
     assert not torch.allclose(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "nearest", "direct"])
+def test_logits_of_one_frame_return_together_as_one_by_one(upsampling: Upsampling) -> None:
+    logits = torch.randn(5, 16, 16, generator=torch.Generator().manual_seed(6))
+    frame = fit_frame((37, 53), size=64, resize="squash")
+    together = to_original(logits, frame, upsampling=upsampling)
+    assert torch.equal(together, torch.stack([to_original(one, frame, upsampling=upsampling) for one in logits]))
+    if upsampling != "direct":
+        padded = fit_frame((37, 53), size=64, resize="pad")
+        content = to_content(logits, padded, upsampling=upsampling)
+        assert torch.equal(content, torch.stack([to_content(one, padded, upsampling=upsampling) for one in logits]))
+        assert content.shape == (5, *padded.content)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cosam_bench.errors import CosamError
+from cosam_bench.kept_features import FeatureFiles
 from cosam_bench.prefix_cache import PrefixCache, encode
 from cosam_bench.sam.adapters import attach
 from cosam_bench.sam.augmodule import AugModule, heatmap
@@ -215,7 +216,7 @@ def test_kept_features_give_the_masks_of_the_whole_pass(kind: Any, tmp_path: Pat
     chosen = settings(kind, **({"blocks": (3, 5)} if kind == "augmodule" else {}))
     depth = deepest_cut(sam.image_encoder, touched_layers(sam, chosen))
     assert depth == (7 if kind == "hq" else 3)
-    cache = PrefixCache(tmp_path, sam=sam, depth=depth, limit_bytes=2**30)
+    cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=sam, depth=depth)
     images, prompts = some_images(), some_points()
     with torch.no_grad():
         for update in (None, disturb(sam, size=0.05)):

@@ -14,6 +14,7 @@ from cosam_bench.errors import CosamError
 from cosam_bench.merging.spectral import (
     as_factors,
     compress,
+    find_factors,
     frobenius_norm,
     joint_core,
     numerical_rank,
@@ -169,3 +170,31 @@ def test_what_does_not_fit_or_is_not_finite_is_refused() -> None:
     for act in (thin_svd, frobenius_norm, compress):
         with pytest.raises(CosamError, match="not finite"):
             act(broken)
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(300, 200, 20), (200, 300, 80), (400, 400, 0)])
+def test_the_factors_of_a_product_are_found_again(rows: int, columns: int, rank: int) -> None:
+    draws = torch.Generator().manual_seed(rank)
+    factors = LowRank(torch.randn(rank, columns, generator=draws), torch.randn(rows, rank, generator=draws))
+    product = factors.dense()
+    found = find_factors(product, tolerance=1e-5)
+    assert found.rank == 96
+    torch.testing.assert_close(found.b.T @ found.b, torch.eye(96, dtype=torch.float64))
+    torch.testing.assert_close(found.dense(), product.double(), rtol=0, atol=1e-4)  # what float32 rounded
+    # compressed, they are what the decomposition of the whole matrix gives
+    whole = torch.linalg.svdvals(product.double())
+    compact = compress(found, tolerance=1e-5)
+    assert compact.rank == rank
+    torch.testing.assert_close(torch.linalg.svdvals(compact.dense())[:rank], whole[:rank])
+
+
+def test_a_guess_that_is_too_low_is_doubled_and_a_full_rank_is_left_as_it_is() -> None:
+    draws = torch.Generator().manual_seed(0)
+    half = torch.randn(500, 150, generator=draws) @ torch.randn(150, 450, generator=draws)
+    assert find_factors(half, tolerance=1e-5).rank == 192
+    full = torch.randn(250, 220, generator=draws, dtype=torch.float64)
+    assert find_factors(full, tolerance=1e-5).rank == 220
+    assert torch.equal(find_factors(full, tolerance=1e-5).dense(), full)
+    # noise of a share far above the tolerance must not be taken for rounding
+    noisy = half + 1e-3 * torch.randn(500, 450, generator=draws)
+    torch.testing.assert_close(find_factors(noisy, tolerance=1e-5).dense(), noisy.double())

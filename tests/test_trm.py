@@ -22,7 +22,6 @@ from cosam_bench.methods.trm import TRM, TRMSettings, _rows, bernoulli_divergenc
 from cosam_bench.sam.adapters import attach
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.targets import AdapterSettings, add_side_layers
-from cosam_bench.testing import check_method
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.workbench import Workbench
 
@@ -228,7 +227,3 @@ def test_each_layer_has_coefficients_of_its_own_whatever_the_adapter() -> None:
         assert [rows.pop(name) for name in weights] == [0, 1, 2, 3]
         assert set(rows.values()) == {4}  # the biases
         assert set(_rows(adapter, per_layer=False)) == {0}
-
-
-def test_the_method_keeps_the_contract() -> None:
-    assert len(check_method(TRM, settings={"steps": 2})) == 9

@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.errors import CosamError
-from cosam_bench.updates import LowRank, Update, add, check_same_layers, digest_tensors, weight_changes
+from cosam_bench.updates import (
+    InTurn,
+    LowRank,
+    Update,
+    add,
+    changes_in_turn,
+    check_same_layers,
+    digest_tensors,
+    shapes_of,
+    taken_from,
+    weight_changes,
+)
 
 
 def drawn(seed: int, *, rank: int = 2, outputs: int = 3, inputs: int = 4) -> LowRank:
@@ -89,3 +100,35 @@ def test_weight_changes_name_each_weight_once_and_sum_both_kinds() -> None:
     torch.testing.assert_close(found["q.weight"], both.low_rank["q"].dense() + extra)
     assert torch.equal(found["v.weight"], both.low_rank["v"].dense())
     assert torch.equal(found["bias"], both.dense["bias"])
+
+
+def test_changes_in_turn_are_the_changes_formed_anew_each_time() -> None:
+    one = update(1)
+    in_turn = changes_in_turn(Update(one.low_rank, one.dense | {"q.weight": torch.ones(3, 4, dtype=torch.float64)}))
+    torch.testing.assert_close(in_turn["q.weight"], one.low_rank["q"].dense() + 1)
+    assert torch.equal(in_turn["v.weight"], one.low_rank["v"].dense())
+    assert in_turn["v.weight"] is not in_turn["v.weight"]
+    assert in_turn["bias"] is one.dense["bias"]
+    assert list(in_turn) == ["q.weight", "v.weight", "bias"]
+    assert (len(in_turn), "bias" in in_turn, "q" in in_turn) == (3, True, False)
+    with pytest.raises(KeyError):
+        in_turn["q"]
+
+
+def test_shapes_are_told_without_computing_anything() -> None:
+    def never(name: str) -> Tensor:
+        raise AssertionError(name)
+
+    shapes = {"w": (2, 3)}
+    assert shapes_of(InTurn(shapes, never)) == shapes == shapes_of({"w": torch.zeros(2, 3)})
+    check_same_layers(Update(dense=InTurn(shapes, never)), Update(dense={"w": torch.zeros(2, 3)}))
+
+
+def test_what_is_taken_is_gone() -> None:
+    tensors = {"one": torch.ones(1), "two": torch.ones(2)}
+    taken = taken_from(tensors)
+    assert [(name, len(tensor), list(tensors)) for name, tensor in taken.items()] == [
+        ("one", 1, ["two"]),
+        ("two", 2, []),
+    ]
+    assert "one" in taken

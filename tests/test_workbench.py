@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,10 @@ from cosam_bench.errors import CosamError
 from cosam_bench.expert_store import expert_file
 from cosam_bench.fit import TrainingHooks
 from cosam_bench.fit_settings import FitSettings
+from cosam_bench.grams import InputGrams
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.serving import layer_inputs
+from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import LowRank, Update
@@ -102,6 +104,72 @@ def test_gram_matrices_of_the_base_are_those_of_all_adapted_layers(bench: Workbe
     found, same = bench.input_grams(domain, None), bench.input_grams(domain, nothing)
     assert tuple(found) == bench.layers == tuple(same)
     assert all(torch.equal(found[layer], same[layer]) for layer in bench.layers)
+
+
+def test_gram_matrices_are_those_of_whole_passes_bit_for_bit(bench: Workbench, domain: TrainingDomain) -> None:
+    change = update(bench, scale=0.1)
+    sums: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()
+
+    def add(layer: str, rows: Tensor) -> None:
+        sums[layer] = sums.get(layer, 0) + (rows.T @ rows).double()
+        counts[layer] += len(rows)
+
+    with torch.inference_mode(), serving(bench.sam, change), layer_inputs(bench.sam, bench.layers, add):
+        for rows in ([0, 1, 2, 3], [4, 5]):
+            bench.sam.encode(bench.labelled(domain, rows)[0].images)
+    found = bench.input_grams(domain, change)
+    assert all(torch.equal(found[layer], sums[layer] / counts[layer]) for layer in bench.layers)
+
+
+def test_the_encoder_runs_only_as_far_as_the_last_layer_that_is_looked_at(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
+    ran: Counter[str] = Counter()
+    names = ["blocks.1.attn.qkv", "blocks.1.mlp", "blocks.5.mlp", "neck"]
+    handles = [
+        bench.sam.get_submodule(f"image_encoder.{name}").register_forward_hook(lambda *_, name=name: ran.update([name]))
+        for name in names
+    ]
+    passes = bench.sam.encoder_passes
+    try:
+        bench.input_grams(domain, None)  # two batches, of which the first shows where to stop
+        assert ran == {"blocks.1.attn.qkv": 2, "blocks.1.mlp": 2, "blocks.5.mlp": 1, "neck": 1}
+        ran.clear()
+        replace(bench, adapter=AdapterSettings(rank=2, blocks=(0, 1))).input_grams(domain, None)
+        assert ran == {"blocks.1.attn.qkv": 2, "blocks.1.mlp": 1, "blocks.5.mlp": 1, "neck": 1}
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert bench.sam.encoder_passes == passes + 2 * len(domain)
+
+
+def test_a_pass_ends_when_each_layer_was_used_as_often_as_in_the_first() -> None:
+    grams = InputGrams(["a", "b"], ends_early=True)
+    one, two = torch.ones(3, 2), 2 * torch.ones(1, 2)
+    reached = []
+    for number in range(3):
+        with grams.one_pass():
+            grams.add("a", one)
+            grams.add("b", one)
+            grams.add("a", two)
+            reached.append(number)  # the first pass shows that nothing more comes; in the others this is too late
+    assert reached == [0]
+    found = grams.means()
+    assert torch.equal(found["a"], torch.full((2, 2), (3 + 4) / 4, dtype=torch.float64))
+    assert torch.equal(found["b"], torch.ones(2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_a_pass_may_use_layers_in_any_order_and_raise_what_it_likes(ends_early: bool) -> None:
+    grams = InputGrams(["a", "b"], ends_early=ends_early)
+    for order in ("ab", "ba", "ab"):
+        with grams.one_pass():
+            for layer in order:
+                grams.add(layer, torch.eye(2))
+    assert torch.equal(grams.means()["b"], torch.eye(2, dtype=torch.float64) / 2)
+    with pytest.raises(ZeroDivisionError), grams.one_pass():
+        _ = 1 / 0
 
 
 def test_inputs_of_the_decoder_are_seen_and_those_of_unused_layers_refused_by_name(

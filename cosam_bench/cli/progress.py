@@ -53,6 +53,10 @@ class BarReporter:
         """Show what is being done now."""
         self._progress.update(self._task, description=text)
 
+    def note(self, text: str) -> None:
+        """Write a line above the bar."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
     def advance(self, units: float) -> None:
         """Move the bar."""
         self._progress.advance(self._task, units)
@@ -85,6 +89,10 @@ class LineReporter:
         """Write what is being done now."""
         self._text = text
         self._write()
+
+    def note(self, text: str) -> None:
+        """Write a line of its own."""
+        print(text, file=self._stream, flush=True)
 
     def advance(self, units: float) -> None:
         """Write a line where the last one is old."""

@@ -136,14 +136,18 @@ class Split(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        if position in self._kept:
-            return self._kept[position]
-        sample = Sample(self.keys[position], self._source.image(position), self._source.mask(position))
+        sample = self.read(position)
         size_bytes = sample.image.nbytes + sample.mask.nbytes
-        if size_bytes <= self._free_bytes:
+        if position not in self._kept and size_bytes <= self._free_bytes:
             self._free_bytes -= size_bytes
             self._kept[position] = sample
         return sample
+
+    def read(self, index: int) -> Sample:
+        """The sample at a position, which is not kept for being asked; threads may read at the same time."""
+        position = range(len(self))[index]
+        kept = self._kept.get(position)
+        return kept or Sample(self.keys[position], self._source.image(position), self._source.mask(position))
 
     def mask(self, index: int) -> Tensor:
         """The mask alone, bool ``(H, W)``, without decoding the image."""

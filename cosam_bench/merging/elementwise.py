@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from cosam_bench.errors import CosamError
+from cosam_bench.updates import shapes_of
+
+_PIECE = 2**16  # entries; of float64, half a MiB
 
 # The bounds stand in the type, because they are no bounds of the word "1/t".
 Scale: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"]
@@ -38,27 +42,45 @@ def add_expert(
     FusionBench's continual baselines.
     """
     share = 1 / step if scale == "1/t" else scale
-    if merged is None:
-        return {name: (share * change.double()).to(change.dtype) for name, change in changes.items()}
-    check_same_parameters(merged, changes)
     kept = (step - 1) / step if scale == "1/t" else 1.0
+    if merged is None:
+        return {name: entrywise(lambda new: share * new.double(), change) for name, change in changes.items()}
+    check_same_parameters(merged, changes)
     return {
-        name: (kept * merged[name].double() + share * change.double()).to(change.dtype)
+        name: entrywise(lambda old, new: kept * old.double() + share * new.double(), merged[name], change)
         for name, change in changes.items()
     }
 
 
-def order_statistics(values: Tensor, *places: int) -> list[Tensor]:
-    """The entries that would stand at these places, from 0, were the values sorted; without sorting them.
+def entrywise(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What ``rule`` makes of tensors of one shape, entry by entry, in the last one's dtype and shape.
+
+    The rule sees some thousand entries at a time, so what it makes on the way stays in the processor's cache.
 
     Args:
-        values: ``(d,)``, on the CPU.
-        places: each from 0 to d - 1.
+        rule: from equally long pieces of the tensors, ``(d,)``, to a piece of the result.
+
+    >>> entrywise(lambda one, other: one * other, torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    tensor([3., 8.])
     """
-    # numpy's selection works in place and keeps no indices, which torch's kthvalue holds three copies for.
-    partitioned = values.detach().clone()
-    partitioned.numpy().partition(places)
-    return [partitioned[place] for place in places]
+    return entrywise_each(lambda *pieces: (rule(*pieces),), *tensors, results=1)[0]
+
+
+def entrywise_each(rule: Callable[..., Sequence[Tensor]], *tensors: Tensor, results: int) -> list[Tensor]:
+    """As ``entrywise``, for a rule that makes this many results together."""
+    last = tensors[-1]
+    made = [torch.empty_like(last, memory_format=torch.contiguous_format) for _ in range(results)]
+    for pieces in in_pieces(*made, *tensors):
+        for piece, values in zip(pieces, rule(*pieces[results:]), strict=False):  # the results come first
+            piece.copy_(values)
+    return made
+
+
+def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape, some thousand entries of each at a time, ``(d,)``."""
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    for begin in range(0, len(flat[0]), _PIECE):
+        yield tuple(tensor[begin : begin + _PIECE] for tensor in flat)
 
 
 def check_same_parameters(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
@@ -67,10 +89,11 @@ def check_same_parameters(first: Mapping[str, Tensor], second: Mapping[str, Tens
     Raises:
         CosamError: naming the first parameter that differs.
     """
-    for name in sorted(first.keys() | second.keys()):
-        shapes = [tuple(changes[name].shape) if name in changes else "nothing" for changes in (first, second)]
-        if shapes[0] != shapes[1]:
+    mine, others = shapes_of(first), shapes_of(second)
+    for name in sorted(mine.keys() | others.keys()):
+        one, other = mine.get(name, "nothing"), others.get(name, "nothing")
+        if one != other:
             raise CosamError(
-                f"Two experts do not fit each other: at {name!r} one changes {shapes[0]}, the other {shapes[1]}. "
+                f"Two experts do not fit each other: at {name!r} one changes {one}, the other {other}. "
                 "Merge only adapters of one base model and one adapter setting."
             )

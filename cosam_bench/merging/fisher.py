@@ -7,6 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cosam_bench.merging.elementwise import entrywise_each
+
+_SUMS = ("weighted", "weight")  # what is kept of each parameter
+
 
 def add_expert(
     memory: Mapping[str, Tensor],
@@ -36,16 +40,21 @@ def add_expert(
     Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022, as in FusionBench.
     """
     weight = 1 / (_norm(fisher) + minimum) if normalise else 1.0
+
+    def summed(*pieces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *before, fisher, change = pieces
+        importance = weight * (fisher.double() + minimum)
+        weighted = importance * change.double()
+        if before:
+            weighted, importance = weighted + before[0], importance + before[1]
+        return weighted, importance, weighted / importance
+
     sums: dict[str, Tensor] = {}
     merged: dict[str, Tensor] = {}
     for name, change in changes.items():
-        importance = weight * (fisher[name].double() + minimum)
-        weighted = importance * change.double()
-        if f"{name}/weight" in memory:
-            importance = importance + memory[f"{name}/weight"]
-            weighted = weighted + memory[f"{name}/weighted"]
-        merged[name] = (weighted / importance).to(change.dtype)
-        sums[f"{name}/weighted"], sums[f"{name}/weight"] = weighted.to(change.dtype), importance.to(change.dtype)
+        before = [memory[f"{name}/{kind}"] for kind in _SUMS if memory]
+        *totals, merged[name] = entrywise_each(summed, *before, fisher[name], change, results=3)
+        sums |= {f"{name}/{kind}": total for kind, total in zip(_SUMS, totals, strict=True)}
     return sums, merged
 
 

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from cosam_bench.updates import Update, weight_changes
+from cosam_bench.merging.elementwise import entrywise
+from cosam_bench.updates import InTurn, Update, changes_in_turn, shapes_of
 
 Changes = Mapping[str, Tensor]
 
 
-def difference(expert: Update, served: Changes) -> dict[str, Tensor]:
-    """What the expert changed beyond what was served, by parameter name, in the expert's dtype.
+def difference(expert: Update, served: Changes) -> InTurn:
+    """What the expert changed beyond what was served, by parameter name and in turn, in the expert's dtype.
 
     Exact but for the rounding of ``b @ a`` where the expert was trained as a fresh adapter above ``served``.
 
     Args:
         served: dense, by parameter name; empty for the base.
     """
-    above = dict(expert.dense)
-    for name, change in served.items():
-        above[name] = above[name] - change if name in above else -change
-    return weight_changes(Update(expert.low_rank, above))
+    low_rank = changes_in_turn(Update(expert.low_rank))
+
+    def compute(name: str) -> Tensor:
+        if name not in expert.dense and name not in served:
+            return low_rank[name]
+        above = expert.dense.get(name)
+        if name in served:
+            above = above - served[name] if above is not None else -served[name]
+        assert above is not None
+        return low_rank[name] + above if name in low_rank else above
+
+    return InTurn({**low_rank.shapes, **shapes_of(expert.dense), **shapes_of(served)}, compute)
 
 
 def interpolate(served: Changes, step: Changes, *, weight: float) -> dict[str, Tensor]:
     """``served + weight * step``, computed in float64, in the dtype of ``step``; nothing served counts as zero."""
-    return {name: _moved(served, name, weight * change.double()).to(change.dtype) for name, change in step.items()}
+
+    def moved(change: Tensor) -> Tensor:
+        return weight * change.double()
+
+    return {name: _plus(served, name, moved, change) for name, change in step.items()}
 
 
 def interpolate_by_fisher(
@@ -46,17 +59,20 @@ def interpolate_by_fisher(
 
     Source: CoFiMA (arXiv 2312.08977).
     """
-    merged = {}
-    for name, change in step.items():
-        new = weight * current[name].double()
-        total = (1 - weight) * past[name].double() + new
-        share = torch.where(total > 0, new / total, weight)
-        merged[name] = _moved(served, name, share * change.double()).to(change.dtype)
-    return merged
+
+    def moved(past: Tensor, current: Tensor, change: Tensor) -> Tensor:
+        new = weight * current.double()
+        total = (1 - weight) * past.double() + new
+        return torch.where(total > 0, new / total, weight) * change.double()
+
+    return {name: _plus(served, name, moved, past[name], current[name], change) for name, change in step.items()}
 
 
-def _moved(served: Changes, name: str, by: Tensor) -> Tensor:
-    return by + served[name].double() if name in served else by
+def _plus(first: Changes, name: str, rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What a rule makes of the tensors entry by entry, plus what ``first`` has of that name."""
+    if name not in first:
+        return entrywise(rule, *tensors)
+    return entrywise(lambda before, *pieces: rule(*pieces) + before.double(), first[name], *tensors)
 
 
 def inner_product(first: Changes, second: Changes, *, metric: Changes | None = None) -> float:
@@ -70,4 +86,4 @@ def inner_product(first: Changes, second: Changes, *, metric: Changes | None = N
 
 def plus(first: Changes, second: Changes) -> dict[str, Tensor]:
     """The sum by name, computed in float64, in the dtype of ``second``; a name that ``first`` lacks counts as zero."""
-    return {name: _moved(first, name, value.double()).to(value.dtype) for name, value in second.items()}
+    return {name: _plus(first, name, Tensor.double, value) for name, value in second.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,10 +11,19 @@ from cosam_bench.errors import CosamError
 from cosam_bench.updates import LowRank
 
 
-def running_sums(memory: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sums of ``memory`` with each term added under its own name, in float64; other entries are left out."""
-    sums = {name: term.double() for name, term in terms.items()}
-    return {name: memory[name] + term if name in memory else term for name, term in sums.items()}
+def running_sums(
+    memory: Mapping[str, Tensor], terms: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The sums of ``memory`` with each term added under its own name, in float64; other entries are left out.
+
+    Args:
+        terms: by name, or as pairs that are made one after another; those in float64 are overwritten, because they
+            may be as large as the memory.
+    """
+    sums = {}
+    for name, term in terms.items() if isinstance(terms, Mapping) else terms:
+        sums[name] = term.double().add_(memory[name]) if name in memory else term.double()
+    return sums
 
 
 def scale_off_diagonal(gram: Tensor, ratio: float) -> Tensor:
@@ -65,8 +74,10 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
         if (lifted == 0).any():
             raise _no_inverse(len(weights))
         return product_sum / lifted
-    diagonal = torch.eye(len(weights), dtype=gram_sum.dtype, device=gram_sum.device)
-    factor, failed = torch.linalg.cholesky_ex(gram_sum + ridge * mean_diagonal * diagonal)
+    raised = gram_sum.clone()
+    raised.diagonal().add_(ridge * mean_diagonal)
+    factor, failed = torch.linalg.cholesky_ex(raised)
+    del raised
     if not failed and not _is_singular(factor):
         return torch.cholesky_solve(product_sum.T, factor).T
     if ridge == 0:

@@ -19,6 +19,7 @@ from cosam_bench.updates import LowRank, Update
 # float32 factors 1e-7, where two that were rounded apart cancel out.
 _FLOAT64_TOLERANCE = 1e-10
 _FLOAT32_TOLERANCE = 1e-6
+_FIRST_GUESS = 96  # of a rank: eight domains' factors at rank 10, and some to see that there is no more
 
 
 def rank_tolerance(dtype: torch.dtype) -> float:
@@ -156,6 +157,34 @@ def as_factors(matrix: Tensor) -> LowRank:
     return LowRank(a=identity, b=matrix) if columns <= rows else LowRank(a=matrix, b=identity)
 
 
+def find_factors(matrix: Tensor, *, tolerance: float) -> LowRank:
+    """A dense ``(m, n)`` matrix as the few factors it was made of, where it is of low rank; else as ``as_factors``.
+
+    The columns of ``b`` span what the matrix makes of random vectors, twice as many each time until nothing of
+    more than ``tolerance`` times the largest singular value is left outside.
+
+    Args:
+        matrix: finite, of any dtype.
+        tolerance: above the matrix's own rounding.
+
+    Returns:
+        float64, ``b (m, k)`` with orthonormal columns and ``a (k, n)``, k at least the rank.
+
+    Source: Halko, Martinsson and Tropp, "Finding Structure with Randomness", SIAM Review 2011, section 4.
+    """
+    whole = matrix.double()
+    count, draws = _FIRST_GUESS, torch.Generator().manual_seed(0)
+    while 2 * count <= min(whole.shape):
+        random = torch.randn(whole.shape[1], count, generator=draws, dtype=torch.float64)
+        b = torch.linalg.qr(whole @ random.to(whole.device)).Q
+        a = b.T @ whole
+        # The largest singular value is at least the root of the mean square of all k.
+        if torch.linalg.matrix_norm(whole - b @ a) <= tolerance * torch.linalg.matrix_norm(a) / math.sqrt(count):
+            return LowRank(a, b)
+        count *= 2
+    return as_factors(whole)
+
+
 @dataclass(frozen=True)
 class JointCore:
     """Two changes of one layer in common orthonormal coordinates: each is ``left @ core @ right^T``.
@@ -191,7 +220,7 @@ def joint_core(first: LowRank, second: LowRank) -> JointCore:
         raise CosamError(
             f"Two changes of one layer are of shapes {shapes[0]} and {shapes[1]}. Merge equal layers only."
         )
-    left, b = torch.linalg.qr(torch.cat([_finite(first.b), _finite(second.b)], dim=1))
-    right, a = torch.linalg.qr(torch.cat([_finite(first.a), _finite(second.a)]).T)
+    left, b = torch.linalg.qr(_finite(torch.cat([first.b, second.b], dim=1)))
+    right, a = torch.linalg.qr(_finite(torch.cat([first.a, second.a])).T)
     split = first.rank
     return JointCore(left, right, b[:, :split] @ a[:, :split].T, b[:, split:] @ a[:, split:].T)

@@ -8,19 +8,31 @@ the extrema; each can be kept as experts arrive (derived here).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from cosam_bench.merging.elementwise import check_same_parameters, order_statistics
+from cosam_bench.merging.elementwise import check_same_parameters, entrywise
+from cosam_bench.merging.selection import order_statistics
+from cosam_bench.updates import InTurn, shapes_of
 
 Agreement: TypeAlias = Literal["sum", "mean", "max"]
 
 
-def trim(changes: Mapping[str, Tensor], *, density: float) -> dict[str, Tensor]:
-    """The changes with all but their largest entries set to zero, over all parameters together.
+# What is kept of the experts for each entry; the last one is of the changes' dtype.
+_KINDS: dict[Agreement, tuple[str, ...]] = {
+    "sum": ("positive", "negative"),
+    "mean": ("positive_count", "negative_count", "positive", "negative"),
+    "max": ("positive", "negative", "total"),
+}
+
+
+def trim(changes: Mapping[str, Tensor], *, density: float) -> Mapping[str, Tensor]:
+    """The changes in turn, with all but their largest entries set to zero, over all parameters together.
 
     Of d entries the ``int(density * d) + 1`` of largest magnitude stay, and all that equal the least of them;
     below density 1 the rank is that of the published code, at density 1, where that code raises, all stay.
@@ -29,13 +41,17 @@ def trim(changes: Mapping[str, Tensor], *, density: float) -> dict[str, Tensor]:
         changes: by parameter name, of any shapes and one dtype.
         density: share in (0, 1] of entries to keep; the paper's K.
     """
-    magnitudes = torch.cat([change.abs().flatten() for change in changes.values()]) if changes else torch.zeros(0)
-    dropped = len(magnitudes) - int(density * len(magnitudes))
+    shapes = shapes_of(changes)
+    count = sum(math.prod(shape) for shape in shapes.values())
+    dropped = count - int(density * count)
     if dropped < 1:
-        return dict(changes)
-    (threshold,) = order_statistics(magnitudes, dropped - 1)
-    del magnitudes
-    return {name: change.where(change.abs() >= threshold, 0) for name, change in changes.items()}
+        return changes
+    (threshold,) = order_statistics(changes.values(), dropped - 1, magnitudes=True)
+
+    def cut(change: Tensor) -> Tensor:
+        return change.where(change.abs() >= threshold, 0)
+
+    return InTurn(shapes, lambda name: entrywise(cut, changes[name]))
 
 
 def add_votes(votes: Mapping[str, Tensor], trimmed: Mapping[str, Tensor], *, merge: Agreement) -> dict[str, Tensor]:
@@ -57,20 +73,27 @@ def add_votes(votes: Mapping[str, Tensor], trimmed: Mapping[str, Tensor], *, mer
     """
     if votes:
         check_same_parameters(dict(_of_kind(votes, "positive")), trimmed)
-    result = {}
+    result: dict[str, Tensor] = {}
     for name, change in trimmed.items():
-        for kind, entries in (("positive", change.clamp(min=0)), ("negative", change.clamp(max=0))):
-            before = votes.get(f"{kind}/{name}")
-            if merge == "max":
-                extreme = torch.maximum if kind == "positive" else torch.minimum
-                result[f"{kind}/{name}"] = entries if before is None else extreme(before, entries)
-                continue
-            result[f"{kind}/{name}"] = entries if before is None else before + entries
-            if merge == "mean":
-                count = (entries != 0).short()
-                result[f"{kind}_count/{name}"] = votes.get(f"{kind}_count/{name}", 0) + count
+        before = {kind: votes[f"{kind}/{name}"] for kind in _KINDS[merge]} if votes else {}
+        result |= {f"{kind}/{name}": vote for kind, vote in _with_vote(before, change, merge).items()}
+    return result
+
+
+def _with_vote(votes: Mapping[str, Tensor], change: Tensor, merge: Agreement) -> dict[str, Tensor]:
+    """The votes on some entries by kind, with those of one more expert; none before the first."""
+    result = {}
+    for kind, entries in (("positive", change.clamp(min=0)), ("negative", change.clamp(max=0))):
+        before = votes.get(kind)
         if merge == "max":
-            result[f"total/{name}"] = votes.get(f"total/{name}", 0) + change
+            extreme = torch.maximum if kind == "positive" else torch.minimum
+            result[kind] = entries if before is None else extreme(before, entries)
+            continue
+        if merge == "mean":
+            result[f"{kind}_count"] = votes.get(f"{kind}_count", 0) + (entries != 0).short()
+        result[kind] = entries if before is None else entries.add_(before)
+    if merge == "max":
+        result["total"] = votes.get("total", 0) + change
     return result
 
 
@@ -85,27 +108,66 @@ def elect(votes: Mapping[str, Tensor], *, merge: Agreement) -> dict[str, Tensor]
         votes: from ``add_votes`` with the same ``merge``.
         merge: ``sum`` of the entries that agree, their ``mean``, or the one of largest magnitude.
     """
-    majority = sum(total.sign().sum().item() for _, total in _totals(votes, merge))
-    merged = {}
-    for name, total in _totals(votes, merge):
-        sign = total if majority == 0 else total.where(total != 0, majority)
-        positive, negative = votes[f"positive/{name}"], votes[f"negative/{name}"]
+    kinds = _KINDS[merge]
+    shapes = shapes_of(dict(_of_kind(votes, "positive")))
+
+    def kept(name: str) -> list[Tensor]:
+        return [votes[f"{kind}/{name}"] for kind in kinds]
+
+    return dict(_elected(shapes, kept, lambda *pieces: dict(zip(kinds, pieces, strict=True)), merge))
+
+
+def elect_between(experts: Sequence[Mapping[str, Tensor]], *, merge: Agreement) -> Mapping[str, Tensor]:
+    """The merged change in turn, from all experts' trimmed changes: no votes are kept.
+
+    Raises:
+        CosamError: the experts do not change the same parameters.
+    """
+    for expert in experts[1:]:
+        check_same_parameters(experts[0], expert)
+
+    def count(*changes: Tensor) -> Mapping[str, Tensor]:
+        votes: dict[str, Tensor] = {}
+        for change in changes:
+            votes = _with_vote(votes, change, merge)
+        return votes
+
+    return _elected(shapes_of(experts[0]), lambda name: [expert[name] for expert in experts], count, merge)
+
+
+def _elected(
+    shapes: Mapping[str, tuple[int, ...]],
+    kept: Callable[[str], Sequence[Tensor]],
+    count: Callable[..., Mapping[str, Tensor]],
+    merge: Agreement,
+) -> InTurn:
+    """The election in turn.
+
+    Args:
+        kept: what there is of each parameter.
+        count: from pieces of that to the votes on them, by kind.
+    """
+
+    @cache
+    def majority() -> float:
+        return sum(entrywise(lambda *pieces: total(count(*pieces)).sign(), *kept(name)).sum().item() for name in shapes)
+
+    def total(votes: Mapping[str, Tensor]) -> Tensor:
+        return votes["total"] if merge == "max" else votes["positive"] + votes["negative"]
+
+    def elected(*pieces: Tensor) -> Tensor:
+        votes = count(*pieces)
+        sign, positive, negative = total(votes), votes["positive"], votes["negative"]
+        is_even = (sign == 0) & (positive != 0)  # elsewhere a sum of zero means that nobody voted
+        if is_even.any():
+            sign = sign.where(~is_even, majority())
         if merge == "mean":
-            positive = positive / votes[f"positive_count/{name}"].clamp(min=1)
-            negative = negative / votes[f"negative_count/{name}"].clamp(min=1)
-        merged[name] = positive.where(sign > 0, negative)
-        if merge == "max":
-            merged[name] = merged[name].where(sign != 0, 0)
-    return merged
+            positive = positive / votes["positive_count"].clamp(min=1)
+            negative = negative / votes["negative_count"].clamp(min=1)
+        merged = positive.where(sign > 0, negative)
+        return merged.where(sign != 0, 0) if merge == "max" else merged
 
-
-def _totals(votes: Mapping[str, Tensor], merge: Agreement) -> Iterator[tuple[str, Tensor]]:
-    """The sum over experts of each parameter's entries, one parameter at a time."""
-    if merge == "max":
-        yield from _of_kind(votes, "total")
-        return
-    for name, positive in _of_kind(votes, "positive"):
-        yield name, positive + votes[f"negative/{name}"]
+    return InTurn(shapes, lambda name: entrywise(elected, *kept(name)))
 
 
 def _of_kind(votes: Mapping[str, Tensor], kind: str) -> Iterator[tuple[str, Tensor]]:

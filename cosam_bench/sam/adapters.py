@@ -13,6 +13,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from cosam_bench.errors import CosamError
+from cosam_bench.sam.lean_lora import use_lean_lora
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import check_fits, serving, side_switched, swapped
 from cosam_bench.sam.targets import AdapterSettings, target_layers, trained_whole
@@ -148,7 +149,9 @@ def _lora(sam: Sam, names: tuple[str, ...], settings: AdapterSettings) -> Iterat
     try:
         with torch.random.fork_rng(devices=[]):  # peft draws factors of its own, which are overwritten
             inject_adapter_in_model(config, sam, adapter_name=_ADAPTER)
-        yield {name: sam.get_submodule(name) for name in names}
+        layers = {name: sam.get_submodule(name) for name in names}
+        use_lean_lora(layers.values())
+        yield layers
     finally:
         for name, module in plain.items():
             parent, _, leaf = name.rpartition(".")

@@ -83,9 +83,9 @@ class _Streamed(torch.autograd.Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         """Answers ``(n, N, d)`` in the dtype of the values."""
         query, key, value, rows, columns, scale = given
-        answers = torch.empty_like(value)
+        answers, turned_key = torch.empty_like(value), _turned(key)
         for heads, stretch in _stretches(query, scores=_STRETCH):
-            shares = _shares(query, key, rows, columns, scale, heads, stretch)
+            shares = _shares(query, turned_key, rows, columns, scale, heads, stretch)
             answers[heads, stretch] = torch.bmm(shares.to(value.dtype), value[heads])
         ctx.save_for_backward(query, key, value, rows, columns, answers)
         ctx.scale = scale
@@ -99,14 +99,14 @@ class _Streamed(torch.autograd.Function):
         fine = torch.promote_types(query.dtype, torch.float32)
         by_query, by_rows, by_columns = (torch.empty_like(part, dtype=fine) for part in (query, rows, columns))
         by_key, by_value = (part.new_zeros(part.mT.shape, dtype=fine) for part in (key, value))  # sums, transposed
-        wanted = wanted.to(value.dtype)
+        wanted, turned_key, turned_value = wanted.to(value.dtype), _turned(key), _turned(value)
         # What softmax's derivative takes off each row of scores, sum_j p_j dL/dp_j, is the answer's own product.
         mean = (wanted.to(fine) * answers.to(fine)).sum(-1, keepdim=True)
         for heads, stretch in _stretches(query, scores=_STRETCH // 2):
-            shares = _shares(query, key, rows, columns, ctx.scale, heads, stretch)
+            shares = _shares(query, turned_key, rows, columns, ctx.scale, heads, stretch)
             outer = wanted[heads, stretch]
             _add_product(by_value[heads], outer.mT, shares.to(value.dtype))
-            by_scores = torch.bmm(outer, value[heads].mT).to(shares.dtype)
+            by_scores = torch.bmm(outer, turned_value[heads]).to(shares.dtype)
             by_scores.sub_(mean[heads, stretch]).mul_(shares)
             grid = by_scores.view(*by_scores.shape[:2], rows.shape[-1], columns.shape[-1])
             by_rows[heads, stretch], by_columns[heads, stretch] = grid.sum(3), grid.sum(2)
@@ -138,11 +138,16 @@ def _stretches(query: Tensor, *, scores: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def _turned(tensor: Tensor) -> Tensor:
+    """``(n, N, d)`` as ``(n, d, N)``, laid out so: of a view, a product in bf16 makes a copy for every stretch."""
+    return tensor.mT.contiguous()
+
+
 def _shares(
-    query: Tensor, key: Tensor, rows: Tensor, columns: Tensor, scale: float, heads: slice, stretch: slice
+    query: Tensor, turned_key: Tensor, rows: Tensor, columns: Tensor, scale: float, heads: slice, stretch: slice
 ) -> Tensor:
     """How much of each key each query of a stretch takes, ``(h, r, N)``; float32 at least."""
-    scores = torch.bmm(query[heads, stretch] * scale, key[heads].transpose(1, 2))
+    scores = torch.bmm(query[heads, stretch] * scale, turned_key[heads])
     grid = scores.view(*scores.shape[:2], rows.shape[-1], columns.shape[-1])
     grid += rows[heads, stretch, :, None]
     grid += columns[heads, stretch, None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -64,8 +65,8 @@ class FramePrompts:
 
     def to(self, device: torch.device | str) -> FramePrompts:
         """The same prompts on a device."""
-        places = (self.boxes.to(device), self.points.to(device), self.masks.to(device))
-        return FramePrompts(self.kinds, *places, self.mask_levels)
+        boxes, points, masks = (hurried(part, device) for part in (self.boxes, self.points, self.masks))
+        return replace(self, boxes=boxes, points=points, masks=masks)
 
     def mask_input(self, *, mask_logit: float) -> Tensor:
         """What enters SAM's mask encoder, float32 ``(B, 1, g, g)``.
@@ -90,6 +91,13 @@ class FramePrompts:
         for row, kind in enumerate(self.kinds):
             rows.setdefault(kind, []).append(row)
         return list(rows.items())
+
+
+def hurried(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device; where that is a GPU, the program does not wait until it is there."""
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fit_frame(original: tuple[int, int], *, size: int, resize: Resize) -> Frame:
@@ -152,14 +160,21 @@ def normalise(images: Tensor, frames: Sequence[Frame]) -> Tensor:
     Returns:
         float32 ``(B, 3, S, S)`` on the images' device.
     """
-    mean = torch.tensor(PIXEL_MEAN, device=images.device).view(3, 1, 1)
-    deviation = torch.tensor(PIXEL_STD, device=images.device).view(3, 1, 1)
+    mean, deviation = _statistics(images.device)
     normal = (images - mean) / deviation
     for row, frame in enumerate(frames):
         height, width = frame.content
         normal[row, :, height:] = 0
         normal[row, :, :, width:] = 0
     return normal
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """SAM's pixel mean and deviation, each ``(3, 1, 1)``; copied to a device once, since it waits for the copy."""
+    with torch.inference_mode(False):
+        mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    return mean, deviation
 
 
 def frame_prompts(
@@ -205,12 +220,12 @@ def to_original(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "bilin
     The two bilinear steps and their order are those of segment-anything's ``postprocess_masks``.
 
     Args:
-        logits: float, ``(h, w)``, on the decoder's grid.
+        logits: float, ``(h, w)``, on the decoder's grid; or ``(N, h, w)``, of images with one frame.
         frame: the image's.
         upsampling: of both steps; ``direct`` takes one bilinear step from the grid to the image.
 
     Returns:
-        float32 ``(H, W)``.
+        float32 ``(H, W)``, or ``(N, H, W)``.
 
     Raises:
         ValueError: ``direct`` is asked for a padded image, whose content ends within a cell of the grid.
@@ -226,18 +241,20 @@ def to_content(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "biline
     """The decoder's logits at the size that the image has in the model's input, float32.
 
     Args:
-        logits: float, ``(h, w)``, on the decoder's grid.
+        logits: float, ``(h, w)``, on the decoder's grid; or ``(N, h, w)``, of images with one frame.
         frame: the image's.
         upsampling: ``bilinear`` or ``nearest``.
     """
     full = _enlarged(logits.float(), (frame.size, frame.size), upsampling=upsampling)
-    return full[: frame.content[0], : frame.content[1]]
+    return full[..., : frame.content[0], : frame.content[1]]
 
 
 def _enlarged(logits: Tensor, shape: tuple[int, int], *, upsampling: Upsampling) -> Tensor:
     if upsampling == "nearest":
         return nearest(logits, shape)
-    return functional.interpolate(logits[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+    masks = logits.unsqueeze(-3) if logits.ndim == 3 else logits[None, None]
+    enlarged = functional.interpolate(masks, shape, mode="bilinear", align_corners=False)
+    return enlarged.view(*logits.shape[:-2], *shape)
 
 
 def nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,0 +1,73 @@
+"""MobileSAM on real images: the folder that ``COSAM_BENCH_REAL`` names, see CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from segment_anything.modeling import Sam as StockSam
+
+from benchmarks import subjects
+from benchmarks.measuring import Row, Skipped
+from benchmarks.stages import encoder_rows, matrix_rows, step_rows
+from cosam_bench.domains.cards import Card, SplitRule
+from cosam_bench.domains.opening import open_domain
+from cosam_bench.domains.prompts import Prompts, draw_prompts
+from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.targets import AdapterSettings
+
+ADAPTER = AdapterSettings(rank=10, alpha=10.0)  # MobileSAM's usual layers: blocks 2 to 9 of its ten
+DOMAINS = ("bsdata_pitting", "kvasir_polyp", "camvid_road", "lung_xray")
+
+
+def rows() -> Iterator[Row]:
+    """The encoder, a matrix of one image of each of four domains, and a training step.
+
+    Raises:
+        Skipped: there is no such folder.
+    """
+    folder = os.environ.get("COSAM_BENCH_REAL")
+    if not folder or not (Path(folder) / "mobile_sam.pt").is_file():
+        raise Skipped("COSAM_BENCH_REAL names no folder of real images with mobile_sam.pt")
+    sam = build_sam("mobile_sam", checkpoint=Path(folder) / "mobile_sam.pt")
+    plain = as_published(sam)
+    split, prompts = real_images(Path(folder))
+    yield from encoder_rows(plain.image_encoder, sam.image_encoder, subjects.images(1), name="MobileSAM's encoder")
+    yield from matrix_rows(sam, stock_of(plain), split, prompts, adapter=ADAPTER)
+    yield from step_rows(plain, sam, split, prompts, adapter=ADAPTER)
+
+
+def as_published(sam: Sam) -> Sam:
+    """A copy whose encoder keeps torch's usual order of channels, as MobileSAM's own code does."""
+    plain = copy.deepcopy(sam)
+    plain.image_encoder.to(memory_format=torch.contiguous_format)
+    plain.image_encoder.laid_out = lambda images: images  # type: ignore[assignment]  # for this one alone
+    return plain
+
+
+def stock_of(sam: Sam) -> StockSam:
+    """segment-anything's model, for its predictor, of copies of the same parts."""
+    return StockSam(*copy.deepcopy((sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)))
+
+
+def real_images(folder: Path, *, domains: tuple[str, ...] = DOMAINS) -> tuple[Split, Prompts]:
+    """One image of each domain, and their prompts.
+
+    Args:
+        folder: with ``DOMAIN/images/NAME.*`` and ``DOMAIN/masks/NAME.png``.
+    """
+    found = []
+    for name in domains:
+        split = SplitRule(kind="counts", train=0, test=1)
+        card = Card(name=name, root=str(folder / name), masks="masks/{stem}.png", split=split)
+        found.append(open_domain(card, is_retention=True).test)
+    pictures = [split[0] for split in found]
+    entries = tuple(Entry(split.domain, *[f"{split.digest}"] * 2) for split in found)
+    source = Pixels(tuple(one.image for one in pictures), tuple(one.mask for one in pictures))
+    joined = Split("real", part="test", manifest=Manifest(entries), source=source)
+    return joined, draw_prompts(joined, points=3, seed=0)

@@ -1,0 +1,68 @@
+"""What kind of work the time goes into, by torch's profiler: ViT-B, one image, fp32."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import subjects
+from benchmarks.kinds import KINDS, kind_of
+from benchmarks.measuring import Row
+from benchmarks.stages import row_of, trainer
+from cosam_bench.loading import Loader
+from cosam_bench.sam.targets import AdapterSettings
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler complains that there is no GPU
+
+
+def rows(name: str = "vit_b", *, adapter: AdapterSettings = subjects.ADAPTER) -> Iterator[Row]:
+    """Seconds of each kind in an encoder's pass, a training step and a row of the matrix, stock's and ours."""
+    stock, lean = (subjects.model(is_lean=is_lean, name=name) for is_lean in (False, True))
+    split, prompts = subjects.split(1)
+    image = subjects.images(1, side=lean.image_size)
+    [update] = subjects.updates(lean, 1, settings=adapter)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = subjects.workbench(lean, folder=Path(folder), adapter=adapter)
+        plain_bench = subjects.workbench(stock, adapter=adapter)
+        ours = trainer(lean, Path(folder), split, prompts, is_bf16=False, adapter=adapter)
+        ours()  # keeps the features
+        loader = Loader.for_device(bench.view.device, with_digests=True)
+        row_of(bench, None, split, prompts, loader=loader)  # loads the image
+        works: dict[str, Callable[[], object]] = {
+            "encoder, stock": lambda: _encode(stock.image_encoder, image),
+            "encoder, ours": lambda: _encode(lean.image_encoder, image),
+            "training step, stock": trainer(stock, None, split, prompts, is_bf16=False, adapter=adapter),
+            "training step, ours": ours,
+            "row of one image, stock": lambda: row_of(plain_bench, update, split, prompts),
+            "row of one image, ours": lambda: row_of(bench, update, split, prompts, loader=loader),
+        }
+        for what, work in works.items():
+            seconds = by_kind(work)
+            for kind in KINDS:
+                share = seconds[kind] / sum(seconds.values())
+                yield Row(f"{kind}, {what}", None, seconds[kind], "s", f"{share:.0%}")
+
+
+def _encode(encoder: torch.nn.Module, image: torch.Tensor) -> None:
+    with torch.inference_mode():
+        encoder(image)
+
+
+def by_kind(work: Callable[[], object]) -> dict[str, float]:
+    """Processor seconds by kind: the profiler's shares of the clock's time, which a busy machine stretches alike."""
+    found = dict.fromkeys(KINDS, 0.0)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        starts, inside = time.perf_counter(), time.process_time()
+        work()
+        clock, taken = time.perf_counter() - starts, time.process_time() - inside
+    for event in profiler.key_averages():
+        found[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+    found["the rest"] = max(0.0, clock - sum(found.values()))
+    total = sum(found.values())
+    return {kind: taken * seconds / total for kind, seconds in found.items()}
