@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -131,7 +131,9 @@ class RandomBench(Workbench):
             beneath = start if start is not None and from_scratch else Update()
             return Fitted(add(beneath, Update(low_rank)), (), 0, 0.0)
 
-    def input_grams(self, domain: TrainingDomain, update: Update | None) -> dict[str, Tensor]:
+    def input_grams(
+        self, domain: TrainingDomain, update: Update | None, *, projections: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The Gram matrix of a few hundred random inputs, of another size for each layer."""
         with self.clock.stop():
             draw = self.generator("grams", domain.name)
@@ -142,7 +144,9 @@ class RandomBench(Workbench):
                 if inputs not in drawn:
                     rows = torch.randn(2 * inputs, inputs, generator=draw)
                     drawn[inputs] = (rows.T @ rows / len(rows)).double()
-                grams[layer] = drawn[inputs] * number
+                gram = drawn[inputs] * number
+                matrix = projections[layer].double() if projections else None
+                grams[layer] = gram if matrix is None else matrix @ gram @ matrix.T
             return grams
 
     def squared_gradients(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,16 +19,24 @@ class InputGrams:
     Products are formed in float32 and summed in float64. Only ``means`` waits for the device.
     """
 
-    def __init__(self, layers: Sequence[str], *, ends_early: bool) -> None:
+    def __init__(
+        self,
+        layers: Sequence[str],
+        *,
+        ends_early: bool,
+        projections: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Nothing yet.
 
         Args:
             layers: as ``serving.layer_inputs`` names them to ``add``.
+            projections: float32 by layer, P ``(k, inputs)`` on the layer's device: its matrix is then that of P x.
             ends_early: end a pass as soon as each layer was given its inputs as often as in the first pass, which
                 is whole. Only for passes that use each layer equally often.
         """
         self._layers = tuple(layers)
         self._ends_early = ends_early
+        self._projections = projections
         self._sums: dict[str, Tensor] = {}
         self._rows: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
@@ -49,6 +58,8 @@ class InputGrams:
         # Autocast would multiply in bf16, whose Gram matrices have eigenvalues far below zero.
         with torch.autocast(inputs.device.type, enabled=False):
             rows = inputs.float()
+            if layer in self._projections:
+                rows = rows @ self._projections[layer].T
             gram = rows.T @ rows
         if layer in self._sums:
             self._sums[layer] += gram
@@ -60,7 +71,7 @@ class InputGrams:
             raise _NothingLeft
 
     def means(self) -> dict[str, Tensor]:
-        """By layer, in the order in which they were first seen, float64 on the CPU, ``(inputs, inputs)``.
+        """By layer, in the order in which they were first seen, float64 on the CPU, ``(inputs, inputs)`` or ``(k, k)``.
 
         Raises:
             CosamError: a layer was given nothing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -206,13 +206,19 @@ class Workbench:
         view = replace(self.view, precision=precision or self.fit.precision)
         return training_loss(self.sam, batch, target, fit=self.fit, view=view, prefixes=self.prefixes)
 
-    def input_grams(self, domain: TrainingDomain, update: Update | None) -> dict[str, Tensor]:
+    def input_grams(
+        self, domain: TrainingDomain, update: Update | None, *, projections: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
 
         One pass over the images without augmentation, the model changed by ``update``; window padding counts as the
         layer sees it, and a layer that is used several times pools its inputs. The encoder runs only as far as the
         last of the layers, and the decoder only where one of them is its own. Where training sees one of several
         shards, so does this pass.
+
+        Args:
+            update: what the model is changed by; none: the base.
+            projections: by layer, P ``(k, inputs)``, to get P G P^T ``(k, k)`` for a small part of G's cost.
 
         Returns:
             By layer, float64 on the CPU, ``(inputs, inputs)``, symmetric and positive semi-definite.
@@ -221,7 +227,8 @@ class Workbench:
         weighs the same.
         """
         needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
-        grams = InputGrams(self.layers, ends_early=not needs_decoder)
+        placed = {layer: matrix.to(self.view.device, torch.float32) for layer, matrix in (projections or {}).items()}
+        grams = InputGrams(self.layers, ends_early=not needs_decoder, projections=placed)
         with (
             closing(in_background(self._unaugmented(domain), depth=drawn_ahead(self.view.device))) as batches,
             torch.inference_mode(),

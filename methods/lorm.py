@@ -37,19 +37,17 @@ from cosam_bench.updates import LowRank, Update, taken_from
 from cosam_bench.workbench import Workbench
 
 
-def add_expert(memory: Mapping[str, Tensor], factors: LowRank, gram: Tensor, *, layer: str) -> dict[str, Tensor]:
+def add_expert(memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str) -> dict[str, Tensor]:
     """One layer's running sums with one more expert, whose A is that of the others.
 
     Args:
         memory: has what this function returned for the expert before; nothing of the layer at first.
         factors: A ``(r, n)`` and B ``(m, r)``.
-        gram: float64, ``(n, n)``, G.
+        inner: float64, ``(r, r)``, A G A^T.
 
     Returns:
         float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.
     """
-    a = factors.a.double()
-    inner = a @ gram.double() @ a.T
     return running_sums(memory, {f"{layer}/gram": inner, f"{layer}/product": factors.b.double() @ inner})
 
 
@@ -106,7 +104,8 @@ class LoRM(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
-        grams = taken_from(self.bench.input_grams(domain, expert))
+        shared = {layer: factors.a for layer, factors in expert.low_rank.items()}
+        inner = taken_from(self.bench.input_grams(domain, expert, projections=shared))
         sums = running_sums(
             self.memory, {f"{name}/sum": change.to(torch.float64, copy=True) for name, change in expert.dense.items()}
         )
@@ -114,7 +113,7 @@ class LoRM(MergingMethod):
         low_rank = {}
         for layer, factors in expert.low_rank.items():
             self._check_shared(layer, factors.a)
-            sums |= add_expert(self.memory, factors, grams[layer], layer=layer)
+            sums |= add_expert(self.memory, factors, inner[layer], layer=layer)
             low_rank[layer] = LowRank(factors.a, merged_b(sums, layer=layer, ridge=self.ridge).to(factors.b.dtype))
         self.memory = sums
         return Update(low_rank, dense)

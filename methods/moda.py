@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.batches import Batch, chunks
+from cosam_bench.batches import Batch, KnownInputs, chunks
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.method import Method, State
@@ -127,33 +127,36 @@ class MoDA(Method):
         parts = []
         with torch.no_grad():
             for rows in chunks(range(len(images)), size=self.bench.batch_size):
-                framed, _ = self.bench.view.frame([images[row] for row in rows])
-                maps = self._map(framed)
+                inputs = [self.bench.view.prepared(images[row]) for row in rows]
+                framed = self.bench.view.placed(inputs)
+                maps = self._map(framed, known=KnownInputs.of(framed, inputs))
                 parts.append((maps if self.options.train_tokens else self._query(maps, tokens)).cpu())
         return torch.cat(parts)
 
-    def _map(self, images: Tensor) -> Tensor:
+    def _map(self, images: Tensor, *, known: KnownInputs | None = None) -> Tensor:
         """What the encoder makes of images before the first token joins."""
         sam = self.bench.sam
         with self.bench.view.autocast():
-            return first_blocks(sam, images, depth=join_depth(sam), cache=self.bench.prefixes)
+            return first_blocks(sam, images, depth=join_depth(sam), cache=self.bench.prefixes, known=known)
 
     def _query(self, maps: Tensor, tokens: Tensor) -> Tensor:
         """The first token after the base encoder's last block, float32, ``(B, width)``."""
         with self.bench.view.autocast():
             return join_tokens(self.bench.sam, maps, tokens)[:, 0].float()
 
-    def route(self, images: Tensor) -> list[int]:
+    def route(self, images: Tensor, *, known: KnownInputs | None = None) -> list[int]:
         """The adapter of each normalised image of ``(B, 3, S, S)``, numbered from 0 in the order of learning."""
         if self.keys is None:
             return [0] * len(images)
         with torch.inference_mode():
-            queries = self._query(self._map(images), self.tokens.to(images.device))
+            queries = self._query(self._map(images, known=known), self.tokens.to(images.device))
             return _scores(queries, self.keys.to(images.device)).argmax(dim=1).tolist()
 
     def predict(self, batch: Batch) -> Tensor:
         """Each image's mask logits by the adapter it is routed to."""
-        return self.bench.predict_each([self.experts[number] for number in self.route(batch.images)], batch)
+        return self.bench.predict_each(
+            [self.experts[number] for number in self.route(batch.images, known=batch.known)], batch
+        )
 
     def state(self) -> State:
         """All adapters, the memory's images, the tokens and the keys."""

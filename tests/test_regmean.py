@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,8 +56,13 @@ class Stream:
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
 
-    def input_grams(self, domain: int, update: Update | None) -> dict[str, Tensor]:
-        return {layer: rows.T @ rows / len(rows) for layer, rows in self.inputs[domain].items()}
+    def input_grams(
+        self, domain: int, update: Update | None, *, projections: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        seen = dict(self.inputs[domain])
+        for layer, matrix in (projections or {}).items():
+            seen[layer] = seen[layer] @ matrix.double().T
+        return {layer: rows.T @ rows / len(rows) for layer, rows in seen.items()}
 
     def serve(self, method: type[MergingMethod], order: list[int] | None = None, **options: object) -> Update:
         """What the method serves after the experts in that order."""

@@ -59,6 +59,17 @@ def update(bench: Workbench, *, scale: float, layer: str = LAYER) -> Update:
     return Update({layer: LowRank(a, b)})
 
 
+def test_gram_matrices_of_projected_inputs_are_the_projected_matrices(bench: Workbench, domain: TrainingDomain) -> None:
+    whole = bench.input_grams(domain, None)
+    draw = torch.Generator().manual_seed(4)
+    projection = torch.randn(2, len(whole[LAYER]), generator=draw)
+    found = bench.input_grams(domain, None, projections={LAYER: projection})
+    wide = projection.double()
+    torch.testing.assert_close(found[LAYER], wide @ whole[LAYER] @ wide.T, rtol=1e-5, atol=1e-6)
+    for layer in whole.keys() - {LAYER}:
+        assert torch.equal(found[layer], whole[layer])
+
+
 def test_gram_matrices_are_the_mean_outer_product_of_what_the_changed_layer_sees(
     bench: Workbench, domain: TrainingDomain
 ) -> None:
