@@ -18,6 +18,7 @@ from cosam_bench.domains.opening import open_domain
 from cosam_bench.domains.prompts import Prompts, draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.mobile import LeanTinyViTAttention, TinyViTAttention
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.targets import AdapterSettings
 
@@ -43,8 +44,11 @@ def rows() -> Iterator[Row]:
 
 
 def as_published(sam: Sam) -> Sam:
-    """A copy whose encoder keeps torch's usual order of channels, as MobileSAM's own code does."""
+    """A copy whose encoder keeps torch's usual order of channels and attention, as MobileSAM's own code does."""
     plain = copy.deepcopy(sam)
+    for module in plain.image_encoder.modules():
+        if isinstance(module, LeanTinyViTAttention):
+            module.__class__ = TinyViTAttention  # type: ignore[assignment]  # mypy takes it for a plain variable
     plain.image_encoder.to(memory_format=torch.contiguous_format)
     plain.image_encoder.laid_out = lambda images: images  # type: ignore[assignment]  # for this one alone
     return plain

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosam_bench.sam import attention
-from cosam_bench.sam.attention import LeanAttention, _fused, _streamed, use_lean_attention
+from cosam_bench.sam.attention import LeanAttention, _fused, _streamed
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.mobile import LeanTinyViTAttention
 
 
 def pair(*, size: tuple[int, int] = (20, 20), width: int = 12, heads: int = 2, **others: Any) -> list[Attention]:
@@ -159,7 +161,40 @@ def test_the_whole_encoder_answers_alike_with_either() -> None:
         torch.testing.assert_close(lean.encode(images).maps, stock.encode(images).maps, rtol=1e-4, atol=1e-5)
 
 
-def test_other_encoders_are_left_alone() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("wants_gradients", [False, True])
+def test_mobile_sams_windows_give_timms_answers(precision: str, wants_gradients: bool) -> None:
+    found = []
+    for kind in (timm.models.tiny_vit.Attention, LeanTinyViTAttention):
+        torch.manual_seed(0)
+        layer: Any = kind(32, 8, num_heads=4, attn_ratio=1, resolution=(7, 7))
+        layer.eval()  # returns nothing in timm
+        with torch.no_grad():
+            layer.attention_biases.normal_()
+        rows = torch.randn(3, 49, 32, generator=torch.Generator().manual_seed(1)).requires_grad_(wants_gradients)
+        with (
+            torch.set_grad_enabled(wants_gradients),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            answers = layer(rows)
+        if wants_gradients:
+            answers.float().square().sum().backward()
+        found.append((answers.detach(), rows.grad if wants_gradients else answers.detach()))
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if precision == "fp32" else {"rtol": 3e-2, "atol": 3e-2}
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, **tolerance)
+
+
+def test_mobile_sams_biases_follow_their_weights_and_take_the_fused_form() -> None:
+    """timm keeps the gathered biases, of whatever weights there were at first."""
     mobile = build_sam("mobile_sam", checkpoint="random")
-    use_lean_attention(mobile.image_encoder)
-    assert not any(isinstance(module, LeanAttention) for module in mobile.modules())
+    layers: list[Any] = [module for module in mobile.modules() if isinstance(module, LeanTinyViTAttention)]
+    assert len(layers) == 10
+    with torch.no_grad():
+        before = layers[0].get_attention_biases(torch.device("cpu"))
+        layers[0].attention_biases.fill_(3)
+        after = layers[0].get_attention_biases(torch.device("cpu"))
+    assert (before.ndim, after.ndim) == (4, 4)
+    assert (after == 3).all()
+    plain = build_sam("mobile_sam", checkpoint="random", is_attention_lean=False)
+    assert not any(isinstance(module, LeanTinyViTAttention) for module in plain.modules())

@@ -9,6 +9,8 @@ On CUDA the decomposed relative positions become further columns of queries and 
     q_i . k_j + h_i[y_j] + w_i[x_j] = [q_i, h_i, w_i] . [k_j, onehot(y_j), onehot(x_j)],
 
 so that torch's fused attention takes them in. That path is tested for its numbers on the CPU.
+
+MobileSAM's windows are attended to by torch's fused attention everywhere.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cosam_bench.sam.mobile import LeanTinyViTAttention, TinyViTAttention
 
 _STRETCH = 2**20  # scores at a time: 4 MB in float32; half as many in the backward pass, which holds two such pieces
 _WINDOW = 256  # tokens of a map that counts as a window: SAM's have 14 x 14
@@ -56,12 +59,11 @@ class LeanAttention(Attention):  # type: ignore[misc]  # segment-anything ships 
 
 
 def use_lean_attention(encoder: nn.Module) -> None:
-    """Let every block of a plain ViT attend by ``LeanAttention``; other encoders stay as they are."""
-    if not isinstance(encoder, ImageEncoderViT):
-        return
-    blocks: list[Any] = list(encoder.blocks)
-    for block in blocks:
-        block.attn.__class__ = LeanAttention  # its parameters, hooks and settings are kept
+    """Let every block of a ViT attend by ``LeanAttention``, and those of a TinyViT by ``LeanTinyViTAttention``."""
+    kinds: dict[type, Any] = {Attention: LeanAttention, TinyViTAttention: LeanTinyViTAttention}
+    for module in encoder.modules():
+        if type(module) in kinds:
+            module.__class__ = kinds[type(module)]  # its parameters, hooks and settings are kept
 
 
 def _streamed(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:

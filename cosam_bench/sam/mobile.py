@@ -9,6 +9,7 @@ import timm
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import Attention
 from torch import Tensor, nn
 
 IMAGE_SIZE = 1024
@@ -19,6 +20,30 @@ _PROMPT_DIM = 256
 _ENCODER = "image_encoder."
 # TinyViT's classifier, which MobileSAM never calls and its checkpoint still carries.
 _UNUSED = (f"{_ENCODER}norm_head.", f"{_ENCODER}head.")
+
+
+class TinyViTAttention(Attention):
+    """timm's attention, without its store of gathered biases, which outlives a change of weights or grad mode."""
+
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        """What is added to the scores of a window of N tokens: ``(heads, N, N)``."""
+        del device
+        places: Any = self.attention_bias_idxs
+        biases: Tensor = self.attention_biases[:, places]
+        return biases
+
+
+class LeanTinyViTAttention(TinyViTAttention):
+    """The same, with biases of the form that torch's fused attention on the CPU takes: ``(1, heads, N, N)``.
+
+    Its backward pass in bfloat16 takes longer than that of the plain products, which are left in their place there.
+    """
+
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        """What is added to the scores, with a further axis but where gradients in bfloat16 are wanted."""
+        biases = super().get_attention_biases(device)
+        is_plain = torch.is_grad_enabled() and torch.is_autocast_enabled(device.type)
+        return biases if is_plain else biases[None]
 
 
 class TinyViTEncoder(nn.Module):
@@ -34,6 +59,9 @@ class TinyViTEncoder(nn.Module):
         self.img_size = IMAGE_SIZE  # segment-anything's predictor reads it
         vit: Any = timm.create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
         vit.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        for module in vit.modules():
+            if isinstance(module, Attention):
+                module.__class__ = TinyViTAttention
         self.patch_embed: nn.Module = vit.patch_embed
         self.stages: nn.Module = vit.stages
         self.neck = nn.Sequential(
@@ -47,7 +75,6 @@ class TinyViTEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The embeddings."""
-        self._forget_biases()
         embeddings: Tensor = self.neck(self.stages(self.patch_embed(self.laid_out(images))))
         return embeddings
 
@@ -55,12 +82,6 @@ class TinyViTEncoder(nn.Module):
     def laid_out(images: Tensor) -> Tensor:
         """The same images, channels last in memory, as the encoder's weights are."""
         return images.contiguous(memory_format=torch.channels_last)
-
-    def _forget_biases(self) -> None:
-        """Drop timm's gathered attention biases, which would outlive a change of weights or grad mode."""
-        for module in self.stages.modules():
-            if hasattr(module, "attention_bias_cache"):
-                module.attention_bias_cache = {}  # type: ignore[assignment]  # a plain attribute
 
 
 def mobile_parts() -> tuple[nn.Module, nn.Module, nn.Module]:

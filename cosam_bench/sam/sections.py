@@ -74,7 +74,6 @@ def _tiny_vit_sections(encoder: Any) -> tuple[Section, ...]:
 
 def _tiny_vit_block(block: Any, downsample: nn.Module | None = None) -> Callable[[Tensor], Tensor]:
     def run(maps: Tensor) -> Tensor:
-        block.attn.attention_bias_cache = {}  # else it would outlive a change of weights or grad mode
         maps = block(maps)
         return maps if downsample is None else _channels_last(downsample(maps.permute(0, 3, 1, 2)))
 
