@@ -1,4 +1,4 @@
-"""A stream of CoSAM's size: eight domains and natural images as files, of the originals' sizes, drawn at random."""
+"""A stream of CoSAM's size: eight domains and natural images as files, of about the originals' sizes, drawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-# Width and height of one typical image each, as the data sets' authors state them; names as in the stream cosam.
+# Assumed: one width and height for each domain, of the order of its images'. Names as in the stream cosam.
 SIZES = {
     "bsdata": (1130, 460),
     "rsdd_i": (160, 1000),
@@ -20,7 +20,7 @@ SIZES = {
     "kvasir": (622, 531),
 }
 NATURAL = (640, 480)  # COCO's
-TEST, RETENTION = 94, 200  # test images of each domain; natural images
+TEST, RETENTION = 94, 200  # test images of each domain, the mean of CoSAM's; natural images
 
 
 def write_stream(

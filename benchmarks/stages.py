@@ -87,6 +87,7 @@ def matrix_rows(
             for gaps in (_mean_gaps(found["plain"], found[precision]), _gaps(found["plain"], found[precision]))
         )
         note = f"IoU {cells:.4f} apart a cell" + (f", {images:.4f} an image" if len(split) > 1 else "")
+        note += f", of {_mean(found['plain'][0]):.2f}"
         yield Row(f"{count} rows, {precision} against fp32", taken, seconds, "s", note)
 
 
@@ -95,13 +96,18 @@ def _gaps(one: list[list[float]], other: list[list[float]]) -> list[float]:
 
 
 def _mean_gaps(one: list[list[float]], other: list[list[float]]) -> list[float]:
-    return [(sum(row) - sum(same)) / len(row) for row, same in zip(one, other, strict=True)]
+    return [_mean(row) - _mean(same) for row, same in zip(one, other, strict=True)]
+
+
+def _mean(row: list[float]) -> float:
+    return sum(row) / len(row)
 
 
 def _plain_row(stock: nn.Module, sam: Sam, update: Update | None, split: Split, prompts: Prompts) -> list[float]:
     """As published harnesses score: weights in place, one image at a time through segment-anything's predictor."""
+    names = stock.state_dict().keys()
     with serving(sam, update):
-        stock.load_state_dict({name: tensor for name, tensor in sam.state_dict().items() if name in stock.state_dict()})
+        stock.load_state_dict({name: tensor for name, tensor in sam.state_dict().items() if name in names})
     predictor = SamPredictor(stock)
     return [_plain_score(predictor, split[row], prompts.boxes[row]) for row in range(len(split))]
 

@@ -92,6 +92,7 @@ def test_operations_are_told_apart() -> None:
         "aten::mkldnn_convolution": "convolutions",
         "aten::gelu": "elementwise",
         "aten::copy_": "elementwise",
+        "aten::upsample_bilinear2d": "elementwise",
     }
     assert {name: kind_of(name) for name in names} == names
 
