@@ -141,13 +141,12 @@ class RandomBench(Workbench):
             grams: dict[str, Tensor] = {}
             drawn: dict[int, Tensor] = {}
             for number, layer in enumerate(self.layers, start=1):
-                inputs = self.sam.get_parameter(f"{layer}.weight").shape[1]
-                if inputs not in drawn:
-                    rows = torch.randn(2 * inputs, inputs, generator=draw)
-                    drawn[inputs] = (rows.T @ rows / len(rows)).double()
-                gram = drawn[inputs] * number
-                matrix = projections[layer].double() if projections else None
-                grams[layer] = gram if matrix is None else matrix @ gram @ matrix.T
+                projection = projections.get(layer) if projections else None
+                width = self.sam.get_parameter(f"{layer}.weight").shape[1] if projection is None else len(projection)
+                if width not in drawn:
+                    rows = torch.randn(2 * width, width, generator=draw)
+                    drawn[width] = (rows.T @ rows / len(rows)).double()
+                grams[layer] = drawn[width] * number
             return grams
 
     def squared_gradients(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Literal, TypeVar
@@ -11,8 +10,8 @@ from typing import Literal, TypeVar
 import torch
 
 from cosam_bench.batches import View
-from cosam_bench.environment import free_memory_bytes
-from cosam_bench.errors import CosamError
+from cosam_bench.environment import free_memory_bytes, machine_memory_bytes
+from cosam_bench.errors import CosamError, ran_out_of_memory
 from cosam_bench.sam.frames import FramePrompts, PromptKind
 from cosam_bench.sam.sam import Sam
 
@@ -21,24 +20,13 @@ _Result = TypeVar("_Result")
 
 MOST_IMAGES_CUDA = 64
 MOST_IMAGES_CPU = 8  # from 8 images on, tiny SAM takes as long an image however many go at once
-_BYTES_AN_IMAGE_CPU = (
-    2 << 30
-)  # of the machine's memory; the widest of ViT-H's maps at 1024 pixels, of several, takes 84 MB
+# Of the machine's memory; the widest of ViT-H's maps at 1024 pixels, of several, takes 84 MB.
+_BYTES_AN_IMAGE_CPU = 2 << 30
 _SHARE_OF_FREE_MEMORY = 0.4  # kept features may take a half of it, methods and metrics need some
-
-# torch raises OutOfMemoryError for CUDA's memory alone.
-_SIGNS = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUBLAS_STATUS_ALLOC")
 
 
 class ImageDoesNotFit(CosamError):
     """The device's memory does not hold the model's pass over one image."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch found no memory, on a GPU or the CPU; no other error is taken for that."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return type(error) is RuntimeError and any(sign in str(error) for sign in _SIGNS)
 
 
 class BatchSize:
@@ -76,8 +64,8 @@ class BatchSize:
         """The result, or nothing where memory ran out. The error is gone on return, and with it what it held."""
         try:
             return [work(items)]
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if not ran_out_of_memory(error):
                 raise
             if len(items) > 1:
                 return []
@@ -103,7 +91,7 @@ def fitting_batch_size(asked: int | Literal["auto"], *, sam: Sam, view: View) ->
     if asked != "auto":
         return asked
     if view.device.type != "cuda":
-        return min(MOST_IMAGES_CPU, max(1, _machine_bytes() // _BYTES_AN_IMAGE_CPU))
+        return min(MOST_IMAGES_CPU, max(1, machine_memory_bytes() // _BYTES_AN_IMAGE_CPU))
     return most_that_fit(
         lambda images: _peak_bytes_on_cuda(sam, view, images),
         limit_bytes=int(free_memory_bytes(view.device) * _SHARE_OF_FREE_MEMORY),
@@ -124,8 +112,8 @@ def most_that_fit(peak_bytes: Callable[[int], int], *, limit_bytes: int, most: i
     """
     try:
         one, two = peak_bytes(1), peak_bytes(2)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if not ran_out_of_memory(error):
             raise
         return 1
     each = max(two - one, 1)
@@ -154,10 +142,3 @@ def _peak_bytes_on_cuda(sam: Sam, view: View, images: int) -> int:
     peak = torch.cuda.max_memory_allocated(view.device) - before
     torch.cuda.empty_cache()  # free again, for whoever asks next how much is
     return peak
-
-
-def _machine_bytes() -> int:
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:
-        return MOST_IMAGES_CPU * _BYTES_AN_IMAGE_CPU  # not told: the default of the settings
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

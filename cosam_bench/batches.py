@@ -80,7 +80,7 @@ class KnownInputs:
     def became(self, images: Tensor) -> bool:
         """Whether ``images`` is the tensor that the inputs became, and unchanged.
 
-        A change through ``images.data`` is not seen: torch does not count it.
+        A change through ``images.data``, NumPy or DLPack is not seen: torch does not count it.
         """
         return images is self.images and images._version == self.version
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import resource
@@ -49,12 +50,18 @@ def hardware(device: torch.device) -> dict[str, str | int | float]:
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
     }
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        facts["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory_bytes := machine_memory_bytes():
+        facts["memory_bytes"] = memory_bytes
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)
         facts |= {"gpu": gpu.name, "gpu_memory_bytes": gpu.total_memory}
     return facts
+
+
+def machine_memory_bytes() -> int:
+    """The machine's memory; 0 where the system does not tell."""
+    names = getattr(os, "sysconf_names", {})
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
 
 
 def _processor() -> str:
@@ -74,7 +81,9 @@ def synchronise(device: torch.device) -> None:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """What a GPU has left for this process and others, what torch holds in reserve not counted."""
+    """What a GPU has left for this process and others, once torch has given back what it holds in reserve."""
+    gc.collect()
+    torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
 
 

@@ -20,3 +20,24 @@ def unknown_name(kind: str, asked: str, offered: Iterable[str]) -> CosamError:
     near = difflib.get_close_matches(asked, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return CosamError(f"No {kind} is called {asked!r}.{hint} Offered: {', '.join(names) or 'none'}.")
+
+
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a GPU or torch's allocator on the CPU had no memory left; torch is not imported.
+
+    >>> ran_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), ran_out_of_memory(ValueError())
+    (True, False)
+    """
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return True
+    return kind in ("RuntimeError", "AcceleratorError") and any(sign in str(error) for sign in _NO_MEMORY)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cosam_bench.batch_size import is_out_of_memory
-from cosam_bench.errors import CosamError
+from cosam_bench.errors import CosamError, ran_out_of_memory
 from cosam_bench.files import CannotWrite, write_atomically
 from cosam_bench.sam.sam import Sam
 from cosam_bench.updates import digest_tensors
@@ -32,6 +31,7 @@ class FaultWatch:
         self._sam = sam
         self._error_file = error_file
         self._base_digest = digest_tensors(sam.state_dict())
+        self._base_ways = _ways(sam)
 
     @contextmanager
     def __call__(self, act: str) -> Iterator[None]:
@@ -46,7 +46,7 @@ class FaultWatch:
         except CosamError as error:
             raise MethodFailed(f"The method {self._method!r} failed in {act}(): {error}") from error
         except Exception as error:  # a method may raise anything, and it must break its own run only
-            if act == "predict" and is_out_of_memory(error):
+            if act == "predict" and ran_out_of_memory(error):
                 raise
             with suppress(CannotWrite):
                 write_atomically(self._error_file, traceback.format_exc())
@@ -59,10 +59,25 @@ class FaultWatch:
         """See that the frozen model is as it was.
 
         Raises:
-            MethodFailed: ``act`` changed its weights, which is memory outside of the method's state.
+            MethodFailed: ``act`` changed its weights or what is done with them, which is memory outside of the
+                method's state.
         """
+        if _ways(self._sam) != self._base_ways:
+            raise MethodFailed(
+                f"The method {self._method!r} left hooks, other modules or parameters that want gradients in the "
+                f"frozen base model in {act}(). Take back there what it changes."
+            )
         if digest_tensors(self._sam.state_dict()) != self._base_digest:
             raise MethodFailed(
                 f"The method {self._method!r} changed the frozen base model's weights in {act}(). That is memory "
                 "outside of its state: keep changes as an Update."
             )
+
+
+def _ways(sam: Sam) -> tuple[object, ...]:
+    """All beside its weights that decides what a model answers: its modules, their hooks, and what is trained."""
+    modules = tuple(
+        (name, id(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks))
+        for name, module in sam.named_modules()
+    )
+    return modules, tuple(parameter.requires_grad for parameter in sam.parameters())

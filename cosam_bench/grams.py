@@ -82,8 +82,7 @@ class InputGrams:
                 f"No prediction passes the layer {unseen!r}, so nothing is known of its inputs. "
                 "Choose other adapter.targets, or a method that needs no inputs."
             )
-        # A copy made outside inference mode, so that later arithmetic may record gradients.
-        return {layer: (total / self._rows[layer]).cpu().clone() for layer, total in self._sums.items()}
+        return {layer: (total / self._rows[layer]).cpu() for layer, total in self._sums.items()}
 
 
 class _NothingLeft(Exception):

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cosam_bench.errors import ran_out_of_memory
 from cosam_bench.files import CannotWrite, write_atomically
 from cosam_bench.sam.sam import Features
 
@@ -64,8 +65,15 @@ class FeatureMemory:
         size_bytes = sum(part.nbytes for part in parts)
         if key in self._entries or size_bytes > self._free_bytes:
             return
+        try:
+            copy = Features(*(part.clone() for part in parts))
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            self._free_bytes = 0  # what is left is wanted for the model
+            return
         self._free_bytes -= size_bytes
-        self._entries[key] = Kept(Features(*(part.clone() for part in parts)), kept.seconds)
+        self._entries[key] = Kept(copy, kept.seconds)
 
 
 class FeatureFiles:

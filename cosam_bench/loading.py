@@ -19,9 +19,10 @@ from torch import Tensor
 from cosam_bench.ahead import in_order
 from cosam_bench.batches import ModelInput, View
 from cosam_bench.domains.samples import Split
+from cosam_bench.environment import machine_memory_bytes
 
 _KEPT_BYTES_CPU = 1 << 30  # 250 images at 1024 pixels; there the model takes a hundred times as long as decoding
-_KEPT_BYTES_CUDA = 8 << 30  # two thousand; CoSAM's nine columns hold 952
+_KEPT_BYTES_CUDA = 8 << 30  # two thousand; CoSAM's nine columns hold 952; never more than an eighth of the machine's
 _MOST_WORKERS = 8
 
 _Name: TypeAlias = tuple[str, int, int, str, str]  # the split's digest, the row, and what decides the resizing
@@ -71,7 +72,8 @@ class Loader:
         if device.type != "cuda":
             return cls(workers=1, kept_bytes=_KEPT_BYTES_CPU, with_digests=with_digests)
         workers = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
-        return cls(workers=workers, kept_bytes=_KEPT_BYTES_CUDA, with_digests=with_digests, is_pinned=True)
+        kept_bytes = min(_KEPT_BYTES_CUDA, (machine_memory_bytes() or _KEPT_BYTES_CUDA) // 8)
+        return cls(workers=workers, kept_bytes=kept_bytes, with_digests=with_digests, is_pinned=True)
 
     def load(self, split: Split, *, view: View, depth: int) -> Generator[LoadedImage, None, None]:
         """The samples of a split in their order.
@@ -104,6 +106,8 @@ class Loader:
         return LoadedImage(row, image, mask)
 
     def _keep(self, name: _Name, image: LoadedImage) -> None:
-        if name not in self._kept and image.nbytes <= self._free_bytes:
-            self._free_bytes -= image.nbytes
+        # torch pins memory in pieces of a power of two.
+        size_bytes = 1 << (image.nbytes - 1).bit_length() if self._is_pinned else image.nbytes
+        if name not in self._kept and size_bytes <= self._free_bytes:
+            self._free_bytes -= size_bytes
             self._kept[name] = image

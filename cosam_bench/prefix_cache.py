@@ -159,7 +159,7 @@ def first_blocks(
 
 
 def clock(cache: PrefixCache | None) -> float:
-    """Seconds, for differences, that pass as if nothing had been kept: no cost depends on what ran before."""
+    """Seconds, for differences, that pass as if no features had been kept, whoever ran before."""
     return time.perf_counter() + (cache.spared_seconds if cache else 0.0)
 
 

@@ -27,7 +27,12 @@ class RowScorer:
         self._watch = watch
         self._advance = reporter.advance
         self._batch_size = BatchSize(prepared.bench.batch_size, note=reporter.note)
-        self._passes = 0
+        self._passes = self._tried = 0
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether all batches so far had the size that was asked for."""
+        return self._batch_size.now == self._prepared.bench.batch_size
 
     @property
     def images(self) -> int:
@@ -82,15 +87,18 @@ class RowScorer:
         )
 
     def _counted(self, predict: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
-        """Add up the encoder passes of the predictions, without those that ran out of memory."""
+        """Note the encoder passes of a prediction; they count once its batch is measured, see ``_count``."""
 
         def counted(batch: Batch) -> Tensor:
             before = self._prepared.bench.sam.encoder_passes
             logits = predict(batch)
-            self._passes += self._prepared.bench.sam.encoder_passes - before
+            self._tried = self._prepared.bench.sam.encoder_passes - before
             return logits
 
         return counted
+
+    def _count(self) -> None:
+        self._passes += self._tried
 
     def _columns(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
         prepared, score = self._prepared, self._prepared.config.protocol.score
@@ -106,6 +114,7 @@ class RowScorer:
                 upsampling=score.upsampling,
                 tell_domain=prepared.method.card.told_domain,
                 loader=prepared.loader,
+                measured_batch=self._count,
                 advance=self._advance,
             )
             for domain in prepared.columns

@@ -120,7 +120,8 @@ class Runner:
             return self._scorer.like(StepResult(0, {}), known)
         self._reporter.say("Scoring frozen SAM")
         result = self._scorer.frozen(StepResult(0, {}))
-        self._frozen.write(result)
+        if self._scorer.is_as_asked:  # else its last bits are those of smaller batches
+            self._frozen.write(result)
         return result
 
     def _learn(self, step: int) -> StepResult:

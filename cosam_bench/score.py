@@ -52,6 +52,7 @@ def score_split(
     upsampling: Upsampling = "bilinear",
     tell_domain: bool = False,
     loader: Loader | None = None,
+    measured_batch: Callable[[], None] = lambda: None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[ImageScore]:
     """The scores of every sample of a split, in its order.
@@ -65,6 +66,7 @@ def score_split(
         upsampling: how logits get there, as in ``ScoreSettings``.
         tell_domain: whether the batch names its domain.
         loader: loads the samples; none: each when it is needed, and keeps none.
+        measured_batch: called after each batch of which nothing will be done again.
         advance: called after each batch with the images it held.
 
     Raises:
@@ -82,9 +84,11 @@ def score_split(
         with torch.inference_mode():
             logits = shaped_logits(predict(batch), batch, view)
             masks = [image.mask for image in loaded]
-            return measure_batch(
+            found = measure_batch(
                 logits, frames, masks, keys=[split.keys[row] for row in rows], size=size, upsampling=upsampling
             )
+        measured_batch()
+        return found
 
     scores: list[ImageScore] = []
     with closing(loader.load(split, view=view, depth=2 * at_once.now)) as images:

@@ -16,7 +16,7 @@ from cosam_bench.errors import CosamError
 from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import draw_places
 from cosam_bench.randomness import torch_generator
-from cosam_bench.sam.frames import Frame, PromptKind, interpolated, mask_to_frame, nearest
+from cosam_bench.sam.frames import Frame, PromptKind, hurried, interpolated, mask_to_frame, nearest
 
 MIXED: tuple[PromptKind, ...] = ("box", "points", "mask")
 _WITHOUT_POINTS: tuple[PromptKind, ...] = ("box", "mask")
@@ -119,17 +119,17 @@ def with_targets(
     batch, frames = collate(samples, prompts, kinds=kinds, view=view)
     pairs = list(zip(samples, frames, strict=True))
     target = torch.stack([mask_to_frame(sample.mask, frame, size=view.grid) for sample, frame in pairs])
-    target = target.to(view.device)
+    target = hurried(target, view.device)
     if fit is None or not (fit.needs_model_size or is_unique):
         return batch, target
     masks = places = None
     if fit.needs_model_size:
         soft = soft_masks or {}
         full = [_at_model_size(sample.mask, frame, fit, soft.get(row)) for row, (sample, frame) in enumerate(pairs)]
-        masks = torch.stack(full).to(view.device)
+        masks = hurried(torch.stack(full), view.device)
     if fit.loss_points:
         order = order or torch_generator("places", *(sample.key for sample in samples))
-        places = draw_places(len(samples), count=fit.loss_points, order=order).to(view.device)
+        places = hurried(draw_places(len(samples), count=fit.loss_points, order=order), view.device)
     more = TrainingBatch(
         batch.images,
         batch.prompts,

@@ -197,7 +197,7 @@ def test_ten_methods_are_put_beside_the_first(monkeypatch: pytest.MonkeyPatch) -
     one, all_three, *_ = methods.rows(("a", "b", "c"))
     assert (one.ours, all_three.ours) == (10.0, 15.0)
     assert all_three.note.startswith("1.50 times one")
-    assert "merges 2 s, scoring 1 s" in all_three.note
+    assert "merges, with their passes over data, 2 s, scoring 1 s" in all_three.note
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

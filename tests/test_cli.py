@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -17,10 +18,10 @@ from typer.testing import CliRunner, Result
 from cosam_bench import __version__
 from cosam_bench.cli import progress
 from cosam_bench.cli.describe import setting_rows
-from cosam_bench.cli.guard import guarded, ran_out_of_memory
+from cosam_bench.cli.guard import guarded
 from cosam_bench.cli.main import app
 from cosam_bench.cli.options import domain_order
-from cosam_bench.errors import CosamError
+from cosam_bench.errors import CosamError, ran_out_of_memory
 
 METHOD = """
 from pathlib import Path
@@ -242,6 +243,32 @@ def test_several_methods_run_on_one_protocol_and_are_compared(
         (one,), (other,) = (Path(folder).glob(f"quick/{method}/*/scores.csv") for folder in ("results", "alone"))
         assert one.parent.name == other.parent.name
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_measured_reaches_the_leaderboard_where_a_later_method_stops(
+    cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path
+) -> None:
+    stop = "if not Path('go').exists(): raise KeyboardInterrupt"
+    run = ["run", "--method", f"finetune,{method_file(tmp_path, stop)}", "--protocol", quick_protocol]
+    stopped = cli(*run)
+    assert stopped.exit_code == 130
+    assert pandas.read_csv("results/leaderboard.csv")["method"].tolist() == ["finetune"]
+    assert "those that follow it still want --fresh" in words(cli(*run, "--fresh").stderr)
+    Path("go").touch()
+    assert cli(*run).exit_code == 0
+    assert sorted(pandas.read_csv("results/leaderboard.csv")["method"]) == ["finetune", "mine"]
+
+
+def test_a_device_that_holds_not_one_image_ends_with_1(
+    cli: Callable[..., Result], quick_protocol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("cosam_bench.score.measure_batch", full)
+    result = cli("run", "--method", "frozen", "--protocol", quick_protocol)
+    assert result.exit_code == 1
+    assert "too little memory for a prediction for a single image" in words(result.stderr)
 
 
 def test_one_method_is_shown_with_its_settings(cli: Callable[..., Result]) -> None:

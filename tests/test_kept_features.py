@@ -93,6 +93,20 @@ def test_memory_counts_the_early_map_and_no_key_twice() -> None:
     assert first.features.maps.sum() == 0
 
 
+def test_memory_that_finds_no_room_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = FeatureMemory(limit_bytes=1000)
+    memory.keep("a", kept())
+
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", full)
+        memory.keep("b", kept())
+    memory.keep("c", kept())
+    assert [memory.read(name) is not None for name in "abc"] == [True, False, False]
+
+
 def test_memory_holds_no_more_than_it_counts() -> None:
     memory = FeatureMemory(limit_bytes=1000)
     together = torch.zeros(50, 2, 2, 4)

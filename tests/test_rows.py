@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from cosam_bench import row_scorer as module
+from cosam_bench import score
 from cosam_bench.method import State
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.prepare import Prepared, prepare
@@ -62,6 +65,23 @@ def test_frozen_sams_row_is_measured_once_for_all_methods(
         "pitting",
         "natural",
     ]
+
+
+def test_where_the_memory_runs_out_no_pass_counts_twice_and_no_row_is_shared(
+    quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory is full only once the metrics are computed, when the predictions are there already."""
+    own = score.measure_batch
+
+    def full(logits: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(logits) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return own(logits, *args, **kwargs)
+
+    monkeypatch.setattr(score, "measure_batch", full)
+    record = Runner(prepared(quick_protocol, tmp_path), results=tmp_path).run()
+    assert record.info.cost.encoder_passes_per_image == 1
+    assert not list((tmp_path / "_shared").glob("rows/*"))
 
 
 @pytest.mark.parametrize("change", ["seed=1", "prompts.test='points'", "score.batch_size=3", "prefix_cache_gib=0"])

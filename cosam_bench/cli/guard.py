@@ -19,7 +19,7 @@ import typer
 
 from cosam_bench import __version__
 from cosam_bench.cli.console import say
-from cosam_bench.errors import CosamError
+from cosam_bench.errors import CosamError, ran_out_of_memory
 
 BAD_INPUT = 2
 FAILED = 1
@@ -57,12 +57,6 @@ def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]
             raise typer.Exit(_explain(error)) from None
 
     return wrapped
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the GPU or torch's allocator on the CPU had no memory left; torch is not imported."""
-    names = (type(error).__name__, str(error))
-    return isinstance(error, MemoryError) or names[0] == "OutOfMemoryError" or "can't allocate memory" in names[1]
 
 
 def _explain(error: BaseException) -> int:

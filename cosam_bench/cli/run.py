@@ -88,16 +88,24 @@ def run(
         if dry_run:
             typer.echo(_only(asked).to_toml(), nl=False)
             return
-        records, failed = _measure_each(asked, results, fresh=fresh)
-        if records:
-            refresh_leaderboard(results, csv or results / "leaderboard.csv")
+        records: list[Record] = []
+        try:
+            failed = _measure_each(asked, results, records, fresh=fresh)
+        finally:  # also where the run of a later method stops
+            if records:
+                refresh_leaderboard(results, csv or results / "leaderboard.csv")
         if len(records) > 1:
             compare(records)
         if failed:
             raise Failed(f"{len(failed)} of {len(asked)} methods failed: {', '.join(failed)}.")
     except KeyboardInterrupt:
-        again = "The same command without --fresh" if fresh else "The same command"
-        raise Stopped(f"{again} goes on where it was.") from None
+        raise Stopped(_how_to_go_on(options, fresh=fresh)) from None
+
+
+def _how_to_go_on(options: RunOptions, *, fresh: bool) -> str:
+    if fresh and "," in (options.method or ""):
+        return "The method that was stopped goes on without --fresh; those that follow it still want --fresh."
+    return f"The same command{' without --fresh' if fresh else ''} goes on where it was."
 
 
 def _only(asked: list[RunConfig]) -> RunConfig:
@@ -106,8 +114,13 @@ def _only(asked: list[RunConfig]) -> RunConfig:
     return asked[0]
 
 
-def _measure_each(asked: list[RunConfig], results: Path, *, fresh: bool) -> tuple[list[Record], list[str]]:
-    """The complete records, shown as they come, and the methods that failed; where one alone is asked, that raises."""
+def _measure_each(asked: list[RunConfig], results: Path, records: list[Record], *, fresh: bool) -> list[str]:
+    """Measure and show each, and add its complete record to ``records``.
+
+    Returns:
+        The methods that failed; where one alone is asked, that raises.
+    """
+    from cosam_bench.batch_size import ImageDoesNotFit
     from cosam_bench.cli.progress import progress_reporter
     from cosam_bench.faults import MethodFailed
     from cosam_bench.prepare import method_of, prepare
@@ -115,7 +128,7 @@ def _measure_each(asked: list[RunConfig], results: Path, *, fresh: bool) -> tupl
 
     for config in asked:
         method_of(config)  # a method that does not fit is refused before the first has run for hours
-    records, failed = [], []
+    failed = []
     prepared: Prepared | None = None
     for config in asked:
         try:
@@ -123,6 +136,8 @@ def _measure_each(asked: list[RunConfig], results: Path, *, fresh: bool) -> tupl
                 reporter.say("Opening data and model")
                 prepared = prepared.with_method(config) if prepared else prepare(config, results)
                 record, is_known = _measure(prepared, results, reporter=reporter, fresh=fresh)
+        except ImageDoesNotFit as error:  # not even frozen SAM can be run here
+            raise Failed(str(error)) from None
         except MethodFailed as error:
             if len(asked) == 1:
                 raise Failed(str(error)) from error.__cause__
@@ -135,7 +150,7 @@ def _measure_each(asked: list[RunConfig], results: Path, *, fresh: bool) -> tupl
             say("Note", f"This run is complete since {started}; --fresh measures it anew.", style="bold yellow")
         show_record(record)
         records.append(record)
-    return records, failed
+    return failed
 
 
 def _measure(prepared: Prepared, results: Path, *, reporter: Reporter, fresh: bool) -> tuple[Record, bool]:

@@ -10,11 +10,12 @@ On CUDA the decomposed relative positions become further columns of queries and 
 
 so that torch's fused attention takes them in. That path is tested for its numbers on the CPU.
 
-MobileSAM's windows are attended to by torch's fused attention everywhere.
+MobileSAM's windows are attended to by torch's fused attention, but for gradients in bfloat16.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,9 +54,25 @@ class LeanAttention(Attention):  # type: ignore[misc]  # segment-anything ships 
             zeros = query.new_zeros(*query.shape[:2], 1)
             return zeros.expand(-1, -1, height), zeros.expand(-1, -1, width)
         place = query.view(-1, height, width, query.shape[-1])
-        rows = torch.einsum("bhwc,hkc->bhwk", place, get_rel_pos(height, height, self.rel_pos_h))
-        columns = torch.einsum("bhwc,wkc->bhwk", place, get_rel_pos(width, width, self.rel_pos_w))
+        rows = torch.einsum("bhwc,hkc->bhwk", place, _relative(height, self.rel_pos_h))
+        columns = torch.einsum("bhwc,wkc->bhwk", place, _relative(width, self.rel_pos_w))
         return rows.flatten(1, 2), columns.flatten(1, 2)
+
+
+def _relative(size: int, table: Tensor) -> Tensor:
+    """The table's entry for each query and key of a line of ``size`` places: ``(size, size, d)``."""
+    if len(table) == 2 * size - 1:
+        return table[_offsets(size, table.device)]
+    stretched: Tensor = get_rel_pos(size, size, table)
+    return stretched
+
+
+@cache
+def _offsets(size: int, device: torch.device) -> Tensor:
+    """Which entry each pair of places has, on the device: segment-anything's is made on the CPU and waited for."""
+    with torch.inference_mode(False):
+        place = torch.arange(size, device=device)
+        return place[:, None] - place[None, :] + size - 1
 
 
 def use_lean_attention(encoder: nn.Module) -> None:

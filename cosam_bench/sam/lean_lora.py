@@ -40,4 +40,4 @@ def use_lean_lora(layers: Iterable[nn.Module]) -> None:
     """Let peft's layers, as ``inject_adapter_in_model`` makes them, compute as ``LeanLora``."""
     for layer in layers:
         assert type(layer) is Linear
-        layer.__class__ = LeanLora  # its parameters, hooks and settings are kept
+        layer.__class__ = LeanLora  # its parameters, settings and own hooks are kept; those of its parts rest
