@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from cosam_bench import __version__
 from cosam_bench.batch_size import fitting_batch_size
 from cosam_bench.batches import RAW_MASK_LEVELS, View
 from cosam_bench.config import Settings, validate
@@ -24,6 +19,7 @@ from cosam_bench.domains.samples import Domain, Split
 from cosam_bench.domains.streams import load_stream
 from cosam_bench.environment import free_memory_bytes
 from cosam_bench.errors import CosamError, unknown_name
+from cosam_bench.identity import conditions_of, run_digest
 from cosam_bench.kept_features import FeatureFiles, FeatureMemory
 from cosam_bench.loading import Loader
 from cosam_bench.method import Method
@@ -39,8 +35,6 @@ from cosam_bench.sam.targets import add_side_layers, check_adapter, touched_laye
 from cosam_bench.workbench import Workbench
 
 SHARED = "_shared"
-# Parts of a protocol that change nothing, or whose contents are hashed in place of their names.
-_OTHERWISE_HASHED: Any = {"title": True, "stream": True, "methods": True, "model": True, "adapter": {"start"}}
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ class Prepared:
         That is the conditions, the prompts, the method with its source file and settings, seed, order, the
         kind of device, and this package's version.
         """
-        return _run_digest(self)
+        return run_digest(self)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -150,7 +144,7 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         global_attention=protocol.model.global_attention,
     )
     add_side_layers(sam, protocol.adapter, generator=torch_generator(config.seed, "adapter"))
-    conditions = _conditions(config, columns, sam)
+    conditions = conditions_of(config, columns, sam)
     view = _view(protocol, sam, device)
     bench = Workbench(
         sam=sam,
@@ -252,60 +246,3 @@ def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]
             f"The order names {', '.join(order)}, but the stream has {', '.join(by_name)}. Name each domain once."
         )
     return tuple(by_name[name] for name in order) if order else stream.domains
-
-
-def _conditions(config: RunConfig, columns: tuple[Domain, ...], sam: Sam) -> Conditions:
-    """What two records must share before one table may hold both."""
-    return Conditions(
-        data={domain.name: domain.digest for domain in sorted(columns, key=lambda domain: domain.name)},
-        checkpoint=sam.digest,
-        config=_hash(config.protocol.model_dump(mode="json", exclude=_OTHERWISE_HASHED)),
-    )
-
-
-def _run_digest(prepared: Prepared) -> str:
-    facts = {
-        "conditions": prepared.conditions.digest,
-        "prompts": prepared.prompt_digests,
-        "method": prepared.method_name,
-        "source": _source_digest(prepared.method),
-        "settings": prepared.settings.model_dump(mode="json"),
-        "seed": prepared.config.seed,
-        "order": [domain.name for domain in prepared.domains],
-        "device": prepared.bench.view.device.type,
-        "harness": __version__,
-    }
-    return _hash(facts)
-
-
-def _source_digest(method: type[Method]) -> str:
-    """Hash of the files that a method's rule is made of, so that an edited method is measured anew.
-
-    They are the method's own module and what it uses, directly or not, of ``cosam_bench.merging`` and of its
-    own package.
-    """
-    state = hashlib.sha256()
-    for name in sorted(_rule_modules(method.__module__)):
-        path = getattr(sys.modules[name], "__file__", None)
-        state.update(f"{name}|".encode() + (Path(path).read_bytes() if path else b""))
-    return state.hexdigest()
-
-
-def _rule_modules(name: str) -> set[str]:
-    """A method's module and those that count as part of its rule, by what each has in its namespace."""
-    package = name.partition(".")[0]
-    own = () if package == "cosam_bench" else (package,)
-    found, left = {name}, [name]
-    while left:
-        for value in vars(sys.modules[left.pop()]).values():
-            used = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            if not isinstance(used, str) or used in found or used not in sys.modules:
-                continue
-            if used.startswith("cosam_bench.merging.") or used.partition(".")[0] in own:
-                found.add(used)
-                left.append(used)
-    return found
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "protocol",
         "run_info",
         "records",
+        "identity",
         "prepare",
         "steps",
         "reporter",

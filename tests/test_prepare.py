@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import save_file
 
 from cosam_bench.errors import CosamError
-from cosam_bench.prepare import _rule_modules, _source_digest, prepare
+from cosam_bench.identity import _rule_modules, _source_digest
+from cosam_bench.prepare import prepare
 from cosam_bench.protocol import resolve_run
 from cosam_bench.registry import load_method
 from cosam_bench.sam.hq import HQLayers
