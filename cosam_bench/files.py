@@ -43,7 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.touch(exist_ok=False)
             rights = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(rights)  # as the user gives them, whatever the writer made of the file
+            if temporary.stat().st_mode != rights:  # not on every mount may they be changed
+                temporary.chmod(rights)  # as the user gives them, whatever the writer made of the file
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,12 +45,7 @@ class State:
         Raises:
             CannotWrite: the folder cannot be written or the disk is full.
         """
-        with replacing(path) as temporary:
-            try:
-                save_file(_apart(self.tensors), temporary, {"values": json.dumps(self.values, sort_keys=True)})
-            except SafetensorError as error:
-                raise CannotWrite(f"{path} cannot be written: {error}. Free space or choose another folder.") from error
-            return temporary.stat().st_size
+        return write_tensors(path, self.tensors, {"values": json.dumps(self.values, sort_keys=True)})
 
     @classmethod
     def read(cls, path: Path) -> State:
@@ -67,6 +63,20 @@ class State:
         return cls(tensors, values)
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> int:
+    """Write tensors, wherever and however they lie, as one safetensors file and return the file's size in bytes.
+
+    Raises:
+        CannotWrite: the folder cannot be written or the disk is full.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(_apart(tensors), temporary, metadata)
+        except SafetensorError as error:
+            raise CannotWrite(f"{path} cannot be written: {error}. Free space or choose another folder.") from error
+        return temporary.stat().st_size
+
+
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as the format wants them: on the CPU, contiguous, and none in memory that another one is part of.
 
@@ -78,7 +88,9 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         placed = tensor.detach().cpu()
         storage = placed.untyped_storage()
         is_alone = placed.nbytes == storage.nbytes() and storage.data_ptr() not in taken
-        ready[name] = placed if is_alone and placed.is_contiguous() else placed.contiguous().clone()
+        ready[name] = (
+            placed if is_alone and placed.is_contiguous() else placed.clone(memory_format=torch.contiguous_format)
+        )
         taken.add(ready[name].untyped_storage().data_ptr())
     return ready
 

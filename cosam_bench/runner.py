@@ -14,6 +14,7 @@ from cosam_bench.domains.samples import union
 from cosam_bench.environment import reset_peak_memory, synchronise
 from cosam_bench.epochs import images_seen
 from cosam_bench.faults import FaultWatch, MethodFailed
+from cosam_bench.meter import Meter
 from cosam_bench.method import MergingMethod, Method, State
 from cosam_bench.prefix_cache import clock
 from cosam_bench.prepare import Prepared
@@ -24,7 +25,6 @@ from cosam_bench.rows import FrozenRow, is_unchanged
 from cosam_bench.running_record import RunningRecord
 from cosam_bench.steps import StepResult
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.workbench import Meter
 
 # Encoder passes over each training image that a rule takes beside the training, by what its card needs:
 # as many as the harness's own rules take. They only move the progress bar.

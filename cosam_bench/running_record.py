@@ -19,12 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors.torch import save
-
 from cosam_bench.environment import commit, hardware, utc_now, versions
 from cosam_bench.errors import CosamError
-from cosam_bench.files import CannotWrite, hold_alone, write_atomically
+from cosam_bench.files import CannotWrite, hold_alone, replacing, write_atomically
 from cosam_bench.matrix import Cell, ScoreMatrix, summary
+from cosam_bench.method import write_tensors
 from cosam_bench.metrics import METRICS
 from cosam_bench.prepare import Prepared
 from cosam_bench.records import Record, RecordWriter, record_folder
@@ -163,9 +162,10 @@ class RunningRecord:
     def keep_outcome(self, served: Update | None) -> None:
         """Keep the final state, and the served update where there is one."""
         state = self.state_file(self._prepared.steps[-1])
-        write_atomically(self.folder / "state.safetensors", state.read_bytes())
+        with replacing(self.folder / "state.safetensors") as temporary:
+            shutil.copyfile(state, temporary)
         if served is not None:
-            write_atomically(self.folder / "update.safetensors", save(served.tensors()))
+            write_tensors(self.folder / "update.safetensors", served.tensors())
 
     def complete(self) -> Record:
         """Remove what only a running record needs, and return the complete one."""

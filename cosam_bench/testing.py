@@ -26,6 +26,7 @@ from cosam_bench.domains.prompts import PromptKind, draw_prompts
 from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.errors import CosamError
 from cosam_bench.fit_settings import FitSettings
+from cosam_bench.meter import Meter
 from cosam_bench.method import Method, State
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.build import build_sam
@@ -33,7 +34,7 @@ from cosam_bench.sam.targets import AdapterSettings, add_side_layers
 from cosam_bench.score import checked_logits
 from cosam_bench.training_domain import ClosedDomainError, TrainingDomain
 from cosam_bench.updates import digest_tensors
-from cosam_bench.workbench import Meter, Workbench
+from cosam_bench.workbench import Workbench
 
 DOMAINS = ("first", "second", "third")
 TOLERANCE = 1e-4  # of logits that may differ by the order of additions within a batch

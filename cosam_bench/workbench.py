@@ -1,4 +1,4 @@
-"""What a method works with: the frozen model, the protocol's training, and the cost meter."""
+"""What a method works with: the frozen model and the protocol's training."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from cosam_bench.fit import (
 )
 from cosam_bench.fit_settings import FitSettings
 from cosam_bench.grams import InputGrams
+from cosam_bench.meter import Meter
 from cosam_bench.prefix_cache import PrefixCache, clock
 from cosam_bench.randomness import torch_generator
 from cosam_bench.sam.frames import PromptKind
@@ -37,22 +38,7 @@ from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.sam.targets import AdapterSettings, target_layers
 from cosam_bench.training_batch import MIXED, draw_batch, with_targets
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
-
-
-@dataclass
-class Meter:
-    """What one domain's learning cost so far.
-
-    Attributes:
-        training_seconds: adapter training, counted in full also where an expert was reused.
-        elapsed_training_seconds: the part of it that was not taken over with a reused expert.
-        trainable_parameters: of the adapter that was trained last.
-    """
-
-    training_seconds: float = 0.0
-    elapsed_training_seconds: float = 0.0
-    trainable_parameters: int = 0
+from cosam_bench.updates import Update, changes_in_turn
 
 
 @dataclass(frozen=True)
@@ -268,7 +254,9 @@ class Workbench:
         Returns:
             By parameter name, as in ``weight_changes(update)``: float32 on the CPU, the weight's shape.
         """
-        names = list(weight_changes(update))
+        names = list(changes_in_turn(update))
+        if not names:
+            return {}
         count = min(images, len(domain))
         generator = self.generator("fisher", domain.digest)
         sums: dict[str, Tensor] = {}

@@ -42,7 +42,7 @@ from cosam_bench.merging.regression import running_sums
 from cosam_bench.method import MergingMethod
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Computed, Update, taken_from, weight_changes
+from cosam_bench.updates import Update, taken_from, weight_changes
 from cosam_bench.workbench import Workbench
 
 
@@ -160,7 +160,8 @@ class Became(MergingMethod):
         if self.served is None or not self.options.projected:
             expert = self.bench.train(domain).update
         else:
-            cautious = self.bench.train(domain, start=self.served, from_scratch=True, hooks=Projection(self._spans()))
+            spans = self._spans()  # before the training, as its seconds are the merge's
+            cautious = self.bench.train(domain, start=self.served, from_scratch=True, hooks=Projection(spans))
             self.served = Update(dense=weight_changes(cautious.update))  # W_GP, from which merge() goes on
             expert = self.bench.train(domain, start=self.served, from_scratch=True).update
         self.served = self.merge(expert, domain, step=step)
@@ -170,12 +171,9 @@ class Became(MergingMethod):
                 self.memory, ((f"gram/{layer}", gram) for layer, gram in taken_from(grams).items())
             )
 
-    def _spans(self) -> Computed[Tensor]:
-        """Found when the training asks for them, one layer's at a time."""
-        grams = self.memory
-        return Computed(
-            self.bench.layers, lambda layer: leading_span(grams[f"gram/{layer}"], threshold=self.options.threshold)
-        )
+    def _spans(self) -> dict[str, Tensor]:
+        threshold = self.options.threshold
+        return {layer: leading_span(self.memory[f"gram/{layer}"], threshold=threshold) for layer in self.bench.layers}
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The point between what is served and the expert."""

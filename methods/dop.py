@@ -19,8 +19,9 @@ whole. All other trained parameters become the mean of merged and new.
 
 Adam has no such core: it treats each entry by itself, so its path depends on the coordinates. In the joint cores
 of the mini protocol's experts of rank 8, the same 200 steps go a fifth to a quarter as far from the mean as on
-the weights themselves. As in the released code they work in the weights' own dtype, and they cost some ten
-seconds of one core for a weight of 768 x 768, `closed` half a second.
+the weights themselves. As in the released code they work in the weights' own dtype. For a weight of 768 x 768 they
+cost one core some five seconds where the merged change is of full rank, as they leave it, and half of that at rank
+70, where `closed` costs 0.04.
 
 The triplets that lead are those before the cumulated share of the singular values reaches ``svd_epsilon``. The
 one that reaches it is left out, so that the published 0.99999 keeps r - 1 of a LoRA's r directions, and none

@@ -62,7 +62,7 @@ def consolidate(
 
 def _mean(tensors: Mapping[str, Tensor]) -> float:
     total = sum(tensor.double().sum().item() for tensor in tensors.values())
-    return total / sum(tensor.numel() for tensor in tensors.values())
+    return total / max(1, sum(tensor.numel() for tensor in tensors.values()))
 
 
 def penalty(importance: Mapping[str, Tensor], drift: Mapping[str, Tensor], *, strength: float) -> Tensor:

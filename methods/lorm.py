@@ -43,7 +43,7 @@ def add_expert(memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *,
     Args:
         memory: has what this function returned for the expert before; nothing of the layer at first.
         factors: A ``(r, n)`` and B ``(m, r)``.
-        inner: float64, ``(r, r)``, A G A^T.
+        inner: float64, ``(r, r)``, A G A^T; overwritten by the sum, or kept as it where there is none before.
 
     Returns:
         float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.

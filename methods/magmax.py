@@ -3,7 +3,10 @@
 Source: Marczak et al., "MagMax: Leveraging Model Merging for Seamless Continual Learning", ECCV 2024 (arXiv
 2407.06322), and its released code:
 
-    M = scale * m,   m[j] = the tau_i[j] of largest |tau_i[j]|, the later expert where they are equal.
+    M = scale * m,   m[j] = the tau_i[j] of largest |tau_i[j]|, the later expert where they are equal,
+
+where the scale is a power of two; with another one, M over the scale is m but for a rounding, which decides between
+equal entries.
 
 ``start=expert`` is the paper's way: expert t is trained on from expert t - 1 (not from the merged model), and
 tau_t is its whole change from the base. ``start=base`` trains the experts independently, so that they are shared
@@ -34,6 +37,9 @@ def keep_larger(
     merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: float
 ) -> dict[str, Tensor]:
     """``scale`` times, entry by entry, the change of larger magnitude, the new one where both are equal.
+
+    Where the scale is no power of two, ``merged`` over it differs from the change by a rounding, which then decides
+    between equal entries.
 
     Args:
         merged: what this function returned with the same scale for the expert before; none at first. The scale is

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from cosam_bench.card import MethodCard
 from cosam_bench.config import Settings, setting
 from cosam_bench.errors import CosamError
-from cosam_bench.merging.spectral import Spectrum, joint_core, numerical_rank, rank_tolerance, update_norm
+from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numerical_rank, rank_tolerance, update_norm
 from cosam_bench.method import MergingMethod
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Computed, LowRank, Update, check_same_layers
@@ -140,22 +140,29 @@ def merge_orthogonally(
     """
     if not 0 <= alpha < 1:  # at 1, rounding decides whether the cumulated sum exceeds the total
         raise CosamError(f"OPCM with alpha {alpha} is asked. Give an alpha of at least 0 and below 1.")
-    spectra: dict[str, Tensor] = {}
-    splits: dict[str, int] = {}
     olds, news = merged.change.low_rank, expert.low_rank
 
-    def summed(name: str) -> LowRank:
-        spectrum, splits[name] = _layer_sum(
-            olds.get(name), news.get(name), scale=merged.scale, alpha=alpha, variant=variant
-        )
-        spectra[name] = spectrum.s
+    def summed(name: str) -> tuple[Spectrum, int]:
+        return _layer_sum(olds.get(name), news.get(name), scale=merged.scale, alpha=alpha, variant=variant)
+
+    def kept(spectrum: Spectrum) -> LowRank:
         return (spectrum if rank is None else spectrum.first(rank)).factors(torch.float64)
 
     # Layer by layer and twice, for the norm and for what it scales: all in float64 would be as much again as the state.
-    low_rank = Computed([*olds, *news], summed)
-    total = Update(low_rank, _sum_of_dense(merged, expert.dense, rescaled_only))
+    total = Update(
+        Computed([*olds, *news], lambda name: kept(summed(name)[0])),
+        _sum_of_dense(merged, expert.dense, rescaled_only),
+    )
+    spectra: dict[str, Tensor] = {}
+    splits: dict[str, int] = {}
+    total_norm = UpdateNorm(total.dense)
+    for name in total.low_rank:
+        spectrum, splits[name] = summed(name)
+        spectra[name] = spectrum.s
+        total_norm.add(name, kept(spectrum))
+        del spectrum  # before the next one is made
     count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
-    mean_norm, norm = norm_sum / count, update_norm(total)
+    mean_norm, norm = norm_sum / count, total_norm.value()
     if norm <= _CANCELLED * mean_norm:
         stays = merged.change if merged.count else _scaled(total, 0.0, dtype)  # zero, but of the right layers
         return Merged(stays, 1.0, norm_sum, count, splits)

@@ -16,8 +16,8 @@ Not continual: T stands in an exponent and s is a sum over all experts, so nothi
 
 Deviations: a row whose entries are all equal is scaled to 0 (0/0 in the released code); scale 1.2 for every expert
 instead of an evolutionary search on validation data. Needs nothing of the current domain. The state keeps every
-expert's factors and grows; dense rows are made one at a time. The order does not matter, but for rounding. The
-output is dense.
+expert's factors and grows; a merge holds one layer of all T experts at a time, and s, which becomes the output. The
+order does not matter, but for rounding. The output is dense.
 """
 
 from __future__ import annotations
@@ -44,17 +44,19 @@ def merge_by_competition(
     """The merged change by parameter name, in the experts' dtype.
 
     Args:
-        experts: at least 1, of the same layers; dense rows are made of one at a time.
+        experts: at least 1, of the same layers; one layer of all of them is formed at a time, and several times.
         ratio: share in (0, 1] of each expert's entries that get a weight above 0.
         scale: of the result.
         source: which of the released versions.
 
     Raises:
-        CosamError: the experts do not change the same layers.
+        CosamError: the experts do not change the same layers, or a change is not finite.
     """
     for expert in experts[1:]:
         check_same_layers(experts[0], expert)
     changes = [changes_in_turn(expert) for expert in experts]
+    if not changes[0]:
+        return {}
     share = _CLIPPED_SHARE[source]
     return Competition(changes, clipped=share, ratio=ratio, is_pull_scaled=source == "vision").merged(scale)
 

@@ -88,6 +88,14 @@ def test_the_importance_of_two_domains_worked_by_hand() -> None:
     assert consolidate({}, {"w": torch.zeros(2)}, decay=0.5, normalise=True)["w"].tolist() == [0.0, 0.0]
 
 
+def test_an_update_without_changes_has_no_importance(
+    bench: Workbench, domains: tuple[TrainingDomain, TrainingDomain]
+) -> None:
+    method = EWC(EWCSettings(images=1), bench)
+    assert method.merge(Update(), domains[0], step=1) == Update()
+    assert method.memory == {}
+
+
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 

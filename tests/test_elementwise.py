@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cosam_bench.errors import CosamError
-from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.elementwise import add_expert, entrywise, in_pieces
 from cosam_bench.merging.osrm import quiet_directions
 from cosam_bench.merging.ties import add_votes, elect, trim
 from cosam_bench.method import MergingMethod, State
@@ -465,3 +465,10 @@ def test_a_sum_is_rounded_once_to_the_experts_dtype() -> None:
     changes = weight_changes(draw_experts(1, 9, dtype=torch.float32)[0])
     mean = add_expert(changes, changes, scale="1/t", step=3)
     assert all(torch.equal(mean[name], changes[name]) for name in changes)  # (2/3) x + (1/3) x in float64
+
+
+def test_tensors_of_different_shapes_are_refused() -> None:
+    with pytest.raises(CosamError, match=r"entry by entry: \(65536,\) and \(131072,\)\. Merge only"):
+        entrywise(torch.add, torch.ones(131_072), torch.ones(65_536))
+    with pytest.raises(CosamError, match=r"\(3, 2\) and \(2, 3\)"):
+        next(in_pieces(torch.ones(3, 2), torch.ones(2, 3)))

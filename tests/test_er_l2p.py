@@ -18,6 +18,7 @@ from cosam_bench.domains.samples import Entry, Manifest, Pixels, Sample, Split
 from cosam_bench.errors import CosamError
 from cosam_bench.fit_settings import FitSettings
 from cosam_bench.losses import bce_dice
+from cosam_bench.meter import Meter
 from cosam_bench.method import State
 from cosam_bench.methods.er import ER, ERSettings, Replay, pack, packed, unpack, unpacked
 from cosam_bench.methods.finetune import Finetune
@@ -28,7 +29,7 @@ from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import Update, digest_tensors
-from cosam_bench.workbench import Meter, Workbench
+from cosam_bench.workbench import Workbench
 
 NO_ADAPTER = Adapter({}, {}, Update())
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cosam_bench.errors import CosamError
 from cosam_bench.merging.fisher import add_expert
 from cosam_bench.methods.fisher import Fisher, FisherSettings
 from cosam_bench.updates import LowRank, Update, weight_changes
@@ -107,6 +108,11 @@ def test_float32_experts_are_summed_in_float32_without_harm() -> None:
     double = merged(experts(6, seed=4))
     assert single["bias"].dtype == torch.float32
     assert_near({name: values.double() for name, values in single.items()}, double, tolerance=1e-5)
+
+
+def test_a_fisher_information_of_another_shape_is_refused() -> None:
+    with pytest.raises(CosamError, match=r"\(2, 3\) and \(3, 2\)"):
+        add_expert({}, {"w": torch.ones(2, 3)}, {"w": torch.ones(3, 2)}, minimum=1e-6, normalise=True)
 
 
 class Bench:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cosam_bench.merging.interpolation import difference, inner_product, interpolate, interpolate_by_fisher, plus
 from cosam_bench.method import MergingMethod
+from cosam_bench.methods import became
 from cosam_bench.methods.became import Became, Projection, best_coefficient, leading_span
 from cosam_bench.methods.cofima import CoFiMA
 from cosam_bench.methods.coma import CoMA
@@ -359,6 +360,23 @@ def test_trainings_start_where_the_papers_say() -> None:
     assert [name for _, _, name in notes["PerturbMerge", False]] == ["Perturbation"] * 2
     assert notes["Became", False] == [(False, False, "NoneType"), (True, True, "Projection"), above]
     assert notes["Became", True] == [(False, False, "NoneType")] * 2
+
+
+def test_becames_spans_are_found_once_a_layer_and_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[str] = []
+
+    class Noting(Bench):
+        def train(self, domain, *, start=None, from_scratch=False, hooks=None):  # type: ignore[no-untyped-def]
+            noted.append("training")
+            return super().train(domain, start=start, from_scratch=from_scratch, hooks=hooks)
+
+    def span(gram_sum: Tensor, *, threshold: float) -> Tensor:
+        noted.append("span")
+        return leading_span(gram_sum, threshold=threshold)
+
+    monkeypatch.setattr(became, "leading_span", span)
+    learn(Became, {}, [0, 1], Noting())
+    assert noted == ["training", "span", "training", "training"]
 
 
 def test_became_goes_on_from_where_the_projected_training_ended() -> None:

@@ -217,6 +217,11 @@ def test_experts_of_other_layers_are_refused(merge: Any) -> None:
         merge([first, Update(second.low_rank)])
 
 
+@pytest.mark.parametrize("merge", [knots, pcb])
+def test_experts_that_change_nothing_give_no_change(merge: Any) -> None:
+    assert merge([Update(), Update()]) == {}
+
+
 @pytest.mark.parametrize("kind", [Knots, Pcb])
 def test_every_experts_factors_are_kept(kind: type[MergingMethod], tmp_path: Path) -> None:
     experts = draw_experts(12, 7, dtype=torch.float32)

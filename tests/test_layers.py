@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "score_settings",
         "score",
     ),
-    ("card", "training_domain", "expert_store", "workbench", "method", "registry", "scaffold", "testing"),
+    ("card", "training_domain", "expert_store", "meter", "workbench", "method", "registry", "scaffold", "testing"),
     (
         "protocols",
         "protocol",

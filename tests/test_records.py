@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import math
 import resource
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from cosam_bench.errors import CosamError
 from cosam_bench.matrix import Cell
@@ -24,7 +28,9 @@ from cosam_bench.records import (
     record_folder,
 )
 from cosam_bench.run_info import Conditions, Cost, RunInfo, read_run_info
+from cosam_bench.running_record import RunningRecord
 from cosam_bench.score import ImageScore
+from cosam_bench.updates import Update
 
 CELLS = [
     Cell(step, domain, metric, (step + 1) / 3 + 0.1 * place, 12)
@@ -291,3 +297,22 @@ def test_a_state_grows_when_it_gets_larger_than_after_step_two(
     state_bytes: tuple[int, ...], grows: bool | None
 ) -> None:
     assert Cost(state_bytes=state_bytes).state_grows is grows
+
+
+def test_the_outcome_is_kept_without_a_copy_in_memory(tmp_path: Path) -> None:
+    config = SimpleNamespace(protocol=SimpleNamespace(name="mini"))
+    prepared = SimpleNamespace(config=config, method_name="regcl", digest="0123456789abcdef", steps=(0, 1))
+    running = RunningRecord(prepared, results=tmp_path)  # type: ignore[arg-type]  # all that it looks at here
+    state = running.state_file(1)
+    state.parent.mkdir(parents=True)
+    state.write_bytes(bytes(range(256)) * 16_384)
+    served = Update(dense={"w": torch.arange(1_000_000.0)})
+    tracemalloc.start()
+    try:
+        running.keep_outcome(served)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (running.folder / "state.safetensors").read_bytes() == state.read_bytes()
+    assert (running.folder / "update.safetensors").read_bytes() == save(served.tensors())
+    assert peak < 1_000_000

@@ -138,6 +138,16 @@ class Complains(Quick):
         raise CosamError("Training diverged.")
 
 
+class HooksTheBase(Quick):
+    def learn(self, domain, *, step):
+        self.bench.sam.image_encoder.register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+class TrainsTheBase(Quick):
+    def learn(self, domain, *, step):
+        self.bench.sam.requires_grad_(True)
+
+
 class ChangesTheBase(Quick):
     def learn(self, domain, *, step):
         next(self.bench.sam.parameters()).data += 1
@@ -357,6 +367,8 @@ def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, 
     [
         ("ReturnsMasks", r"broke its contract: predict\(\) must return float logits"),
         ("Complains", r"failed in learn\(\): Training diverged"),
+        ("HooksTheBase", r"left hooks, .* in the frozen base model in learn\(\)"),
+        ("TrainsTheBase", r"parameters that want gradients in the frozen base model in learn\(\)"),
         ("ChangesTheBase", r"changed the frozen base model's weights in learn\(\)"),
         ("NeedsMoreMemory", r"failed in predict\(\): The device has too little memory for .* a single image"),
         ("NeedsMemoryToLearn", r"raised OutOfMemoryError in learn\(\): CUDA out of memory"),

@@ -15,6 +15,7 @@ from cosam_bench.errors import CosamError
 from cosam_bench.merging import competition, selection
 from cosam_bench.merging.competition import Competition
 from cosam_bench.merging.selection import order_statistics, sort_places
+from cosam_bench.merging.ties import trim
 
 
 def parts(kind: str, seed: int, *, count: int = 30_000) -> list[Tensor]:
@@ -65,6 +66,30 @@ def test_where_the_sample_misleads_everything_is_sorted(monkeypatch: pytest.Monk
     found = order_statistics([values], 10, 15_000)
     assert [value.item() for value in found] == values.sort().values[[10, 15_000]].tolist()
     assert asked == [(15_000,)]
+
+
+@pytest.mark.parametrize("magnitudes", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_entries_that_are_not_finite_are_refused(part: int, value: float, magnitudes: bool) -> None:
+    tensors = parts("random", 0)
+    tensors[part].view(-1)[-1] = value
+    with pytest.raises(CosamError, match="not finite: did its training diverge"):
+        order_statistics(tensors, 7, magnitudes=magnitudes)
+    with pytest.raises(CosamError, match="not finite"):
+        trim({str(number): tensor for number, tensor in enumerate(tensors)}, density=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions_keep_their_dtype(dtype: torch.dtype) -> None:
+    values = torch.cat([part.flatten() for part in parts("random", 0)]).to(dtype)
+    (found,) = order_statistics([values], 20_000)
+    assert torch.equal(found, values.sort().values[20_000])
+
+
+def test_bfloat16_is_refused() -> None:
+    with pytest.raises(CosamError, match="bfloat16 cannot be sorted"):
+        order_statistics([torch.ones(3, dtype=torch.bfloat16)], 1)
 
 
 def test_little_is_kept_on_the_way() -> None:
@@ -144,8 +169,18 @@ def test_most_entries_need_no_exponential(monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(looked) < 0.5 * 2 * 3 * experts[0]["late"].numel() * 2
 
 
-def test_a_change_that_is_not_finite_is_refused() -> None:
+@pytest.mark.parametrize("is_pull_scaled", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_change_that_is_not_finite_is_refused(value: float, is_pull_scaled: bool) -> None:
     experts = drawn(2)
-    experts[1]["late"][3, 4] = float("nan")
+    experts[1]["late"][3, 4] = value
     with pytest.raises(CosamError, match="not finite"):
+        Competition(experts, clipped=0.01, ratio=0.1, is_pull_scaled=is_pull_scaled)
+
+
+def test_changes_whose_sum_overflows_are_refused() -> None:
+    experts = drawn(2)
+    for expert in experts:
+        expert["late"][3, 4] = 3e38
+    with pytest.raises(CosamError, match="sum of the experts' changes is not finite"):
         Competition(experts, clipped=0.01, ratio=0.1, is_pull_scaled=False)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from cosam_bench.files import CannotWrite, replacing
+from cosam_bench.files import CannotWrite, replacing, write_atomically
 from cosam_bench.method import State, _apart
 
 
@@ -90,3 +90,14 @@ def test_what_is_stopped_within_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_where_rights_cannot_be_changed_a_file_that_has_them_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, mode: int) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    write_atomically(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"

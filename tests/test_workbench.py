@@ -20,13 +20,14 @@ from cosam_bench.expert_store import expert_file
 from cosam_bench.fit import TrainingHooks
 from cosam_bench.fit_settings import FitSettings
 from cosam_bench.grams import InputGrams
+from cosam_bench.meter import Meter
 from cosam_bench.sam.adapters import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.sam.targets import AdapterSettings
 from cosam_bench.training_domain import TrainingDomain
 from cosam_bench.updates import LowRank, Update
-from cosam_bench.workbench import Meter, Workbench
+from cosam_bench.workbench import Workbench
 
 LAYER = "image_encoder.blocks.1.attn.qkv"
 

@@ -64,6 +64,9 @@ class Competition:
             clipped: q, the share of an expert's magnitudes that is clipped at either end.
             ratio: share in (0, 1] of each expert's entries that get a weight above 0.
             is_pull_scaled: the pull is made of the magnitudes in [0, 1], else of the entries.
+
+        Raises:
+            CosamError: an entry or a sum of them is not finite.
         """
         self._changes = changes
         self._is_pull_scaled = is_pull_scaled
@@ -78,7 +81,7 @@ class Competition:
                 sample.append(torch.stack([sampled(entries), sampled(pull)]))
         self._strongest = torch.stack([pull.abs().max() for pull in self.pull.values()]).max().item()
         if not math.isfinite(self._strongest):
-            raise CosamError("An expert's changes are not finite: did its training diverge?")
+            raise CosamError("The sum of the experts' changes is not finite: did a training diverge?")
         self.weights = [self._weights(number, torch.cat(pairs, dim=1), ratio) for number, pairs in enumerate(samples)]
 
     def _magnitudes(self, number: int, clipped: float) -> Range:

@@ -60,6 +60,9 @@ def entrywise(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     Args:
         rule: from equally long pieces of the tensors, ``(d,)``, to a piece of the result.
 
+    Raises:
+        CosamError: the tensors' shapes differ.
+
     >>> entrywise(lambda one, other: one * other, torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     tensor([3., 8.])
     """
@@ -71,13 +74,23 @@ def entrywise_each(rule: Callable[..., Sequence[Tensor]], *tensors: Tensor, resu
     last = tensors[-1]
     made = [torch.empty_like(last, memory_format=torch.contiguous_format) for _ in range(results)]
     for pieces in in_pieces(*made, *tensors):
-        for piece, values in zip(pieces, rule(*pieces[results:]), strict=False):  # the results come first
+        for piece, values in zip(pieces[:results], rule(*pieces[results:]), strict=True):
             piece.copy_(values)
     return made
 
 
 def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape, some thousand entries of each at a time, ``(d,)``."""
+    """Tensors of one shape, some thousand entries of each at a time, ``(d,)``.
+
+    Raises:
+        CosamError: their shapes differ.
+    """
+    shapes = dict.fromkeys(tuple(tensor.shape) for tensor in tensors)
+    if len(shapes) > 1:
+        raise CosamError(
+            f"Tensors of different shapes cannot be merged entry by entry: {' and '.join(map(str, shapes))}. "
+            "Merge only adapters of one base model and one adapter setting."
+        )
     flat = [tensor.reshape(-1) for tensor in tensors]
     for begin in range(0, len(flat[0]), _PIECE):
         yield tuple(tensor[begin : begin + _PIECE] for tensor in flat)

@@ -37,6 +37,9 @@ def add_expert(
         The next memory, ``<name>/weighted`` and ``<name>/weight``, and the merged changes; both in the dtype of
         the changes, computed in float64.
 
+    Raises:
+        CosamError: a parameter's change and F_t differ in shape, or one of them from the memory.
+
     Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022, as in FusionBench.
     """
     weight = 1 / (_norm(fisher) + minimum) if normalise else 1.0

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cosam_bench.errors import CosamError
+
 _STRIDE = 127  # every how-manieth entry is sampled; prime, so that no column of a weight is taken more often
 _PIECE = 2**16  # entries that are looked at together, so that they stay in the processor's cache
 
@@ -23,13 +25,19 @@ def order_statistics(parts: Iterable[Tensor], *places: int, magnitudes: bool = F
     them, some hundredth, is kept and sorted. Where the sample was wrong, everything is.
 
     Args:
-        parts: of any shapes and one dtype, on the CPU; gone through twice, so they may be computed each time.
+        parts: of any shapes and one dtype, on the CPU; gone through twice, so they may be computed each time. numpy,
+            which does the work, has no bfloat16.
         places: each from 0 to the number of entries - 1.
         magnitudes: sort the entries' magnitudes.
+
+    Raises:
+        CosamError: an entry is not finite, or the parts are bfloat16.
     """
     seen = np.abs if magnitudes else np.asarray
     samples, count = [], 0
     for part in _flat(parts):
+        if not np.isfinite(part).all():  # NaN is neither below nor above anything
+            raise CosamError("An expert's changes are not finite: did its training diverge?")
         samples.append(seen(part[::_STRIDE]).copy())
         count += len(part)
     brackets = [Bracket(place, np.concatenate(samples), count) for place in places]
@@ -58,6 +66,8 @@ def sort_places(parts: Iterable[Tensor], *places: int) -> list[Tensor]:
 
 def _flat(parts: Iterable[Tensor]) -> Iterator[Array]:
     for part in parts:
+        if part.dtype == torch.bfloat16:
+            raise CosamError("Entries in bfloat16 cannot be sorted. Give the changes in float32.")
         yield part.detach().reshape(-1).numpy()
 
 
@@ -114,10 +124,8 @@ class Bracket:
         if 0 <= rank < len(between):
             between.partition(rank)
             return torch.from_numpy(between[rank, ...])
-        for end, first, count in (
-            (self.least, -self._at_least, self._at_least),
-            (self._most, len(between), self._at_most),
-        ):
-            if first <= rank < first + count:
-                return torch.from_numpy(np.asarray(end, dtype=between.dtype))
+        if -self._at_least <= rank < 0:
+            return torch.from_numpy(np.asarray(self.least, dtype=between.dtype))
+        if len(between) <= rank < len(between) + self._at_most:
+            return torch.from_numpy(np.asarray(self._most, dtype=between.dtype))
         return None

@@ -7,6 +7,7 @@ leaves an ``r x r`` core that holds the singular values.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -139,15 +140,30 @@ def frobenius_norm(factors: LowRank) -> float:
 
 def update_norm(update: Update) -> float:
     """The norm over all weights of the change; a weight with a low-rank and a dense change counts with their sum."""
-    dense = {name: change.double() for name, change in update.dense.items()}
-    energy = 0.0
+    norm = UpdateNorm(update.dense)
     for layer, factors in update.low_rank.items():
+        norm.add(layer, factors)
+    return norm.value()
+
+
+class UpdateNorm:
+    """``update_norm`` of an update whose low-rank changes come one after another."""
+
+    def __init__(self, dense: Mapping[str, Tensor]) -> None:
+        self._dense = {name: change.double() for name, change in dense.items()}
+        self._energy = 0.0
+
+    def add(self, layer: str, factors: LowRank) -> None:
+        """Count one more layer's change."""
         name = f"{layer}.weight"
-        if name in dense:
-            dense[name] = dense[name] + _finite(factors.b) @ _finite(factors.a)
+        if name in self._dense:
+            self._dense[name] = self._dense[name] + _finite(factors.b) @ _finite(factors.a)
         else:
-            energy += frobenius_norm(factors) ** 2
-    return math.sqrt(energy + sum(float(change.square().sum()) for change in dense.values()))
+            self._energy += frobenius_norm(factors) ** 2
+
+    def value(self) -> float:
+        """The norm of all."""
+        return math.sqrt(self._energy + sum(float(change.square().sum()) for change in self._dense.values()))
 
 
 def as_factors(matrix: Tensor) -> LowRank:

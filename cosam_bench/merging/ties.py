@@ -40,6 +40,9 @@ def trim(changes: Mapping[str, Tensor], *, density: float) -> Mapping[str, Tenso
     Args:
         changes: by parameter name, of any shapes and one dtype.
         density: share in (0, 1] of entries to keep; the paper's K.
+
+    Raises:
+        CosamError: below density 1, an entry is not finite.
     """
     shapes = shapes_of(changes)
     count = sum(math.prod(shape) for shape in shapes.values())
