@@ -104,6 +104,8 @@ class FeatureFiles:
                 kept = Kept(Features(file.get_tensor("maps"), early), float(file.metadata()["seconds"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
+        except RuntimeError:  # torch opens the file a second time, and another process may have removed it in between
+            return None
         with suppress(OSError):  # another process may have removed it, or own it
             os.utime(path)  # the time of last use, which file systems rarely note
         return kept

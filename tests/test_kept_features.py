@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosam_bench import environment, prefix_cache, prepare
+from cosam_bench import environment, kept_features, prefix_cache, prepare
 from cosam_bench.augment import mirror
 from cosam_bench.batches import Batch, View, collate
 from cosam_bench.domains.prompts import Prompts, draw_prompts
@@ -116,6 +116,19 @@ def test_memory_holds_no_more_than_it_counts() -> None:
     assert found is not None
     assert found.features.maps.untyped_storage().nbytes() == 64
     assert found.features.maps.sum() == 0
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors opens it, and torch once more by its name, which another process may have taken away meanwhile."""
+    files = FeatureFiles(tmp_path, limit_bytes=10_000)
+    files.keep("a", kept())
+    assert files.read("a") is not None
+
+    def gone(path: Path, *, framework: str) -> None:
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(kept_features, "safe_open", gone)
+    assert files.read("a") is None
 
 
 def test_memory_and_files_give_the_same_bits(tiny: Sam, tmp_path: Path, ran: list[int]) -> None:

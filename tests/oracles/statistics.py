@@ -85,7 +85,8 @@ def _lorm_clients(arrays: dict[str, Tensor], grams: dict[int, Tensor]) -> float:
     for client, gram in grams.items():
         factor = arrays[f"client{client}"]
         if is_a_common:
-            sums = lorm.add_expert(sums, LowRank(a=common, b=factor), gram, layer="layer")
+            inner = common.double() @ gram @ common.double().T
+            sums = lorm.add_expert(sums, LowRank(a=common, b=factor), inner, layer="layer")
         else:
             sums = running_sums(sums, {"layer/gram": gram, "layer/product": factor.double() @ gram})
     return distance({"merged": _solved(sums["layer/gram"], sums["layer/product"])}, {"merged": arrays["merged"]})
