@@ -30,9 +30,9 @@ class InputGrams:
 
         Args:
             layers: as ``serving.layer_inputs`` names them to ``add``.
-            projections: float32 by layer, P ``(k, inputs)`` on the layer's device: its matrix is then that of P x.
             ends_early: end a pass as soon as each layer was given its inputs as often as in the first pass, which
                 is whole. Only for passes that use each layer equally often.
+            projections: float32 by layer, P ``(k, inputs)`` on the layer's device: its matrix is then that of P x.
         """
         self._layers = tuple(layers)
         self._ends_early = ends_early

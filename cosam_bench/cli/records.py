@@ -68,13 +68,13 @@ def show_record(record: Record, *, metric: str = "iou") -> None:
     console.print(f"Record: {record.folder}", soft_wrap=True)
 
 
-def compare(records: Sequence[Record], *, metric: str = "iou") -> None:
+def compare(records: Sequence[Record]) -> None:
     """Print the leaderboard of these records alone."""
     from cosam_bench.leaderboard import leaderboard as build
     from cosam_bench.render_board import render_leaderboard
 
     console = results_console()
-    console.print(render_leaderboard(build(records, metric=metric), width=console.width))
+    console.print(render_leaderboard(build(records), width=console.width))
 
 
 def refresh_leaderboard(results: Path, path: Path) -> None:
