@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from benchmarks import subjects
-from cosam_bench.card import MethodCard
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.card import MethodCard
+from cosam_bench.method.interface import MergingMethod
+from cosam_bench.method.training_domain import TrainingDomain
 
 
 class Drawn(MergingMethod):

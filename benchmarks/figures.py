@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import Row
-from cosam_bench.cli.console import plain_table
-from cosam_bench.environment import hardware
-from cosam_bench.errors import CosamError
-from cosam_bench.files import write_atomically
+from cosam_bench.core.console import plain_table
+from cosam_bench.core.environment import hardware
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import write_atomically
 
 _COLUMNS = ("group", "stage", "plain", "ours", "unit", "note", "limit", "ratio", "share", "machine")
 

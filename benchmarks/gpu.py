@@ -22,13 +22,13 @@ from benchmarks.figures import Figure, machine_name, read_figures, replaced, sho
 from benchmarks.imitation import RETENTION, TEST, write_stream
 from benchmarks.limits import Machine, limit_rows, measured
 from benchmarks.measuring import Row, in_turns
-from cosam_bench.environment import synchronise
-from cosam_bench.prepare import Prepared, prepare
-from cosam_bench.protocol import resolve_run
-from cosam_bench.runner import Runner
+from cosam_bench.core.environment import synchronise
+from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.runner import Runner
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.sam import Sam
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.workbench import Workbench
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 1e-2}  # of our attention against segment-anything's, relative
 

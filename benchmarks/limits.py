@@ -14,14 +14,14 @@ from benchmarks.costs import Cost, VitShape
 from benchmarks.figures import amount
 from benchmarks.measuring import CPU, Row, in_turns
 from benchmarks.stages import trainer
+from cosam_bench.evaluation.metrics import measure
 from cosam_bench.merging.regression import merge_by_regression
-from cosam_bench.method import MergingMethod
-from cosam_bench.metrics import measure
-from cosam_bench.registry import load_method
+from cosam_bench.method.interface import MergingMethod
+from cosam_bench.method.registry import load_method
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Features, Sam
-from cosam_bench.sam.targets import AdapterSettings
-from cosam_bench.training_domain import TrainingDomain
 
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}
 

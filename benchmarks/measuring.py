@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from cosam_bench.environment import synchronise
+from cosam_bench.core.environment import synchronise
 
 CPU = torch.device("cpu")
 

@@ -26,19 +26,19 @@ from torch import Tensor
 
 from benchmarks import subjects
 from benchmarks.measuring import Row, above_now
-from cosam_bench.batches import View
-from cosam_bench.domains.prompts import Prompts
-from cosam_bench.domains.samples import Split
-from cosam_bench.fit import Fitted, TrainingHooks
-from cosam_bench.fit_settings import FitSettings
-from cosam_bench.method import MergingMethod, State
-from cosam_bench.registry import load_method, method_names
+from cosam_bench.data.prompts import Prompts
+from cosam_bench.data.samples import Split
+from cosam_bench.merging.updates import LowRank, Update, add
+from cosam_bench.method.interface import MergingMethod, State
+from cosam_bench.method.registry import load_method, method_names
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.inputs import View
 from cosam_bench.sam.models import model_spec
 from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.targets import AdapterSettings
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, add
-from cosam_bench.workbench import Workbench
+from cosam_bench.training.fit import Fitted, TrainingHooks
+from cosam_bench.training.fit_settings import FitSettings
 
 ADAPTER = AdapterSettings(rank=10, alpha=10.0)  # qkv and proj of all 12 blocks
 ADAM_STEPS = (2, 6)  # of dop's 200; their difference is what four cost

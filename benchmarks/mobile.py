@@ -13,14 +13,14 @@ from segment_anything.modeling import Sam as StockSam
 from benchmarks import subjects
 from benchmarks.measuring import Row, Skipped
 from benchmarks.stages import encoder_rows, matrix_rows, step_rows
-from cosam_bench.domains.cards import Card, SplitRule
-from cosam_bench.domains.opening import open_domain
-from cosam_bench.domains.prompts import Prompts, draw_prompts
-from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.data.cards import Card, SplitRule
+from cosam_bench.data.opening import open_domain
+from cosam_bench.data.prompts import Prompts, draw_prompts
+from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.mobile import LeanTinyViTAttention, TinyViTAttention
+from cosam_bench.sam.mobile_sam import LeanTinyViTAttention, TinyViTAttention
 from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.targets import AdapterSettings
 
 ADAPTER = AdapterSettings(rank=10, alpha=10.0)  # MobileSAM's usual layers: blocks 2 to 9 of its ten
 DOMAINS = ("bsdata_pitting", "kvasir_polyp", "camvid_road", "lung_xray")

@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks.figures import Figure, amount, read_figures
 from benchmarks.measuring import Row
 from benchmarks.picture import draw
-from cosam_bench.errors import CosamError
-from cosam_bench.files import write_atomically
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # What stands between the two marks of a group is made anew each time.

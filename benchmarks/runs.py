@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tomli_w
 
-from cosam_bench.domains.streams import load_stream
-from cosam_bench.prepare import Prepared, prepare
-from cosam_bench.protocol import resolve_run
-from cosam_bench.records import Record
-from cosam_bench.runner import Runner
+from cosam_bench.data.streams import load_stream
+from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.runner import Runner
+from cosam_bench.results.records import Record
 
 
 def stream_file(folder: Path, *, domains: int, train: int = 24, test: int = 24, retention: int = 24) -> Path:

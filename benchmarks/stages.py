@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from benchmarks import subjects
 from benchmarks.measuring import Row, in_a_process, in_turns
-from cosam_bench.domains.prompts import Prompts
-from cosam_bench.domains.samples import Sample, Split
-from cosam_bench.loading import Loader
-from cosam_bench.metrics import iou
-from cosam_bench.sam.adapters import attach
-from cosam_bench.sam.lean_lora import LeanLora
+from cosam_bench.data.prompts import Prompts
+from cosam_bench.data.samples import Sample, Split
+from cosam_bench.evaluation.loader import Loader
+from cosam_bench.evaluation.metrics import iou
+from cosam_bench.evaluation.scoring import score_split
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.lean_lora import LeanLora
+from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import serving
-from cosam_bench.sam.targets import AdapterSettings
-from cosam_bench.score import score_split
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
 
 MATRIX_ROWS = 9  # CoSAM's: frozen SAM and eight domains
 

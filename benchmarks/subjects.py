@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cosam_bench.batches import Precision, View
-from cosam_bench.domains.prompts import Prompts, draw_prompts
-from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
-from cosam_bench.fit_settings import FitSettings
-from cosam_bench.kept_features import FeatureFiles
-from cosam_bench.prefix_cache import PrefixCache
+from cosam_bench.data.prompts import Prompts, draw_prompts
+from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.merging.updates import LowRank, Update
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers, touched_layers
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.encoder_sections import deepest_cut
+from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_store import FeatureFiles
+from cosam_bench.sam.inputs import Precision, View
 from cosam_bench.sam.models import model_spec
 from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.sections import deepest_cut
-from cosam_bench.sam.targets import AdapterSettings, target_layers, touched_layers
-from cosam_bench.updates import LowRank, Update
-from cosam_bench.workbench import Workbench
+from cosam_bench.training.fit_settings import FitSettings
 
 ADAPTER = AdapterSettings(rank=10, alpha=10.0, blocks=(7, 8, 9, 10, 11))
 

@@ -1,3 +1,89 @@
-"""Continual adaptation of the Segment Anything Model by model merging, measured."""
+"""Continual adaptation of the Segment Anything Model by model merging, measured.
+
+``import cosam_bench as cb`` is quick and loads no torch: each name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from cosam_bench import _moved
+
+if TYPE_CHECKING:
+    from cosam_bench.core.errors import CosamError
+    from cosam_bench.core.settings import Settings, setting
+    from cosam_bench.data.prompts import Prompts
+    from cosam_bench.data.samples import Sample
+    from cosam_bench.merging.updates import LowRank, Update, weight_changes
+    from cosam_bench.method.card import MethodCard
+    from cosam_bench.method.contract_check import ContractViolation, check_method
+    from cosam_bench.method.interface import MergingMethod, Method, NoSettings, State
+    from cosam_bench.method.training_domain import TrainingDomain
+    from cosam_bench.method.workbench import Workbench
+    from cosam_bench.sam.adapters.attach import Adapter
+    from cosam_bench.sam.inputs import Batch
+    from cosam_bench.sam.sam import Features, Masks, Sam
+    from cosam_bench.training.fit import TrainingHooks
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "Batch",
+    "ContractViolation",
+    "CosamError",
+    "Features",
+    "LowRank",
+    "Masks",
+    "MergingMethod",
+    "Method",
+    "MethodCard",
+    "NoSettings",
+    "Prompts",
+    "Sam",
+    "Sample",
+    "Settings",
+    "State",
+    "TrainingDomain",
+    "TrainingHooks",
+    "Update",
+    "Workbench",
+    "__version__",
+    "check_method",
+    "setting",
+    "weight_changes",
+]
+
+_HOMES = {
+    "core.errors": ("CosamError",),
+    "core.settings": ("Settings", "setting"),
+    "data.prompts": ("Prompts",),
+    "data.samples": ("Sample",),
+    "merging.updates": ("LowRank", "Update", "weight_changes"),
+    "method.card": ("MethodCard",),
+    "method.contract_check": ("ContractViolation", "check_method"),
+    "method.interface": ("MergingMethod", "Method", "NoSettings", "State"),
+    "method.training_domain": ("TrainingDomain",),
+    "method.workbench": ("Workbench",),
+    "sam.adapters.attach": ("Adapter",),
+    "sam.inputs": ("Batch",),
+    "sam.sam": ("Features", "Masks", "Sam"),
+    "training.fit": ("TrainingHooks",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+_moved.install()
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported from its home on first use (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'cosam_bench' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"cosam_bench.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

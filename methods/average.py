@@ -13,11 +13,9 @@ rounding. The output is of rank up to t r.
 
 from __future__ import annotations
 
-from cosam_bench.card import MethodCard
+from cosam_bench import MergingMethod, MethodCard, TrainingDomain, Update
 from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, changes_in_turn
+from cosam_bench.merging.updates import changes_in_turn
 
 
 class Average(MergingMethod):

@@ -34,16 +34,21 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.fit import TrainingHooks
+from cosam_bench import (
+    Adapter,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    TrainingHooks,
+    Update,
+    Workbench,
+    setting,
+    weight_changes,
+)
 from cosam_bench.merging.interpolation import difference, inner_product, interpolate, plus
 from cosam_bench.merging.regression import running_sums
-from cosam_bench.method import MergingMethod
-from cosam_bench.sam.adapters import Adapter
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, taken_from, weight_changes
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import taken_from
 
 
 def best_coefficient(step: Mapping[str, Tensor], *, past: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> float:

@@ -17,13 +17,8 @@ update and one F, both dense. The order matters. The rank is full.
 
 from __future__ import annotations
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting, weight_changes
 from cosam_bench.merging.interpolation import difference, interpolate_by_fisher
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, weight_changes
-from cosam_bench.workbench import Workbench
 
 
 class CoFiMASettings(Settings):

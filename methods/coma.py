@@ -13,13 +13,8 @@ grows to full.
 
 from __future__ import annotations
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.interpolation import difference, interpolate
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
 
 
 class CoMASettings(Settings):

@@ -20,14 +20,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.merging.ties import Agreement, elect_between, trim
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, changes_in_turn
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.sign_election import Agreement, elect_between, trim
+from cosam_bench.merging.updates import changes_in_turn
 
 
 def add_by_election(

@@ -23,14 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.elementwise import Scale, add_expert, entrywise
-from cosam_bench.merging.ties import add_votes, elect, trim
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import InTurn, Update, changes_in_turn, shapes_of
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.sign_election import add_votes, elect, trim
+from cosam_bench.merging.updates import InTurn, changes_in_turn, shapes_of
 
 
 def drop_and_rescale(

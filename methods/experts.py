@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cosam_bench.batches import Batch
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings
-from cosam_bench.errors import CosamError
-from cosam_bench.method import Method, State
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
+from cosam_bench import Batch, CosamError, Method, MethodCard, Settings, State, TrainingDomain, Update, Workbench
 
 
 class Experts(Method):

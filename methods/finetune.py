@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from cosam_bench.card import MethodCard
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
+from cosam_bench import MergingMethod, MethodCard, TrainingDomain, Update
 
 
 class Finetune(MergingMethod):

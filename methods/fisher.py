@@ -22,13 +22,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.merging.fisher import add_expert
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, changes_in_turn
-from cosam_bench.workbench import Workbench
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench.merging.fisher_average import add_expert
+from cosam_bench.merging.updates import changes_in_turn
 
 
 class FisherSettings(Settings):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cosam_bench.batches import Batch
-from cosam_bench.card import MethodCard
-from cosam_bench.method import Method, State
-from cosam_bench.training_domain import TrainingDomain
+from cosam_bench import Batch, Method, MethodCard, State, TrainingDomain
 
 
 class Frozen(Method):

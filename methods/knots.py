@@ -25,14 +25,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.merging.ties import elect_between, trim
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, changes_in_turn, check_same_layers
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.sign_election import elect_between, trim
+from cosam_bench.merging.updates import changes_in_turn, check_same_layers
 
 SMALLEST_SINGULAR_VALUE = 1e-5  # the released code keeps what is larger
 

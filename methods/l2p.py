@@ -34,14 +34,9 @@ from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.batches import Batch, View
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.fit import make_optimiser, protocol_loss, refuse_divergence, training_steps
-from cosam_bench.method import Method, State
-from cosam_bench.sam.sam import Masks
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.workbench import Workbench
+from cosam_bench import Batch, Masks, Method, MethodCard, Settings, State, TrainingDomain, Workbench, setting
+from cosam_bench.sam.inputs import View
+from cosam_bench.training.fit import make_optimiser, protocol_loss, refuse_divergence, training_steps
 
 _FIRST = 0.01  # bound of the first prompts and keys, flax's uniform initialiser in the released code
 _LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain's

@@ -25,16 +25,21 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.errors import CosamError
-from cosam_bench.fit import TrainingHooks
+from cosam_bench import (
+    Adapter,
+    CosamError,
+    LowRank,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    TrainingHooks,
+    Update,
+    Workbench,
+    setting,
+)
 from cosam_bench.merging.regression import merge_by_regression, running_sums
-from cosam_bench.method import MergingMethod
-from cosam_bench.sam.adapters import Adapter
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, taken_from
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import taken_from
 
 
 def add_expert(memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str) -> dict[str, Tensor]:

@@ -25,16 +25,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosam_bench.batches import Batch
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.fit import TrainingHooks
-from cosam_bench.method import MergingMethod
-from cosam_bench.sam.adapters import Adapter
-from cosam_bench.sam.sam import Masks
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
+from cosam_bench import (
+    Adapter,
+    Batch,
+    Masks,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    TrainingHooks,
+    Update,
+    Workbench,
+    setting,
+)
 
 
 def distillation(logits: Tensor, old: Tensor, *, temperature: float) -> Tensor:

@@ -24,13 +24,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.elementwise import check_same_parameters, entrywise
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, changes_in_turn
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import changes_in_turn
 
 
 def keep_larger(

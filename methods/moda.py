@@ -14,7 +14,7 @@ That takes two encoder passes an image, one with tokens through the base model a
 The tokens are drawn from N(0, 1) once and each domain's training goes on from the last; the keys are made anew
 for each number of domains. ``train_tokens = false`` leaves the tokens as they were drawn, as the released code
 does, whose tokens get no gradient. With one domain there is nothing to route. How tokens pass through an
-encoder, MobileSAM's among them, is told in ``cosam_bench.sam.tokens``.
+encoder, MobileSAM's among them, is told in ``cosam_bench.methods.moda_tokens``.
 
 Keeps samples: the memory's images, at their own size, in the state. The state grows by an adapter and
 ``memory`` images a domain. The order matters, because the tokens are trained on from domain to domain.
@@ -29,15 +29,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.batches import Batch, KnownInputs, chunks
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.method import Method, State
-from cosam_bench.prefix_cache import first_blocks
-from cosam_bench.sam.tokens import join_depth, join_tokens, token_widths
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
+from cosam_bench import Batch, Method, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
+from cosam_bench.methods.moda_tokens import join_depth, join_tokens, token_widths
+from cosam_bench.sam.feature_cache import first_blocks
+from cosam_bench.sam.inputs import KnownInputs, chunks
 
 
 class MoDASettings(Settings):

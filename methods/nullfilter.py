@@ -20,13 +20,9 @@ them more.
 
 from __future__ import annotations
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.spectral import numerical_rank, rank_tolerance, thin_svd
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, add, check_same_layers
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import add, check_same_layers
 
 
 def filter_change(change: LowRank, merged: LowRank, *, rank: int | None = None) -> LowRank:

@@ -40,14 +40,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.errors import CosamError
+from cosam_bench import (
+    CosamError,
+    LowRank,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    Update,
+    Workbench,
+    setting,
+)
 from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numerical_rank, rank_tolerance, update_norm
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Computed, LowRank, Update, check_same_layers
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import Computed, check_same_layers
 
 Variant = Literal["release", "supp"]
 

@@ -28,16 +28,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.fit import TrainingHooks
+from cosam_bench import (
+    Adapter,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    TrainingHooks,
+    Update,
+    Workbench,
+    setting,
+)
 from cosam_bench.merging.elementwise import entrywise_each
 from cosam_bench.merging.interpolation import difference, inner_product, interpolate
-from cosam_bench.method import MergingMethod
-from cosam_bench.sam.adapters import Adapter
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
 
 _SUMS = ("fisher", "residual")  # what is kept of each parameter
 

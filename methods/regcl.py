@@ -32,13 +32,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
-from cosam_bench.method import MergingMethod, State
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import LowRank, Update, whole
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import whole
 
 _EXPERT = "expert/"  # what the names of the last expert's tensors in the state begin with
 

@@ -26,13 +26,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Computed, LowRank, Update, changes_in_turn, taken_from
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import Computed, changes_in_turn, taken_from
 
 
 def add_expert(

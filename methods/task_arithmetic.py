@@ -33,18 +33,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.errors import CosamError
-from cosam_bench.fit import TrainingHooks
+from cosam_bench import (
+    Adapter,
+    CosamError,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    TrainingHooks,
+    Update,
+    Workbench,
+    setting,
+)
 from cosam_bench.merging.elementwise import Scale, add_expert
 from cosam_bench.merging.osrm import quiet_directions
 from cosam_bench.merging.regression import running_sums
-from cosam_bench.method import MergingMethod
-from cosam_bench.sam.adapters import Adapter
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update, changes_in_turn, taken_from
-from cosam_bench.workbench import Workbench
+from cosam_bench.merging.updates import changes_in_turn, taken_from
 
 
 class QuietFactors(TrainingHooks):

@@ -37,16 +37,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.batches import chunks
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.fit import TrainingHooks
+from cosam_bench import (
+    Adapter,
+    MergingMethod,
+    MethodCard,
+    Settings,
+    TrainingDomain,
+    TrainingHooks,
+    Update,
+    Workbench,
+    setting,
+)
 from cosam_bench.merging.trajectory import Trajectory, Weights, gradients, norm_of, objective
-from cosam_bench.method import MergingMethod
-from cosam_bench.sam.adapters import Adapter, attach
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
-from cosam_bench.workbench import Workbench
+from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.inputs import chunks
 
 _OURS = "this reconstruction"
 

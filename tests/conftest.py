@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cosam_bench.domains.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 
 QUICK_DOMAINS = ("pitting", "pill", "polyp")
 

@@ -27,8 +27,8 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosam_bench.domains.synthetic.scenes import scene
-from cosam_bench.sam.tiny import TINY_IMAGE_SIZE, tiny_parts
+from cosam_bench.data.synthetic.scenes import scene
+from cosam_bench.sam.tiny_sam import TINY_IMAGE_SIZE, tiny_parts
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)  # SAM's
 PIXEL_DEVIATION = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import typer
 
-from cosam_bench.cli.catalogue import TO_FETCH, weights_state
-from cosam_bench.cli.console import plain_table, results_console
-from cosam_bench.cli.records import Results
-from cosam_bench.errors import CosamError
+from cosam_bench.cli.catalogue_commands import TO_FETCH, weights_state
+from cosam_bench.cli.records_commands import Results
+from cosam_bench.core.console import plain_table, results_console
+from cosam_bench.core.errors import CosamError
 
 _GIB = 2**30
 _ROOM_BYTES = _GIB  # a run of the default writes some tens of MiB; real streams with many methods, hundreds
@@ -65,7 +65,7 @@ def _findings(results: Path) -> Iterator[Finding]:
 
 
 def _software() -> Iterator[Finding]:
-    from cosam_bench.environment import versions
+    from cosam_bench.core.environment import versions
 
     yield Finding("python", platform.python_version())
     for package, version in versions().items():
@@ -120,9 +120,9 @@ def _build_tiny() -> None:
 
 
 def _protocols() -> Iterator[Finding]:
-    from cosam_bench.domains.overview import domain_overview
-    from cosam_bench.domains.streams import load_stream
-    from cosam_bench.protocol import protocol_names, resolve_run
+    from cosam_bench.data.overview import domain_overview
+    from cosam_bench.data.streams import load_stream
+    from cosam_bench.experiments.protocol import protocol_names, resolve_run
 
     for name in protocol_names():
         try:
@@ -138,7 +138,7 @@ def _protocols() -> Iterator[Finding]:
 
 
 def _methods() -> Iterator[Finding]:
-    from cosam_bench.registry import load_method, method_names, method_origin
+    from cosam_bench.method.registry import load_method, method_names, method_origin
 
     for name in method_names():
         yield _tried(f"method {name}", partial(load_method, name), method_origin(name), is_needed=name == "regcl")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from cosam_bench.domains.cards import Card, Fact
+    from cosam_bench.data.cards import Card, Fact
 
 _CHECKED = "checked at the source"
 _UNCHECKED = "not checked at the source"
@@ -22,7 +22,7 @@ def domain_sheet(card: Card) -> Iterator[RenderableType]:
     yield Text.assemble((card.name, "bold"), f"  {card.full_title}")
     yield _pairs(_facts(card))
     if card.layouts:
-        from cosam_bench.domains.layouts import describe
+        from cosam_bench.data.layouts import describe
 
         yield Text("\nLayouts that are recognised", style="bold")
         yield _pairs({name: f"{layout.title}\n{describe(card, name)}" for name, layout in card.layouts.items()})
@@ -88,8 +88,8 @@ def _split(card: Card) -> str:
 
 
 def _data(card: Card) -> str:
-    from cosam_bench.cli.data_table import legible
-    from cosam_bench.domains.overview import domain_row
+    from cosam_bench.cli.data_check_table import legible
+    from cosam_bench.data.overview import domain_row
 
     row = domain_row(card)
     if row.kind == "synthetic":

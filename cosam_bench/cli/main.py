@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from cosam_bench import __version__
-from cosam_bench.cli import data
-from cosam_bench.cli.catalogue import domains, models
+from cosam_bench.cli import data_commands as data
+from cosam_bench.cli.catalogue_commands import domains, models
 from cosam_bench.cli.doctor import doctor
-from cosam_bench.cli.guard import guarded
-from cosam_bench.cli.methods import check, methods, new_method
-from cosam_bench.cli.records import leaderboard, show
-from cosam_bench.cli.run import run
+from cosam_bench.cli.error_handling import guarded
+from cosam_bench.cli.methods_commands import check, methods, new_method
+from cosam_bench.cli.records_commands import leaderboard, show
+from cosam_bench.cli.run_command import run
 
 app = typer.Typer(
     name="cosam-bench",

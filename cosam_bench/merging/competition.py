@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosam_bench.errors import CosamError
+from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.elementwise import entrywise, in_pieces
-from cosam_bench.merging.selection import Bracket, order_statistics, sampled, sort_places
-from cosam_bench.updates import shapes_of
+from cosam_bench.merging.order_statistics import Bracket, order_statistics, sampled, sort_places
+from cosam_bench.merging.updates import shapes_of
 
 _SMALLEST_WEIGHT = 1e-12  # keeps the quotient of an entry without weight at 0, as released
 _SURELY = 0.999  # a bound below this share of a value is below it, whatever float32 rounds

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from cosam_bench.errors import CosamError
-from cosam_bench.updates import shapes_of
+from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.updates import shapes_of
 
 _PIECE = 2**16  # entries; of float64, half a MiB
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.merging.elementwise import entrywise
-from cosam_bench.updates import InTurn, Update, changes_in_turn, shapes_of
+from cosam_bench.merging.updates import InTurn, Update, changes_in_turn, shapes_of
 
 Changes = Mapping[str, Tensor]
 

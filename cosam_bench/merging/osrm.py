@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cosam_bench.errors import CosamError
+from cosam_bench.core.errors import CosamError
 
 
 def quiet_directions(second_moment: Tensor, *, count: int) -> Tensor:

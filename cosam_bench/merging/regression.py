@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from cosam_bench.errors import CosamError
-from cosam_bench.updates import LowRank
+from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.updates import LowRank
 
 
 def running_sums(

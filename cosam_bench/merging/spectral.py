@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cosam_bench.errors import CosamError
-from cosam_bench.updates import LowRank, Update
+from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.updates import LowRank, Update
 
 # What rounding alone leaves, relative to the largest singular value: in float64 1e-16 times a few operations, in
 # float32 factors 1e-7, where two that were rounded apart cancel out.

@@ -23,7 +23,7 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cosam_bench.sam.mobile import LeanTinyViTAttention, TinyViTAttention
+from cosam_bench.sam.mobile_sam import LeanTinyViTAttention, TinyViTAttention
 
 _STRETCH = 2**20  # scores at a time: 4 MB in float32; half as many in the backward pass, which holds two such pieces
 _WINDOW = 256  # tokens of a map that counts as a window: SAM's have 14 x 14

@@ -13,12 +13,12 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from cosam_bench.errors import CosamError
+from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.updates import digest_tensors
 from cosam_bench.sam.attention import use_lean_attention
-from cosam_bench.sam.mobile import mobile_parts, rename_published
+from cosam_bench.sam.mobile_sam import mobile_parts, rename_published
 from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
 from cosam_bench.sam.sam import Sam
-from cosam_bench.updates import digest_tensors
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 
@@ -87,7 +87,7 @@ def _attend_globally(sam: Sam) -> None:
 
 def _parts(name: str) -> Callable[[], _Parts]:
     if name == "tiny":
-        from cosam_bench.sam.tiny import tiny_parts
+        from cosam_bench.sam.tiny_sam import tiny_parts
 
         return tiny_parts
     return mobile_parts if name == "mobile_sam" else lambda: _vit_parts(name)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from cosam_bench.domains.prompts import Prompts
+    from cosam_bench.data.prompts import Prompts
 
 Resize: TypeAlias = Literal["pad", "squash"]
 Resampling: TypeAlias = Literal["pillow", "torch"]

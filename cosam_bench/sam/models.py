@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from cosam_bench.errors import unknown_name
-from cosam_bench.files import expanded
+from cosam_bench.core.errors import unknown_name
+from cosam_bench.core.files import expanded
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.errors import CosamError
+from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.updates import Update
+from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.targets import SIDE
-from cosam_bench.updates import Update
 
 
 @contextmanager

@@ -14,11 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from cosam_bench.card import MethodCard
-from cosam_bench.config import Settings, setting
-from cosam_bench.method import MergingMethod
-from cosam_bench.training_domain import TrainingDomain
-from cosam_bench.updates import Update
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 
 
 class EmaSettings(Settings):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from cosam_bench_ema import Ema, blend
 
-from cosam_bench.testing import check_method
-from cosam_bench.updates import LowRank, Update
+from cosam_bench import LowRank, Update, check_method
 
 
 def test_it_keeps_the_contract() -> None:

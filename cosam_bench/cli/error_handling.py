@@ -1,0 +1,95 @@
+"""From an exception to one clear message and an exit code: no traceback reaches a user.
+
+Exit codes: 2 for what was asked wrongly, 1 where a method or a check failed, 130 after Ctrl-C, 70 for a defect
+of this package. ``COSAM_BENCH_DEBUG=1`` lets every exception through.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+from cosam_bench import __version__
+from cosam_bench.core.console import say
+from cosam_bench.core.errors import CosamError, ran_out_of_memory
+
+BAD_INPUT = 2
+FAILED = 1
+INTERRUPTED = 130
+DEFECT = 70  # EX_SOFTWARE of BSD's sysexits
+
+_LESS_MEMORY = (
+    "Lower score.batch_size or fit.batch_size (--set score.batch_size=1), or take a smaller --model. "
+    "Each makes another experiment, which the leaderboard lists apart."
+)
+
+_Parameters = ParamSpec("_Parameters")
+
+
+class Failed(CosamError):
+    """Nothing was asked wrongly, but a method or a check failed: exit code 1."""
+
+
+class Stopped(Exception):
+    """Ctrl-C was pressed; the message says how to go on."""
+
+
+def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]:
+    """The command with its exceptions turned into messages and exit codes."""
+
+    @functools.wraps(command)
+    def wrapped(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # typer ends these quietly
+        except (Exception, KeyboardInterrupt) as error:
+            if os.environ.get("COSAM_BENCH_DEBUG") == "1":
+                raise
+            raise typer.Exit(_explain(error)) from None
+
+    return wrapped
+
+
+def _explain(error: BaseException) -> int:
+    """Say what happened, and return the exit code."""
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        say("Stopped", str(error) or "Nothing was left half done.", style="bold yellow")
+        return INTERRUPTED
+    if ran_out_of_memory(error) or (error.__cause__ is not None and ran_out_of_memory(error.__cause__)):
+        say("Error", f"Out of memory: {_first_line(error)} {_LESS_MEMORY}", style="bold red")
+        return FAILED
+    if isinstance(error, CosamError):
+        say("Error", str(error), style="bold red")
+        return FAILED if isinstance(error, Failed) else BAD_INPUT
+    if isinstance(error, OSError) and error.filename is not None:
+        say("Error", f"{error.filename}: {error.strerror or error}.", style="bold red")
+        return BAD_INPUT
+    say("Error", f"{_defect(error)} The traceback is in {_keep_traceback(error)}.", style="bold red")
+    return DEFECT
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _defect(error: BaseException) -> str:
+    return f"This is a defect in cosam-bench: {type(error).__name__}: {_first_line(error)}."
+
+
+def _keep_traceback(error: BaseException) -> str:
+    """The path of a new file that holds the traceback and what was called."""
+    handle, path = tempfile.mkstemp(prefix="cosam-bench-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"cosam-bench {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        file.write(f"Called as: {sys.argv}\n\n")
+        file.write("".join(traceback.format_exception(error)))
+    return path

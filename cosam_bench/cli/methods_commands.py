@@ -1,0 +1,146 @@
+"""``cosam-bench methods``, ``check`` and ``new-method``: what is offered, does one keep the contract, a new one."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cosam_bench.cli.error_handling import Failed
+from cosam_bench.core.console import plain_table, results_console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cosam_bench.method.card import MethodCard
+    from cosam_bench.method.interface import Method
+
+NAMED = "A registered name, package.module:Class, or file.py."
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help=f"Show this one in full. {NAMED}")] = None,
+) -> None:
+    """List the methods, or show one with its settings."""
+    if name is not None:
+        _show(name)
+        return
+    from cosam_bench.method.registry import method_names, read_card
+
+    table = plain_table("name", "title", "paper", "needs", "state", "order", "marks")
+    faults = []
+    for one in method_names():
+        try:
+            table.add_row(one, *_facts(read_card(one)))
+        except Exception as error:  # a plugin's card may raise anything, and must not hide the other methods
+            table.add_row(one, "cannot be read, see below", style="red")
+            faults.append(f"{one}: {error}")
+    console = results_console()
+    console.print(table)
+    for fault in faults:
+        console.print(f"\n{fault}", style="red")
+
+
+def _facts(card: MethodCard) -> list[str]:
+    order = "matters" if card.order_dependent else "free"
+    return [card.title, card.paper, ", ".join(card.needs) or "-", card.state, order, ", ".join(card.marks)]
+
+
+def _show(name: str) -> None:
+    from cosam_bench.method.registry import load_method
+
+    method = load_method(name)
+    console = results_console()
+    card = method.card
+    facts = {
+        "title": card.title,
+        "paper": card.paper,
+        "needs": ", ".join(card.needs) or "nothing but the trained expert",
+        "state": {"none": "none", "constant": "constant", "grows": "grows with the domains"}[card.state],
+        "order": "decides the final model" if card.order_dependent else "does not matter",
+        "marks": ", ".join(card.marks),
+        "class": f"{method.__module__}:{method.__qualname__}",
+    }
+    console.print(_pairs({key: text for key, text in facts.items() if text}))
+    from cosam_bench.cli.settings_table import reflowed
+
+    for paragraph in reflowed(_documentation(method)):
+        console.print(f"\n{paragraph}")
+    if card.deviations:
+        console.print("\nDeviations from the paper or its released code:", style="bold")
+        for deviation in card.deviations:
+            console.print(_pairs({"-": deviation}))
+    console.print(_settings(method))
+
+
+def _documentation(method: type[Method]) -> str:
+    """The module's docstring, then the class's."""
+    module = inspect.getdoc(sys.modules[method.__module__]) or ""
+    return f"{module}\n\n{inspect.getdoc(method) or ''}"
+
+
+def _pairs(facts: dict[str, str]) -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for key, text in facts.items():
+        table.add_row(key, text)
+    return table
+
+
+def _settings(method: type[Method]) -> Table | str:
+    from cosam_bench.cli.settings_table import setting_rows
+
+    rows = setting_rows(method.Settings)
+    if not rows:
+        return "\nIt has no settings."
+    with_source = any(row.source for row in rows)
+    table = plain_table("key", "type", "default", "meaning", *(["source of the default"] if with_source else []))
+    table.title = "\nSettings, given as --set method.KEY=VALUE"
+    table.title_justify, table.title_style = "left", "bold"
+    for row in rows:
+        table.add_row(row.name, row.type, row.default, row.meaning, *([row.source] if with_source else []))
+    return table
+
+
+def new_method(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The method's name: lower case, digits, underscores.")],
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it is written; default: cosam-bench-NAME, here.")
+    ] = None,
+) -> None:
+    """Write a method of your own as a package: it passes the contract check and runs as it is."""
+    from cosam_bench.method.package_template import write_method_package
+
+    place = folder or Path(f"cosam-bench-{name.replace('_', '-')}")
+    console = results_console()
+    for path in write_method_package(name, place):
+        console.print(path, soft_wrap=True)
+    quoted = shlex.quote(str(place))
+    console.print(
+        f"\nNow:  pip install -e {quoted} && cosam-bench check {name} && cosam-bench run --method {name}",
+        soft_wrap=True,
+    )
+
+
+def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)]) -> None:
+    """Check that a method keeps the contract, on three small domains: for authors of methods."""
+    from cosam_bench.method.registry import load_method
+
+    found = load_method(method)
+
+    from cosam_bench.method.contract_check import ContractViolation, check_method
+
+    try:
+        passed = check_method(found)
+    except ContractViolation as error:
+        raise Failed(f"{method} breaks the contract. {error}") from error
+    console = results_console()
+    for line in passed:
+        console.print(f"ok  {line}")

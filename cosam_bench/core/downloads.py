@@ -1,0 +1,86 @@
+"""Fetching files over HTTP: what a cut connection left is gone on with, and a wrong file never gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import CannotWrite
+
+Say = Callable[[str], None]
+
+_BLOCK_BYTES = 2**20
+
+
+def unsaid(_: str) -> None:
+    """Where nobody listens."""
+
+
+def download(url: str, *, to: Path, sha256: str = "", by_hand: str = "", say: Say = unsaid) -> str:
+    """The sha256 of the file at ``to``, fetched from ``url`` first if it is not there yet.
+
+    While it is fetched it is called ``to`` with ``.part`` behind; the next call goes on where that file ends,
+    if the server still has the same file and can send the rest. A bar is shown where the standard error is a
+    terminal.
+
+    Args:
+        url: address, ``http`` or ``https``.
+        to: path of the file; its folder is made.
+        sha256: what the file must have; empty: whatever the server sends, or lies there already, is taken.
+        by_hand: a sentence that says what else the user can do, for errors.
+        say: told what takes long or goes wrong on the way.
+
+    Raises:
+        CosamError: the address does not answer, refuses, or serves something else.
+        CannotWrite: the folder cannot be written, or the disk is full; what has come is kept.
+        KeyboardInterrupt: Ctrl-C; its message says what is kept.
+    """
+    import pooch
+
+    from cosam_bench.core.http import ResumingDownloader
+
+    if to.is_file():
+        found = sha256_of(to)
+        if sha256 in ("", found):
+            return found
+        say(f"{to} is not the file that is wanted (sha256 {found}, not {sha256}); fetching it anew.")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"{to.parent} cannot be made: {error.strerror}. Choose another folder.") from None
+    pooch.get_logger().setLevel("WARNING")  # its notices would stand among our own output
+    known = f"sha256:{sha256}" if sha256 else None
+    downloader = ResumingDownloader(to, is_hash_known=bool(sha256), by_hand=by_hand, say=say)
+    try:
+        pooch.retrieve(url, known_hash=known, fname=to.name, path=to.parent, downloader=downloader)
+    except ValueError:  # pooch's word for a wrong hash
+        raise CosamError(
+            f"{url} does not serve the file that is wanted: its sha256 is not {sha256}. Nothing was kept. Try once "
+            f"more; if it stays so, the publisher has changed the file. {by_hand}"
+        ) from None
+    except OSError as error:  # of pooch's own file beside ours; those of the connection are told apart already
+        raise CannotWrite(f"{to} cannot be written: {error.strerror or error}. Choose another folder.") from None
+    return sha256 or sha256_of(to)
+
+
+def sha256_of(path: Path, *, on_block: Callable[[int], None] = lambda size_bytes: None) -> str:
+    """A file's sha256.
+
+    Args:
+        path: the file.
+        on_block: called with the size of each block that was read.
+
+    Raises:
+        CosamError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                on_block(len(block))
+    except OSError as error:
+        raise CosamError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""Paths as a user writes them, files of which a reader never sees half, and one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cosam_bench.core.errors import CosamError
+
+
+class CannotWrite(CosamError):
+    """A folder cannot be written, or the disk is full."""
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write under a temporary name in the same folder, then rename; text is UTF-8 with ``\\n`` line ends.
+
+    Raises:
+        CannotWrite: the folder cannot be written or the disk is full; ``path`` is then as it was before.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file in the same folder to write to, which takes the place of ``path`` afterwards.
+
+    The bytes are on the disk before the new name is, so that a file is whole also after a power cut.
+
+    Raises:
+        CannotWrite: the folder cannot be written or the disk is full; ``path`` is then as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.touch(exist_ok=False)
+            rights = temporary.stat().st_mode
+            yield temporary
+            if temporary.stat().st_mode != rights:  # not on every mount may they be changed
+                temporary.chmod(rights)  # as the user gives them, whatever the writer made of the file
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)  # there only if something was raised, Ctrl-C included
+    except OSError as error:
+        raise CannotWrite(
+            f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder."
+        ) from error
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with ``~`` written out.
+
+    Raises:
+        CosamError: ``~name`` for somebody who has no home here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CosamError(f"{path}: there is no home folder called so. Write the path out.") from None
+
+
+def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> None:
+    """Lock an open file for this process until it is closed; a killed process holds no lock.
+
+    A file system without locks is as safe as the user is careful.
+
+    Args:
+        file: opened for writing.
+        busy: raised where another process has it.
+        path: of the file, where whoever holds the lock may remove or rename it: ``busy`` is raised as well where
+            it is no longer that file.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise busy from None
+    except OSError:
+        pass
+    if path is not None and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+        raise busy

@@ -1,0 +1,1 @@
+"""Domains of images and masks: streams, cards, pairing, decoding, splits and prompts."""

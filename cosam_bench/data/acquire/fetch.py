@@ -1,0 +1,97 @@
+"""Fetching the files of cards that have direct addresses; what nobody has published a hash of must stay the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cosam_bench.core.downloads import Say, download, unsaid
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import write_atomically
+from cosam_bench.core.settings import read_toml
+from cosam_bench.data.acquire.archives import Part, is_archive_name
+from cosam_bench.data.cards import Card, Download
+from cosam_bench.data.locations import data_folder
+
+HASHES = "hashes.toml"
+
+
+def archives_folder() -> Path:
+    """Where fetched archives lie."""
+    return data_folder() / "_archives"
+
+
+def fetch(card: Card, *, say: Say = unsaid) -> list[Part]:
+    """A card's archives, fetched as far as they are not there yet.
+
+    Raises:
+        CosamError: an address does not answer, or serves another file than the card states or than was first fetched.
+        CannotWrite: the data folder cannot be written.
+        KeyboardInterrupt: Ctrl-C; what has come is kept.
+    """
+    return [_fetch(card, wanted, say=say) for wanted in card.downloads]
+
+
+def _fetch(card: Card, wanted: Download, *, say: Say) -> Part:
+    path = archives_folder() / wanted.file
+    known = remembered().get(wanted.file, {})
+    first = known.get("sha256", "") if known.get("url") == wanted.url else ""
+    by_hand = f"Or fetch it by hand to {path}, and give the same command again."
+    if first and not wanted.sha256:
+        by_hand += (
+            f" That sha256 is the one of the first download from there. If you trust the new file, remove "
+            f'["{wanted.file}"] from {archives_folder() / HASHES}.'
+        )
+    if not path.is_file():
+        say(f"Fetching {wanted.url}")
+    download(wanted.url, to=path, sha256=wanted.sha256 or first, by_hand=by_hand, say=say)
+    size = path.stat().st_size
+    if wanted.size_bytes not in (0, size):
+        say(f"{wanted.file} has {size:,} bytes, but the card of {card.name} states {wanted.size_bytes:,}.")
+    return Part(path, wanted.folder, is_plain=not is_archive_name(path))
+
+
+def remember(card: Card, sha256: dict[str, str]) -> None:
+    """Keep the hashes of archives that could be unpacked, so that a later download must be the same.
+
+    Args:
+        card: whose archives they are.
+        sha256: by file name.
+
+    Raises:
+        CannotWrite: the data folder cannot be written.
+    """
+    import tomli_w
+
+    known = remembered()
+    new = {one.file: {"url": one.url, "sha256": sha256[one.file]} for one in card.downloads}
+    if known | new != known:
+        write_atomically(archives_folder() / HASHES, tomli_w.dumps(dict(sorted((known | new).items()))))
+
+
+def forget(card: Card, path: Path) -> bool:
+    """Remove a fetched archive that turned out to be damaged, unless its hash says that it is as published.
+
+    Returns:
+        Whether it was removed.
+    """
+    wanted = next((one for one in card.downloads if archives_folder() / one.file == path), None)
+    if wanted is None or wanted.sha256 or wanted.file in remembered():
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def remembered() -> dict[str, dict[str, Any]]:
+    """Address and sha256 of the archives fetched so far, by file name.
+
+    Raises:
+        CosamError: the file that keeps them is damaged.
+    """
+    path = archives_folder() / HASHES
+    if not path.exists():
+        return {}
+    known = read_toml(path)
+    if not all(isinstance(entry, dict) for entry in known.values()):
+        raise CosamError(f"{path} is damaged. Delete it; the archives are then trusted as they lie there.")
+    return known

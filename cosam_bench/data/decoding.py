@@ -1,0 +1,202 @@
+"""Image and mask files as tensors: decoded rightly, or refused by name."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.foreground import Foreground, foreground_pixels
+
+Array = NDArray[Any]
+
+ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4: tag of the stored picture's orientation
+NEUTRAL = 16  # channels of a grey JPEG that was stored in colour differ by less than this
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
+CHANNELS = ("red", "green", "blue", "alpha")
+
+
+def decode_image(data: bytes, *, name: str) -> Tensor:
+    """An image file's pixels, uint8 RGB ``(3, H, W)``, turned upright by its EXIF orientation.
+
+    Grey is repeated; 16 bit greys are divided by 257 and rounded; CMYK is converted as PIL does (Adobe's
+    inverted JPEGs too); alpha is dropped and the colours stay as stored. Colour profiles are not applied.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for errors.
+
+    Raises:
+        CosamError: damaged, animated, too large, or of a pixel type whose range nobody states (floats).
+    """
+    image = _open(data, name=name)
+    orientation = _orientation(image)
+    return torch.from_numpy(_upright(_rgb(image, name=name), orientation)).permute(2, 0, 1).contiguous()
+
+
+def decode_mask(data: bytes, *, name: str, foreground: Foreground) -> Tensor:
+    """A mask file's foreground, bool ``(H, W)``, turned upright by its own EXIF orientation.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for errors.
+        foreground: which pixels are meant.
+
+    Raises:
+        CosamError: as for :func:`decode_image`, or it cannot be told which pixels are meant.
+    """
+    image = _open(data, name=name)
+    orientation = _orientation(image)
+    if foreground.rule == "colours":
+        colours = _rgb(image, name=name)
+        mask = np.zeros(colours.shape[:2], dtype=bool)
+        for colour in foreground.colours:
+            mask |= (colours == np.array(colour)).all(axis=-1)
+    else:
+        levels = _levels(image, name=name, foreground=foreground)
+        mask = foreground_pixels(levels, rule=foreground, name=name, is_lossy=image.format in LOSSY)
+    return torch.from_numpy(_upright(mask, orientation))
+
+
+def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
+    """An image file's height and width after its EXIF orientation, from its header alone."""
+    image = _open(data, name=name, is_header_enough=True)
+    width, height = image.size
+    # PIL's size of a TIFF has been turned already.
+    is_turned = image.format != "TIFF" and _orientation(image) >= 5
+    return (width, height) if is_turned else (height, width)
+
+
+def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit and image.width * image.height > limit:
+            raise Image.DecompressionBombError
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO's first frame is the picture
+            raise CosamError(f"{name} holds {getattr(image, 'n_frames', 1)} frames. Give one image a file.")
+        if not is_header_enough:
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise CosamError(
+            f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression "
+            "bombs. Make it smaller or cut it into tiles."
+        ) from None
+    except UnidentifiedImageError:
+        raise CosamError(
+            f"{name} is no image in one of the formats {', '.join(FORMATS)}. Replace it or leave it out."
+        ) from None
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error) as error:
+        raise CosamError(f"{name} is damaged: {error}. Replace it or leave it out.") from None
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as in EXIF; 1 where none or nonsense is stated. PIL turns TIFFs while loading."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(pixels: Array, orientation: int) -> Array:
+    """The picture as it is to be seen; ``pixels`` are ``(H, W)`` or ``(H, W, channels)``."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels.copy()  # torch takes no negative strides
+
+
+def _rgb(image: Image.Image, *, name: str) -> Array:
+    """uint8 ``(H, W, 3)``, a copy."""
+    _check_inks(image, name=name)
+    if _is_deep(image):
+        levels = _deep(image, name=name)
+        grey = ((levels + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded to nearest
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("L", "RGB"):
+        return np.array(image.convert("RGB"))
+    return np.array(_rgba(image, name=name))[..., :3]
+
+
+def _rgba(image: Image.Image, *, name: str) -> Image.Image:
+    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"):
+        raise CosamError(
+            f"{name} has pixels of type {image.mode!r}, whose range is not known. Save it with 8 or 16 bits."
+        )
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("CMYK", "YCbCr", "RGBX"):
+        image = image.convert("RGB")
+    return image.convert("RGBA")
+
+
+def _check_inks(image: Image.Image, *, name: str) -> None:
+    """PIL takes every CMYK JPEG for Adobe's inverted kind; without Adobe's marker nobody can tell."""
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        raise CosamError(f"{name} is a CMYK JPEG that does not say whether it is inverted. Save it as RGB.")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    # PIL reads 16 bit PGM files as 32 bit integers with the range of 16.
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
+
+
+def _deep(image: Image.Image, *, name: str) -> Array:
+    levels = np.asarray(image).astype(np.int64)
+    if levels.size and not 0 <= levels.min() <= levels.max() <= 65535:
+        raise CosamError(f"{name} holds levels beyond 16 bits. Save it with 8 or 16 bits.")
+    return levels
+
+
+def _levels(image: Image.Image, *, name: str, foreground: Foreground) -> Array:
+    """One whole number a pixel, ``(H, W)``, in the file's own range."""
+    _check_inks(image, name=name)
+    if foreground.channel:
+        return np.asarray(_rgba(image, name=name))[..., CHANNELS.index(foreground.channel)]
+    if image.mode == "P":
+        return _palette_levels(image, name=name, foreground=foreground)
+    if image.mode in ("1", "L"):
+        return np.asarray(image).astype(np.uint8)
+    if _is_deep(image):
+        return _deep(image, name=name)
+    rgba = np.asarray(_rgba(image, name=name)).astype(np.int64)
+    if not _is_neutral(rgba[..., :3][rgba[..., 3] > 0]):
+        raise CosamError(
+            f"{name} is a coloured mask. Say which colours are meant, say foreground = "
+            '{ colours = [[255, 0, 0]] }, or which channel, say { above = 127, channel = "red" }.'
+        )
+    return rgba[..., 0] * rgba[..., 3] // 255
+
+
+def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground) -> Array:
+    indices = np.asarray(image)
+    if foreground.rule in ("values", "nonzero"):
+        return indices
+    colours = np.array(image.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
+    used = np.flatnonzero(np.bincount(indices.ravel()))
+    if used.max(initial=0) >= len(colours):
+        raise CosamError(f"{name} uses colours that its palette does not have. Replace it or leave it out.")
+    if _is_neutral(colours[used]):
+        grey: Array = colours[indices][..., 0]
+        return grey
+    if foreground.rule == "above":
+        raise CosamError(f"{name} has a coloured palette, which has no levels. Give values or colours.")
+    return np.asarray(indices != 0).astype(np.uint8)
+
+
+def _is_neutral(colours: Array) -> bool:
+    spread = colours.max(axis=-1, initial=0) - colours.min(axis=-1, initial=255)
+    return bool((spread < NEUTRAL).all())

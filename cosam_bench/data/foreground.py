@@ -1,0 +1,111 @@
+"""Which pixels of a mask file are foreground."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.settings import Settings
+
+Array = NDArray[Any]
+
+CLASS_IDS = 32  # a mask of levels below this beside 255 holds class ids with an ignored one
+HAZE = 16  # a black JPEG's noise stays below this
+
+
+class Foreground(Settings):
+    """Which pixels of a mask file are foreground.
+
+    In TOML one of ``"auto"``, ``"nonzero"``, ``{ above = 127 }``, ``{ values = [255] }``,
+    ``{ colours = [[255, 0, 0]] }``; the first three may name a ``channel`` as well.
+
+    ``auto`` reads 1 bit masks as they are, values 0 and 1 as ids, and all other greys as foreground
+    from the middle of the range on (128 of 255), so the soft edges of a JPEG are cut in the middle.
+    Neutral RGB counts as grey, alpha is laid over black, and in a coloured palette every index but
+    0 is foreground. Masks that look like class ids (a largest value from 2 to 127, or ids below 32
+    beside 255) and coloured masks are refused: say which values or colours are meant.
+
+    Attributes:
+        rule: follows from the key that is given.
+        above: foreground is every level above this, in the file's own range.
+        values: foreground is every one of these levels; in a palette image they are indices.
+        colours: foreground is every one of these RGB colours (0 to 255 each).
+        channel: look at this channel of a colour mask alone.
+    """
+
+    rule: Literal["auto", "nonzero", "above", "values", "colours"] = "auto"
+    above: int | None = None
+    values: tuple[int, ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
+    channel: Literal["red", "green", "blue", "alpha"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"rule": data}
+        if isinstance(data, dict) and "rule" not in data:
+            given = [key for key in ("above", "values", "colours") if key in data]
+            if len(given) > 1:
+                raise ValueError(f"give only one of {', '.join(given)}")
+            return data | {"rule": given[0] if given else "auto"}
+        return data
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        given = {"above": self.above is not None, "values": bool(self.values), "colours": bool(self.colours)}
+        if any(is_given != (key == self.rule) for key, is_given in given.items()):
+            raise ValueError(f"the rule {self.rule!r} does not go with the other keys of this table")
+        if self.channel and self.rule == "colours":
+            raise ValueError("colours look at all channels, so leave channel out")
+        return self
+
+
+def foreground_pixels(levels: Array, *, rule: Foreground, name: str, is_lossy: bool) -> Array:
+    """Which pixels of a mask are foreground, bool ``(H, W)``.
+
+    Args:
+        levels: whole numbers, ``(H, W)``, in the mask file's own range.
+        rule: which are meant.
+        name: the file's name, for errors.
+        is_lossy: the file's compression changes levels, so odd ones mean nothing.
+
+    Raises:
+        CosamError: the rule is ``auto`` and the levels look like class ids.
+    """
+    if rule.rule == "nonzero":
+        return np.asarray(levels != 0)
+    if rule.above is not None:
+        return np.asarray(levels > rule.above)
+    if rule.rule == "values":
+        return np.isin(levels, rule.values)
+    return _by_itself(levels, name=name, is_lossy=is_lossy)
+
+
+def _by_itself(levels: Array, *, name: str, is_lossy: bool) -> Array:
+    largest = int(levels.max(initial=0))
+    if largest <= 1 or (is_lossy and largest < HAZE):
+        return np.asarray((levels == 1) & (not is_lossy))
+    half = 128 if largest <= 255 else 32768
+    is_ids_and_ignored = not is_lossy and largest == 255 and _has_low_ids(levels)
+    if largest < half or is_ids_and_ignored:
+        raise CosamError(
+            f"{name} looks like a mask of class ids (levels {_some_levels(levels)}). "
+            "Say which are foreground, say foreground = { values = [1] }."
+        )
+    return np.asarray(levels >= half)
+
+
+def _has_low_ids(levels: Array) -> bool:
+    found = np.flatnonzero(np.bincount(levels.ravel(), minlength=256))
+    others = found[(found != 0) & (found != 255)]
+    return len(others) > 0 and int(others.max()) < CLASS_IDS
+
+
+def _some_levels(levels: Array) -> str:
+    found = np.unique(levels)
+    return ", ".join(map(str, found[:6])) + (", ..." if len(found) > 6 else "")

@@ -1,0 +1,125 @@
+"""Labelme's annotation files (``.json``): the shapes somebody has drawn on an image, and their pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+
+SUFFIX = ".json"
+SIZE_BYTES = 1 << 27  # the image is often embedded, which makes a file a third larger than the image
+SHAPES = 2_000
+POINTS = 100_000  # of one shape
+REACH = 1e5  # pixels from the corner; beyond it a file is damaged, and drawing takes long
+ALLOWED = ("polygon", "rectangle", "circle")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of a labelme file.
+
+    Attributes:
+        kind: ``polygon``; ``rectangle``, two opposite corners; ``circle``, its centre and a point on it.
+        points: x, y in pixels of the upright image; they may lie outside it.
+    """
+
+    kind: str
+    points: tuple[tuple[float, float], ...]
+
+
+def read_shapes(data: bytes, *, name: str, size: tuple[int, int]) -> list[Shape]:
+    """The shapes of a labelme file, whatever their labels, in the order of the file.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for errors.
+        size: height and width of the upright image, which the file must agree with.
+
+    Raises:
+        CosamError: it is no labelme file, was drawn on an image of another size, or holds shapes without an
+            area (lines, points) or of a kind that is not known.
+    """
+    content = _parsed(data, name=name)
+    stated = content.get("imageHeight"), content.get("imageWidth")
+    if stated not in ((None, None), size):
+        drawn_on = " x ".join(reprlib.repr(side) for side in reversed(stated))
+        raise CosamError(
+            f"{name} was drawn on an image of {drawn_on} pixels, but its image has {size[1]} x {size[0]}. "
+            "Give the image that it was drawn on."
+        )
+    shapes = content.get("shapes")
+    if not isinstance(shapes, list):
+        raise CosamError(f"{name} is no labelme file: it has no list of shapes. Replace it or leave it out.")
+    if len(shapes) > SHAPES:
+        raise CosamError(f"{name} holds {len(shapes)} shapes; more than {SHAPES} are not read.")
+    return [_shape(shape, name=name, number=number) for number, shape in enumerate(shapes, start=1)]
+
+
+def draw_shapes(shapes: list[Shape], *, size: tuple[int, int]) -> Tensor:
+    """The pixels of all these shapes together, bool ``(H, W)``; what lies outside the image is cut off.
+
+    Outlines belong to the shapes, as in labelme's own ``shape_to_mask``.
+
+    Args:
+        shapes: of one file.
+        size: height and width of the image.
+    """
+    canvas = Image.new("L", (size[1], size[0]))
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        if shape.kind == "polygon":
+            draw.polygon(list(shape.points), outline=1, fill=1)
+            continue
+        (x, y), (x1, y1) = shape.points
+        if shape.kind == "rectangle":
+            draw.rectangle((min(x, x1), min(y, y1), max(x, x1), max(y, y1)), outline=1, fill=1)
+        else:
+            radius = math.hypot(x1 - x, y1 - y)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
+    return torch.from_numpy(np.array(canvas) > 0)
+
+
+def _parsed(data: bytes, *, name: str) -> dict[str, Any]:
+    if len(data) > SIZE_BYTES:
+        raise CosamError(f"{name} has {len(data)} bytes; labelme files beyond {SIZE_BYTES} are not read.")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:  # a bad encoding is a ValueError too
+        raise CosamError(f"{name} is no labelme file: {error}. Replace it or leave it out.") from None
+    if not isinstance(content, dict):
+        raise CosamError(f"{name} is no labelme file: it holds no table. Replace it or leave it out.")
+    return content
+
+
+def _shape(shape: object, *, name: str, number: int) -> Shape:
+    where = f"shape {number} of {name}"
+    kind = (shape.get("shape_type") or "polygon") if isinstance(shape, dict) else None  # old files leave it out
+    if not isinstance(shape, dict) or not isinstance(kind, str) or kind not in ALLOWED:
+        raise CosamError(
+            f"{where} is of the kind {reprlib.repr(kind)}; known are {', '.join(ALLOWED)}. Remove or redraw it."
+        )
+    points = shape.get("points")
+    if not isinstance(points, list) or len(points) > POINTS or not all(_is_point(point) for point in points):
+        raise CosamError(f"{where} has no list of points (pairs of numbers within {REACH:.0f} pixels). Redraw it.")
+    wanted = 3 if kind == "polygon" else 2
+    if len(points) < wanted or (kind != "polygon" and len(points) > wanted):
+        raise CosamError(f"{where} is a {kind} of {len(points)} points. Remove or redraw it.")
+    return Shape(kind, tuple((float(x), float(y)) for x, y in points))
+
+
+def _is_point(point: object) -> bool:
+    return (
+        isinstance(point, list)
+        and len(point) == 2
+        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in point)
+        and all(abs(number) <= REACH for number in point)  # false for nan as well
+    )

@@ -1,0 +1,42 @@
+"""Images that one domain of a stream trains on and another is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import PurePath
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.cards import Card
+from cosam_bench.data.samples import Domain, Split
+
+
+def check_leaks(opened: Sequence[tuple[Card, Domain]], *, stream: str) -> None:
+    """Refuse domains of which one trains on an image that another is tested on.
+
+    Two images are the same if their bytes are, or if their cards draw on the same pool and their names
+    agree but for the suffix.
+
+    Raises:
+        CosamError: there are such domains; all are named, each with the number of images.
+    """
+    faults = []
+    for (card, domain), (other_card, other) in permutations(opened, 2):
+        same_pool = bool(card.pool) and card.pool == other_card.pool
+        if shared := _shared(domain.train, other.test, by_name=same_pool):
+            faults.append(f"{card.name!r} trains on {shared} of the images that {other_card.name!r} is tested on")
+    if faults:
+        raise CosamError(f"Stream {stream!r}: {'; '.join(faults)}. Leave one of each two out.")
+
+
+def _shared(train: Split, test: Split, *, by_name: bool) -> int:
+    """The number of different images of ``test`` that are in ``train`` as well."""
+    trained = {entry.image_sha256 for entry in train.manifest.entries}
+    names = {PurePath(entry.image_name).stem for entry in train.manifest.entries} if by_name else set()
+    return len(
+        {
+            entry.image_sha256
+            for entry in test.manifest.entries
+            if entry.image_sha256 in trained or PurePath(entry.image_name).stem in names
+        }
+    )

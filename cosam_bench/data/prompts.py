@@ -1,0 +1,228 @@
+"""Prompts drawn from the masks once, and frozen to a file so that every method sees the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import write_atomically
+from cosam_bench.core.seeds import derived_seed
+from cosam_bench.core.settings import Settings
+from cosam_bench.data.samples import Split
+from cosam_bench.merging.updates import digest_tensors
+
+PromptKind = Literal["box", "points", "mask"]
+TrainPrompt = Literal["box", "points", "mask", "mix"]
+
+MASK_SIZE = 256  # side of SAM's mask prompts, segment-anything's PromptEncoder at 1024 px
+COARSER = 8  # the noise lies where a mask differs from itself after shrinking by this (CoSAM's training)
+DIFFERENCE = 0.01  # ... by at least this
+VERSION = 1  # of the drawing below; another version never reads this one's files
+
+
+class PromptSettings(Settings):
+    """Which prompt goes with each image.
+
+    Attributes:
+        train: in training; ``mix`` takes one of the three kinds for each sample at random.
+        test: in scoring.
+        points: number of points of a point prompt, all on the foreground.
+        published: take the points of the domain's published file, in training and test, instead of drawing them.
+        masks: how a mask prompt enters SAM's mask encoder: ``logits`` of the model's own scale, or ``raw``, the
+            grey levels 0 and 255 as CoSAM's code gives them.
+    """
+
+    train: TrainPrompt = "box"
+    test: PromptKind = "box"
+    points: int = Field(default=3, ge=1)
+    published: bool = False
+    masks: Literal["logits", "raw"] = "logits"
+
+    @model_validator(mode="after")
+    def _all_settings_have_an_effect(self) -> PromptSettings:
+        if self.published and self.train not in ("points", "mix") and self.test != "points":
+            raise ValueError("published = true needs a prompt of points, in train or test")
+        if self.masks != "logits" and self.train not in ("mask", "mix") and self.test != "mask":
+            raise ValueError("masks = 'raw' needs a prompt that is a mask, in train or test")
+        return self
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """All kinds of prompt for all samples of a split, in the images' own pixels.
+
+    Attributes:
+        boxes: float32, ``(N, 4)``, x0 y0 x1 y1 of the tight box, ends exclusive.
+        points: float32, ``(N, k, 2)``, x y at pixel centres (``column + 0.5``), all on the foreground.
+        masks: bool, ``(N, 256, 256)``, a noisy mask of the whole image, squashed to a square.
+        digest: sha256 of the three; a selection keeps the digest of what it was taken from.
+    """
+
+    boxes: Tensor
+    points: Tensor
+    masks: Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.boxes)
+
+    def take(self, indices: Sequence[int]) -> Prompts:
+        """The prompts of these samples, in this order."""
+        rows = torch.as_tensor(indices, dtype=torch.long)
+        return Prompts(self.boxes[rows], self.points[rows], self.masks[rows], self.digest)
+
+
+def draw_prompts(split: Split, *, points: int, seed: int) -> Prompts:
+    """The prompts of a split, drawn anew; each sample's depend on its own key and mask alone.
+
+    Args:
+        split: the samples.
+        points: how many points for each sample, at least 1. They are distinct pixels unless the mask
+            has fewer.
+        seed: the run's.
+    """
+    boxes = torch.zeros(len(split), 4)
+    drawn = torch.zeros(len(split), points, 2)
+    masks = torch.zeros(len(split), MASK_SIZE, MASK_SIZE, dtype=torch.bool)
+    for index, key in enumerate(split.keys):
+        mask = split.mask(index)
+        generator = np.random.default_rng(derived_seed(seed, "prompts", split.domain, split.part, key, points))
+        boxes[index] = tight_box(mask)
+        drawn[index] = random_points(mask, count=points, generator=generator)
+        masks[index] = noisy_mask(mask, generator=generator)
+    return Prompts(boxes, drawn, masks, _digest(boxes, drawn, masks))
+
+
+def tight_box(mask: Tensor) -> Tensor:
+    """The smallest box around the foreground, float32 ``(4,)``: x0 y0 x1 y1, ends exclusive.
+
+    Args:
+        mask: bool, ``(H, W)``, with at least one true pixel.
+
+    >>> tight_box(torch.tensor([[0, 0, 0], [0, 1, 1]], dtype=torch.bool)).tolist()
+    [1.0, 1.0, 3.0, 2.0]
+    """
+    rows = mask.any(dim=1).nonzero()
+    columns = mask.any(dim=0).nonzero()
+    corners = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return torch.cat(corners).to(torch.float32)
+
+
+def random_points(mask: Tensor, *, count: int, generator: np.random.Generator) -> Tensor:
+    """Foreground pixels chosen evenly, float32 ``(count, 2)``: x y of their centres.
+
+    Args:
+        mask: bool, ``(H, W)``, with at least one true pixel.
+        count: distinct pixels; only where the mask has fewer may they repeat.
+        generator: is advanced.
+    """
+    pixels = mask.nonzero().flip(1)  # (n, 2), x y
+    chosen = generator.choice(len(pixels), size=count, replace=len(pixels) < count)
+    return pixels[torch.from_numpy(chosen)].to(torch.float32) + 0.5
+
+
+def noisy_mask(mask: Tensor, *, generator: np.random.Generator) -> Tensor:
+    """A mask as a careless annotator leaves it, bool ``(256, 256)``: wrong only near edges and details.
+
+    The mask is resized to the square bilinearly; where it differs from itself shrunk by eight and
+    enlarged again, standard normal noise is added; foreground is what is then at least a half.
+
+    Args:
+        mask: bool, ``(H, W)``.
+        generator: is advanced.
+
+    Source: the noise of HQ-SAM's training ("Segment Anything in High Quality", NeurIPS 2023), which
+    CoSAM's training uses. Here the mask goes straight to 256 pixels, not by way of 1024.
+    """
+    whole = mask[None, None].to(torch.float32)
+    fine = _resize(whole, MASK_SIZE)
+    coarse = _resize(_resize(fine, MASK_SIZE // COARSER), MASK_SIZE)
+    is_noisy = ((fine - coarse).abs() >= DIFFERENCE)[0, 0]
+    noise = generator.standard_normal(int(is_noisy.sum()), dtype=np.float32)
+    noisy = fine[0, 0].clone()
+    noisy[is_noisy] += torch.from_numpy(noise)
+    return noisy >= 0.5
+
+
+def _resize(image: Tensor, side: int) -> Tensor:
+    return functional.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def frozen_prompts(split: Split, *, points: int, seed: int, folder: Path) -> Prompts:
+    """The prompts of a split from their file in ``folder``; drawn and written if it is not there yet.
+
+    The file's name holds domain, part, seed, points and a short hash of the data, so other data has
+    another file.
+
+    Raises:
+        CosamError: the file is damaged.
+    """
+    identity = hashlib.sha256(f"{VERSION}|{split.domain}|{split.digest}".encode()).hexdigest()
+    path = folder / f"{split.domain}-{split.part}-seed{seed}-points{points}-{identity[:12]}.safetensors"
+    if path.exists():
+        return read_prompts(path, identity=identity)
+    prompts = draw_prompts(split, points=points, seed=seed)
+    write_prompts(path, prompts, identity=identity)
+    return prompts
+
+
+def joined(parts: Sequence[Prompts]) -> Prompts:
+    """The prompts of several splits, one after another."""
+    boxes, points = (torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "points"))
+    masks = torch.cat([part.masks for part in parts])
+    return Prompts(boxes, points, masks, _digest(boxes, points, masks))
+
+
+def replace_points(prompts: Prompts, points: Tensor) -> Prompts:
+    """The prompts with other points, float32 ``(N, k, 2)``, and a digest of their own."""
+    return Prompts(prompts.boxes, points, prompts.masks, _digest(prompts.boxes, points, prompts.masks))
+
+
+def write_prompts(path: Path, prompts: Prompts, *, identity: str) -> None:
+    """Freeze prompts to a file; ``identity`` is the hash of what they belong to."""
+    from safetensors.torch import save
+
+    bits = torch.from_numpy(np.packbits(prompts.masks.numpy(), axis=-1))
+    tensors = {"boxes": prompts.boxes, "points": prompts.points, "masks": bits}
+    # One key alone: safetensors writes several in a random order, and the file's bytes should repeat.
+    write_atomically(path, save(tensors, metadata={"digest": f"{identity}-{prompts.digest}"}))
+
+
+def read_prompts(path: Path, *, identity: str) -> Prompts:
+    """The prompts that ``write_prompts`` froze.
+
+    Raises:
+        CosamError: the file is damaged, or belongs to something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = file.metadata() or {}
+            boxes, points = file.get_tensor("boxes"), file.get_tensor("points")
+            bits = file.get_tensor("masks")
+        masks = torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1).astype(bool))
+        prompts = Prompts(boxes, points, masks, _digest(boxes, points, masks))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CosamError(f"The prompt file {path} cannot be read ({error}). Delete it to draw it anew.") from None
+    if stored.get("digest") != f"{identity}-{prompts.digest}":
+        raise CosamError(
+            f"The prompt file {path} is damaged: its content does not have the hash that it states. "
+            "Delete it to draw it anew."
+        )
+    return prompts
+
+
+def _digest(boxes: Tensor, points: Tensor, masks: Tensor) -> str:
+    return digest_tensors({"boxes": boxes, "points": points, "masks": masks})

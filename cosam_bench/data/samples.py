@@ -1,0 +1,241 @@
+"""Samples, splits and domains: what methods train on and are scored on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol, overload
+
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+
+Part = Literal["train", "test"]
+DECODED_BYTES = 1 << 30  # decoded samples that one split keeps: about a thousand at 512 x 512
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is to be found in it.
+
+    Attributes:
+        key: unique in its split.
+        image: uint8, ``(3, H, W)``, RGB, at the image's own size.
+        mask: bool, ``(H, W)``, true on at least one pixel.
+    """
+
+    key: str
+    image: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample in a manifest.
+
+    Attributes:
+        key: unique in its split.
+        image_sha256: of the file's bytes, or of the pixels if drawn.
+        mask_sha256: likewise.
+        image_name: the image file's name; empty if drawn. Names are no part of the manifest's hash.
+        mask_name: the mask file's name; empty if drawn.
+    """
+
+    key: str
+    image_sha256: str
+    mask_sha256: str
+    image_name: str = ""
+    mask_name: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a split consists of, exactly.
+
+    Attributes:
+        entries: one a sample, in order.
+        rule: how masks are read from their files, as text; another rule is another split.
+        left_out: samples of the whole domain without foreground (or with less than the card's least).
+    """
+
+    entries: tuple[Entry, ...] = ()
+    rule: str = ""
+    left_out: int = 0
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the rule and all entries, in order."""
+        rows = [[entry.key, entry.image_sha256, entry.mask_sha256] for entry in self.entries]
+        return hashlib.sha256(json.dumps([self.rule, rows]).encode()).hexdigest()
+
+
+class Source(Protocol):
+    """Where a split's pixels come from, by position."""
+
+    def image(self, index: int) -> Tensor:
+        """uint8, ``(3, H, W)``."""
+        ...
+
+    def mask(self, index: int) -> Tensor:
+        """bool, ``(H, W)``."""
+        ...
+
+
+class Split(Sequence[Sample]):
+    """The training or the test part of a domain; images are decoded when they are asked for.
+
+    Decoded samples are kept until they fill ``decoded_bytes``; the others are decoded anew each time.
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        *,
+        part: Part,
+        manifest: Manifest,
+        source: Source,
+        decoded_bytes: int = DECODED_BYTES,
+        points_file: Path | None = None,
+    ) -> None:
+        """A split of ``domain`` with the samples of ``manifest``, whose pixels ``source`` gives.
+
+        Args:
+            domain: the domain's name.
+            part: which part of it this is.
+            manifest: what it consists of.
+            source: gives the pixels.
+            decoded_bytes: how much of what is decoded is kept.
+            points_file: the file of point prompts that was published with the data, if there is one; its
+                keys are names of mask files, see ``manifest.entries``, or names with their stems.
+        """
+        self.domain = domain
+        self.part: Part = part
+        self.manifest = manifest
+        self.keys = tuple(entry.key for entry in manifest.entries)
+        self.digest = manifest.digest
+        self.points_file = points_file
+        self._source = source
+        self._kept: dict[int, Sample] = {}
+        self._free_bytes = decoded_bytes
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """The sample at a position, or the samples of a slice."""
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        sample = self.read(position)
+        size_bytes = sample.image.nbytes + sample.mask.nbytes
+        if position not in self._kept and size_bytes <= self._free_bytes:
+            self._free_bytes -= size_bytes
+            self._kept[position] = sample
+        return sample
+
+    def read(self, index: int) -> Sample:
+        """The sample at a position, which is not kept for being asked; threads may read at the same time."""
+        position = range(len(self))[index]
+        kept = self._kept.get(position)
+        return kept or Sample(self.keys[position], self._source.image(position), self._source.mask(position))
+
+    def mask(self, index: int) -> Tensor:
+        """The mask alone, bool ``(H, W)``, without decoding the image."""
+        position = range(len(self))[index]
+        kept = self._kept.get(position)
+        return self._source.mask(position) if kept is None else kept.mask
+
+    def __repr__(self) -> str:
+        """Domain, part and size."""
+        return f"Split({self.domain!r}, part={self.part!r}, samples={len(self)})"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain of a stream.
+
+    Attributes:
+        name: as on its card.
+        title: one line for people.
+        train: empty for a retention domain.
+        test: never empty.
+    """
+
+    name: str
+    title: str
+    train: Split
+    test: Split
+
+    @property
+    def digest(self) -> str:
+        """sha256 over both splits: equal digests mean equal data, divided in the same way."""
+        return hashlib.sha256(f"{self.train.digest}|{self.test.digest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A source that lies in memory."""
+
+    images: tuple[Tensor, ...] = ()
+    masks: tuple[Tensor, ...] = ()
+
+    def image(self, index: int) -> Tensor:
+        """uint8, ``(3, H, W)``."""
+        return self.images[index]
+
+    def mask(self, index: int) -> Tensor:
+        """bool, ``(H, W)``."""
+        return self.masks[index]
+
+
+def empty_split(domain: str, *, part: Part) -> Split:
+    """A split without samples."""
+    return Split(domain, part=part, manifest=Manifest(), source=Pixels())
+
+
+def union(domains: Iterable[Domain], name: str) -> Split:
+    """All training splits one after another, as one; keys get their domain's name in front.
+
+    Raises:
+        CosamError: there is no training sample in any of them.
+    """
+    splits = tuple(domain.train for domain in domains)
+    entries = tuple(
+        replace(entry, key=f"{split.domain}/{entry.key}") for split in splits for entry in split.manifest.entries
+    )
+    if not entries:
+        raise CosamError(f"The union {name!r} has no training samples: give domains that are trained on.")
+    rule = json.dumps([split.manifest.rule for split in splits])
+    manifest = Manifest(entries, rule, sum(split.manifest.left_out for split in splits))
+    # The parts keep what they decode; a second copy here would be in vain.
+    return Split(name, part="train", manifest=manifest, source=_Joined(splits), decoded_bytes=0)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    splits: tuple[Split, ...]
+
+    def image(self, index: int) -> Tensor:
+        split, position = self._locate(index)
+        return split[position].image
+
+    def mask(self, index: int) -> Tensor:
+        split, position = self._locate(index)
+        return split.mask(position)
+
+    def _locate(self, index: int) -> tuple[Split, int]:
+        for split in self.splits:
+            if index < len(split):
+                return split, index
+            index -= len(split)
+        raise IndexError(index)

@@ -1,0 +1,134 @@
+"""Streams: TOML files that say in which order domains come, each described by its card.
+
+Nothing here imports torch, so that the command line can list domains at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import expanded
+from cosam_bench.core.settings import Settings, read_toml, validate
+from cosam_bench.data.cards import DATASETS, Card, Key, Name, over
+from cosam_bench.data.locations import read_placed
+
+
+class Stream(Settings):
+    """Domains in the order in which a method meets them, and domains it is only ever tested on.
+
+    Attributes:
+        name: short, lower case.
+        title: one line for people.
+        order: names of the domains to learn, first to last. In TOML by default all that are not retention.
+        orders: other orders of the same domains, by the name that ``--order`` takes.
+        retention: names of the domains that are only ever tested.
+        cards: the domains, ``[[domain]]`` in TOML: a card, or ``card = "NAME"`` for one that comes with
+            the package (or ``card = "path/to/card.toml"``), whose keys may be overridden beside it.
+    """
+
+    name: Name
+    title: str = ""
+    order: tuple[str, ...] = Field(min_length=1)
+    orders: dict[Key, tuple[str, ...]] = Field(default_factory=dict)
+    retention: tuple[str, ...] = ()
+    cards: tuple[Card, ...] = Field(alias="domain")
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = [card.name for card in self.cards]
+        used = [*self.order, *self.retention]
+        for kind, listed in (("[[domain]]", names), ("order and retention", used)):
+            if twice := sorted({name for name in listed if listed.count(name) > 1}):
+                raise ValueError(f"named twice in {kind}: {', '.join(twice)}")
+        for name in used:
+            if name not in names:
+                raise ValueError(str(unknown_name("domain of this stream", name, names)).rstrip("."))
+        for name, order in self.orders.items():
+            if sorted(order) != sorted(self.order):
+                raise ValueError(f"the order {name!r} does not name each domain of order once")
+        return self
+
+    def card(self, name: str) -> Card:
+        """The card of one domain."""
+        return next(card for card in self.cards if card.name == name)
+
+
+def load_stream(name_or_path: str) -> Stream:
+    """The stream of that name in the package, or the one in a TOML file of the user's.
+
+    Where a domain's data has been placed by ``cosam-bench data``, its card has root and layout filled in.
+
+    Raises:
+        CosamError: there is no such stream or card, or a file has faults.
+    """
+    path = _find(name_or_path, kind="stream")
+    data = read_toml(path)
+    tables = data.get("domain")
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise CosamError(f"{path}: a stream needs its domains as [[domain]] tables.")
+    cards = [_card(table, path=path, number=number) for number, table in enumerate(tables, start=1)]
+    retention = data.get("retention", [])
+    in_file = [card.name for card in cards if card.name not in retention]
+    return validate(Stream, {"order": in_file} | data | {"domain": cards}, source=str(path))
+
+
+def load_card(name_or_path: str) -> Card:
+    """The card of that name in the package, or the one in a TOML file, as a stream would have it.
+
+    Raises:
+        CosamError: there is no such card, or the file has faults.
+    """
+    path = _find(name_or_path, kind="card")
+    return _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout goes over the card
+
+
+def names_of(kind: Literal["stream", "card"]) -> list[str]:
+    """The names of the package's streams or cards, in alphabetical order."""
+    return sorted(path.stem for path in (DATASETS / f"{kind}s").glob("*.toml"))
+
+
+def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | None = None) -> Path:
+    """The TOML file that is meant: a path, else a name of the package's."""
+    if name_or_path.endswith(".toml"):
+        return (beside or Path()) / expanded(name_or_path)
+    names = names_of(kind)
+    if name_or_path not in names:
+        error = unknown_name(kind, name_or_path, names)
+        raise CosamError(f"{error} Or give the path of a file that ends in .toml.")
+    return DATASETS / f"{kind}s" / f"{name_or_path}.toml"
+
+
+def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
+    """The card of one ``[[domain]]`` table.
+
+    The keys of the card that it refers to lie lowest, those of the layout over them, the table's own on top.
+    """
+    own = _rooted({key: value for key, value in table.items() if key != "card"}, path=path)
+    base: dict[str, Any] = {}
+    if "card" in table:
+        card_path = _find(str(table["card"]), kind="card", beside=path.parent)
+        base = _rooted(read_toml(card_path), path=card_path)
+    source = f"{path}, domain {own.get('name', base.get('name', f'number {number}'))}"
+    card = validate(Card, base | own, source=source)
+    laid = base | own
+    if card.layouts and not card.root and (placed := read_placed(str(base.get("name", card.name)))) is not None:
+        laid |= {"root": str(placed.root), "layout": card.layout or placed.layout}
+    if not laid.get("layout"):
+        return card
+    validate(Card, laid, source=source)  # names a layout that is not there
+    return validate(Card, over(laid, laid["layout"]) | own | {"root": laid.get("root", "")}, source=source)
+
+
+def _rooted(table: dict[str, Any], *, path: Path) -> dict[str, Any]:
+    if not isinstance(table.get("root"), str) or not table["root"]:
+        return table
+    root = os.path.expandvars(expanded(table["root"]))
+    if re.search(r"\$\w|\$\{", root):
+        return table  # a variable is not set: an error only once somebody opens the domain
+    return table | {"root": os.path.normpath(path.resolve().parent / root)}

@@ -1,0 +1,38 @@
+"""Domains drawn by code from a seed: honest caricatures of CoSAM's eight, at install size zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cosam_bench.data.synthetic.canvas import Mask, Picture
+from cosam_bench.data.synthetic.living import camouflage, polyp
+from cosam_bench.data.synthetic.metal import pitting, rail_i, rail_ii
+from cosam_bench.data.synthetic.natural import natural
+from cosam_bench.data.synthetic.products import pill, rim, texture
+from cosam_bench.data.synthetic.scenes import MIN_FOREGROUND, scenes
+
+Generator = Callable[[np.random.Generator, int], tuple[Picture, Mask]]
+
+
+def _visible(draw: Generator) -> Generator:
+    """The generator that draws again until the mask is large enough to be a target."""
+
+    def drawn(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
+        while True:
+            picture, mask = draw(rng, size)
+            if mask.sum() >= MIN_FOREGROUND:
+                return picture, mask
+
+    drawn.__doc__ = draw.__doc__
+    return drawn
+
+
+GENERATORS: dict[str, Generator] = {
+    draw.__name__: _visible(draw)
+    for draw in (pitting, rail_i, rail_ii, texture, pill, rim, camouflage, polyp, natural, scenes)
+}
+"""By name: draws one sample, an uint8 RGB picture ``(size, size, 3)`` and a bool mask ``(size, size)``
+of at least ``MIN_FOREGROUND`` pixels, from nothing but the numpy generator. Eight domains, the retention
+domain ``natural``, and the ``scenes`` that `tiny` was trained on."""

@@ -1,1 +1,0 @@
-"""Domains: cards, decoding, splits, prompts and the synthetic domains."""

@@ -1,0 +1,1 @@
+"""Metrics of masks, the score matrix, and scoring a model on a split."""

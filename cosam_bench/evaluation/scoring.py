@@ -1,0 +1,232 @@
+"""Scoring predicted masks: batch by batch on the device, image by image in the result."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.prompts import Prompts
+from cosam_bench.data.samples import Split
+from cosam_bench.evaluation.loader import LoadedImage, Loader
+from cosam_bench.evaluation.metrics import METRICS, measure
+from cosam_bench.evaluation.score_settings import ScoreSize
+from cosam_bench.sam.batch_size import BatchSize
+from cosam_bench.sam.frames import Frame, PromptKind, Upsampling, hurried, nearest, to_content, to_original
+from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
+
+# Pixels whose metrics are computed together, at their larger size: on the CPU more fall out of its caches, and on
+# CUDA these take some 3 GB.
+_PIXELS_AT_ONCE_CPU = 1 << 22
+_PIXELS_AT_ONCE_CUDA = 1 << 26
+
+_NOT_FINITE = "predict() returned logits that are not finite: did training or the merge diverge?"
+
+
+class BadPrediction(CosamError):
+    """What ``predict`` returned is no set of mask logits."""
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """The metrics of one test sample, by the metric's name."""
+
+    key: str
+    values: dict[str, float]
+
+
+def score_split(
+    predict: Callable[[Batch], Tensor],
+    split: Split,
+    prompts: Prompts,
+    *,
+    kind: PromptKind,
+    view: View,
+    batch_size: int | BatchSize,
+    size: ScoreSize = "original",
+    upsampling: Upsampling = "bilinear",
+    tell_domain: bool = False,
+    loader: Loader | None = None,
+    measured_batch: Callable[[], None] = lambda: None,
+    advance: Callable[[float], None] = lambda images: None,
+) -> list[ImageScore]:
+    """The scores of every sample of a split, in its order.
+
+    Args:
+        predict: from a batch to mask logits ``(B, h, w)`` on the decoder's grid.
+        prompts: one row a sample.
+        kind: the prompt that is given.
+        batch_size: images a call of ``predict``; fewer where the memory does not hold them.
+        size: where masks are compared, as in ``ScoreSettings``.
+        upsampling: how logits get there, as in ``ScoreSettings``.
+        tell_domain: whether the batch names its domain.
+        loader: loads the samples; none: each when it is needed, and keeps none.
+        measured_batch: called after each batch of which nothing will be done again.
+        advance: called after each batch with the images it held.
+
+    Raises:
+        BadPrediction: it has another shape, is no float or is not finite.
+        ImageDoesNotFit: the memory does not hold even one image's pass.
+    """
+    at_once = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
+    loader = loader or Loader(workers=0, kept_bytes=0)
+
+    def measured(loaded: list[LoadedImage]) -> MeasuredBatch:
+        rows = [image.row for image in loaded]
+        told = (split.domain,) * len(rows) if tell_domain else None
+        inputs, kinds = [image.input for image in loaded], [kind] * len(rows)
+        batch, frames = collate_inputs(inputs, prompts.take(rows), kinds=kinds, view=view, domains=told)
+        with torch.inference_mode():
+            logits = shaped_logits(predict(batch), batch, view)
+            masks = [image.mask for image in loaded]
+            found = measure_batch(
+                logits, frames, masks, keys=[split.keys[row] for row in rows], size=size, upsampling=upsampling
+            )
+        measured_batch()
+        return found
+
+    scores: list[ImageScore] = []
+    with closing(loader.load(split, view=view, depth=2 * at_once.now)) as images:
+        for batch in _behind(at_once.each(images, measured), by=_lag(view.device)):
+            scores += batch.read()
+            advance(len(batch))
+    return scores
+
+
+def _lag(device: torch.device) -> int:
+    """Batches that are put to the device before the numbers of an earlier one are waited for."""
+    return 1 if device.type == "cuda" else 0
+
+
+def _behind(batches: Iterator[MeasuredBatch], *, by: int) -> Iterator[MeasuredBatch]:
+    waiting: deque[MeasuredBatch] = deque()
+    for batch in batches:
+        waiting.append(batch)
+        if len(waiting) > by:
+            yield waiting.popleft()
+    yield from waiting
+
+
+@dataclass(frozen=True)
+class MeasuredBatch:
+    """The metrics of a batch where they were computed; the device may still be at it.
+
+    Attributes:
+        keys: the samples', in order.
+        numbers: float64, ``(B * M + 1,)``: the metrics of each sample in the order of ``METRICS``, and 1 where all
+            logits were finite, else 0.
+    """
+
+    keys: tuple[str, ...]
+    numbers: Tensor
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.keys)
+
+    def read(self) -> list[ImageScore]:
+        """The scores on the host, in one transfer.
+
+        Raises:
+            BadPrediction: the logits were not finite.
+        """
+        *values, is_finite = self.numbers.tolist()
+        if not is_finite:
+            raise BadPrediction(_NOT_FINITE)
+        width = len(METRICS)
+        rows = (values[first : first + width] for first in range(0, len(values), width))
+        return [ImageScore(key, dict(zip(METRICS, row, strict=True))) for key, row in zip(self.keys, rows, strict=True)]
+
+
+def measure_batch(
+    logits: Tensor,
+    frames: Sequence[Frame],
+    masks: Sequence[Tensor],
+    *,
+    keys: Sequence[str],
+    size: ScoreSize,
+    upsampling: Upsampling,
+) -> MeasuredBatch:
+    """All metrics of a batch, computed on the logits' device without waiting for it; bit for bit as one by one.
+
+    Args:
+        logits: float32, ``(B, h, w)``, on the decoder's grid.
+        frames: one a row.
+        masks: bool, ``(H, W)`` each, at the images' own sizes, on any device.
+        keys: the samples' keys.
+        size: as in ``ScoreSettings``.
+        upsampling: as in ``ScoreSettings``.
+    """
+    device = logits.device
+    rows = torch.empty(len(frames), len(METRICS), dtype=torch.float64, device=device)
+    for group in _groups(frames, pixels=_PIXELS_AT_ONCE_CUDA if device.type == "cuda" else _PIXELS_AT_ONCE_CPU):
+        targets = torch.stack([hurried(masks[row], device) for row in group])
+        stacked = torch.stack([logits[row] for row in group])
+        found = measure_in(frames[group[0]], stacked, targets, size=size, upsampling=upsampling)
+        for row, values in zip(group, torch.stack([found[name] for name in METRICS], dim=1), strict=True):
+            rows[row] = values
+    is_finite = torch.isfinite(logits).all().double()
+    return MeasuredBatch(tuple(keys), torch.cat([rows.flatten(), is_finite[None]]))
+
+
+def _groups(frames: Sequence[Frame], *, pixels: int) -> Iterator[list[int]]:
+    """The rows, those of equal frames together, as many at once as ``pixels`` allow, but at least one."""
+    alike: dict[Frame, list[int]] = {}
+    for row, frame in enumerate(frames):
+        alike.setdefault(frame, []).append(row)
+    for frame, rows in alike.items():
+        height, width = frame.original
+        yield from chunks(rows, size=max(1, pixels // max(frame.size**2, height * width)))
+
+
+def measure_in(
+    frame: Frame, logits: Tensor, masks: Tensor, *, size: ScoreSize, upsampling: Upsampling
+) -> dict[str, Tensor]:
+    """The metrics of images with one frame, each ``(N,)`` float64, by the metric's name.
+
+    Args:
+        frame: the images'.
+        logits: float, ``(N, h, w)``, on the decoder's grid.
+        masks: bool, ``(N, H, W)``, at the images' own size, on the logits' device.
+        size: as in ``ScoreSettings``.
+        upsampling: as in ``ScoreSettings``.
+    """
+    if size == "original":
+        return measure(to_original(logits, frame, upsampling=upsampling), masks)
+    return measure(to_content(logits, frame, upsampling=upsampling), nearest(masks, frame.content))
+
+
+def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
+    """The logits as float32.
+
+    Raises:
+        BadPrediction: they are not what ``predict`` must return.
+    """
+    logits = shaped_logits(logits, batch, view)
+    if not torch.isfinite(logits).all():
+        raise BadPrediction(_NOT_FINITE)
+    return logits
+
+
+def shaped_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
+    """The logits as float32; whether they are finite is not looked at, for which a GPU would have to be waited for.
+
+    Raises:
+        BadPrediction: they have another shape or are no floats.
+    """
+    expected = (len(batch), view.grid, view.grid)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected or not logits.is_floating_point():
+        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise BadPrediction(f"predict() must return float logits of shape {expected}, but returned {found}.")
+    return logits.float()
+
+
+def domain_means(scores: Sequence[ImageScore]) -> dict[str, float]:
+    """The mean over images of each metric; empty for no images."""
+    names = scores[0].values if scores else {}
+    return {name: sum(score.values[name] for score in scores) / len(scores) for name in names}

@@ -1,0 +1,1 @@
+"""Protocols, and one run of a method on a protocol."""

@@ -1,0 +1,248 @@
+"""From a run's settings to what the run works on: data, prompts, the model and their hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cosam_bench.core.environment import free_memory_bytes
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.seeds import torch_generator
+from cosam_bench.core.settings import Settings, validate
+from cosam_bench.data.opening import OpenedStream, open_stream
+from cosam_bench.data.prompts import Prompts, frozen_prompts
+from cosam_bench.data.published_points import published_prompts
+from cosam_bench.data.samples import Domain, Split
+from cosam_bench.data.streams import load_stream
+from cosam_bench.evaluation.loader import Loader
+from cosam_bench.experiments.fingerprint import conditions_of, run_digest
+from cosam_bench.experiments.protocol import Protocol, RunConfig
+from cosam_bench.method.interface import Method
+from cosam_bench.method.registry import load_method, short_name
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.results.run_info import Conditions
+from cosam_bench.sam.adapters.targets import add_side_layers, check_adapter, touched_layers
+from cosam_bench.sam.batch_size import fitting_batch_size
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.encoder_sections import deepest_cut
+from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_store import FeatureFiles, FeatureMemory
+from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
+from cosam_bench.sam.sam import Sam
+
+SHARED = "_shared"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, opened and checked.
+
+    Attributes:
+        config: the resolved settings.
+        method: the class to run.
+        settings: its settings, validated.
+        domains: in the order of the run.
+        retention: domains that are only ever tested.
+        test_prompts: by the domain's name.
+        train_prompts: by the domain's name.
+        bench: what the method works with.
+        loader: loads the test images, and keeps them for all rows and methods.
+        conditions: hashes of what two records must share to be compared.
+    """
+
+    config: RunConfig
+    method: type[Method]
+    settings: Settings
+    domains: tuple[Domain, ...]
+    retention: tuple[Domain, ...]
+    test_prompts: dict[str, Prompts]
+    train_prompts: dict[str, Prompts]
+    bench: Workbench
+    loader: Loader
+    conditions: Conditions
+
+    def with_method(self, config: RunConfig) -> Prepared:
+        """The same data, prompts and model for another method.
+
+        Args:
+            config: as this run's, but for the method and its settings.
+
+        Raises:
+            CosamError: the method, a setting of it or the protocol's adapter does not fit.
+        """
+        shared = {"method": config.method, "settings": config.settings}
+        if self.config.model_copy(update=shared) != config:
+            raise ValueError("these two runs differ in more than their methods")
+        method, settings = method_of(config)
+        return replace(self, config=config, method=method, settings=settings)
+
+    @property
+    def columns(self) -> tuple[Domain, ...]:
+        """The columns of the score matrix: the stream's domains, then the retention domains."""
+        return self.domains + self.retention
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all that decides a score: two runs with the same digest are the same run.
+
+        That is the conditions, the prompts, the method with its source file and settings, seed, order, the
+        kind of device, and this package's version.
+        """
+        return run_digest(self)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The rows of the matrix that are measured: all, or the first and the last for joint training."""
+        last = len(self.domains)
+        return (0, last) if self.method.card.all_at_once else tuple(range(last + 1))
+
+    @property
+    def prompt_digests(self) -> dict[str, str]:
+        """By ``domain/part``, the digest of its frozen prompts."""
+        train = {f"{name}/train": drawn.digest for name, drawn in sorted(self.train_prompts.items())}
+        return train | {f"{name}/test": drawn.digest for name, drawn in sorted(self.test_prompts.items())}
+
+    @property
+    def method_name(self) -> str:
+        """What the method is called in the record."""
+        return short_name(self.config.method)
+
+
+def prepare(config: RunConfig, results: Path) -> Prepared:
+    """Open the data, draw or read the frozen prompts, build the model.
+
+    Raises:
+        CosamError: anything that is asked for is not there, or does not fit.
+    """
+    protocol = config.protocol
+    method, settings = method_of(config)
+    check_adapter(protocol.adapter, model=protocol.model.name)
+    device = choose_device(config.device)
+    stream = open_stream(load_stream(protocol.stream), foreground=protocol.foreground)
+    domains = _ordered(stream, config.order)
+    for name in protocol.fit.rates:
+        if name not in {domain.name for domain in domains}:
+            raise unknown_name("domain of this stream, as fit.rates has it,", name, [d.name for d in domains])
+    shared = results / SHARED
+    columns = domains + stream.retention
+
+    def prompts(split: Split) -> Prompts:
+        freeze = published_prompts if protocol.prompts.published else frozen_prompts
+        return freeze(split, points=protocol.prompts.points, seed=config.seed, folder=shared / "prompts")
+
+    test_prompts = {domain.name: prompts(domain.test) for domain in columns}
+    train_prompts = {domain.name: prompts(domain.train) for domain in domains}
+    sam = build_sam(
+        protocol.model.name,
+        checkpoint=_checkpoint(config),
+        device=device,
+        seed=0,
+        global_attention=protocol.model.global_attention,
+    )
+    add_side_layers(sam, protocol.adapter, generator=torch_generator(config.seed, "adapter"))
+    conditions = conditions_of(config, columns, sam)
+    view = _view(protocol, sam, device)
+    bench = Workbench(
+        sam=sam,
+        adapter=protocol.adapter,
+        fit=protocol.fit,
+        prompt_kind=protocol.prompts.train,
+        view=view,
+        seed=config.seed,
+        batch_size=fitting_batch_size(protocol.score.batch_size, sam=sam, view=view),
+        experts=shared / "experts",
+        prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
+    )
+    return Prepared(
+        config=config,
+        method=method,
+        settings=settings,
+        domains=domains,
+        retention=stream.retention,
+        test_prompts=test_prompts,
+        train_prompts=train_prompts,
+        bench=bench,
+        loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
+        conditions=conditions,
+    )
+
+
+def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
+    """The run's method and its settings.
+
+    Raises:
+        CosamError: there is none of that name, a setting does not fit, or the method does not fit the adapter.
+    """
+    method = load_method(config.method)
+    settings = validate(method.Settings, config.settings, source=f"The settings of method {config.method!r}")
+    kind = config.protocol.adapter.kind
+    if method.card.lora_only and kind != "lora":
+        raise CosamError(
+            f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
+            f"{kind!r}. Take another method, or --set adapter.kind=lora."
+        )
+    return method, settings
+
+
+def _view(protocol: Protocol, sam: Sam, device: torch.device) -> View:
+    return View(
+        size=sam.image_size,
+        grid=sam.logits_size,
+        resize=protocol.resize,
+        device=device,
+        precision=protocol.score.precision,
+        resampling=protocol.resampling,
+        mask_levels=RAW_MASK_LEVELS if protocol.prompts.masks == "raw" else None,
+    )
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device of a run; ``auto`` is CUDA where it works, else the CPU.
+
+    Raises:
+        CosamError: a GPU is asked for that torch does not see.
+    """
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CosamError(
+            f"The device {asked!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs. "
+            "Use --device cpu or auto."
+        )
+    return device
+
+
+def _checkpoint(config: RunConfig) -> Path | Literal["random"] | None:
+    asked = config.protocol.model.checkpoint
+    if asked == "random":
+        return "random"
+    return Path(asked) if asked else None
+
+
+def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
+    """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
+    depth = deepest_cut(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
+    limit_bytes = round(config.prefix_cache_gib * 2**30)
+    if depth is None or not limit_bytes:
+        return None
+    if sam.device.type != "cuda":
+        return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes), sam=sam, depth=depth)
+    memory = FeatureMemory(limit_bytes=min(limit_bytes, free_memory_bytes(sam.device) // 2))
+    return PrefixCache(memory, sam=sam, depth=depth, is_batched=True)
+
+
+def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]:
+    by_name = {domain.name: domain for domain in stream.domains}
+    for name in order:
+        if name not in by_name:
+            raise unknown_name("domain of this stream", name, by_name)
+    if order and sorted(order) != sorted(by_name):
+        raise CosamError(
+            f"The order names {', '.join(order)}, but the stream has {', '.join(by_name)}. Name each domain once."
+        )
+    return tuple(by_name[name] for name in order) if order else stream.domains

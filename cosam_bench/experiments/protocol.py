@@ -1,0 +1,239 @@
+"""Protocols: named, frozen experiments, and the settings of one run of a method on one."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import Field, model_validator
+
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import expanded
+from cosam_bench.core.settings import Settings, read_toml, validate
+from cosam_bench.data.foreground import Foreground
+from cosam_bench.data.prompts import PromptSettings
+from cosam_bench.evaluation.score_settings import ScoreSettings
+from cosam_bench.experiments.protocol_files import CLEAN, built_in_protocols, read_protocol
+from cosam_bench.method.registry import load_method, method_names, short_name
+from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.training.fit_settings import FitSettings
+
+
+class ModelSettings(Settings):
+    """The base model.
+
+    Attributes:
+        name: one of those that ``cosam-bench models`` lists.
+        checkpoint: a file of weights; empty for the embedded or fetched one; ``random`` for untrained weights.
+        global_attention: let every block attend to the whole image, as CoSAM's released code does.
+    """
+
+    name: str = "vit_b"
+    checkpoint: str = ""
+    global_attention: bool = False
+
+
+class Protocol(Settings):
+    """A frozen experiment: everything that decides a score, but the method, the seed and the order.
+
+    Attributes:
+        name: the folder of its results.
+        version: raised whenever a change makes scores incomparable.
+        title: one line for people.
+        stream: the name of a built-in stream, or the path of a stream's TOML file.
+        mode: ``clean``, or the one of the protocol's modes that was laid over it; ``name`` then ends in it.
+        resize: ``pad`` keeps an image's aspect, ``squash`` stretches it to the model's square.
+        resampling: how an image is brought to the model's size: ``pillow`` is bilinear over the area that a new
+            pixel covers, ``torch`` plainly bilinear, without antialiasing.
+        foreground: which pixels of every mask file are foreground; none: as each domain's card says.
+        methods: by method, the settings it has under this protocol where nobody asks for others.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    version: Annotated[int, Field(ge=1)] = 1
+    title: str = ""
+    stream: str
+    mode: str = CLEAN
+    resize: Literal["pad", "squash"] = "pad"
+    resampling: Literal["pillow", "torch"] = "pillow"
+    foreground: Foreground | None = None
+    model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    prompts: PromptSettings = PromptSettings()
+    fit: FitSettings = FitSettings()
+    score: ScoreSettings = ScoreSettings()
+    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Protocol:
+        faults = {
+            "score.upsampling = 'direct' needs resize = 'squash'; padding ends within a cell of the logits": (
+                self.score.upsampling == "direct" and self.resize != "squash"
+            ),
+            "fit.empty_crops = 'keep' needs prompts.train = 'mix', 'box' or 'mask'; an empty crop has no points": (
+                self.fit.empty_crops == "keep" and self.prompts.train == "points"
+            ),
+            "fit.jitter draws the prompts of training anew, so prompts.published must be false": (
+                self.fit.jitter and self.prompts.published
+            ),
+        }
+        if any(faults.values()):
+            raise ValueError(next(fault for fault, is_there in faults.items() if is_there))
+        return self
+
+
+class RunConfig(Settings):
+    """One run as it is written beside its result, and can be run again.
+
+    Attributes:
+        method: a registered name, ``package.module:Class`` or ``file.py``.
+        settings: the method's own settings.
+        seed: of the training, the prompts and the method.
+        order: the domains' names in another order than the stream's; empty for the stream's.
+        device: ``auto`` takes CUDA where it is there.
+        prefix_cache_gib: GiB for what frozen first blocks of the encoder make of images; 0 computes it each time. On
+            the CPU they are the disk's; on CUDA the GPU's own, at most half of what is free. A run's identity does
+            not depend on it.
+        protocol: the resolved protocol.
+    """
+
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0)] = 0
+    order: tuple[str, ...] = ()
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    prefix_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 8.0
+    protocol: Protocol
+
+    def to_toml(self) -> str:
+        """The run as TOML, every default written out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def protocol_names() -> list[str]:
+    """The built-in protocols in alphabetical order."""
+    return sorted(built_in_protocols())
+
+
+def resolve_run(
+    *,
+    method: str = "",
+    protocol: str = "mini",
+    mode: str = CLEAN,
+    config: Path | None = None,
+    overrides: tuple[str, ...] = (),
+) -> RunConfig:
+    """The run that the options ask for, with the method's settings filled in and all paths absolute.
+
+    Args:
+        method: the method; may be empty where ``config`` names it.
+        protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
+        mode: ``clean``, or one of the protocol's modes; not used with ``config``, which holds one mode.
+        config: a ``config.toml`` that an earlier run wrote.
+        overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, ``seed``, ``order``,
+            ``device`` and ``prefix_cache_gib`` are the run's, every other key is the protocol's
+            (``adapter.rank=4``); the keys of ``config.toml``, ``settings.KEY`` and ``protocol.KEY``, do as
+            well. The value is TOML; what is no TOML is taken as text.
+
+    A relative path in a file starts at the file's folder, any other at the current one. A method's settings are
+    its defaults, over them the protocol's for this method, over them those of ``config``, then the overrides.
+
+    Raises:
+        CosamError: an unknown name or key, or a value of the wrong type.
+    """
+    data = _anchored(read_toml(config), config.parent) if config else {"protocol": _read_protocol(protocol, mode)}
+    if method:
+        given = _anchored({"method": method}, Path())
+        kept = data.get("settings", {}) if given["method"] == data.get("method") else {}
+        data |= given | {"settings": kept}
+    for override in overrides:
+        _apply(data, override)
+    if not data.get("method"):
+        raise CosamError("No method is named. Give --method NAME; `cosam-bench methods` lists them.")
+    run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
+    settings = validate(load_method(run.method).Settings, _method_settings(run), source=_settings_source(run))
+    return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
+
+
+def _read_protocol(asked: str, mode: str) -> dict[str, Any]:
+    modes, folder = read_protocol(asked)
+    for name, tables in modes.items():
+        source = f"The protocol {asked!r}" + (f" in mode {name!r}" if name != CLEAN else "")
+        validate(Protocol, tables, source=source)
+    if mode not in modes and len(modes) == 1:
+        raise CosamError(f"The protocol {asked!r} has no modes, so there is no mode {mode!r}. Leave out --mode.")
+    if mode not in modes:
+        raise unknown_name(f"mode of the protocol {asked!r}", mode, modes)
+    protocol: dict[str, Any] = _anchored({"protocol": modes[mode]}, folder)["protocol"]
+    return protocol
+
+
+def _method_settings(run: RunConfig) -> dict[str, Any]:
+    """The protocol's settings for the run's method, and over them those of the run."""
+    names = method_names()
+    for name in run.protocol.methods:
+        if name not in names:
+            raise unknown_name(f"method in the protocol {run.protocol.name!r}", name, names)
+    return run.protocol.methods.get(run.method, {}) | run.settings
+
+
+def _settings_source(run: RunConfig) -> str:
+    given = run.protocol.methods.get(run.method)
+    also = f" (with [methods.{run.method}] of the protocol {run.protocol.name!r})" if given else ""
+    return f"The settings of method {run.method!r}{also}"
+
+
+def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same tables; relative paths of the method, the stream and the weights start at ``folder``."""
+    protocol = data.get("protocol")
+    model, adapter = (protocol.get(name) if isinstance(protocol, dict) else None for name in ("model", "adapter"))
+    for table, key in ((data, "method"), (protocol, "stream"), (model, "checkpoint"), (adapter, "start")):
+        value = table.get(key) if isinstance(table, dict) else None
+        if table and isinstance(value, str) and _is_path(key, value):
+            table[key] = _absolute(value, folder)
+    return data
+
+
+def _is_path(key: str, value: str) -> bool:
+    if key == "method":
+        return short_name(value) != value
+    return value.endswith(".toml") if key == "stream" else value not in ("", "random")
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str((folder / expanded(path)).absolute())
+
+
+_OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protocol"}
+_RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib")
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise CosamError(f"--set {override!r} is no KEY=VALUE. Write, say, --set adapter.rank=4.")
+    if parts == ["method"]:
+        raise CosamError(f"--set {override!r}: the method is chosen by --method, its settings by method.KEY=VALUE.")
+    if parts in (["mode"], ["protocol", "mode"]):
+        raise CosamError(f"--set {override!r}: the mode is chosen by --mode.")
+    if len(parts) > 1 and parts[0] in _OWN_NAMES:
+        parts[0] = _OWN_NAMES[parts[0]]
+    elif parts[0] not in _RUN_KEYS:
+        parts.insert(0, "protocol")
+    table = data
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise CosamError(f"--set {override!r}: {part!r} is a value, not a table of settings.")
+        table = inner
+    table[parts[-1]] = _typed(text.strip())
+
+
+def _typed(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

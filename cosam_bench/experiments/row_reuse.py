@@ -1,0 +1,68 @@
+"""Rows of the score matrix that are not measured twice: frozen SAM's, and that of a state which did not change.
+
+Row 0 belongs to no method, so all runs under the same conditions share one file of it. A method is a function of its
+state, so where a domain left the state as it was, byte for byte, the row before is the row after. Neither makes a
+difference to a record: scores are the same bits, and seconds are those of the measured row.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cosam_bench.core.environment import versions
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import CannotWrite
+from cosam_bench.experiments.experiment import SHARED, Prepared
+from cosam_bench.experiments.step_result import StepResult
+from cosam_bench.sam.feature_cache import processor
+
+
+class FrozenRow:
+    """Frozen SAM's row under the conditions of a run, in a file that other runs may have written."""
+
+    def __init__(self, prepared: Prepared, *, results: Path) -> None:
+        self._prepared = prepared
+        self._path = results / SHARED / "rows" / f"{_identity(prepared)}.json"
+
+    def read(self) -> StepResult | None:
+        """The row, columns in the run's own order; None where nobody has measured it, or its file is damaged."""
+        try:
+            result = StepResult.read(self._path)
+        except CosamError:
+            return None
+        columns = {domain.name: domain.test.keys for domain in self._prepared.columns}
+        if {name: tuple(score.key for score in scores) for name, scores in result.scores.items()} != columns:
+            return None
+        return replace(result, scores={name: result.scores[name] for name in columns})
+
+    def write(self, result: StepResult) -> None:
+        """Keep the row for other runs; where that fails they measure it themselves."""
+        with suppress(CannotWrite):
+            result.save(self._path)
+
+
+def _identity(prepared: Prepared) -> str:
+    """Hash of all that decides the bits of the row."""
+    bench = prepared.bench
+    facts = {
+        "conditions": prepared.conditions.digest,
+        "prompts": {name: digest for name, digest in prepared.prompt_digests.items() if name.endswith("/test")},
+        "processor": processor(bench.view.device),
+        "threads": torch.get_num_threads(),
+        "batch size": bench.batch_size,  # the conditions may say "auto"
+        "kept features": bench.prefixes is not None,  # they are computed image by image, not in batches
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def is_unchanged(before: Path, after: Path) -> bool:
+    """Whether a method's state after a domain is, byte for byte, what it was before."""
+    return before.is_file() and filecmp.cmp(before, after, shallow=False)

@@ -1,0 +1,121 @@
+"""Measuring one row of the score matrix: a model's predictions in every column, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from cosam_bench.core.environment import peak_memory_bytes
+from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, score_split
+from cosam_bench.experiments.experiment import Prepared
+from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.reporter import Reporter
+from cosam_bench.experiments.step_result import StepResult
+from cosam_bench.method.interface import Method
+from cosam_bench.sam.batch_size import BatchSize, ImageDoesNotFit
+from cosam_bench.sam.feature_cache import clock
+from cosam_bench.sam.inputs import Batch
+
+
+class RowScorer:
+    """Measures the rows of one run; where a batch did not fit into the memory, later ones are smaller too."""
+
+    def __init__(self, prepared: Prepared, *, watch: FaultWatch, reporter: Reporter) -> None:
+        self._prepared = prepared
+        self._watch = watch
+        self._advance = reporter.advance
+        self._batch_size = BatchSize(prepared.bench.batch_size, note=reporter.note)
+        self._passes = self._tried = 0
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether all batches so far had the size that was asked for."""
+        return self._batch_size.now == self._prepared.bench.batch_size
+
+    @property
+    def images(self) -> int:
+        """The images of a row."""
+        return sum(len(domain.test) for domain in self._prepared.columns)
+
+    def frozen(self, result: StepResult) -> StepResult:
+        """The step with frozen SAM's row."""
+        return self._measured(result, lambda batch: self._prepared.bench.predict(None, batch))
+
+    def of_method(self, result: StepResult, method: Method) -> StepResult:
+        """The step with the row of the method as it is.
+
+        Raises:
+            MethodFailed: it raises, breaks the contract, or has too little memory even for a single image.
+        """
+
+        def predict(batch: Batch) -> Tensor:
+            with self._watch("predict"):
+                return method.predict(batch)
+
+        try:
+            return self._measured(result, predict)
+        except ImageDoesNotFit as error:
+            raise MethodFailed(f"The method {self._prepared.method_name!r} failed in predict(): {error}") from error
+
+    def like(self, result: StepResult, other: StepResult) -> StepResult:
+        """The step with another's row, at the cost at which that was measured."""
+        self._advance(self.images)
+        return replace(
+            result,
+            scores=other.scores,
+            scoring_seconds=other.scoring_seconds,
+            encoder_passes_per_image=other.encoder_passes_per_image,
+            peak_memory_bytes=peak_memory_bytes(self._prepared.bench.view.device),
+        )
+
+    def _measured(self, result: StepResult, predict: Callable[[Batch], Tensor]) -> StepResult:
+        bench = self._prepared.bench
+        began, self._passes = clock(bench.prefixes), 0
+        try:
+            scores = self._columns(self._counted(predict))
+        except BadPrediction as error:
+            raise MethodFailed(f"The method {self._prepared.method_name!r} broke its contract: {error}") from error
+        self._watch.check_base("predict")
+        return replace(
+            result,
+            scores=scores,
+            scoring_seconds=clock(bench.prefixes) - began,
+            encoder_passes_per_image=self._passes / self.images,
+            peak_memory_bytes=peak_memory_bytes(bench.view.device),
+        )
+
+    def _counted(self, predict: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
+        """Note the encoder passes of a prediction; they count once its batch is measured, see ``_count``."""
+
+        def counted(batch: Batch) -> Tensor:
+            before = self._prepared.bench.sam.encoder_passes
+            logits = predict(batch)
+            self._tried = self._prepared.bench.sam.encoder_passes - before
+            return logits
+
+        return counted
+
+    def _count(self) -> None:
+        self._passes += self._tried
+
+    def _columns(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+        prepared, score = self._prepared, self._prepared.config.protocol.score
+        return {
+            domain.name: score_split(
+                predict,
+                domain.test,
+                prepared.test_prompts[domain.name],
+                kind=prepared.config.protocol.prompts.test,
+                view=prepared.bench.view,
+                batch_size=self._batch_size,
+                size=score.size,
+                upsampling=score.upsampling,
+                tell_domain=prepared.method.card.told_domain,
+                loader=prepared.loader,
+                measured_batch=self._count,
+                advance=self._advance,
+            )
+            for domain in prepared.columns
+        }

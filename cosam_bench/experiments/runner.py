@@ -1,0 +1,171 @@
+"""Streaming the domains through a method, and filling the score matrix row by row.
+
+Between two domains the method's state is written to disk, the object is dropped and a new one is built from
+the file. A run that was stopped therefore goes on where it was by the same path as one that was not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cosam_bench.core.environment import reset_peak_memory, synchronise
+from cosam_bench.data.prompts import joined
+from cosam_bench.data.samples import union
+from cosam_bench.experiments.experiment import Prepared
+from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.reporter import Reporter, SilentReporter
+from cosam_bench.experiments.row_reuse import FrozenRow, is_unchanged
+from cosam_bench.experiments.row_scorer import RowScorer
+from cosam_bench.experiments.running_record import RunningRecord
+from cosam_bench.experiments.step_result import StepResult
+from cosam_bench.method.cost_meter import Meter
+from cosam_bench.method.interface import MergingMethod, Method, State
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.results.records import Record
+from cosam_bench.sam.feature_cache import clock
+from cosam_bench.training.epochs import images_seen
+
+# Encoder passes over each training image that a rule takes beside the training, by what its card needs:
+# as many as the harness's own rules take. They only move the progress bar.
+_PASSES = {"inputs": 1, "labels": 1, "gradients": 3, "replay": 0}
+
+
+class Runner:
+    """One run: the loop over the domains."""
+
+    def __init__(self, prepared: Prepared, *, results: Path, reporter: Reporter | None = None) -> None:
+        self._prepared = prepared
+        self._reporter = reporter or SilentReporter()
+        self._record = RunningRecord(prepared, results=results)
+        self._frozen = FrozenRow(prepared, results=results)
+        self._watch = FaultWatch(prepared.method_name, sam=prepared.bench.sam, error_file=self._record.error_file)
+        self._scorer = RowScorer(prepared, watch=self._watch, reporter=self._reporter)
+
+    @property
+    def folder(self) -> Path:
+        """The record's."""
+        return self._record.folder
+
+    def finished(self) -> Record | None:
+        """The record of this very run where it is already complete."""
+        return self._record.finished()
+
+    def run(self, *, fresh: bool = False) -> Record:
+        """Measure every row that is missing, and return the complete record.
+
+        The record says ``failed`` where the method is at fault, and ``interrupted`` where the run was stopped
+        or something else went wrong: the next run of the same settings goes on after the last whole step.
+
+        Args:
+            fresh: forget what an earlier run of the same settings left.
+
+        Raises:
+            MethodFailed: the method raised, or broke its contract.
+            CosamError: a file cannot be written or read, or another process is at this run.
+        """
+        with self._record.locked():
+            if fresh:
+                self._record.forget()
+            record = self.finished()
+            if record is not None:
+                return record
+            self._record.begin()
+            try:
+                self._measure_missing()
+            except MethodFailed as error:
+                self._record.stop("failed", error=str(error))
+                raise
+            except KeyboardInterrupt:
+                self._record.stop("interrupted", error=None)
+                raise
+            except Exception as error:
+                self._record.stop("interrupted", error=f"{type(error).__name__}: {error}")
+                raise
+            return self._record.complete()
+
+    def _measure_missing(self) -> None:
+        reset_peak_memory(self._prepared.bench.view.device)
+        self._reporter.begin(self._units_left())
+        for step in self._record.missing:
+            self._record.finish_step(self._measure(step))
+        method = self._build(self._prepared.steps[-1], Meter())
+        self._record.keep_outcome(method.served if isinstance(method, MergingMethod) else None)
+
+    def _units_left(self) -> float:
+        prepared, card, missing = self._prepared, self._prepared.method.card, self._record.missing
+        scoring = len(missing) * self._scorer.images
+        if card.state == "none":
+            return scoring
+        learned = [len(prepared.domains[step - 1].train) for step in missing if step > 0]
+        if card.all_at_once and learned:
+            learned = [sum(len(domain.train) for domain in prepared.domains)]
+        extra = max((_PASSES[need] for need in card.needs), default=0)
+        return scoring + sum(3 * images_seen(count, prepared.bench.fit) + extra * count for count in learned)
+
+    def _measure(self, step: int) -> StepResult:
+        """One row: learn the step's domain, then score all columns; row 0 is the frozen model."""
+        if step == 0:
+            return self._frozen_row()
+        result = self._learn(step)
+        before = self._record.before(step)
+        if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
+            return self._scorer.like(result, before)
+        self._reporter.say(f"Scoring after step {step} of {self._prepared.steps[-1]}")
+        return self._scorer.of_method(result, self._build(step, Meter()))
+
+    def _frozen_row(self) -> StepResult:
+        known = self._frozen.read()
+        if known is not None:
+            return self._scorer.like(StepResult(0, {}), known)
+        self._reporter.say("Scoring frozen SAM")
+        result = self._scorer.frozen(StepResult(0, {}))
+        if self._scorer.is_as_asked:  # else its last bits are those of smaller batches
+            self._frozen.write(result)
+        return result
+
+    def _learn(self, step: int) -> StepResult:
+        """Let the method learn the step's domain, and write its state."""
+        domain = self._training_domain(step)
+        steps = self._prepared.steps
+        self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
+        meter = Meter()
+        method = self._build(steps[steps.index(step) - 1], meter)
+        prefixes = self._prepared.bench.prefixes
+        began = clock(prefixes)
+        with self._watch("learn"):
+            method.learn(domain, step=steps.index(step))
+            synchronise(self._prepared.bench.view.device)
+        seconds = clock(prefixes) - began
+        domain.close()
+        with self._watch("state"):
+            state = method.state()
+            state_bytes = state.save(self._record.state_file(step))
+        self._watch.check_base("learn")
+        return StepResult(
+            step,
+            {},
+            training_seconds=meter.training_seconds,
+            merge_seconds=seconds - meter.elapsed_training_seconds,
+            state_bytes=state_bytes,
+            trainable_parameters=meter.trainable_parameters,
+        )
+
+    def _training_domain(self, step: int) -> TrainingDomain:
+        if not self._prepared.method.card.all_at_once:
+            domain = self._prepared.domains[step - 1]
+            return TrainingDomain(domain.name, domain.train, self._prepared.train_prompts[domain.name])
+        split = union(self._prepared.domains, "all")
+        prompts = joined([self._prepared.train_prompts[domain.name] for domain in self._prepared.domains])
+        return TrainingDomain("all", split, prompts)
+
+    def _build(self, step: int, meter: Meter) -> Method:
+        """A new method object, as the state after ``step`` makes it."""
+        bench = replace(self._prepared.bench, meter=meter, advance=self._reporter.advance)
+        with self._watch("__init__"):
+            method = self._prepared.method(self._prepared.settings, bench)
+        if step > 0:
+            state = State.read(self._record.state_file(step))
+            with self._watch("load"):
+                method.load(state)
+        return method

@@ -1,0 +1,244 @@
+"""A record while its run goes on: what is final, what is still missing, and who is writing.
+
+In the record's folder stand, from the first moment on, ``config.toml`` and ``run.json``; then, step by step,
+``scores.csv`` and ``matrix.csv``; at the end ``state.safetensors`` (all that the method keeps) and
+``update.safetensors`` (what it serves, where that is one update). Until then ``steps/`` holds
+
+    NNN.safetensors   the method's state after step NNN
+    NNN.json          the step's scores and costs; written last, it makes the step final
+
+A run that is killed between any two writes goes on after the last final step: the state that it starts from
+is removed only once the next step is final, and all else is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cosam_bench.core.environment import commit, hardware, utc_now, versions
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix, summary
+from cosam_bench.evaluation.scoring import domain_means
+from cosam_bench.experiments.experiment import Prepared
+from cosam_bench.experiments.step_result import StepResult
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.interface import write_tensors
+from cosam_bench.results.records import Record, RecordWriter, record_folder
+from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
+
+LOCK = ".lock"
+
+
+class RunningRecord:
+    """The folder of one run, for the one process that writes it."""
+
+    def __init__(self, prepared: Prepared, *, results: Path) -> None:
+        self.folder = record_folder(
+            results,
+            protocol=prepared.config.protocol.name,
+            method=prepared.method_name,
+            digest=prepared.digest,
+        )
+        self._prepared = prepared
+        self._writer = RecordWriter(self.folder)
+        self._started = utc_now()
+        self._done: dict[int, StepResult] = {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only writer for the time; a killed process holds no lock.
+
+        Raises:
+            CosamError: another process has it.
+            CannotWrite: the folder cannot be made.
+        """
+        path = self.folder / LOCK
+        busy = CosamError(
+            f"Another process is running this very run, into {self.folder}. Wait for it, stop it, or give "
+            "--results another folder."
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        except OSError as error:
+            raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
+        with file:
+            hold_alone(file, busy=busy)
+            yield
+
+    def finished(self) -> Record | None:
+        """The record where it is already complete.
+
+        Raises:
+            CosamError: there is a record that cannot be read.
+        """
+        info = self._info()
+        return Record(self.folder, info) if info is not None and info.status == "complete" else None
+
+    def _info(self) -> RunInfo | None:
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        try:
+            return read_run_info(path)
+        except CosamError as error:
+            raise CosamError(f"{error} --fresh puts this run in its place.") from None
+
+    def forget(self) -> None:
+        """Remove all that an earlier run left."""
+        with _removing(self.folder):
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink()
+
+    def begin(self) -> None:
+        """Read the steps that are final, and say that the run goes on.
+
+        Raises:
+            CosamError: a step that should be final cannot be read, or is another run's.
+        """
+        earlier = self._info()
+        if earlier is not None:
+            self._started = earlier.started
+        for step in self._prepared.steps:
+            path = self._step_file(step, "json")
+            if not path.exists():
+                break
+            self._done[step] = self._checked(StepResult.read(path), path, step)
+        with _removing(self.folder):
+            self.error_file.unlink(missing_ok=True)
+        write_atomically(self.folder / "config.toml", self._prepared.config.to_toml())
+        self.write_info("running")
+
+    def _checked(self, result: StepResult, path: Path, step: int) -> StepResult:
+        wanted = {domain.name: list(domain.test.keys) for domain in self._prepared.columns}
+        found = {column: [score.key for score in scores] for column, scores in result.scores.items()}
+        if result.step != step or found != wanted:
+            raise CosamError(f"{path} does not belong to this run. Run again with --fresh.")
+        return result
+
+    @property
+    def missing(self) -> list[int]:
+        """The steps that are still to be measured, in order."""
+        return [step for step in self._prepared.steps if step not in self._done]
+
+    def before(self, step: int) -> StepResult | None:
+        """The final step before this one, where a method has a state after it; None for the first domain."""
+        found = [done for number, done in self._done.items() if 0 < number < step]
+        return found[-1] if found else None
+
+    @property
+    def error_file(self) -> Path:
+        """Where the traceback of a failed method is kept."""
+        return self.folder / "error.txt"
+
+    def state_file(self, step: int) -> Path:
+        """The method's state after ``step``."""
+        return self._step_file(step, "safetensors")
+
+    def _step_file(self, step: int, ending: str) -> Path:
+        return self.folder / "steps" / f"{step:03d}.{ending}"
+
+    def finish_step(self, result: StepResult) -> None:
+        """Write a row, make its step final, and remove the state before it."""
+        cells = self._cells(self._done | {result.step: result})
+        self._writer.write_scores(result.step, result.scores)
+        self._writer.write_matrix(cells)
+        result.save(self._step_file(result.step, "json"))
+        self._done[result.step] = result
+        with _removing(self.folder):
+            for path in (self.folder / "steps").glob("*.safetensors"):
+                if path != self.state_file(result.step):
+                    path.unlink()
+
+    def keep_outcome(self, served: Update | None) -> None:
+        """Keep the final state, and the served update where there is one."""
+        state = self.state_file(self._prepared.steps[-1])
+        with replacing(self.folder / "state.safetensors") as temporary:
+            shutil.copyfile(state, temporary)
+        if served is not None:
+            write_tensors(self.folder / "update.safetensors", served.tensors())
+
+    def complete(self) -> Record:
+        """Remove what only a running record needs, and return the complete one."""
+        self.write_info("complete")
+        with _removing(self.folder):
+            shutil.rmtree(self.folder / "steps")
+            (self.folder / LOCK).unlink()
+        return Record(self.folder, read_run_info(self.folder / "run.json"))
+
+    def stop(self, status: Status, *, error: str | None) -> None:
+        """Say why the run ended early, as far as that can still be written."""
+        with suppress(CannotWrite):
+            self.write_info(status, error=error)
+
+    def write_info(self, status: Status, *, error: str | None = None) -> None:
+        """Replace ``run.json``."""
+        prepared = self._prepared
+        config = prepared.config
+        order = tuple(domain.name for domain in prepared.domains)
+        retention = tuple(domain.name for domain in prepared.retention)
+        cells = self._cells(self._done)
+        matrices = [
+            ScoreMatrix.from_rows(cells, metric=metric, domains=order, retention=retention) for metric in METRICS
+        ]
+        info = RunInfo(
+            protocol=config.protocol.name,
+            protocol_version=config.protocol.version,
+            method=prepared.method_name,
+            settings=prepared.settings.model_dump(mode="json"),
+            config=json.loads(config.model_dump_json()),
+            seed=config.seed,
+            order=order,
+            retention=retention,
+            marks=prepared.method.card.marks,
+            conditions=prepared.conditions,
+            prompts=prepared.prompt_digests,
+            versions=versions(),
+            commit=commit(),
+            hardware=dict(hardware(prepared.bench.view.device)),
+            device=str(prepared.bench.view.device),
+            status=status,
+            started=self._started,
+            error=error,
+            cost=self._cost(),
+            summary={matrix.metric: summary(matrix) for matrix in matrices},
+        )
+        self._writer.write_info(info)
+
+    def _cells(self, results: dict[int, StepResult]) -> list[Cell]:
+        return [
+            Cell(step, column, metric, value, len(scores))
+            for step, result in sorted(results.items())
+            for column, scores in result.scores.items()
+            for metric, value in domain_means(scores).items()
+        ]
+
+    def _cost(self) -> Cost:
+        learned = [self._done[step] for step in self._prepared.steps[1:] if step in self._done]
+        if not learned:
+            return Cost()
+        return Cost(
+            train_seconds=tuple(result.training_seconds for result in learned),
+            merge_seconds=tuple(result.merge_seconds for result in learned),
+            state_bytes=tuple(result.state_bytes for result in learned),
+            peak_memory_bytes=max(result.peak_memory_bytes for result in self._done.values()),
+            encoder_passes_per_image=learned[-1].encoder_passes_per_image,
+            trainable_parameters=learned[-1].trainable_parameters,
+        )
+
+
+@contextmanager
+def _removing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(f"{folder} cannot be cleared: {error.strerror or error}. Check who owns it.") from error

@@ -1,0 +1,60 @@
+"""What one step of a run measured, and the file that makes the step final."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import write_atomically
+from cosam_bench.evaluation.scoring import ImageScore
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One row of the score matrix, image by image, and what the step cost.
+
+    Attributes:
+        step: how many domains are learned; 0 is the frozen model.
+        scores: by column, the scores of its test images.
+        training_seconds: of the adapter, in full also where an expert was reused.
+        merge_seconds: the rest of ``learn``.
+        scoring_seconds: of the row.
+        state_bytes: size of the method's state on disk.
+        encoder_passes_per_image: of the row's predictions.
+        trainable_parameters: of the adapter.
+        peak_memory_bytes: the highest use up to the step's end, in the process that measured it.
+    """
+
+    step: int
+    scores: dict[str, list[ImageScore]]
+    training_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+    state_bytes: int = 0
+    encoder_passes_per_image: float = 0.0
+    trainable_parameters: int = 0
+    peak_memory_bytes: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write the step as JSON; numbers read back are the same bits."""
+        write_atomically(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> StepResult:
+        """The step that ``save`` wrote.
+
+        Raises:
+            CosamError: the file is missing or damaged.
+        """
+        try:
+            return _AS_WRITTEN.validate_python(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CosamError(f"The step {path} cannot be read: {reason}. Run again with --fresh.") from None
+
+
+_AS_WRITTEN = TypeAdapter(StepResult)

@@ -1,0 +1,5 @@
+"""The interface of a method, and what the harness offers to one."""
+
+from cosam_bench._moved import forwarding
+
+__getattr__ = forwarding("cosam_bench.method", "cosam_bench.method.interface")

@@ -1,0 +1,295 @@
+"""A check for anybody's method: does it keep the contract that the harness's figures rest on?
+
+    from cosam_bench.method.contract_check import check_method
+    check_method(MyMethod)
+
+It runs the method on three small drawn domains with an untrained tiny SAM: a few seconds on a laptop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.seeds import torch_generator
+from cosam_bench.core.settings import Settings, validate
+from cosam_bench.data.prompts import PromptKind, draw_prompts
+from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.evaluation.scoring import checked_logits
+from cosam_bench.merging.updates import digest_tensors
+from cosam_bench.method.card import MethodCard
+from cosam_bench.method.cost_meter import Meter
+from cosam_bench.method.interface import Method, State
+from cosam_bench.method.training_domain import ClosedDomainError, TrainingDomain
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.adapters.targets import AdapterSettings, add_side_layers
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.inputs import Batch, View, collate
+from cosam_bench.training.fit_settings import FitSettings
+
+DOMAINS = ("first", "second", "third")
+TOLERANCE = 1e-4  # of logits that may differ by the order of additions within a batch
+
+
+class ContractViolation(CosamError):
+    """A method does not keep the contract; the message says what was seen and the likely cause."""
+
+
+def check_method(
+    method: type[Method], *, settings: Mapping[str, Any] | None = None, adapter: AdapterSettings | None = None
+) -> list[str]:
+    """Run the contract on a method, and return one line for each thing that was found in order.
+
+    Args:
+        method: a concrete subclass of ``Method``.
+        settings: of the method, where its defaults are too slow or not enough.
+        adapter: which one is trained; none: a small LoRA.
+
+    Raises:
+        ContractViolation: the first thing that is not in order.
+        CosamError: the settings are not the method's.
+    """
+    _check_class(method)
+    checked = validate(method.Settings, dict(settings or {}), source=f"Settings of {method.__name__}")
+    trial = _Trial(method, checked, adapter=adapter or AdapterSettings(rank=2, alpha=2.0))
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
+        torch.manual_seed(1)
+        first = trial.run(Path(folder) / "first")
+        torch.manual_seed(2)
+        second = trial.run(Path(folder) / "second")
+    _check_same_twice(first, second)
+    if adapter is None:  # a rank that cannot rise further keeps a state from growing
+        _check_growth(method.card, first.state_bytes)
+    return [
+        "the class has a card, settings and all abstract methods",
+        "predict() returns finite float logits of the decoder's size",
+        "an image's prediction does not depend on the rest of its batch",
+        "a method rebuilt from its state predicts the same, so nothing is remembered outside of it",
+        "a state that is read and written again is the same",
+        "no data is touched after learn() has returned",
+        "the frozen base model is untouched",
+        "torch's global random state is untouched, and a second run gives the same state",
+        f"the state's growth is as the card says: {method.card.state}",
+    ]
+
+
+def _check_class(method: type[Method]) -> None:
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise ContractViolation(f"{method!r} is no subclass of cosam_bench.Method.")
+    missing = sorted(getattr(method, "__abstractmethods__", ()))
+    if missing:
+        raise ContractViolation(f"{method.__name__} does not define {', '.join(missing)}.")
+    if not isinstance(getattr(method, "card", None), MethodCard):
+        raise ContractViolation(
+            f"{method.__name__}.card is not a MethodCard. Write card = MethodCard(title='...', ...) in the class."
+        )
+    if not issubclass(method.Settings, Settings):
+        raise ContractViolation(
+            f"{method.__name__}.Settings is no subclass of cosam_bench.Settings, which refuses unknown keys."
+        )
+
+
+class _Outcome:
+    """What one pass over the trial's stream gave."""
+
+    def __init__(self) -> None:
+        self.state_bytes: list[int] = []
+        self.states: list[str] = []
+        self.logits: list[Tensor] = []
+
+
+class _Trial:
+    """A method, and the small stream it is tried on."""
+
+    def __init__(self, method: type[Method], settings: Settings, *, adapter: AdapterSettings) -> None:
+        self._method = method
+        self._settings = settings
+        sam = build_sam("tiny", checkpoint="random", seed=0)
+        add_side_layers(sam, adapter, generator=torch_generator(0, "adapter"))
+        self._bench = Workbench(
+            sam=sam,
+            adapter=adapter,
+            fit=FitSettings(epochs=1, batch_size=2, learning_rate=1e-2, flip=False),
+            prompt_kind="box",
+            view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+            seed=0,
+            batch_size=2,
+        )
+        self._base = digest_tensors(sam.state_dict())
+        self._splits = [drawn_split(name, shift=index) for index, name in enumerate(DOMAINS)]
+
+    def run(self, folder: Path) -> _Outcome:
+        """Learn the stream, rebuilding the method from its state after each domain."""
+        outcome = _Outcome()
+        method = self._build()
+        for step, split in enumerate(self._splits, start=1):
+            if step > 1 and self._method.card.all_at_once:
+                break
+            self._learn(method, split, step)
+            kept = self._predict(method)
+            path = folder / f"{step}.safetensors"
+            outcome.state_bytes.append(self._state(method).save(path))
+            method = self._rebuild(path)
+            self._check_rebuilt(method, kept, path)
+            outcome.states.append(_digest(path))
+            outcome.logits.append(kept)
+        return outcome
+
+    def _build(self) -> Method:
+        with self._watch("__init__"):
+            return self._method(self._settings, replace(self._bench, meter=Meter()))
+
+    def _learn(self, method: Method, split: Split, step: int) -> None:
+        domain = TrainingDomain(split.domain, split, draw_prompts(split, points=3, seed=0))
+        with self._watch("learn"):
+            method.learn(domain, step=step)
+        domain.close()
+
+    def _state(self, method: Method) -> State:
+        with self._watch("state"):
+            state = method.state()
+        if not isinstance(state, State):
+            raise ContractViolation(f"state() returned {type(state).__name__}, not a cosam_bench.State.")
+        return state
+
+    def _rebuild(self, path: Path) -> Method:
+        method = self._build()
+        with self._watch("load"):
+            method.load(State.read(path))
+        return method
+
+    def _check_rebuilt(self, method: Method, kept: Tensor, path: Path) -> None:
+        if not torch.equal(self._predict(method), kept):
+            raise ContractViolation(
+                "After load(state()) the method predicts something else. Likely cause: predict() needs an attribute "
+                "that state() does not save or load() does not restore, or it draws random numbers."
+            )
+        again = path.with_suffix(".again")
+        self._state(method).save(again)
+        if _digest(again) != _digest(path):
+            raise ContractViolation(
+                "A state that was loaded is saved as another one. Likely cause: state() leaves something out that "
+                "only the next learn() needs, such as running sums, or load() changes dtypes."
+            )
+
+    def _predict(self, method: Method) -> Tensor:
+        """The logits of all training images as one batch, compared with those one by one."""
+        together = self._logits(method, list(range(len(DOMAINS))))
+        for row in range(len(DOMAINS)):
+            alone = self._logits(method, [row])
+            if not torch.allclose(alone[0], together[row], atol=TOLERANCE, rtol=TOLERANCE):
+                raise ContractViolation(
+                    "An image is predicted differently alone and in a batch. Likely cause: statistics over the "
+                    "batch, or one choice (of an adapter, of a prompt) made for all rows."
+                )
+        return together
+
+    def _logits(self, method: Method, rows: list[int]) -> Tensor:
+        batch = self._batch(rows, told=method.card.told_domain)
+        with self._watch("predict"), torch.inference_mode():
+            logits = method.predict(batch)
+        try:
+            return checked_logits(logits, batch, self._bench.view).clone()
+        except CosamError as error:
+            raise ContractViolation(str(error)) from None
+
+    def _batch(self, rows: list[int], *, told: bool) -> Batch:
+        """The first image of each of these domains."""
+        parts = [self._splits[row] for row in rows]
+        prompts = [draw_prompts(split, points=3, seed=0).take([0]) for split in parts]
+        joined = replace(
+            prompts[0],
+            boxes=torch.cat([prompt.boxes for prompt in prompts]),
+            points=torch.cat([prompt.points for prompt in prompts]),
+            masks=torch.cat([prompt.masks for prompt in prompts]),
+        )
+        domains = tuple(split.domain for split in parts) if told else None
+        kinds: list[PromptKind] = ["box"] * len(rows)
+        batch, _ = collate([split[0] for split in parts], joined, kinds=kinds, view=self._bench.view, domains=domains)
+        return batch
+
+    @contextmanager
+    def _watch(self, act: str) -> Iterator[None]:
+        """See that one call raises nothing, draws no global random number and leaves the base model alone."""
+        before = torch.get_rng_state()
+        try:
+            yield
+        except ClosedDomainError as error:
+            raise ContractViolation(
+                f"{act}() read a domain that is over. Likely cause: the method keeps the domain and reads it later. "
+                f"{error}"
+            ) from error
+        except Exception as error:  # anybody's code may raise anything
+            raise ContractViolation(f"{act}() raised {type(error).__name__}: {error}") from error
+        if not torch.equal(before, torch.get_rng_state()):
+            raise ContractViolation(
+                f"{act}() drew from torch's global generator, so results depend on what ran before. Use "
+                "self.bench.generator('a name') instead, also for the first weights of a layer."
+            )
+        if digest_tensors(self._bench.sam.state_dict()) != self._base:
+            raise ContractViolation(
+                f"{act}() changed the frozen base model's weights, which is memory outside of the state. Keep the "
+                "change as an Update and predict with self.bench.predict(update, batch)."
+            )
+
+
+def _check_same_twice(first: _Outcome, second: _Outcome) -> None:
+    same = all(torch.equal(one, other) for one, other in zip(first.logits, second.logits, strict=True))
+    if first.states != second.states or not same:
+        raise ContractViolation(
+            "Two runs with the same seed differ. Likely cause: random numbers that do not come from "
+            "self.bench.generator, a set that is iterated, or memory in the class or its module."
+        )
+
+
+def _check_growth(card: MethodCard, state_bytes: list[int]) -> None:
+    if card.all_at_once:
+        return
+    # Lengths of names and digits may move a file's header by a little; a tensor moves it by more.
+    slack = 64
+    grows = state_bytes[-1] - state_bytes[1] > slack
+    if card.state == "none" and state_bytes[0] > slack:
+        raise ContractViolation(
+            f"The card says that nothing survives between domains, but the state takes {state_bytes[0]} bytes. "
+            "Say state='constant' or state='grows'."
+        )
+    if card.state != "grows" and grows:
+        raise ContractViolation(
+            f"The card says that the state is {card.state!r}, but it takes {state_bytes} bytes after the domains. "
+            "Say state='grows', or keep running sums instead of one entry a domain."
+        )
+    if card.state == "grows" and not grows:
+        raise ContractViolation(
+            f"The card says that the state grows, but it takes {state_bytes} bytes after the domains. "
+            "Say state='constant', or save what is missing in state()."
+        )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def drawn_split(name: str, *, shift: int) -> Split:
+    """Four images of a bright square; each domain has its own size, place and background."""
+    images, masks, entries = [], [], []
+    side = 96
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    for index in range(4):
+        top, left, size = 8 + 9 * index, 10 + 13 * shift, 24 + 8 * shift
+        mask = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
+        ramp = (rows * (shift + 1) + columns * (3 - shift)) % 97
+        image = torch.stack([ramp, ramp // 2, 96 - ramp]) + 120 * mask
+        images.append(image.to(torch.uint8))
+        masks.append(mask)
+        digests = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in (images[-1], mask)]
+        entries.append(Entry(f"{index}", *digests))
+    return Split(name, part="train", manifest=Manifest(tuple(entries)), source=Pixels(tuple(images), tuple(masks)))

@@ -1,0 +1,205 @@
+"""The interface of a method: it learns one domain after another, and predicts masks."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cosam_bench.core import settings as config
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import CannotWrite, replacing
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.card import MethodCard
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.inputs import Batch
+from cosam_bench.training.fit import TrainingHooks
+
+Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"] | None
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything of a method that survives between two domains.
+
+    Attributes:
+        tensors: by name, of any dtype and shape.
+        values: by name, anything JSON can hold.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def save(self, path: Path) -> int:
+        """Write the state as one safetensors file and return the file's size in bytes.
+
+        Raises:
+            CannotWrite: the folder cannot be written or the disk is full.
+        """
+        return write_tensors(path, self.tensors, {"values": json.dumps(self.values, sort_keys=True)})
+
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """The state that ``save`` wrote.
+
+        Raises:
+            CosamError: the file is missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+                values = json.loads((file.metadata() or {})["values"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CosamError(f"The state {path} cannot be read: {error}. Run again with --fresh.") from None
+        return cls(tensors, values)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> int:
+    """Write tensors, wherever and however they lie, as one safetensors file and return the file's size in bytes.
+
+    Raises:
+        CannotWrite: the folder cannot be written or the disk is full.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(_apart(tensors), temporary, metadata)
+        except SafetensorError as error:
+            raise CannotWrite(f"{path} cannot be written: {error}. Free space or choose another folder.") from error
+        return temporary.stat().st_size
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the format wants them: on the CPU, contiguous, and none in memory that another one is part of.
+
+    Only those that are not so already are copied, because a state may be as large as the memory allows.
+    """
+    ready: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        placed = tensor.detach().cpu()
+        storage = placed.untyped_storage()
+        is_alone = placed.nbytes == storage.nbytes() and storage.data_ptr() not in taken
+        ready[name] = (
+            placed if is_alone and placed.is_contiguous() else placed.clone(memory_format=torch.contiguous_format)
+        )
+        taken.add(ready[name].untyped_storage().data_ptr())
+    return ready
+
+
+class NoSettings(config.Settings):
+    """The settings of a method that has none."""
+
+
+class Method(ABC):
+    """A way to learn a stream of domains with one frozen SAM.
+
+    A subclass sets ``card``, may set ``Settings``, and writes ``learn``, ``state`` and ``load``. Between two
+    domains the harness writes ``state()`` to a file, drops the object and builds a new one from the file, so
+    whatever is not in the state is gone.
+
+    Attributes:
+        settings: this method's settings, of the class ``Settings``.
+        bench: the frozen model, the protocol's training and the cost meter.
+    """
+
+    card: ClassVar[MethodCard]
+    Settings: ClassVar[type[config.Settings]] = NoSettings
+
+    def __init__(self, settings: config.Settings, bench: Workbench) -> None:
+        self.settings = settings
+        self.bench = bench
+
+    @abstractmethod
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Learn from the current domain's training data, and from nothing else.
+
+        Args:
+            domain: closed as soon as this method returns.
+            step: 1 for the first domain.
+        """
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> Tensor:
+        """Mask logits, float, ``(B, h, w)`` on the decoder's grid; a pixel is foreground where they exceed 0."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """All that survives until the next domain."""
+
+    @abstractmethod
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+
+
+class MergingMethod(Method):
+    """A method that trains one expert a domain and merges it into one served update.
+
+    A subclass writes ``merge``. What its rule remembers between domains goes into ``memory`` (tensors) and
+    ``values`` (plain data); both, and the served update, are the state.
+
+    Attributes:
+        start: where an expert's training starts: at the frozen ``base``, or at the ``served`` update.
+        from_scratch: leave the served update as it is beneath a fresh adapter, instead of training it on.
+        served: the update that is deployed; none before the first domain.
+    """
+
+    start: Literal["base", "served"] = "base"
+    from_scratch: bool = False
+
+    def __init__(self, settings: config.Settings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.served: Update | None = None
+        self.memory: dict[str, Tensor] = {}
+        self.values: dict[str, Value] = {}
+
+    @abstractmethod
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The next served update.
+
+        Args:
+            expert: what training on this domain changed, relative to the frozen base.
+            domain: the current domain, for rules that need its inputs, labels or gradients.
+            step: 1 for the first domain.
+        """
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
+        """This method's own steps within an expert's training; none: the protocol's training, shared by methods."""
+        return None
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train this domain's expert and merge it."""
+        expert = self.bench.train(
+            domain,
+            start=self.served if self.start == "served" else None,
+            from_scratch=self.from_scratch,
+            hooks=self.hooks(domain, step=step),
+        )
+        self.served = self.merge(expert.update, domain, step=step)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """The served model's mask logits."""
+        return self.bench.predict(self.served, batch)
+
+    def state(self) -> State:
+        """The served update and the rule's memory."""
+        served = self.served.tensors("served/") if self.served is not None else {}
+        memory = {f"memory/{name}": tensor for name, tensor in self.memory.items()}
+        return State(served | memory, {"is_served": self.served is not None, "values": dict(self.values)})
+
+    def load(self, state: State) -> None:
+        """Become the method that wrote ``state``."""
+        self.served = Update.from_tensors(state.tensors, "served/") if state.values["is_served"] else None
+        self.memory = {
+            name.removeprefix("memory/"): tensor for name, tensor in state.tensors.items() if name.startswith("memory/")
+        }
+        values = state.values["values"]
+        self.values = values if isinstance(values, dict) else {}

@@ -1,0 +1,196 @@
+"""Finding methods by name: entry points, ``package.module:Class`` or a file of Python."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeGuard
+
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import expanded
+from cosam_bench.method.card import MethodCard
+
+if TYPE_CHECKING:
+    from cosam_bench.method.interface import Method
+
+GROUP = "cosam_bench.methods"
+
+
+def method_names() -> list[str]:
+    """The registered names in alphabetical order; no method is imported."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+def _registered(name: str) -> EntryPoint:
+    """The entry point of that name.
+
+    A package that is found twice, such as an editable install seen from its own checkout, offers one and the
+    same method; two packages that offer different ones are refused, under this name alone.
+    """
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        raise unknown_name("method", name, method_names())
+    if len({point.value for point in points}) > 1:
+        offers = sorted(_origin(point) for point in points)
+        raise CosamError(
+            f"{len(offers)} packages offer a method called {name!r}: {', '.join(offers)}. "
+            "Uninstall one, or name the class you mean as package.module:Class."
+        )
+    return points[0]
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+
+
+def short_name(asked: str) -> str:
+    """What a method is called in records: a file's name without folder and ending, else the name as asked.
+
+    >>> short_name("~/trials/mine.py:Mine"), short_name("mine.py"), short_name("regcl")
+    ('mine:Mine', 'mine', 'regcl')
+    """
+    path, colon, class_name = asked.partition(":")
+    return f"{Path(path).stem}{colon}{class_name}" if path.endswith(".py") else asked
+
+
+def load_method(asked: str) -> type[Method]:
+    """The class behind a name, a ``package.module:Class`` or a path ``file.py`` or ``file.py:Class``.
+
+    Raises:
+        CosamError: nobody offers it, its module fails to import, or it is no concrete ``Method``.
+    """
+    path, _, class_name = asked.partition(":")
+    if path.endswith(".py"):
+        return _from_module(_import_file(expanded(path)), class_name, asked)
+    value = asked if ":" in asked else _registered(asked).value
+    module_name, _, class_name = value.partition(":")
+    return _from_module(_import(module_name, asked), class_name, asked)
+
+
+def _import(module_name: str, asked: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # a plugin may raise anything while it is imported
+        raise CosamError(
+            f"Method {asked!r} cannot be imported: {module_name} raised {type(error).__name__}: {error}. "
+            "Other methods are not affected."
+        ) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise CosamError(f"No file {path}. Give the path of a Python file that defines one Method.")
+    name = f"cosam_bench_method_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise CosamError(f"{path} cannot be loaded as Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look up their own module while it is loading
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        del sys.modules[name]
+        raise CosamError(f"{path} raised {type(error).__name__} while loading: {error}.") from error
+    return module
+
+
+def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method]:
+    if not class_name:
+        own = _methods_of(module)
+        if len(own) != 1:
+            raise CosamError(
+                f"{asked} defines {len(own)} methods ({_listed(own)}); name the one you mean as {asked}:ClassName."
+            )
+        return next(iter(own.values()))
+    found = getattr(module, class_name, None)
+    if found is None:
+        there = _listed(_methods_of(module))
+        raise CosamError(f"{asked}: {module.__name__} has no {class_name!r}. Methods there: {there}.")
+    if not _is_method(found):
+        raise CosamError(f"{asked}: {class_name} is not a concrete subclass of cosam_bench.Method.")
+    return found
+
+
+def _methods_of(module: ModuleType) -> dict[str, type[Method]]:
+    """The methods that a module defines itself; those it only imports are left out."""
+    members = vars(module).items()
+    return {name: value for name, value in members if _is_method(value) and value.__module__ == module.__name__}
+
+
+def _is_method(value: object) -> TypeGuard[type[Method]]:
+    from cosam_bench.method.interface import Method
+
+    return inspect.isclass(value) and issubclass(value, Method) and not inspect.isabstract(value)
+
+
+def _listed(classes: dict[str, type[Method]]) -> str:
+    return ", ".join(sorted(classes)) or "none"
+
+
+def method_origin(name: str) -> str:
+    """The distribution that registers ``name``; several where they are in each other's way."""
+    found = {point.dist.name for point in entry_points(group=GROUP, name=name) if point.dist}
+    return " and ".join(sorted(found)) or "unknown"
+
+
+def read_card(name: str) -> MethodCard:
+    """The card of a registered method, read from its source without importing it.
+
+    A card that is no literal is read by importing the method.
+
+    Raises:
+        CosamError: the name is not registered, its module is not there, or the class has no card.
+    """
+    point = _registered(name)
+    module_name, _, class_name = point.value.partition(":")
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except Exception as error:  # finding a module imports its parent packages, which may raise anything
+        raise CosamError(f"Method {name!r}: {module_name} cannot be found: {type(error).__name__}: {error}.") from error
+    if spec is None or spec.origin is None:
+        raise CosamError(f"Method {name!r}: no module {module_name} is installed ({_origin(point)}).")
+    card = _literal_card(Path(spec.origin), class_name) or getattr(load_method(name), "card", None)
+    if not isinstance(card, MethodCard):
+        raise CosamError(f"Method {name!r}: the class {class_name} has no card = MethodCard(...) ({_origin(point)}).")
+    return card
+
+
+def _literal_card(source: Path, class_name: str) -> MethodCard | None:
+    """The card that stands in the class's body, or None where that is not a call with literals alone."""
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # ValueError: no UTF-8, or null bytes
+        return None
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    calls = (call for node in classes for statement in node.body if (call := _card_call(statement)))
+    call = next(calls, None)
+    if call is None or call.args:
+        return None
+    try:
+        # A word without a name is **facts, which ast cannot know.
+        return MethodCard(**{word.arg or "": ast.literal_eval(word.value) for word in call.keywords})
+    except (ValueError, TypeError):
+        return None
+
+
+def _card_call(statement: ast.stmt) -> ast.Call | None:
+    """The call in ``card = MethodCard(...)``, with or without an annotation."""
+    if isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets, value = [statement.target], statement.value
+    else:
+        return None
+    named_card = any(isinstance(target, ast.Name) and target.id == "card" for target in targets)
+    return value if named_card and isinstance(value, ast.Call) and _is_card(value.func) else None
+
+
+def _is_card(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name == MethodCard.__name__

@@ -1,0 +1,292 @@
+"""What a method works with: the frozen model and the protocol's training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cosam_bench.core.prefetch import in_background
+from cosam_bench.core.seeds import torch_generator
+from cosam_bench.data.prompts import Prompts, TrainPrompt
+from cosam_bench.data.samples import Sample
+from cosam_bench.merging.gram_matrices import InputGrams
+from cosam_bench.merging.updates import Update, changes_in_turn
+from cosam_bench.method.cost_meter import Meter
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers
+from cosam_bench.sam.feature_cache import PrefixCache, clock
+from cosam_bench.sam.frames import PromptKind
+from cosam_bench.sam.inputs import Batch, Precision, View, chunks, collate
+from cosam_bench.sam.sam import Features, Masks, Sam
+from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.training.batches import MIXED, draw_batch, with_targets
+from cosam_bench.training.epochs import images_seen
+from cosam_bench.training.expert_store import expert_file, read_expert, write_expert
+from cosam_bench.training.fit import (
+    Fitted,
+    TrainingHooks,
+    drawn_ahead,
+    encode_batch,
+    fit_adapter,
+    remember_digests,
+    training_loss,
+)
+from cosam_bench.training.fit_settings import FitSettings
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The same for every method of a protocol and a seed.
+
+    Attributes:
+        sam: the base model, frozen; a method that changes its weights is refused.
+        adapter: which adapter is trained.
+        fit: how it is trained.
+        prompt_kind: the prompts of training.
+        view: how samples become model input, and where.
+        seed: the run's seed.
+        batch_size: images a pass without gradients.
+        experts: the folder of experts that are trained once and reused; None to train anew.
+        prefixes: kept features of the encoder's first blocks, which the protocol leaves frozen; None to
+            compute them each time.
+        meter: adds up costs.
+        advance: reports progress, in encoder passes; a training step counts three an image.
+    """
+
+    sam: Sam
+    adapter: AdapterSettings
+    fit: FitSettings
+    prompt_kind: TrainPrompt
+    view: View
+    seed: int
+    batch_size: int = 8
+    experts: Path | None = None
+    prefixes: PrefixCache | None = None
+    meter: Meter = field(default_factory=Meter)
+    advance: Callable[[float], None] = lambda passes: None
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """A random stream of this run's seed that belongs to the names."""
+        return torch_generator(self.seed, *names)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the linear layers that the protocol adapts, in the model's order."""
+        return target_layers(self.sam, self.adapter)
+
+    @property
+    def training_view(self) -> View:
+        """The view in the precision of training."""
+        return replace(self.view, precision=self.fit.precision)
+
+    def train(
+        self,
+        domain: TrainingDomain,
+        *,
+        start: Update | None = None,
+        from_scratch: bool = False,
+        hooks: TrainingHooks | None = None,
+    ) -> Fitted:
+        """The expert of a domain by the protocol's training, from the base or from ``start``.
+
+        Every domain's adapter begins with the same random factors. An expert with the same data, prompts,
+        model, settings, seed and start is read back instead of trained, at its recorded cost.
+
+        Args:
+            from_scratch: leave ``start`` as it is beneath a fresh adapter, instead of training its factors on.
+            hooks: a method's own steps within the training; such an expert is never read back.
+        """
+        fit = self.fit.for_domain(domain.name)
+        path = None
+        if self.experts and hooks is None:
+            path = self.experts / expert_file(
+                domain.digest,
+                sam=self.sam,
+                adapter=self.adapter,
+                fit=fit,
+                prompt_kind=self.prompt_kind,
+                view=self.view,
+                seed=self.seed,
+                start=start,
+                from_scratch=from_scratch,
+            )
+        began = clock(self.prefixes)
+        fitted = read_expert(path) if path else None
+        if fitted is None:
+            fitted = fit_adapter(
+                self.sam,
+                domain,
+                domain.prompts,
+                adapter=self.adapter,
+                fit=fit,
+                prompt_kind=self.prompt_kind,
+                view=self.training_view,
+                start=start,
+                continue_start=not from_scratch,
+                initialisation=self.generator("adapter"),
+                order=self.generator("order", domain.digest),
+                hooks=hooks,
+                prefixes=self.prefixes,
+                advance=lambda images: self.advance(3 * images),
+            )
+            if path:
+                write_expert(path, fitted)
+        else:
+            self.advance(3 * images_seen(len(domain), self.fit))
+        self.meter.training_seconds += fitted.seconds
+        self.meter.elapsed_training_seconds += clock(self.prefixes) - began
+        self.meter.trainable_parameters = fitted.trainable_parameters
+        return fitted
+
+    @contextmanager
+    def training(self, *, trainable_parameters: int) -> Iterator[None]:
+        """Count the time within as training, where a method trains something else than an adapter."""
+        began = clock(self.prefixes)
+        yield
+        seconds = clock(self.prefixes) - began
+        self.meter.training_seconds += seconds
+        self.meter.elapsed_training_seconds += seconds
+        self.meter.trainable_parameters = trainable_parameters
+
+    def augmented(
+        self, samples: Sequence[Sample], prompts: Prompts, rows: list[int], *, order: torch.Generator
+    ) -> tuple[Batch, Tensor]:
+        """Some samples as a training step sees them, and their masks ``(B, h, w)`` on the grid of the logits.
+
+        Args:
+            prompts: one row a sample.
+            rows: which of the samples.
+            order: draws flips and kinds of prompt.
+        """
+        fit, view = self.fit, self.training_view
+        return draw_batch(samples, prompts, rows, fit=fit, prompt_kind=self.prompt_kind, view=view, order=order)
+
+    def labelled(self, domain: TrainingDomain, rows: Sequence[int]) -> tuple[Batch, Tensor]:
+        """Some training samples without augmentation, and their masks ``(B, h, w)`` on the grid of the logits.
+
+        Where training mixes kinds of prompt, each sample gets one by its place in the domain.
+        """
+        samples, kinds = [domain[row] for row in rows], self._kinds(rows)
+        return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view, fit=self.fit)
+
+    def _kinds(self, rows: Sequence[int]) -> list[PromptKind]:
+        return [MIXED[row % len(MIXED)] if self.prompt_kind == "mix" else self.prompt_kind for row in rows]
+
+    def encode(self, batch: Batch) -> Features:
+        """The embeddings of a batch by the model as it is now, in the precision and grad mode around the call."""
+        return encode_batch(self.sam, batch, self.prefixes)
+
+    def loss(self, batch: Batch, target: Tensor, *, precision: Precision | None = None) -> tuple[Tensor, Masks]:
+        """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks.
+
+        Args:
+            precision: of the forward pass; none: that of training.
+        """
+        view = replace(self.view, precision=precision or self.fit.precision)
+        return training_loss(self.sam, batch, target, fit=self.fit, view=view, prefixes=self.prefixes)
+
+    def input_grams(
+        self, domain: TrainingDomain, update: Update | None, *, projections: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
+
+        One pass over the images without augmentation, the model changed by ``update``; window padding counts as the
+        layer sees it, and a layer that is used several times pools its inputs. The encoder runs only as far as the
+        last of the layers, and the decoder only where one of them is its own. Where training sees one of several
+        shards, so does this pass.
+
+        Args:
+            update: what the model is changed by; none: the base.
+            projections: by layer, P ``(k, inputs)``, to get P G P^T ``(k, k)`` for a small part of G's cost.
+
+        Returns:
+            By layer, float64 on the CPU, ``(inputs, inputs)``, symmetric and positive semi-definite.
+
+        Source: RegMean (Jin et al., ICLR 2023), with RegCL's mean instead of the sum, so that each domain
+        weighs the same.
+        """
+        needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
+        placed = {layer: matrix.to(self.view.device, torch.float32) for layer, matrix in (projections or {}).items()}
+        grams = InputGrams(self.layers, ends_early=not needs_decoder, projections=placed)
+        with (
+            closing(in_background(self._unaugmented(domain), depth=drawn_ahead(self.view.device))) as batches,
+            torch.inference_mode(),
+            serving(self.sam, update),
+            layer_inputs(self.sam, self.layers, grams.add),
+            self.view.autocast(),
+        ):
+            for batch in batches:
+                with grams.one_pass():
+                    features = self.encode(batch)
+                    if needs_decoder:
+                        self.sam.decode(features, batch.prompts)
+                self.advance(len(batch))
+        return grams.means()
+
+    def _unaugmented(self, domain: TrainingDomain) -> Iterator[Batch]:
+        """The samples that training sees, as they are, ``batch_size`` at a time."""
+        for chosen in chunks(range(0, len(domain), self.fit.ranks), size=self.batch_size):
+            samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
+            batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
+            remember_digests(batch, self.prefixes)
+            yield batch
+
+    def squared_gradients(
+        self, domain: TrainingDomain, update: Update, *, labels: Literal["true", "sampled"], images: int = 256
+    ) -> dict[str, Tensor]:
+        """The diagonal Fisher information of the changed weights, at the base changed by ``update``.
+
+        The mean over images of the squared gradient of the masks' negative log-likelihood, the mean over pixels
+        of the Bernoulli cross-entropy, in fp32. The gradient is that of the weight W itself, not of its factors, so it
+        does not depend on how an adapter splits its change.
+
+        Args:
+            labels: ``true`` gives the empirical Fisher; ``sampled`` draws each pixel from the prediction.
+            images: the domain's first ones, at most.
+
+        Returns:
+            By parameter name, as in ``weight_changes(update)``: float32 on the CPU, the weight's shape.
+        """
+        names = list(changes_in_turn(update))
+        if not names:
+            return {}
+        count = min(images, len(domain))
+        generator = self.generator("fisher", domain.digest)
+        sums: dict[str, Tensor] = {}
+        with serving(self.sam, update):
+            weights = [self.sam.get_parameter(name).requires_grad_() for name in names]
+            for row in range(count):
+                batch, target = self.labelled(domain, [row])
+                _, masks = self.loss(batch, target, precision="fp32")
+                if labels == "sampled":
+                    chances = masks.logits.detach().sigmoid().cpu()
+                    target = torch.bernoulli(chances, generator=generator).to(target.device)
+                likelihood = functional.binary_cross_entropy_with_logits(masks.logits, target)
+                # The decoder's estimate of its IoU may be among the weights, and has no part in the masks.
+                gradients = torch.autograd.grad(likelihood, weights, allow_unused=True, materialize_grads=True)
+                for name, gradient in zip(names, gradients, strict=True):
+                    sums[name] = sums.get(name, 0) + gradient.square()
+                self.advance(3)
+        return {name: (total / count).float().cpu() for name, total in sums.items()}
+
+    def predict(self, update: Update | None, batch: Batch) -> Tensor:
+        """The mask logits of the model changed by ``update``; float32, ``(B, h, w)`` on the decoder's grid."""
+        with torch.inference_mode(), serving(self.sam, update), self.view.autocast():
+            return self.sam.decode(self.encode(batch), batch.prompts).logits.float()
+
+    def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:
+        """As ``predict``, each row by the model that its own update makes; rows with one object share a pass."""
+        groups: dict[int, list[int]] = {}
+        for row, update in enumerate(updates):
+            groups.setdefault(id(update), []).append(row)
+        parts = [self.predict(updates[rows[0]], batch.select(rows)) for rows in groups.values()]
+        order = [row for rows in groups.values() for row in rows]
+        logits = torch.cat(parts)
+        return logits[torch.tensor(order, device=logits.device).argsort()]

@@ -1,1 +1,0 @@
-"""Named, frozen experiments as TOML files."""

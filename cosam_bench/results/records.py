@@ -1,0 +1,206 @@
+"""Records: one folder a run, written so that a reader never sees half a file.
+
+``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value,
+count) and ``scores.csv`` (step, domain, key, then one column a metric). Numbers stand in full precision:
+reading a file back gives the same bits. Folders whose name begins with ``_`` are shared by runs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import write_atomically
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
+from cosam_bench.results.run_info import RunInfo, read_run_info
+
+if TYPE_CHECKING:
+    from cosam_bench.evaluation.scoring import ImageScore
+
+_DIGITS = 12  # of the config's hash in a folder's name: 48 bits
+_CELL_COLUMNS = tuple(field.name for field in fields(Cell))
+_SCORE_COLUMNS = ("step", "domain", "key")
+
+
+def record_folder(results: Path, *, protocol: str, method: str, digest: str) -> Path:
+    """Where the run with the config hash ``digest`` is recorded.
+
+    A method named by a module or a file gives a folder of its name with ``-`` for what file systems refuse.
+    """
+    return results / _folder_name(protocol) / _folder_name(method) / digest[:_DIGITS]
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "unnamed"
+
+
+@dataclass(frozen=True)
+class RecordWriter:
+    """Writes the files of one record; each call replaces a whole file or nothing.
+
+    Every method raises CosamError where the folder cannot be written or the disk is full.
+    """
+
+    folder: Path
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replace ``run.json``."""
+        write_atomically(self.folder / "run.json", info.to_json())
+
+    def write_matrix(self, cells: Iterable[Cell]) -> None:
+        """Replace ``matrix.csv``; rows go by step, then as domains first come, then by metric."""
+        cells = list(cells)
+        place = {name: index for index, name in enumerate(dict.fromkeys(cell.domain for cell in cells))}
+        metric = {name: index for index, name in enumerate(METRICS)}
+        cells.sort(key=lambda cell: (cell.step, place[cell.domain], metric.get(cell.metric, len(metric))))
+        rows = [[repr(part) if isinstance(part, float) else part for part in astuple(cell)] for cell in cells]
+        write_atomically(self.folder / "matrix.csv", _csv_text([_CELL_COLUMNS, *rows]))
+
+    def write_scores(self, step: int, scores: Mapping[str, Sequence[ImageScore]]) -> None:
+        """Put the images' scores of one step into ``scores.csv``, in place of that step's and later ones.
+
+        Args:
+            step: domains learned so far.
+            scores: by the domain's name, one score an image.
+        """
+        path = self.folder / "scores.csv"
+        kept = [row for row in _csv_rows(path, _SCORE_COLUMNS) if int(row[0]) < step] if path.exists() else []
+        rows = [
+            [str(step), domain, score.key, *(repr(score.values[name]) for name in METRICS)]
+            for domain, images in scores.items()
+            for score in images
+        ]
+        write_atomically(path, _csv_text([(*_SCORE_COLUMNS, *METRICS), *kept, *rows]))
+
+
+def _csv_text(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _csv_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    """The rows below the header, which must begin with ``columns``, each as long as the header."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CosamError(f"{path} cannot be read: {error}. Run it again.") from None
+    if not rows or rows[0][: len(columns)] != list(columns):
+        found = ", ".join(rows[0]) if rows else "nothing"
+        raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(rows[0]):
+            raise CosamError(f"{path}, line {number}, has {len(row)} values, expected {len(rows[0])}. Run it again.")
+    return rows[1:]
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """The cells of a ``matrix.csv``, bit for bit as they were written.
+
+    Raises:
+        CosamError: the file is missing or damaged.
+    """
+    cells = []
+    for number, (step, domain, metric, value, count) in enumerate(_csv_rows(path, _CELL_COLUMNS), start=2):
+        try:
+            cells.append(Cell(int(step), domain, metric, float(value), int(count)))
+        except ValueError as error:
+            raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
+    return cells
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as it lies on disk."""
+
+    folder: Path
+    info: RunInfo
+
+    @property
+    def name(self) -> str:
+        """``protocol/method/hash``, by which ``load_record`` finds it again."""
+        return "/".join(self.folder.resolve().parts[-3:])
+
+    def matrix(self, metric: str = "iou") -> ScoreMatrix:
+        """The score matrix by one metric, read from ``matrix.csv``.
+
+        Raises:
+            CosamError: the file is missing or damaged, or no metric has this name.
+        """
+        path = self.folder / "matrix.csv"
+        cells = read_cells(path)
+        try:
+            return ScoreMatrix.from_rows(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
+        except CosamError as error:
+            raise CosamError(f"{path}: {error}") from None
+
+
+def find_records(results: Path) -> tuple[list[Record], list[str]]:
+    """All records in a folder of results by name, and one message for each that cannot be read.
+
+    Raises:
+        CosamError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise CosamError(f"No folder {results}. Give --results DIR, or run something first.")
+    records, problems = [], []
+    for path in _run_files(results):
+        try:
+            records.append(Record(path.parent, read_run_info(path)))
+        except CosamError as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def _run_files(results: Path) -> list[Path]:
+    found = results.glob("*/*/*/run.json")
+    return sorted(path for path in found if not path.relative_to(results).parts[0].startswith(("_", ".")))
+
+
+def load_record(asked: str | Path, *, results: Path) -> Record:
+    """The record that ``asked`` names.
+
+    Args:
+        asked: a record's folder or its ``run.json``; or, within ``results``, ``protocol/method/hash`` with as
+            many of its parts as make it unique, in order. The hash may be cut short.
+        results: the folder of results.
+
+    Raises:
+        CosamError: nothing or more than one record fits, or the record is damaged.
+    """
+    path = Path(asked)
+    for candidate in (path, path / "run.json"):
+        if candidate.name == "run.json" and candidate.is_file():
+            return Record(candidate.parent, read_run_info(candidate))
+    files = _run_files(results) if results.is_dir() else []
+    fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
+    if len(fitting) == 1:
+        return Record(fitting[0].parent, read_run_info(fitting[0]))
+    offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
+    listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
+    if fitting:
+        raise CosamError(f"{len(fitting)} records fit {str(asked)!r}. Name one of: {listed}.")
+    raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
+
+
+def _fits(asked: str, name: tuple[str, ...]) -> bool:
+    """Whether the parts of ``asked`` come in ``name`` in order; the hash, its last part, may be cut short."""
+    *folders, digest = name
+    parts = [part for part in asked.split("/") if part]
+    if not parts:
+        return False
+    tails = [parts[:-1]] if digest.startswith(parts[-1]) else []
+    return any(_in_order(wanted, folders) for wanted in (parts, *tails))
+
+
+def _in_order(wanted: Sequence[str], names: Iterable[str]) -> bool:
+    left = iter(names)
+    return all(part in left for part in wanted)

@@ -1,0 +1,177 @@
+"""What a run's ``run.json`` holds: what was measured, under which conditions, at what cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.settings import Settings, validate
+
+SCHEMA: Literal[1] = 1
+"""Raised whenever a reader of the old form would misread the new one."""
+
+Status = Literal["running", "complete", "failed", "interrupted"]
+Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float that JSON writes as null where it is undefined."""
+
+
+class Conditions(Settings):
+    """What must be equal for two runs' scores to be comparable.
+
+    Attributes:
+        data: by the domain's name, the digest of its manifests; retention domains included.
+        checkpoint: the digest of the frozen base model's weights.
+        config: the digest of the resolved protocol, without method, seed, order and device.
+        digest: sha256 of the three above; computed where it is not given.
+    """
+
+    data: dict[str, str]
+    checkpoint: str
+    config: str
+    digest: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_digest(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and not fields.get("digest"):
+            return {**fields, "digest": _digest(fields)}
+        return fields
+
+    @model_validator(mode="after")
+    def _has_its_own_digest(self) -> Self:
+        if self.digest != _digest({"data": self.data, "checkpoint": self.checkpoint, "config": self.config}):
+            raise ValueError("the digest does not belong to these conditions; the record was edited")
+        return self
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    parts = {name: fields.get(name) for name in ("data", "checkpoint", "config")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Cost(Settings):
+    """What a run cost; the tuples have one entry a learning step, in order.
+
+    Attributes:
+        train_seconds: fitting adapters. Work that was shared with other runs counts as if done here.
+        merge_seconds: the rest of learning: statistics, merging, training a router.
+        state_bytes: what the method carries over to the next step, as it lies on disk.
+        peak_memory_bytes: the whole run's highest use: the GPU's where it ran on one, else the process's.
+        encoder_passes_per_image: whole passes of the image encoder for one prediction at the end.
+        trainable_parameters: of one step's training.
+    """
+
+    train_seconds: tuple[float, ...] = ()
+    merge_seconds: tuple[float, ...] = ()
+    state_bytes: tuple[int, ...] = ()
+    peak_memory_bytes: int | None = None
+    encoder_passes_per_image: Figure = math.nan
+    trainable_parameters: int | None = None
+
+    @property
+    def total_train_seconds(self) -> float:
+        """The seconds of all steps; NaN where none was measured."""
+        return math.fsum(self.train_seconds) if self.train_seconds else math.nan
+
+    @property
+    def total_merge_seconds(self) -> float:
+        """The seconds of all steps; NaN where none was measured."""
+        return math.fsum(self.merge_seconds) if self.merge_seconds else math.nan
+
+    @property
+    def state_grows(self) -> bool | None:
+        """Whether any later state is larger than that after step 2; None with fewer than three steps."""
+        if len(self.state_bytes) < 3:
+            return None
+        return max(self.state_bytes[2:]) > self.state_bytes[1]
+
+
+class RunInfo(Settings):
+    """The whole of ``run.json``.
+
+    Attributes:
+        schema_version: of this file's form, ``schema`` in the file.
+        protocol: the protocol's name.
+        protocol_version: raised by the protocol's authors whenever scores become incomparable.
+        method: the method's name.
+        settings: the method's own resolved settings.
+        config: the resolved configuration that repeats the run.
+        seed: the one seed at the top.
+        order: the stream's domains, in the order in which they were learned.
+        retention: the domains that are only ever tested.
+        marks: why the result may not be compared as it is, from the method's card.
+        conditions: what must be equal for scores to be comparable.
+        prompts: by ``domain/part``, the digest of the frozen prompts; they belong to the seed.
+        versions: of Python and of the libraries that decide a score, by name.
+        commit: of the code, empty where it is not known.
+        hardware: the machine, in the runner's own words by key.
+        device: where the model ran, such as ``cpu`` or ``cuda:0``.
+        status: ``running`` also for a run that was killed.
+        started: the time in UTC, ISO 8601.
+        error: what a failed run died of.
+        cost: seconds, bytes and passes.
+        summary: by metric, the matrix's figures.
+        extra: figures that only this method has, such as a router's accuracy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    protocol: str
+    protocol_version: int
+    method: str
+    settings: dict[str, JsonValue]
+    config: dict[str, JsonValue]
+    seed: int
+    order: Annotated[tuple[str, ...], Field(min_length=1)]
+    retention: tuple[str, ...]
+    marks: tuple[str, ...]
+    conditions: Conditions
+    prompts: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str]
+    commit: str
+    hardware: dict[str, JsonValue]
+    device: str
+    status: Status
+    started: str
+    error: str | None = None
+    cost: Cost = Cost()
+    summary: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    extra: dict[str, Figure] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Indented JSON that ends with a line break; undefined figures are null."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def read_run_info(path: Path) -> RunInfo:
+    """The contents of a ``run.json``.
+
+    Raises:
+        CosamError: the file is missing or damaged, or was written in another form than ours.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CosamError(f"{path} cannot be read: {error}. Run it again, or delete its folder.") from None
+    if not isinstance(data, dict):
+        raise CosamError(f"{path} holds no run. Delete it, or choose another folder of results.")
+    schema = data.get("schema", 0)
+    if schema != SCHEMA:
+        raise CosamError(_other_schema(path, schema))
+    return validate(RunInfo, data, source=str(path))
+
+
+def _other_schema(path: Path, schema: object) -> str:
+    found = f"{path} has schema {schema!r}, this version of cosam-bench reads schema {SCHEMA}. "
+    if isinstance(schema, int) and schema > SCHEMA:
+        return found + "A newer version wrote it: update cosam-bench."
+    if isinstance(schema, int):
+        return found + "An older version wrote it: run it again."
+    return found + "Another program wrote it: choose another folder of results."

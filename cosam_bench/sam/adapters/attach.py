@@ -1,0 +1,178 @@
+"""A trainable adapter in a frozen SAM, for as long as it is trained."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.updates import LowRank, Update, add, weight_changes, whole
+from cosam_bench.sam.adapters.lean_lora import use_lean_lora
+from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers, trained_whole
+from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.serving import check_fits, serving, side_switched, swapped
+
+_ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trainable change of a SAM, while it is attached.
+
+    Attributes:
+        factors: by layer, ``(A, B, scale)``: A ``(rank, in)``, B ``(out, rank)``; the change is scale B A.
+        dense: by name, ``(parameter, its value at the start, its change from the base at the start)``: what is
+            trained whole.
+        beneath: what lies in the base's weights for the time and is not trained.
+        linear: those of the layers that are trained whole whose weights are merged as linear layers.
+    """
+
+    factors: Mapping[str, tuple[nn.Parameter, nn.Parameter, float]]
+    dense: Mapping[str, tuple[nn.Parameter, Tensor, Tensor | None]]
+    beneath: Update
+    linear: tuple[str, ...] = ()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained: each layer's A and B, then what is trained whole."""
+        pairs = [parameter for a, b, _ in self.factors.values() for parameter in (a, b)]
+        return pairs + [parameter for parameter, _, _ in self.dense.values()]
+
+    def update(self) -> Update:
+        """The change from the base as it is now, float32 on the CPU, alpha / rank folded into b.
+
+        A dense change is the plain difference from the value at the start, plus the start's own change: no
+        rounding of base plus change enters where nothing was trained. Those of linear layers stand among the
+        low-rank ones, as the change times an identity, so that each rule treats them as the layers they are.
+        """
+        low_rank = {name: LowRank(_detached(a), _detached(b) * scale) for name, (a, b, scale) in self.factors.items()}
+        dense = {
+            name: _detached(parameter.detach() - first) + (0 if change is None else _detached(change))
+            for name, (parameter, first, change) in self.dense.items()
+        }
+        low_rank |= {layer: whole(dense.pop(f"{layer}.weight")) for layer in self.linear}
+        return add(self.beneath, Update(low_rank, dense))
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True)
+
+
+@contextmanager
+def attach(
+    sam: Sam,
+    settings: AdapterSettings,
+    *,
+    generator: torch.Generator,
+    start: Update | None = None,
+    continue_start: bool = True,
+) -> Iterator[Adapter]:
+    """An adapter in the model for the time; afterwards the model is bit for bit as it was.
+
+    A fresh layer has A drawn as in Kaiming's uniform rule with slope sqrt 5 (peft's default) and B zero, so
+    that nothing changes before training. A layer of ``start`` with at most ``rank`` factors is continued in
+    its own: they fill the first rows of A and columns of B, exactly where alpha / rank is a power of two and
+    to one rounding elsewhere. One with more, or of a layer that is not adapted,
+    goes into the weights beneath and a fresh adapter learns on top; the update is then the sum of both. What is
+    trained whole, the layers of the other kinds of adapter, always goes on from ``start``.
+
+    Args:
+        sam: a model without an adapter.
+        settings: layers, rank, scale, and whether the decoder is trained.
+        generator: on the CPU; the only source of random numbers.
+        start: what the training starts from; none: the base itself.
+        continue_start: continue its factors where they fit; otherwise all of them go beneath.
+
+    Raises:
+        CosamError: the settings name no layer, ``start`` does not fit the model, or it has an adapter already.
+    """
+    if hasattr(sam, "peft_config"):
+        raise CosamError("This model has an adapter already. Leave that one before attaching another.")
+    start = start or Update()
+    check_fits(sam, start)
+    names = target_layers(sam, settings)
+    tuned = trained_whole(sam, settings)
+    linear = () if settings.kind == "lora" else names
+    began = {name: change for name, change in weight_changes(start).items() if name in tuned}
+    others = {name: factors for name, factors in start.low_rank.items() if name not in linear}
+    continued = {
+        name: factors
+        for name, factors in others.items()
+        if continue_start and name in names and factors.rank <= settings.rank
+    }
+    beneath = {name: factors for name, factors in others.items() if name not in continued}
+    fixed = {name: change for name, change in start.dense.items() if name not in tuned}
+    with (
+        serving(sam, Update(beneath, fixed | began)),
+        side_switched(sam, True),
+        _lora(sam, () if linear else names, settings) as layers,
+        _trainable(sam, tuned) as parameters,  # after peft, which freezes all but its own
+    ):
+        factors = {
+            name: _initialise(layer, settings, generator=generator, start=continued.get(name))
+            for name, layer in layers.items()
+        }
+        dense = {
+            name: (parameter, parameter.detach().clone(), began.get(name)) for name, parameter in parameters.items()
+        }
+        yield Adapter(factors, dense, Update(beneath, fixed), linear)
+
+
+@contextmanager
+def _trainable(sam: Sam, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter]]:
+    """Trainable copies in place of these parameters, for the time."""
+    copies = {name: nn.Parameter(sam.get_parameter(name).detach().clone()) for name in names}
+    with swapped(sam, copies):
+        yield copies
+
+
+@contextmanager
+def _lora(sam: Sam, names: tuple[str, ...], settings: AdapterSettings) -> Iterator[dict[str, nn.Module]]:
+    """peft's LoRA around these layers, for the time; nothing happens for none."""
+    if not names:
+        yield {}
+        return
+    plain = {name: sam.get_submodule(name) for name in names}
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it as it is
+        target_modules="|".join(re.escape(name) for name in names),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):  # peft draws factors of its own, which are overwritten
+            inject_adapter_in_model(config, sam, adapter_name=_ADAPTER)
+        layers = {name: sam.get_submodule(name) for name in names}
+        use_lean_lora(layers.values())
+        yield layers
+    finally:
+        for name, module in plain.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(sam.get_submodule(parent), leaf, module)
+        if hasattr(sam, "peft_config"):
+            del sam.peft_config
+
+
+def _initialise(
+    layer: nn.Module, settings: AdapterSettings, *, generator: torch.Generator, start: LowRank | None
+) -> tuple[nn.Parameter, nn.Parameter, float]:
+    a: nn.Parameter = layer.lora_A[_ADAPTER].weight  # type: ignore[union-attr, index]
+    b: nn.Parameter = layer.lora_B[_ADAPTER].weight  # type: ignore[union-attr, index]
+    scale = settings.alpha / settings.rank
+    first = torch.empty(a.shape)
+    nn.init.kaiming_uniform_(first, a=math.sqrt(5), generator=generator)
+    second = torch.zeros(b.shape)
+    if start is not None:
+        first[: start.rank] = start.a
+        second[:, : start.rank] = start.b / scale
+    with torch.no_grad():
+        a.copy_(first)
+        b.copy_(second)
+    return a, b, scale

@@ -1,0 +1,144 @@
+"""How many images go through the model at once: as asked, as the memory holds, and fewer once it is full."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Literal, TypeVar
+
+import torch
+
+from cosam_bench.core.environment import free_memory_bytes, machine_memory_bytes
+from cosam_bench.core.errors import CosamError, ran_out_of_memory
+from cosam_bench.sam.frames import FramePrompts, PromptKind
+from cosam_bench.sam.inputs import View
+from cosam_bench.sam.sam import Sam
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+MOST_IMAGES_CUDA = 64
+MOST_IMAGES_CPU = 8  # from 8 images on, tiny SAM takes as long an image however many go at once
+# Of the machine's memory; the widest of ViT-H's maps at 1024 pixels, of several, takes 84 MB.
+_BYTES_AN_IMAGE_CPU = 2 << 30
+_SHARE_OF_FREE_MEMORY = 0.4  # kept features may take a half of it, methods and metrics need some
+
+
+class ImageDoesNotFit(CosamError):
+    """The device's memory does not hold the model's pass over one image."""
+
+
+class BatchSize:
+    """The number of images that go at once; it halves whenever they do not fit into the memory."""
+
+    def __init__(self, images: int, *, note: Callable[[str], None] = lambda text: None) -> None:
+        """``images`` at first.
+
+        Args:
+            note: tells the user that they have become fewer.
+        """
+        self.now = images
+        self._note = note
+
+    def each(self, items: Iterator[_Item], work: Callable[[list[_Item]], _Result]) -> Iterator[_Result]:
+        """``work`` of all items in their order, as many at once as there are now, or as are left.
+
+        Raises:
+            ImageDoesNotFit: ``work`` of a single item ran out of memory. What else it raises goes through.
+        """
+        waiting: list[_Item] = []
+        while True:
+            waiting += islice(items, max(0, self.now - len(waiting)))
+            if not waiting:
+                return
+            chosen = waiting[: self.now]
+            results = self._tried(chosen, work)
+            if results:
+                del waiting[: len(chosen)]
+                yield from results
+            else:
+                self._halve(len(chosen))
+
+    def _tried(self, items: list[_Item], work: Callable[[list[_Item]], _Result]) -> list[_Result]:
+        """The result, or nothing where memory ran out. The error is gone on return, and with it what it held."""
+        try:
+            return [work(items)]
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            if len(items) > 1:
+                return []
+        raise ImageDoesNotFit(
+            "The device has too little memory for a prediction for a single image. "
+            "Take a smaller --model, --set score.precision=bf16, or a --device with more."
+        )
+
+    def _halve(self, tried: int) -> None:
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing where no GPU is in use
+        self.now = tried // 2
+        self._note(f"The device's memory does not hold {tried} images at once; going on with {self.now}.")
+
+
+def fitting_batch_size(asked: int | Literal["auto"], *, sam: Sam, view: View) -> int:
+    """The images a pass that ``score.batch_size`` asks for.
+
+    ``auto`` is, on a GPU, what fits into 0.4 of the memory that is free, by what passes over one and two images
+    take, at most 64 (none of it was run on a GPU yet); on the CPU one for each 2 GiB of the machine's memory, at
+    most 8.
+    """
+    if asked != "auto":
+        return asked
+    if view.device.type != "cuda":
+        return min(MOST_IMAGES_CPU, max(1, machine_memory_bytes() // _BYTES_AN_IMAGE_CPU))
+    return most_that_fit(
+        lambda images: _peak_bytes_on_cuda(sam, view, images),
+        limit_bytes=int(free_memory_bytes(view.device) * _SHARE_OF_FREE_MEMORY),
+        most=MOST_IMAGES_CUDA,
+    )
+
+
+def most_that_fit(peak_bytes: Callable[[int], int], *, limit_bytes: int, most: int) -> int:
+    """The largest batch that stays within a limit, if each image adds as much as the second does; at least 1.
+
+    Args:
+        peak_bytes: from a number of images to what a pass over them takes; asked for 1 and 2.
+        limit_bytes: what a pass may take.
+        most: a bound on the result.
+
+    >>> most_that_fit(lambda images: 100 + 50 * images, limit_bytes=420, most=64)
+    6
+    """
+    try:
+        one, two = peak_bytes(1), peak_bytes(2)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        return 1
+    each = max(two - one, 1)
+    return min(most, max(1, 1 + (limit_bytes - one) // each))
+
+
+def trial_pass(sam: Sam, view: View, images: int) -> None:
+    """One prediction for black images, of which only the memory matters."""
+    boxes = torch.tensor([[0.0, 0.0, view.size, view.size]] * images)
+    masks = torch.zeros(images, 1, view.grid, view.grid)
+    box: PromptKind = "box"
+    prompts = FramePrompts((box,) * images, boxes, torch.zeros(images, 1, 2), masks).to(view.device)
+    pixels = torch.zeros(images, 3, view.size, view.size, device=view.device)
+    passes = sam.encoder_passes
+    with torch.inference_mode(), view.autocast():
+        sam.decode(sam.encode(pixels, prompts), prompts)
+    sam.encoder_passes = passes
+
+
+def _peak_bytes_on_cuda(sam: Sam, view: View, images: int) -> int:
+    """What a trial pass takes of the GPU's memory, beyond what was taken before."""
+    trial_pass(sam, view, images)  # in a first pass libraries take memory that they then keep
+    torch.cuda.reset_peak_memory_stats(view.device)
+    before = torch.cuda.memory_allocated(view.device)
+    trial_pass(sam, view, images)
+    peak = torch.cuda.max_memory_allocated(view.device) - before
+    torch.cuda.empty_cache()  # free again, for whoever asks next how much is
+    return peak

@@ -1,0 +1,35 @@
+"""Fetching published weights into the user's cache, checked by their sha256."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cosam_bench.core.downloads import Say, download, unsaid
+from cosam_bench.core.errors import CosamError
+from cosam_bench.sam.models import cache_folder, model_spec
+
+
+def fetch_checkpoint(name: str, *, folder: Path | None = None, say: Say = unsaid) -> Path:
+    """The path of a model's published weights, fetched first if they are not there yet.
+
+    A file whose sha256 is wrong never reaches the folder under its name. A download that was cut is gone on
+    with. Progress is shown where the standard error is a terminal.
+
+    Args:
+        name: one of ``MODELS``.
+        folder: where to put the file; none: the cache, see ``models.cache_folder``.
+        say: told what takes long or goes wrong on the way.
+
+    Raises:
+        CosamError: no such model, nothing to fetch for it, the address does not answer, or it serves
+            something else.
+    """
+    spec = model_spec(name)
+    if spec.url is None or spec.file_name is None or spec.sha256 is None:
+        raise CosamError(f"The weights of {name} are part of the package: there is nothing to fetch.")
+    target = (folder or cache_folder()) / spec.file_name
+    by_hand = f"Or fetch it by hand to {target}, or give its path as the checkpoint."
+    if not target.is_file():
+        say(f"Fetching {spec.url}")
+    download(spec.url, to=target, sha256=spec.sha256, by_hand=by_hand, say=say)
+    return target

@@ -1,0 +1,205 @@
+"""What the image encoder's blocks before the first adapted one make of an image: computed once, and kept.
+
+No adapter and no update of the protocol reaches those blocks, so their output for an image is the same in every
+row, epoch and method. It is kept under the sha256 of all that decides its bits: the image as the model takes it in,
+the model's weights, the depth, autocast's type, the kind of processor, the threads and the versions. Flips, sizes and
+resizing are part of the image, and no key can outlive a change of it. The image enters as the digest of its eight-bit
+pixels where the batch knows what it was made of, and else as the normalised numbers themselves.
+
+Where it is kept is a ``Place``: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass the prefix one
+at a time, so that a kept entry and a fresh one have the same bits however images are batched and whichever run came
+first. Against a pass without the cache, in batches, they differ in the last bits. On CUDA, where the kernels' choice
+depends on the batch in any case, those of a batch that are missing pass it together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from cosam_bench.core.environment import synchronise, versions
+from cosam_bench.sam.encoder_sections import encoder_sections, parts
+from cosam_bench.sam.feature_store import Kept, Place
+from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.inputs import KnownInputs
+from cosam_bench.sam.sam import Features, Sam
+
+
+class PrefixCache:
+    """The kept features of one frozen model at one depth.
+
+    Attributes:
+        depth: blocks that the features have passed, as in ``Sam.prefix``.
+        spared_seconds: what computing all features that were found would have taken, as it was measured when
+            they were computed.
+    """
+
+    def __init__(self, place: Place, *, sam: Sam, depth: int, is_batched: bool = False) -> None:
+        """Features of ``sam`` as it is now.
+
+        Args:
+            place: where they are kept; others may share it.
+            is_batched: let those of a batch that are missing pass the prefix together, not one at a time.
+        """
+        self.depth = depth
+        self.spared_seconds = 0.0
+        self._place = place
+        self._sam = sam
+        self._is_batched = is_batched
+        self._frozen = _tensors(sam, depth)
+        self._base = [(tensor, tensor._version) for tensor in self._frozen]
+        self._facts = {
+            "model": sam.name,
+            "weights": sam.digest,
+            "early": sam.side is not None and sam.side.reads_early_map,
+            "depth": depth,
+            "processor": processor(sam.device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+
+    def serves(self, images: Tensor) -> bool:
+        """Whether the model's first blocks are the frozen ones, and nobody watches or differentiates them."""
+        tensors = _tensors(self._sam, self.depth)
+        return (
+            not images.requires_grad
+            and len(tensors) == len(self._base)
+            and all(
+                tensor is own and tensor._version == version and not tensor.requires_grad
+                for tensor, (own, version) in zip(tensors, self._base, strict=True)
+            )
+            and not _is_watched(self._sam, self.depth)
+        )
+
+    def features(self, images: Tensor, *, known: KnownInputs | None = None) -> Features:
+        """The prefix's output for normalised images, without gradient, in the dtype in which it was computed.
+
+        Args:
+            images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
+            known: what they were made of, from their ``Batch``.
+
+        Returns:
+            As ``Sam.prefix``, on the images' device, contiguous, a copy of what is kept.
+        """
+        keys = self._keys(images, known)
+        rows: dict[str, Kept] = {}
+        missing = []
+        for key in dict.fromkeys(keys):  # an image that comes twice is looked for once
+            kept = self._place.read(key)
+            if kept is None:
+                missing.append(key)
+            else:
+                rows[key] = kept
+        for key, kept in zip(missing, self._computed(images, [keys.index(key) for key in missing]), strict=True):
+            self._place.keep(key, kept)
+            rows[key] = kept
+        self.spared_seconds += sum(rows[key].seconds for key in keys) - sum(rows[key].seconds for key in missing)
+        return _joined([rows[key].features for key in keys], device=images.device)
+
+    def _computed(self, images: Tensor, rows: list[int]) -> Iterator[Kept]:
+        """The features of these rows, all at once or one after another."""
+        for chosen in [rows] if self._is_batched and rows else [[row] for row in rows]:
+            synchronise(images.device)
+            began = time.perf_counter()
+            with torch.no_grad():
+                maps, early = self._sam.prefix(images[chosen], depth=self.depth)
+            synchronise(images.device)
+            seconds = (time.perf_counter() - began) / len(chosen)
+            maps, early = maps.contiguous(), None if early is None else early.contiguous()
+            for row in range(len(chosen)):
+                alone = Features(maps[row : row + 1], None if early is None else early[row : row + 1])
+                yield Kept(alone, seconds)
+
+    def _keys(self, images: Tensor, known: KnownInputs | None) -> list[str]:
+        """One a row; equal ones for the same image only."""
+        kind = images.device.type
+        autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+        digests = known.digests_of(images) if known else None
+        contents: Iterable[bytes | memoryview]
+        contents = map(_bytes, images.detach()) if digests is None else map(str.encode, digests)
+        facts = {"autocast": autocast, "dtype": str(images.dtype), "shape": list(images.shape[1:])}
+        head = json.dumps(self._facts | facts, sort_keys=True).encode()
+        return [_digest(head, content) for content in contents]
+
+
+def encode(
+    sam: Sam,
+    images: Tensor,
+    cache: PrefixCache | None,
+    *,
+    known: KnownInputs | None = None,
+    prompts: FramePrompts | None = None,
+) -> Features:
+    """The embeddings of normalised images by the model as it is now, with kept features where they hold.
+
+    Gradients reach whatever is trained, in either way. Kept features count as encoder passes like others.
+
+    Args:
+        cache: made of the same ``sam``; passed over where the first blocks are changed, trained or watched.
+        known: what the images were made of, from their ``Batch``; without it they are hashed as they are.
+        prompts: as for ``Sam.encode``; no frozen block depends on them.
+    """
+    if cache is None or not cache.serves(images):
+        return sam.encode(images, prompts)
+    return sam.suffix(cache.features(images, known=known), depth=cache.depth, prompts=prompts)
+
+
+def first_blocks(
+    sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None, known: KnownInputs | None = None
+) -> Tensor:
+    """The maps of ``sam.prefix(images, depth=depth)``, with kept features where they hold and are of that depth."""
+    if cache is None or cache.depth != depth or not cache.serves(images):
+        return sam.prefix(images, depth=depth).maps
+    return cache.features(images, known=known).maps
+
+
+def clock(cache: PrefixCache | None) -> float:
+    """Seconds, for differences, that pass as if no features had been kept, whoever ran before."""
+    return time.perf_counter() + (cache.spared_seconds if cache else 0.0)
+
+
+def _bytes(image: Tensor) -> memoryview:
+    return image.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _digest(head: bytes, content: bytes | memoryview) -> str:
+    state = hashlib.sha256(head)
+    state.update(content)
+    return state.hexdigest()
+
+
+def _joined(rows: list[Features], *, device: torch.device) -> Features:
+    """The rows as one batch: new tensors also of one row, which training may use where scoring made what is kept."""
+    early = [row.early.to(device) for row in rows if row.early is not None]
+    return Features(torch.cat([row.maps.to(device) for row in rows]), torch.cat(early) if early else None)
+
+
+def _tensors(sam: Sam, depth: int) -> list[Tensor]:
+    """All parameters and buffers that a prefix reads."""
+    encoder = sam.image_encoder
+    found: list[Tensor] = []
+    for part in parts(encoder, encoder_sections(encoder)[: depth + 1]):
+        found += [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else [part]
+    return found
+
+
+def _is_watched(sam: Sam, depth: int) -> bool:
+    """Whether a hook of the encoder would not be called as often, or not by all, if the prefix were not run."""
+    encoder = sam.image_encoder
+    suffix = parts(encoder, encoder_sections(encoder)[depth + 1 :])
+    runs = {module for part in suffix if isinstance(part, nn.Module) for module in part.modules()}
+    return any(module not in runs for module in _hooked(encoder))
+
+
+def _hooked(module: nn.Module) -> Iterator[nn.Module]:
+    return (inner for inner in module.modules() if inner._forward_hooks or inner._forward_pre_hooks)
+
+
+def processor(device: torch.device) -> str:
+    """What decides, beside the libraries, how a sum is rounded."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

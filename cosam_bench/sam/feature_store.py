@@ -1,0 +1,150 @@
+"""Where features of images are kept: in files that processes share, or in the device's own memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from cosam_bench.core.errors import ran_out_of_memory
+from cosam_bench.core.files import CannotWrite, write_atomically
+from cosam_bench.sam.sam import Features
+
+_ENDING = ".safetensors"
+_STALE_SECONDS = 3600  # a temporary file this old was left by a process that was killed
+
+
+class Kept(NamedTuple):
+    """What is kept of one image.
+
+    Attributes:
+        features: of a batch of one, contiguous.
+        seconds: that computing them took.
+    """
+
+    features: Features
+    seconds: float
+
+
+class Place(Protocol):
+    """Keeps features by their keys; a help and no result, so it may refuse or lose any of them."""
+
+    def read(self, key: str) -> Kept | None:
+        """What was kept under a key; None where there is nothing, or nothing that can be read."""
+        ...
+
+    def keep(self, key: str, kept: Kept) -> None:
+        """Keep it if there is room."""
+        ...
+
+
+class FeatureMemory:
+    """Features where they were computed, within this process: read without a copy, and gone with it.
+
+    It keeps what comes until it is full, and throws nothing out. Rows of the matrix and epochs pass over all
+    images again and again, and a memory that made room for the newest would lose each image before its next use.
+    """
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        """An empty memory for ``limit_bytes`` of features."""
+        self._entries: dict[str, Kept] = {}
+        self._free_bytes = limit_bytes
+
+    def read(self, key: str) -> Kept | None:
+        """What was kept under a key, if anything; nobody may change it."""
+        return self._entries.get(key)
+
+    def keep(self, key: str, kept: Kept) -> None:
+        """Keep a copy, so that no more memory is held than is counted, where it fits."""
+        parts = [part for part in kept.features if part is not None]
+        size_bytes = sum(part.nbytes for part in parts)
+        if key in self._entries or size_bytes > self._free_bytes:
+            return
+        try:
+            copy = Features(*(part.clone() for part in parts))
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            self._free_bytes = 0  # what is left is wanted for the model
+            return
+        self._free_bytes -= size_bytes
+        self._entries[key] = Kept(copy, kept.seconds)
+
+
+class FeatureFiles:
+    """Features in a folder, a file each, which outlive the process and which several processes may share.
+
+    Entries are read by mapping the file, so the system's page cache is the cache in memory. Files appear whole,
+    and one that is removed while it is read stays readable.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+        """The files of a folder, which need not exist.
+
+        Args:
+            limit_bytes: the files' total, above which the least recently used go. Each further process that
+                writes at the same time may exceed it by a sixteenth.
+        """
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._unseen_bytes = limit_bytes  # written since the folder was last looked through
+        self._is_writable = True
+
+    def read(self, key: str) -> Kept | None:
+        """What a file of that name holds, on the CPU."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                early = file.get_tensor("early") if "early" in file.keys() else None  # noqa: SIM118 (no container)
+                kept = Kept(Features(file.get_tensor("maps"), early), float(file.metadata()["seconds"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        except RuntimeError:  # torch opens the file a second time, and another process may have removed it in between
+            return None
+        with suppress(OSError):  # another process may have removed it, or own it
+            os.utime(path)  # the time of last use, which file systems rarely note
+        return kept
+
+    def keep(self, key: str, kept: Kept) -> None:
+        """Write a file; where that fails, nothing more is written."""
+        if not self._is_writable:
+            return
+        tensors = {name: part.cpu() for name, part in kept.features._asdict().items() if part is not None}
+        content = save(tensors, metadata={"seconds": repr(kept.seconds)})
+        try:
+            write_atomically(self._path(key), content)
+        except CannotWrite:
+            self._is_writable = False
+        self._unseen_bytes += len(content)
+        if self._unseen_bytes > self._limit_bytes // 16:
+            self._unseen_bytes = 0
+            _evict(self._folder, limit_bytes=self._limit_bytes)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}{_ENDING}"
+
+
+def _evict(folder: Path, *, limit_bytes: int) -> None:
+    """Remove what was left half written; and, from fifteen sixteenths on, the least recently used to seven eighths."""
+    entries = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):  # another process may have removed it
+            facts = path.stat()
+            if path.suffix == _ENDING:
+                entries.append((facts.st_mtime_ns, facts.st_size, path))
+            elif time.time() - facts.st_mtime > _STALE_SECONDS:
+                path.unlink()
+    total = sum(size for _, size, _ in entries)
+    if total <= limit_bytes * 15 // 16:
+        return
+    for _, size, path in sorted(entries):
+        if total <= limit_bytes * 7 // 8:
+            return
+        with suppress(OSError):
+            path.unlink()
+        total -= size

@@ -1,0 +1,219 @@
+"""From samples and prompts to what a model takes in."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cosam_bench.data.prompts import Prompts
+from cosam_bench.data.samples import Sample
+from cosam_bench.sam.frames import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Frame,
+    FramePrompts,
+    PromptKind,
+    Resampling,
+    Resize,
+    frame_prompts,
+    hurried,
+    normalise,
+    prepare_image,
+)
+
+Precision = Literal["fp32", "bf16"]
+RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, which CoSAM's training hands to SAM's mask encoder
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """One image as it goes to the device; nobody may change it.
+
+    Attributes:
+        pixels: uint8, ``(3, S, S)``, from ``frames.prepare_image``, on the CPU.
+        frame: leads back to the image's own size.
+    """
+
+    pixels: Tensor
+    frame: Frame
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all that decides the normalised input: equal digests, equal input on one kind of device."""
+        facts = [list(self.pixels.shape), self.frame.content, PIXEL_MEAN, PIXEL_STD]
+        state = hashlib.sha256(json.dumps(facts).encode())
+        state.update(self.pixels.contiguous().numpy().data)
+        return state.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class KnownInputs:
+    """What a batch's images were made of, for as long as they are those images.
+
+    Attributes:
+        inputs: one a row.
+        images: the tensor that they became.
+        version: its count of changes in place at that time.
+    """
+
+    inputs: tuple[ModelInput, ...]
+    images: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, images: Tensor, inputs: Sequence[ModelInput]) -> KnownInputs:
+        """The inputs, bound to the very tensor that they became just now."""
+        return cls(tuple(inputs), images, images._version)
+
+    def digests_of(self, images: Tensor) -> tuple[str, ...] | None:
+        """The digests of the rows; None where ``images`` is another tensor, or was changed since."""
+        return tuple(one.digest for one in self.inputs) if self.became(images) else None
+
+    def became(self, images: Tensor) -> bool:
+        """Whether ``images`` is the tensor that the inputs became, and unchanged.
+
+        A change through ``images.data``, NumPy or DLPack is not seen: torch does not count it.
+        """
+        return images is self.images and images._version == self.version
+
+
+@dataclass(frozen=True)
+class View:
+    """How samples become model input.
+
+    Attributes:
+        size: the model's input side, pixels.
+        grid: the side of the decoder's logits.
+        resize: ``pad`` keeps the aspect and pads right and below, ``squash`` does not.
+        device: where batches lie.
+        precision: the type the model computes in.
+        resampling: ``pillow`` shrinks with antialiasing, ``torch`` without.
+        mask_levels: what enters SAM's mask encoder outside and inside of a mask prompt, ``RAW_MASK_LEVELS`` or
+            others; None: the logits that suit the model.
+    """
+
+    size: int
+    grid: int
+    resize: Resize
+    device: torch.device
+    precision: Precision = "fp32"
+    resampling: Resampling = "pillow"
+    mask_levels: tuple[float, float] | None = None
+
+    def frame(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[Frame, ...]]:
+        """Images uint8 ``(3, H, W)`` of any sizes as the model takes them in, and the frames that lead back.
+
+        Returns:
+            float32 ``(B, 3, S, S)``, normalised, on ``device``; and one frame an image.
+        """
+        inputs = [self.prepared(image) for image in images]
+        return self.placed(inputs), tuple(one.frame for one in inputs)
+
+    def prepared(self, image: Tensor) -> ModelInput:
+        """An image uint8 ``(3, H, W)`` at the model's size: the part of the work that the host does."""
+        pixels, frame = prepare_image(image, size=self.size, resize=self.resize, resampling=self.resampling)
+        return ModelInput(pixels, frame)
+
+    def placed(self, inputs: Sequence[ModelInput]) -> Tensor:
+        """The inputs as one float32 tensor ``(B, 3, S, S)``, normalised, on ``device``; its changes are counted."""
+        with _counted():
+            pixels = torch.stack([hurried(one.pixels, self.device) for one in inputs])
+            return normalise(pixels, [one.frame for one in inputs])
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which the model computes in ``precision``."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What ``predict`` receives: images and prompts, never masks.
+
+    Attributes:
+        images: float, ``(B, 3, S, S)``, normalised as SAM expects, on the model's device.
+        prompts: one prompt a row, in the model's frame.
+        domains: the rows' domains, only for a method whose card says ``told_domain``.
+        known: what the images were made of, where that is known.
+    """
+
+    images: Tensor
+    prompts: FramePrompts
+    domains: tuple[str, ...] | None = None
+    known: KnownInputs | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows, in this order."""
+        index = list(rows)
+        domains = tuple(self.domains[row] for row in index) if self.domains is not None else None
+        if self.known is None or not self.known.became(self.images) or self.images.requires_grad:
+            return Batch(self.images[index], self.prompts.select(index), domains)
+        with _counted():
+            images = self.images[index]
+        known = KnownInputs.of(images, [self.known.inputs[row] for row in index])
+        return Batch(images, self.prompts.select(index), domains, known)
+
+
+def chunks(rows: Sequence[int], *, size: int) -> Iterator[list[int]]:
+    """The rows in order, ``size`` at a time; the last chunk may be shorter.
+
+    >>> list(chunks(range(5), size=2))
+    [[0, 1], [2, 3], [4]]
+    """
+    for first in range(0, len(rows), size):
+        yield list(rows[first : first + size])
+
+
+def collate(
+    samples: Sequence[Sample],
+    prompts: Prompts,
+    *,
+    kinds: Sequence[PromptKind],
+    view: View,
+    domains: tuple[str, ...] | None = None,
+) -> tuple[Batch, tuple[Frame, ...]]:
+    """The batch of some samples, with the frames that lead back to their own sizes.
+
+    Args:
+        samples: any sizes.
+        prompts: the same rows, in image pixels.
+        kinds: which of its prompts each row uses.
+        view: how samples become model input.
+        domains: passed on to the batch.
+    """
+    inputs = [view.prepared(sample.image) for sample in samples]
+    return collate_inputs(inputs, prompts, kinds=kinds, view=view, domains=domains)
+
+
+def collate_inputs(
+    inputs: Sequence[ModelInput],
+    prompts: Prompts,
+    *,
+    kinds: Sequence[PromptKind],
+    view: View,
+    domains: tuple[str, ...] | None = None,
+) -> tuple[Batch, tuple[Frame, ...]]:
+    """As ``collate``, of images that were prepared before."""
+    frames = tuple(one.frame for one in inputs)
+    placed = frame_prompts(
+        prompts, rows=range(len(inputs)), frames=frames, kinds=kinds, grid=view.grid, mask_levels=view.mask_levels
+    )
+    images = view.placed(inputs)
+    return Batch(images, placed.to(view.device), domains, KnownInputs.of(images, inputs)), frames
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    """Tensors made within count their changes in place, which those of inference mode do not."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -1,0 +1,1 @@
+"""Training one adapter on one domain, and keeping the trained experts."""

@@ -1,0 +1,53 @@
+"""Which samples each step of a training sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.sam.inputs import chunks
+from cosam_bench.training.fit_settings import FitSettings
+
+
+def rows_of_steps(fit: FitSettings, *, count: int, order: torch.Generator) -> Iterator[tuple[int, list[int]]]:
+    """The epoch, from 0, and the samples of each step of the whole training.
+
+    Args:
+        count: of samples; each epoch passes over them in a new order.
+        order: draws it, when the epoch begins.
+
+    Raises:
+        CosamError: there are too few samples for one whole batch, and only whole ones are used.
+    """
+    for epoch in range(fit.epochs):
+        for indices in batches_of_epoch(torch.randperm(count, generator=order).tolist(), fit):
+            yield epoch, indices
+
+
+def images_seen(count: int, fit: FitSettings) -> int:
+    """How many images the whole training on ``count`` samples takes in, each epoch's counted anew."""
+    return fit.epochs * sum(map(len, batches_of_epoch(range(count), fit)))
+
+
+def batches_of_epoch(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
+    """The rows of an epoch, in their order, batch by batch.
+
+    Of several ranks the first one's share is taken: every ``ranks``-th row from the first, as torch's
+    ``DistributedSampler`` deals them out. (The rows that it repeats to make all shares equal never fall to
+    the first rank.)
+
+    Raises:
+        CosamError: ``drop_last`` leaves none.
+    """
+    share = rows[:: fit.ranks]
+    batches = list(chunks(share, size=fit.batch_size))
+    if fit.drop_last and len(batches[-1]) < fit.batch_size:
+        batches.pop()
+    if not batches:
+        raise CosamError(
+            f"fit.drop_last leaves nothing to train on: {len(share)} samples make no whole batch of "
+            f"{fit.batch_size}. Lower fit.batch_size or set fit.drop_last = false."
+        )
+    return batches

@@ -1,0 +1,89 @@
+"""Trained experts as files, so that each is trained once and read back by whoever asks for the same training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from cosam_bench import __version__
+from cosam_bench.core.files import write_atomically
+from cosam_bench.data.prompts import TrainPrompt
+from cosam_bench.merging.updates import Update
+from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.inputs import View
+from cosam_bench.sam.sam import Sam
+from cosam_bench.training.fit import Fitted
+from cosam_bench.training.fit_settings import FitSettings
+
+
+def expert_file(
+    data: str,
+    *,
+    sam: Sam,
+    adapter: AdapterSettings,
+    fit: FitSettings,
+    prompt_kind: TrainPrompt,
+    view: View,
+    seed: int,
+    start: Update | None,
+    from_scratch: bool,
+) -> str:
+    """The name of an expert's file: a hash of all that decides what training gives.
+
+    Args:
+        data: digest of the training samples and their prompts.
+        sam: the frozen model; its digest stands for ``adapter.start``, too.
+        fit: with the learning rate of this domain.
+        view: how samples become model input; its precision does not count, training has that of ``fit``.
+        start: what training begins from.
+        from_scratch: whether ``start`` lies beneath a fresh adapter.
+    """
+    facts = {
+        "data": data,
+        "model": sam.digest,
+        "adapter": adapter.model_dump(mode="json", exclude={"start"}),
+        "fit": fit.model_dump(mode="json"),
+        "prompt": prompt_kind,
+        "resize": view.resize,
+        "resampling": view.resampling,
+        "mask_levels": view.mask_levels,
+        "device": view.device.type,
+        "seed": seed,
+        "start": start.digest() if start is not None else None,
+        "torch": torch.__version__,
+        "harness": __version__,
+    }
+    if from_scratch and start is not None:  # without a start it makes no difference
+        facts["from_scratch"] = True
+    return f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+
+
+def write_expert(path: Path, fitted: Fitted) -> None:
+    """Write an expert with the facts of its training."""
+    facts = {
+        "epoch_losses": list(fitted.epoch_losses),
+        "trainable_parameters": fitted.trainable_parameters,
+        "seconds": fitted.seconds,
+    }
+    write_atomically(path, save(fitted.update.tensors(), metadata={"facts": json.dumps(facts)}))
+
+
+def read_expert(path: Path) -> Fitted | None:
+    """The stored expert, or None where there is none that can be read: it is then trained again."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            facts = json.loads(file.metadata()["facts"])
+        return Fitted(
+            update=Update.from_tensors(tensors),
+            epoch_losses=tuple(facts["epoch_losses"]),
+            trainable_parameters=int(facts["trainable_parameters"]),
+            seconds=float(facts["seconds"]),
+        )
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None

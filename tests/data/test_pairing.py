@@ -1,0 +1,122 @@
+"""Images find their masks by name or by position, or the fault is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.cards import Card
+from cosam_bench.data.pairing import find_pairs
+
+
+def laid_out(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def card(root: Path, **keys: object) -> Card:
+    return Card.model_validate({"name": "leaf", "root": str(root)} | keys)
+
+
+def paired(root: Path, **keys: object) -> dict[str, str]:
+    return {
+        pair.image.relative_to(root).as_posix(): pair.mask.relative_to(root).as_posix()
+        for pair in find_pairs(card(root, **keys))
+    }
+
+
+def test_defaults_pair_by_stem_and_pass_over_what_is_no_image(tmp_path: Path) -> None:
+    laid_out(tmp_path, "images/b.jpg", "images/a.PNG", "images/Thumbs.db", "images/._a.PNG", "images/sub/c.png")
+    laid_out(tmp_path, "masks/a.png", "masks/b.png", "masks/b.json", "masks/extra.png")
+    assert paired(tmp_path) == {"images/a.PNG": "masks/a.png", "images/b.jpg": "masks/b.png"}
+    assert [pair.key for pair in find_pairs(card(tmp_path))] == ["images/a", "images/b"]
+
+
+def test_stems_with_dots_and_glob_signs_are_taken_literally(tmp_path: Path) -> None:
+    laid_out(tmp_path, "images/a.jpg", "images/a.b.jpg", "images/x[1]*.jpg")
+    laid_out(tmp_path, "masks/a.png", "masks/a.b.png", "masks/x[1]*.png", "masks/x1.png")
+    expected = {f"images/{stem}.jpg": f"masks/{stem}.png" for stem in ("a", "a.b", "x[1]*")}
+    assert paired(tmp_path) == expected
+    assert paired(tmp_path, masks="masks/{stem}.png") == expected
+    laid_out(tmp_path, *(f"masks/{stem}-v2.png" for stem in ("a", "a.b", "x[1]*")))
+    assert paired(tmp_path, masks="mask?/{stem}-v*.png") == {
+        image: mask.replace(".png", "-v2.png") for image, mask in expected.items()
+    }
+
+
+def test_layouts_of_published_sets(tmp_path: Path) -> None:
+    bottle = tmp_path / "bottle"
+    laid_out(bottle, "test/broken/000.png", "test/dent/000.png", "ground_truth/broken/000_mask.png")
+    laid_out(bottle, "ground_truth/dent/000_mask.png")
+    keys = {"images": "test/*/*.png", "masks": "ground_truth/{parent}/{stem}_mask.png"}
+    assert paired(bottle, **keys) == {
+        f"test/{kind}/000.png": f"ground_truth/{kind}/000_mask.png" for kind in ("broken", "dent")
+    }
+    rail = tmp_path / "rail"
+    laid_out(rail, "my_train/1.jpg", "my_train/1.png", "my_test/2.jpg", "my_test/2.png")
+    split = {"kind": "folders", "train": "my_train/*.jpg", "test": "my_test/*.jpg"}
+    found = find_pairs(card(rail, masks="{folder}/{stem}.*", split=split))
+    assert [(pair.key, pair.mask.name, pair.part) for pair in found] == [
+        ("my_train/1", "1.png", "train"),
+        ("my_test/2", "2.png", "test"),
+    ]
+    samcl = tmp_path / "samcl"
+    laid_out(samcl, "train/images/1.jpg", "train/masks/1.jpg", "test/images/1.jpg", "test/masks/1.png")
+    laid_out(samcl, "test/masks/points.json")
+    split = {"kind": "folders", "train": "train/images/*", "test": ["test/images/*"]}
+    assert paired(samcl, masks="{folder}/../masks/{stem}.*", split=split) == {
+        "train/images/1.jpg": "train/masks/1.jpg",
+        "test/images/1.jpg": "test/masks/1.png",
+    }
+
+
+def test_several_globs_and_mask_patterns(tmp_path: Path) -> None:
+    laid_out(tmp_path, "a/1.jpg", "b/deep/2.jpg", "m/1.png", "n/2.png")
+    keys = {"images": ["a/*.jpg", "**/*.jpg"], "masks": ["m/{stem}.png", "n/{stem}.png"]}
+    assert paired(tmp_path, **keys) == {"a/1.jpg": "m/1.png", "b/deep/2.jpg": "n/2.png"}
+
+
+def test_sorted_pairing(tmp_path: Path) -> None:
+    laid_out(tmp_path, "images/a.jpg", "images/b.jpg", "masks/001.png", "masks/002.png")
+    keys = {"masks": "masks/*", "pairing": "sorted"}
+    assert paired(tmp_path, **keys) == {"images/a.jpg": "masks/001.png", "images/b.jpg": "masks/002.png"}
+    laid_out(tmp_path, "masks/003.png")
+    with pytest.raises(CosamError, match="Domain 'leaf': 2 images but 3 masks"):
+        find_pairs(card(tmp_path, **keys))
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "message"),
+    [
+        ([], {}, r"there is no folder .*get the data or correct root"),
+        (["images/a.txt"], {}, r"no image matches 'images/\*' in .*; that folder holds 1 .txt"),
+        (["images/a.JPG"], {"images": "images/*.jpg"}, r"no image matches .*; that folder holds 1 .JPG"),
+        (["pictures/a.jpg"], {}, r"no image matches .*; there is no folder .*images"),
+        (["images/a.jpg", "masks/b.png"], {}, r"a.jpg has no mask masks/a\.\*\. Complete the data or correct"),
+        (["images/a.jpg", "masks/a.png", "masks/a.jpg"], {}, r"a.jpg has several masks \(a.jpg, a.png\)"),
+        (["images/a.jpg", "images/a.png", "masks/a.png"], {}, r"a.jpg shares its name with another image"),
+        (
+            ["images/1/a.jpg", "images/2/a.jpg", "masks/a.png"],
+            {"images": "images/*/*.jpg"},
+            r"a.jpg shares its mask a.png with another image",
+        ),
+        (["images/a.jpg"], {"masks": "{folder}/{stem}.*"}, r"a.jpg has no mask"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, names: list[str], keys: dict[str, object], message: str) -> None:
+    laid_out(tmp_path / "data", *names) if names else None
+    with pytest.raises(CosamError, match=f"Domain 'leaf': {message}"):
+        find_pairs(card(tmp_path / "data", **keys))
+
+
+def test_many_faults_become_one_message(tmp_path: Path) -> None:
+    laid_out(tmp_path, *(f"images/{number:02d}.jpg" for number in range(12)), "masks/00.png")
+    with pytest.raises(CosamError) as error:
+        find_pairs(card(tmp_path))
+    assert str(error.value).count("has no mask") == 5
+    assert "05.jpg" in str(error.value)
+    assert "and 6 more like these" in str(error.value)

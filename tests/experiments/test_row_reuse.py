@@ -1,0 +1,149 @@
+"""Rows that are not measured twice: frozen SAM's, and those of a state that did not change."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cosam_bench.evaluation import scoring as score
+from cosam_bench.experiments import row_scorer as module
+from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.row_reuse import is_unchanged
+from cosam_bench.experiments.runner import Runner
+from cosam_bench.method.interface import State
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.methods.finetune import Finetune
+from cosam_bench.results.records import Record
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each column was really scored."""
+    counted: Counter[str] = Counter()
+    own = module.score_split
+
+    def count(predict: Any, split: Any, *args: Any, **kwargs: Any) -> Any:
+        counted[split.domain] += 1
+        return own(predict, split, *args, **kwargs)
+
+    monkeypatch.setattr(module, "score_split", count)
+    return counted
+
+
+def prepared(protocol: Path, results: Path, method: str = "finetune", *overrides: str) -> Prepared:
+    return prepare(resolve_run(method=method, protocol=str(protocol), overrides=overrides), results)
+
+
+def rows(record: Record) -> dict[tuple[str, str, str], str]:
+    with (record.folder / "matrix.csv").open() as file:
+        return {(row["step"], row["domain"], row["metric"]): row["value"] for row in csv.DictReader(file)}
+
+
+def test_frozen_sams_row_is_measured_once_for_all_methods(
+    quick_protocol: Path, tmp_path: Path, scored: Counter[str]
+) -> None:
+    first = Runner(prepared(quick_protocol, tmp_path), results=tmp_path).run()
+    assert set(scored.values()) == {4}  # three domains, and row 0
+    other = prepared(quick_protocol, tmp_path, "average", "order=['polyp', 'pill', 'pitting']")
+    second = Runner(other, results=tmp_path).run()
+    assert set(scored.values()) == {7}
+    alone = Runner(prepared(quick_protocol, tmp_path / "alone", "average"), results=tmp_path / "alone").run()
+    zero = [{key: value for key, value in rows(record).items() if key[0] == "0"} for record in (first, second, alone)]
+    assert zero[0] == zero[1] == zero[2]
+    lines = (second.folder / "matrix.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines[1:] if line.startswith("0,") and ",iou," in line] == [
+        "polyp",
+        "pill",
+        "pitting",
+        "natural",
+    ]
+
+
+def test_where_the_memory_runs_out_no_pass_counts_twice_and_no_row_is_shared(
+    quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory is full only once the metrics are computed, when the predictions are there already."""
+    own = score.measure_batch
+
+    def full(logits: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(logits) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return own(logits, *args, **kwargs)
+
+    monkeypatch.setattr(score, "measure_batch", full)
+    record = Runner(prepared(quick_protocol, tmp_path), results=tmp_path).run()
+    assert record.info.cost.encoder_passes_per_image == 1
+    assert not list((tmp_path / "_shared").glob("rows/*"))
+
+
+@pytest.mark.parametrize("change", ["seed=1", "prompts.test='points'", "score.batch_size=3", "prefix_cache_gib=0"])
+def test_another_experiment_has_another_frozen_row(
+    quick_protocol: Path, tmp_path: Path, scored: Counter[str], change: str
+) -> None:
+    blocks = "adapter.blocks=[5]"
+    Runner(prepared(quick_protocol, tmp_path, "frozen", blocks), results=tmp_path).run()
+    before = scored["pill"]
+    Runner(prepared(quick_protocol, tmp_path, "frozen", blocks, change), results=tmp_path).run()
+    # "prefix_cache_gib" is no part of a run's identity, so that run is known already unless its folder is forgotten.
+    assert scored["pill"] == before + (0 if change.startswith("prefix") else 2)
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[1, 2]", None])
+def test_a_damaged_frozen_row_is_measured_again(
+    quick_protocol: Path, tmp_path: Path, scored: Counter[str], damage: str | None
+) -> None:
+    first = Runner(prepared(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
+    (path,) = (tmp_path / "_shared" / "rows").iterdir()
+    text = path.read_text()
+    path.write_text(text.replace("test-0000", "test-9999") if damage is None else damage)
+    before = scored["pill"]
+    other = prepared(quick_protocol, tmp_path, "frozen", "order=['polyp', 'pill', 'pitting']")
+    again = Runner(other, results=tmp_path).run()
+    assert scored["pill"] == before + 2  # row 0, and the method's own
+    zero = [{key: value for key, value in rows(record).items() if key[0] == "0"} for record in (first, again)]
+    assert zero[0] == zero[1]
+    assert path.read_text() != damage
+
+
+def test_a_state_that_did_not_change_is_scored_once(quick_protocol: Path, tmp_path: Path, scored: Counter[str]) -> None:
+    record = Runner(prepared(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
+    assert set(scored.values()) == {2}  # row 0 is the harness's, row 1 the method's
+    found = rows(record)
+    assert len({step for step, _, _ in found}) == 4
+    assert all(value == found["0", *key[1:]] for key, value in found.items())
+    assert record.info.cost.encoder_passes_per_image == 1
+
+
+class Stubborn(Finetune):
+    """Learns the second domain alone."""
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        if step == 2:
+            super().learn(domain, step=step)
+
+
+def test_a_row_is_measured_wherever_the_state_did_change(
+    quick_protocol: Path, tmp_path: Path, scored: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(prepared(quick_protocol, tmp_path), method=Stubborn)
+    record = Runner(run, results=tmp_path).run()
+    assert set(scored.values()) == {3}  # row 0, after the first domain, after the second
+    found = rows(record)
+    one, two, three = ([found[key] for key in sorted(found) if key[0] == str(step)] for step in (1, 2, 3))
+    assert one != two == three
+
+
+def test_states_are_compared_byte_for_byte(tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        State(values={"v": value}).save(tmp_path / name)
+    assert is_unchanged(tmp_path / "a", tmp_path / "b")
+    assert not is_unchanged(tmp_path / "a", tmp_path / "c")
+    assert not is_unchanged(tmp_path / "missing", tmp_path / "a")

@@ -1,0 +1,229 @@
+"""TRM's search: its gradient against autograd's double backward, its ends, its ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Bernoulli, kl_divergence
+
+from cosam_bench.data.prompts import draw_prompts
+from cosam_bench.data.samples import Split
+from cosam_bench.merging.trajectory import Trajectory, Weights, objective
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.methods.trm import TRM, TRMSettings, _rows, bernoulli_divergence
+from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.targets import AdapterSettings, add_side_layers
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.inputs import View
+from cosam_bench.training.fit_settings import FitSettings
+
+ROWS = (0, 0, 1, 1)
+
+
+class Toy:
+    """Two LoRA layers on a small network in float64, and a subspace of four points."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        self.inputs, self.target = drawn(7, 5), (drawn(7, 3) > 0).double()
+        self.first, self.second = drawn(4, 5), drawn(3, 4)
+        shapes = ((2, 5), (4, 2), (2, 4), (3, 2))
+        points = [[0.4 * drawn(*shape) for shape in shapes] for _ in range(4)]
+        history = [torch.zeros(2, 5).double(), points[0][1], torch.zeros(2, 4).double(), points[0][3]]
+        self.trajectory = Trajectory.through(points, rows=ROWS, history=history)
+        self.before = self.logits(points[0]).detach()
+        self.end = points[-1]
+
+    def logits(self, point: Sequence[Tensor]) -> Tensor:
+        a1, b1, a2, b2 = point
+        hidden = torch.tanh(self.inputs @ (self.first + b1 @ a1).T)
+        return hidden @ (self.second + b2 @ a2).T
+
+    def values(self, point: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        logits = self.logits(point)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, self.target)
+        return loss, bernoulli_divergence(self.before, logits)
+
+    def evaluate(self, point: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+        parameters = [tensor.detach().clone().requires_grad_() for tensor in point]
+        return parameters, *self.values(parameters)
+
+    def by_double_backward(self, coefficients: Tensor, weights: Weights, reference: float) -> tuple[float, Tensor]:
+        coefficients = coefficients.clone().requires_grad_()
+        point = self.trajectory.at(coefficients)
+        loss, consistency = self.values(point)
+        slopes = torch.autograd.grad(loss, point, create_graph=True)
+        norm = torch.sqrt(sum(slope.square().sum() for slope in slopes))
+        lack = torch.clamp(1 - norm / (weights.floor * reference), min=0) ** 2
+        anchor = (self.trajectory.segment_shares * (coefficients - 0.5) ** 2).sum()
+        value = (
+            weights.alignment * loss
+            + weights.consistency * consistency
+            + weights.responsiveness * lack
+            + weights.anchor * anchor
+        )
+        return value.item(), torch.autograd.grad(value, coefficients)[0]
+
+
+@pytest.mark.parametrize(("reference", "allowed"), [(1e-6, 1e-12), (50.0, 1e-5)], ids=["floor idle", "floor active"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_gradient_is_that_of_double_backward(seed: int, reference: float, allowed: float) -> None:
+    toy = Toy(seed)
+    generator = torch.Generator().manual_seed(seed)
+    coefficients = torch.rand(2, 4, generator=generator, dtype=torch.float64)
+    weights = Weights(alignment=0.7, consistency=1.3, responsiveness=2.0, anchor=0.2)
+    value, gradient = objective(toy.evaluate, toy.trajectory, coefficients, weights=weights, reference_norm=reference)
+    expected, exact = toy.by_double_backward(coefficients, weights, reference)
+    assert value == pytest.approx(expected, rel=1e-12)
+    assert (gradient - exact).norm() <= allowed * exact.norm()
+    without = objective(
+        toy.evaluate, toy.trajectory, coefficients, weights=replace(weights, responsiveness=0), reference_norm=reference
+    )
+    assert (value != without[0]) == (reference > 1)  # the floor has its say only where it is active
+
+
+def test_nought_is_the_start_and_one_is_the_end() -> None:
+    toy = Toy(3)
+    ends = torch.zeros(2, 4, dtype=torch.float64)
+    assert all(map(torch.equal, toy.trajectory.at(ends), toy.trajectory.start))
+    ends[:, :3] = 1
+    for found, wanted in zip(toy.trajectory.at(ends), toy.end, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
+
+
+def test_the_history_scales_the_old_change() -> None:
+    toy = Toy(3)
+    only = torch.zeros(2, 4, dtype=torch.float64)
+    only[:, 3] = 0.2
+    _, b1, _, b2 = toy.trajectory.at(only)
+    torch.testing.assert_close(b1, 1.2 * toy.trajectory.start[1])
+    torch.testing.assert_close(b2, 1.2 * toy.trajectory.start[3])
+
+
+def test_coefficients_begin_in_the_middle_and_stay_within_their_bounds() -> None:
+    trajectory = Toy(3).trajectory
+    first = trajectory.first_coefficients()
+    assert first.tolist() == [[0.5, 0.5, 0.5, 0.0]] * 2
+    first += torch.tensor([[9.0], [-9.0]])
+    trajectory.clamp_(first)
+    assert first.tolist() == [[1.2, 1.2, 1.2, 0.2], [-0.2, -0.2, -0.2, -0.2]]
+
+
+def test_one_straight_segment_has_the_whole_share_and_no_move_has_none() -> None:
+    still, moved = torch.zeros(2, 2), torch.ones(2, 2)
+    straight = Trajectory.through([[still, still], [moved, still]], rows=(0, 1))
+    assert straight.segment_shares.tolist() == [[1.0], [0.0]]
+
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=9), st.integers(0, 99))
+def test_the_divergence_is_the_kl_divergence_of_pixels(before: list[float], seed: int) -> None:
+    old = torch.tensor(before, dtype=torch.float64)
+    new = 10 * torch.randn(len(before), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    exact = kl_divergence(Bernoulli(logits=old), Bernoulli(logits=new)).mean()
+    torch.testing.assert_close(bernoulli_divergence(old, new), exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Workbench:
+    sam = build_sam("tiny", checkpoint="random")
+    return Workbench(
+        sam=sam,
+        adapter=AdapterSettings(rank=2, alpha=2.0),
+        fit=FitSettings(epochs=2, batch_size=3, flip=False),
+        prompt_kind="box",
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        seed=0,
+    )
+
+
+@pytest.fixture
+def domain(squares: Split) -> TrainingDomain:
+    return TrainingDomain("squares", squares, draw_prompts(squares, points=3, seed=0))
+
+
+def learned(bench: Workbench, domain: TrainingDomain, *, domains: int = 2, **settings: Any) -> TRM:
+    method = TRM(TRMSettings(reference_batches=1, **{"steps": 2, "batch": 2} | settings), bench)
+    for step in range(1, domains + 1):
+        method.learn(domain, step=step)
+    return method
+
+
+def test_the_first_domain_is_only_trained(bench: Workbench, domain: TrainingDomain) -> None:
+    method = learned(bench, domain, domains=1)
+    assert method.served is not None
+    assert method.served.digest() == bench.train(domain).update.digest()
+    assert method.values["reference_norm"] > 0  # type: ignore[operator]
+
+
+def test_without_a_step_the_merge_lies_halfway_along_the_training(bench: Workbench, domain: TrainingDomain) -> None:
+    before = bench.train(domain).update
+    after = bench.train(domain, start=before).update
+    served = learned(bench, domain, steps=0).served
+    assert served is not None
+    for layer, factors in served.low_rank.items():
+        for part in ("a", "b"):
+            ends = getattr(before.low_rank[layer], part) + getattr(after.low_rank[layer], part)
+            torch.testing.assert_close(getattr(factors, part), ends / 2, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alignment": 0.0},
+        {"consistency": 0.0},
+        {"responsiveness": 0.0, "floor": 1e6},
+        {"anchor": 0.0},
+        {"snapshots": 1},
+        {"history": False},
+        {"per_layer": False},
+        {"images": 1},
+        {"learning_rate": 0.2},
+        {"steps": 3},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_setting_changes_the_merge(bench: Workbench, domain: TrainingDomain, change: dict[str, Any]) -> None:
+    usual = {"floor": change["floor"]} if "floor" in change else {}
+    plain, other = learned(bench, domain, **usual), learned(bench, domain, **change)
+    assert plain.served is not None
+    assert other.served is not None
+    assert plain.served.digest() != other.served.digest()
+
+
+def test_a_trained_decoder_takes_part_though_its_iou_head_has_no_gradient(
+    bench: Workbench, domain: TrainingDomain
+) -> None:
+    with_decoder = replace(bench, adapter=AdapterSettings(rank=2, alpha=2.0, decoder=True))
+    served = learned(with_decoder, domain).served
+    assert served is not None
+    assert any("iou_prediction_head" in name for name in served.dense)
+    assert all(torch.isfinite(change).all() for change in served.dense.values())
+
+
+def test_more_snapshots_than_steps_are_as_many_as_steps(bench: Workbench, domain: TrainingDomain) -> None:
+    steps = 2 * -(-len(domain) // 3)
+    method = learned(bench, domain, snapshots=100)
+    assert len(method.snapshots.points) == 1 + steps
+
+
+def test_each_layer_has_coefficients_of_its_own_whatever_the_adapter() -> None:
+    sam, settings = build_sam("tiny", checkpoint="random"), AdapterSettings(kind="regcl_lora", rank=2, blocks=(4, 5))
+    add_side_layers(sam, settings, generator=torch.Generator())
+    with attach(sam, settings, generator=torch.Generator()) as adapter:
+        weights = [f"side.{part}.{number}.weight" for number in (4, 5) for part in ("down", "up")]
+        rows = dict(zip(adapter.dense, _rows(adapter, per_layer=True), strict=True))
+        assert [rows.pop(name) for name in weights] == [0, 1, 2, 3]
+        assert set(rows.values()) == {4}  # the biases
+        assert set(_rows(adapter, per_layer=False)) == {0}

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console, RenderableType
+
+from cosam_bench.cli.leaderboard_table import render_leaderboard
+from cosam_bench.cli.matrix_table import render_matrix, render_summary
+from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.score_matrix import Cell
+from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
+from cosam_bench.results.records import Record, RecordWriter, record_folder
+from cosam_bench.results.run_info import Conditions, Cost, RunInfo
+
+ORDER = ("ball_screw", "pill", "polyp")
+DATA = {"ball_screw": "aa", "pill": "bb", "polyp": "cc", "photo": "dd"}
+
+# Rows: after 0, 1, 2, 3 domains; the last column is the retention domain.
+SCORES = [[0.5, 0.4, 0.3, 0.9], [0.8, 0.5, 0.2, 0.8], [0.7, 0.9, 0.4, 0.7], [0.6, 0.7, 0.8, 0.5]]
+EXPERTS = [[0.5, 0.4, 0.3, 0.9], [0.9, 0.4, 0.3, 0.9], [0.9, 0.95, 0.3, 0.9], [0.9, 0.95, 0.85, 0.9]]
+
+
+def record(
+    results: Path,
+    method: str,
+    *,
+    scores: list[list[float]] = SCORES,
+    gain: float = 0.0,
+    seed: int = 0,
+    order: tuple[str, ...] = ORDER,
+    data: dict[str, str] = DATA,
+    config: str = "ff",
+    rows: tuple[int, ...] = (0, 1, 2, 3),
+    **changes: Any,
+) -> Record:
+    facts: dict[str, Any] = {
+        "protocol": "mini",
+        "protocol_version": 1,
+        "settings": {},
+        "marks": (),
+        "hardware": {"processor": "two cores"},
+        "device": "cpu",
+        "status": "complete",
+        "cost": Cost(
+            train_seconds=(1.0, 2.0, 3.0),
+            merge_seconds=(0.5, 0.5, 0.5),
+            state_bytes=(1024, 2048, 2048),
+            peak_memory_bytes=2**21,
+            encoder_passes_per_image=1.0,
+            trainable_parameters=1000,
+        ),
+    }
+    info = RunInfo(
+        method=method,
+        config={},
+        seed=seed,
+        order=order,
+        retention=("photo",),
+        conditions=Conditions(data=data, checkpoint="ee", config=config),
+        versions={},
+        commit="",
+        started="2025-01-01T00:00:00+00:00",
+        **(facts | changes),
+    )
+    folder = record_folder(
+        results, protocol=info.protocol, method=method, digest=f"{len(list(results.rglob('*'))):012x}"
+    )
+    writer = RecordWriter(folder)
+    writer.write_info(info)
+    better = {metric: 1.0 if metric not in ("mae", "pixel_error") else -1.0 for metric in METRICS}
+    writer.write_matrix(
+        Cell(step, domain, metric, 0.5 + better[metric] * (scores[step][place] + gain - 0.5), 7)
+        for step in rows
+        for place, domain in enumerate((*order, "photo"))
+        for metric in METRICS
+    )
+    return Record(folder, info)
+
+
+def text_of(thing: RenderableType, *, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    lines = console.render_lines(thing, console.options, pad=False)
+    assert max(sum(segment.cell_length for segment in line) for line in lines) <= width
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+
+
+def row_of(frame: pd.DataFrame, method: str) -> pd.Series:
+    rows = frame[frame["method"] == method]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_a_row_is_the_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
+    records = [record(tmp_path, "regcl", seed=seed, gain=gain) for seed, gain in enumerate((0.0, 0.01, 0.05))]
+    frame = leaderboard(records)
+    assert list(frame.columns) == list(COLUMNS)
+    row = row_of(frame, "regcl")
+    assert (row["runs"], row["seeds"], row["orders"]) == (3, 3, 1)
+    assert row["last"] == pytest.approx(0.7 + 0.02)
+    assert row["last_std"] == pytest.approx(math.sqrt((0.02**2 + 0.01**2 + 0.03**2) / 2))
+    assert row["ff"] == pytest.approx(0.2)
+    assert row["ff_std"] == pytest.approx(0.0, abs=1e-12)
+    assert row["retention"] == pytest.approx(0.52)
+    assert row["retention_drop"] == pytest.approx(0.4)
+    assert row["train_seconds"] == 6.0
+    assert row["merge_seconds"] == 1.5
+    assert row["peak_memory_mib"] == 2.0
+    assert row["state_kib"] == 2.0
+    assert row["state_grows"] == "no"
+    assert row["trainable_parameters"] == 1000
+    assert frame.attrs["notes"] == ()
+
+
+def test_one_run_has_no_deviation(tmp_path: Path) -> None:
+    row = row_of(leaderboard([record(tmp_path, "regcl")]), "regcl")
+    assert math.isnan(row["last_std"])
+    assert row["avg"] == pytest.approx((0.8 + 0.8 + 0.7) / 3)
+
+
+def test_orders_and_seeds_are_counted_and_settings_and_methods_kept_apart(tmp_path: Path) -> None:
+    turned = ("polyp", "pill", "ball_screw")
+    frame = leaderboard(
+        [
+            record(tmp_path, "regcl", settings={"ridge": 0.1}),
+            record(tmp_path, "regcl", settings={"ridge": 0.1}, order=turned),
+            record(tmp_path, "regcl", settings={"ridge": 0.2}, gain=0.1),
+            record(tmp_path, "moda", gain=0.05),
+        ]
+    )
+    assert frame["settings"].tolist() == ['{"ridge": 0.2}', "{}", '{"ridge": 0.1}']
+    assert frame["runs"].tolist() == [1, 1, 2]
+    assert frame["seeds"].tolist() == [1, 1, 1]
+    assert frame["orders"].tolist() == [1, 1, 2]
+    assert frame["conditions"].nunique() == 1
+    assert "of 2 pairs" in frame.attrs["notes"][0]
+
+
+def test_plasticity_is_joined_from_the_experts_of_the_same_seed_and_order(tmp_path: Path) -> None:
+    told = ("told the domain",)
+    both = [
+        record(tmp_path, "regcl", seed=0),
+        record(tmp_path, "finetune", seed=1),
+        record(tmp_path, "experts", seed=0, scores=EXPERTS, marks=told),
+    ]
+    frame = leaderboard(both)
+    assert row_of(frame, "regcl")["plasticity"] == pytest.approx((0.1 + 0.05 + 0.05) / 3)
+    assert row_of(frame, "experts")["plasticity"] == 0.0
+    assert math.isnan(row_of(frame, "finetune")["plasticity"])
+    assert row_of(frame, "experts")["marks"] == "told the domain"
+
+
+def test_joint_training_has_a_last_row_only(tmp_path: Path) -> None:
+    row = row_of(leaderboard([record(tmp_path, "joint", rows=(0, 3), marks=("upper bound",))]), "joint")
+    assert row["last"] == pytest.approx(0.7)
+    assert all(math.isnan(row[name]) for name in ("avg", "ff", "fwt", "plasticity"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"protocol_version": 2}, "the protocol's version (1, 2)"),
+        ({"config": "00"}, "the protocol's settings"),
+        ({"data": DATA | {"pill": "00"}}, "the data of pill"),
+    ],
+)
+def test_runs_under_other_conditions_stand_apart_and_the_note_says_why(
+    tmp_path: Path, changes: dict[str, Any], difference: str
+) -> None:
+    frame = leaderboard([record(tmp_path, "regcl", seed=0), record(tmp_path, "regcl", seed=1, **changes)])
+    assert frame["runs"].tolist() == [1, 1]
+    assert frame["conditions"].nunique() == 2
+    (note,) = frame.attrs["notes"]
+    assert "not comparable" in note
+    assert difference in note
+
+
+def test_runs_that_are_not_complete_or_damaged_are_left_out_and_named(tmp_path: Path) -> None:
+    damaged = record(tmp_path, "moda")
+    (damaged.folder / "matrix.csv").unlink()
+    failed = record(tmp_path, "regcl", status="failed", rows=(0, 1))
+    frame = leaderboard([record(tmp_path, "regcl"), failed, damaged])
+    assert frame["method"].tolist() == ["regcl"]
+    assert frame["runs"].tolist() == [1]
+    notes = " ".join(frame.attrs["notes"])
+    assert f"{failed.name} (failed)" in notes
+    assert "matrix.csv cannot be read" in notes
+
+
+def test_notes_warn_of_repeated_seeds_and_of_different_machines(tmp_path: Path) -> None:
+    frame = leaderboard([record(tmp_path, "regcl"), record(tmp_path, "regcl", device="cuda:0")])
+    notes = " ".join(frame.attrs["notes"])
+    assert "repeat a seed and order" in notes
+    assert "2 machines or devices" in notes
+
+
+def test_the_best_stands_first_also_where_lower_is_better(tmp_path: Path) -> None:
+    records = [record(tmp_path, "moda", gain=0.1), record(tmp_path, "finetune"), record(tmp_path, "regcl", gain=0.2)]
+    for metric in METRICS:
+        frame = leaderboard(records, metric=metric)
+        assert frame["method"].tolist() == ["regcl", "moda", "finetune"]
+        assert set(frame["metric"]) == {metric}
+        assert frame["ff"].tolist() == pytest.approx([0.2] * 3)
+    with pytest.raises(CosamError, match="Did you mean 'iou'"):
+        leaderboard(records, metric="iu")
+
+
+def test_the_csv_has_full_precision_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    records = [record(tmp_path, "regcl", seed=seed, gain=seed / 3) for seed in range(2)]
+    frame = leaderboard(records)
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    write_leaderboard(frame, first)
+    write_leaderboard(leaderboard(records[::-1]), second)
+    assert first.read_bytes() == second.read_bytes()
+    assert b"\r" not in first.read_bytes()
+    with first.open(encoding="utf-8", newline="") as file:
+        (again,) = csv.DictReader(file)
+    assert float(again["last"]) == frame["last"].iloc[0]
+    assert again["plasticity"] == ""
+
+
+def test_no_records_give_an_empty_table(tmp_path: Path) -> None:
+    frame = leaderboard([])
+    assert list(frame.columns) == list(COLUMNS)
+    assert len(frame) == 0
+    assert "No complete run" in text_of(render_leaderboard(frame), width=80)
+    write_leaderboard(frame, tmp_path / "empty.csv")
+    assert (tmp_path / "empty.csv").read_text(encoding="utf-8") == ",".join(COLUMNS) + "\n"
+
+
+def test_the_table_marks_the_best_and_says_what_it_left_out(tmp_path: Path) -> None:
+    growing = Cost(state_bytes=(1, 2, 3))
+    frame = leaderboard(
+        [
+            *(record(tmp_path, "regcl", seed=seed, gain=seed / 100) for seed in range(3)),
+            record(tmp_path, "moda", cost=growing),
+            record(tmp_path, "joint", gain=0.1, marks=("upper bound",)),
+            record(tmp_path, "trm", settings={"rank": 4, "alpha": 1}, gain=-0.1),
+            record(tmp_path, "trm", settings={"rank": 8, "alpha": 1}, gain=-0.2),
+        ]
+    )
+    texts = (text_of(render_leaderboard(frame, width=width), width=width) for width in (80, 160))
+    narrow, wide = (" ".join(text.split()) for text in texts)  # however the lines below the table wrap
+    assert "0.710 ±0.010" in narrow
+    assert "joint*" in narrow
+    assert "* upper bound" in narrow
+    assert "only in the CSV" in narrow
+    assert "only in the CSV" not in wide
+    assert "↑" in wide
+    assert "rank=4" in wide
+    assert "alpha=" not in wide
+    screen = io.StringIO()
+    console = Console(width=140, file=screen, force_terminal=True, color_system="standard")
+    console.print(render_leaderboard(frame, width=140))
+    best = next(line for line in screen.getvalue().splitlines() if "regcl" in line)
+    assert "\x1b[1m0.710 ±0.010\x1b[0m" in best
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_matrix_fits_the_terminal_and_names_every_column(tmp_path: Path, width: int) -> None:
+    text = text_of(render_matrix(record(tmp_path, "regcl"), width=width), width=width)
+    assert "0 frozen" in text
+    assert "3 polyp" in text
+    assert "n=7" in text
+    assert "photo" in text
+    row = next(line for line in text.splitlines() if line.startswith("2 pill"))
+    assert row.replace("│", " ").split() == ["2", "pill", "0.700", "0.900", "0.400", "0.800", "0.700"]
+
+
+def test_many_domains_are_numbered_and_explained_below(tmp_path: Path) -> None:
+    order = tuple(f"quite_long_domain_{letter}" for letter in "abcdefgh")
+    data = dict.fromkeys((*order, "photo"), "aa")
+    scores = [[0.1 * step + 0.01 * place for place in range(9)] for step in range(9)]
+    made = record(tmp_path, "regcl", order=order, data=data, scores=scores, rows=tuple(range(9)))
+    text = text_of(render_matrix(made, width=88), width=88)
+    assert "8\N{NO-BREAK SPACE}quite_long_domain_h" in text
+    assert "r1\N{NO-BREAK SPACE}photo" in text
+    assert "…" not in text
+
+
+def test_the_matrix_of_joint_training_shows_the_measured_rows(tmp_path: Path) -> None:
+    joint = record(tmp_path, "joint", rows=(0, 3), marks=("upper bound", "all domains at once"))
+    text = text_of(render_matrix(joint, "mae", width=100), width=100)
+    assert "3 all at once" in text
+    assert "1 all at once" not in text
+    assert "underlined" not in text
+
+
+def test_the_summary_says_what_the_run_came_to(tmp_path: Path) -> None:
+    made = record(tmp_path, "regcl", status="failed", error="the merge diverged", extra={"router accuracy": 0.75})
+    text = text_of(render_summary(made), width=100)
+    for words in ("Last", "0.700", "failed", "the merge diverged", "6.0 s", "does not grow", "0.750", "two cores"):
+        assert words in text

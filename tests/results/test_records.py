@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import json
+import math
+import resource
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.score_matrix import Cell
+from cosam_bench.evaluation.scoring import ImageScore
+from cosam_bench.experiments.running_record import RunningRecord
+from cosam_bench.merging.updates import Update
+from cosam_bench.results.records import (
+    Record,
+    RecordWriter,
+    find_records,
+    load_record,
+    read_cells,
+    record_folder,
+)
+from cosam_bench.results.run_info import Conditions, Cost, RunInfo, read_run_info
+
+CELLS = [
+    Cell(step, domain, metric, (step + 1) / 3 + 0.1 * place, 12)
+    for step in range(3)
+    for place, domain in enumerate(("pill", "camo", "photo"))
+    for metric in METRICS
+]
+
+
+def run_info(**changes: Any) -> RunInfo:
+    facts: dict[str, Any] = {
+        "protocol": "mini",
+        "protocol_version": 1,
+        "method": "regcl",
+        "settings": {"ridge": 1e-3},
+        "config": {"seed": 3, "protocol": {"name": "mini"}},
+        "seed": 3,
+        "order": ("pill", "camo"),
+        "retention": ("photo",),
+        "marks": (),
+        "conditions": Conditions(data={"pill": "aa", "camo": "bb"}, checkpoint="cc", config="dd"),
+        "versions": {"torch": "2.6"},
+        "commit": "",
+        "hardware": {"cpu": "two cores", "memory_bytes": 2**33},
+        "device": "cpu",
+        "status": "complete",
+        "started": "2025-01-01T00:00:00+00:00",
+        "cost": Cost(train_seconds=(1.5, 2.25), merge_seconds=(0.1, 0.2), state_bytes=(10, 10)),
+        "summary": {"iou": {"last": 1 / 3, "ff": math.nan}},
+    }
+    return RunInfo(**(facts | changes))
+
+
+def record(results: Path, *, digest: str = "0123456789abcdef", **changes: Any) -> Path:
+    info = run_info(**changes)
+    folder = record_folder(results, protocol=info.protocol, method=info.method, digest=digest)
+    writer = RecordWriter(folder)
+    writer.write_info(info)
+    writer.write_matrix(CELLS)
+    return folder
+
+
+def image_scores(*values: float) -> list[ImageScore]:
+    return [ImageScore(f"image {index}, of many", dict.fromkeys(METRICS, value)) for index, value in enumerate(values)]
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """Writing past this size fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    folder = record(tmp_path)
+    assert folder == tmp_path / "mini" / "regcl" / "0123456789ab"
+    found = load_record(folder, results=tmp_path)
+    assert found.name == "mini/regcl/0123456789ab"
+    expected = run_info()
+    assert found.info.model_dump(exclude={"summary", "cost"}) == expected.model_dump(exclude={"summary", "cost"})
+    assert found.info.cost.total_train_seconds == 3.75
+    assert math.isnan(found.info.cost.encoder_passes_per_image)
+    assert found.info.summary["iou"]["last"] == 1 / 3
+    assert math.isnan(found.info.summary["iou"]["ff"])
+    matrix = found.matrix("dice")
+    assert matrix.domains == ("pill", "camo")
+    assert matrix.retention == ("photo",)
+    assert matrix.at(2, "photo") == 3 / 3 + 0.1 * 2
+    assert matrix.count.min() == matrix.count.max() == 12
+
+
+def test_run_json_is_plain_json_with_the_schema_first(tmp_path: Path) -> None:
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    text = (record(tmp_path) / "run.json").read_text(encoding="utf-8")
+    data = json.loads(text, parse_constant=no_constant)
+    assert next(iter(data)) == "schema"
+    assert data["summary"]["iou"] == {"last": 1 / 3, "ff": None}
+    assert text.endswith("}\n")
+
+
+def test_the_same_matrix_gives_the_same_bytes_in_any_order_of_arrival(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    writer.write_matrix(CELLS)
+    first = (tmp_path / "matrix.csv").read_bytes()
+    writer.write_matrix(sorted(CELLS, key=lambda cell: (-cell.step, CELLS.index(cell) // 4, cell.metric)))
+    assert (tmp_path / "matrix.csv").read_bytes() == first
+    lines = first.decode().split("\n")
+    assert lines[0] == "step,domain,metric,value,count"
+    assert lines[1] == f"0,pill,iou,{1 / 3!r},12"
+    assert lines[-1] == ""
+    assert b"\r" not in first
+    assert read_cells(tmp_path / "matrix.csv") == CELLS
+
+
+@given(st.floats(allow_nan=False), st.text(min_size=1).filter(lambda text: text.isprintable()))
+def test_any_value_and_name_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, value: float, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("record")
+    cells = [Cell(0, name, "iou", value, 1)]
+    RecordWriter(folder).write_matrix(cells)
+    assert read_cells(folder / "matrix.csv") == cells
+
+
+def test_scores_of_a_step_replace_that_step_and_later_ones(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    writer.write_scores(0, {"pill": image_scores(0.1, 0.2), "camo": image_scores(0.3)})
+    writer.write_scores(1, {"pill": image_scores(0.4)})
+    writer.write_scores(2, {"pill": image_scores(0.5)})
+    writer.write_scores(1, {"pill": image_scores(0.6)})
+    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == [
+        "step,domain,key,iou,boundary_iou,dice,mae,pixel_error",
+        '0,pill,"image 0, of many",0.1,0.1,0.1,0.1,0.1',
+        '0,pill,"image 1, of many",0.2,0.2,0.2,0.2,0.2',
+        '0,camo,"image 0, of many",0.3,0.3,0.3,0.3,0.3',
+        '1,pill,"image 0, of many",0.6,0.6,0.6,0.6,0.6',
+    ]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    writer.write_matrix(CELLS[:4])
+    before = (tmp_path / "matrix.csv").read_bytes()
+    with largest_file(300), pytest.raises(CosamError, match=r"matrix\.csv cannot be written"):
+        writer.write_matrix(CELLS)
+    assert (tmp_path / "matrix.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["matrix.csv"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mini").write_text("a file in the way", encoding="utf-8")
+    with pytest.raises(CosamError, match=r"run\.json cannot be written"):
+        record(tmp_path)
+
+
+def test_names_that_file_systems_refuse_become_folders(tmp_path: Path) -> None:
+    folder = record_folder(tmp_path, protocol="_shared", method="../my file.py:Class", digest="ab" * 32)
+    assert folder == tmp_path / "shared" / "my-file.py-Class" / "abababababab"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["mini/regcl/01", "regcl/01", "01", "0123456789ab", "regcl", "mini/regcl", "real/moda/f", "moda", "real"],
+)
+def test_a_record_is_found_by_what_makes_it_unique(tmp_path: Path, asked: str) -> None:
+    record(tmp_path)
+    record(tmp_path, digest="feedfeedfeedfeed", protocol="real", method="moda")
+    found = load_record(asked, results=tmp_path)
+    assert found.info.method == ("moda" if asked in ("real/moda/f", "moda", "real") else "regcl")
+
+
+def test_a_record_is_found_by_its_path(tmp_path: Path) -> None:
+    folder = record(tmp_path)
+    nowhere = tmp_path / "nowhere"
+    assert load_record(str(folder), results=nowhere).folder == folder
+    assert load_record(str(folder / "run.json"), results=nowhere).folder == folder
+
+
+def test_a_name_that_fits_none_or_several_lists_what_there_is(tmp_path: Path) -> None:
+    record(tmp_path)
+    record(tmp_path, digest="0123ffffffffffff", seed=4)
+    with pytest.raises(CosamError, match=r"2 records fit '0123'.*mini/regcl/0123456789ab, mini/regcl/0123fff"):
+        load_record("0123", results=tmp_path)
+    with pytest.raises(CosamError, match=r"No record in .* fits 'trm'\. Offered: mini/regcl/"):
+        load_record("trm", results=tmp_path)
+    with pytest.raises(CosamError, match="Offered: none"):
+        load_record("trm", results=tmp_path / "nowhere")
+
+
+def test_damaged_records_are_problems_and_the_others_are_read(tmp_path: Path) -> None:
+    record(tmp_path)
+    record(tmp_path, digest="aaaaaaaaaaaaaaaa")
+    bad = record(tmp_path, digest="bbbbbbbbbbbbbbbb")
+    (bad / "run.json").write_text('{"schema": 1, "proto', encoding="utf-8")
+    shared = tmp_path / "_shared" / "experts" / "cc" / "run.json"
+    shared.parent.mkdir(parents=True)
+    shared.write_text("{}", encoding="utf-8")
+    records, problems = find_records(tmp_path)
+    assert [found.name for found in records] == ["mini/regcl/0123456789ab", "mini/regcl/aaaaaaaaaaaa"]
+    assert len(problems) == 1
+    assert str(bad / "run.json") in problems[0]
+
+
+def test_results_that_do_not_exist_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CosamError, match="No folder"):
+        find_records(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"run\.json cannot be read"),
+        ("[1, 2]", "holds no run"),
+        ('{"protocol": "mini"}', "schema 0.*older version"),
+        ('{"schema": 2}', "schema 2.*update cosam-bench"),
+        ('{"schema": "benchopt"}', "Another program"),
+        ('{"schema": 1, "protocol": "mini"}', "'method' is missing"),
+        ('{"schema": 1, "methud": "regcl"}', "did you mean 'method'"),
+    ],
+)
+def test_a_run_json_of_another_form_says_so_with_its_path(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CosamError, match=message) as caught:
+        read_run_info(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_run_json_that_is_no_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CosamError, match="cannot be read"):
+        read_run_info(tmp_path / "run.json")
+
+
+def test_conditions_that_were_edited_are_refused(tmp_path: Path) -> None:
+    path = record(tmp_path) / "run.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"pill": "aa"', '"pill": "ab"'), encoding="utf-8")
+    with pytest.raises(CosamError, match="the record was edited"):
+        read_run_info(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "begins with nothing"),
+        ("step,domain\n", "begins with step, domain, expected the columns"),
+        ("step,domain,metric,value,count\n0,pill,iou\n", "line 2, has 3 values, expected 5"),
+        ("step,domain,metric,value,count\n0,pill,iou,much,4\n", "line 2: could not convert"),
+        ("step,domain,metric,value,count\n0,tile,iou,0.5,4\n", "No domain of this run is called 'tile'"),
+        ("step,domain,metric,value,count\n0,pill,iou,0.5,4\n0,pill,iou,0.5,4\n", "twice"),
+    ],
+)
+def test_a_damaged_matrix_names_its_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "matrix.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(CosamError, match=message) as caught:
+        Record(tmp_path, run_info()).matrix()
+    assert str(tmp_path / "matrix.csv") in str(caught.value)
+
+
+def test_a_record_without_a_matrix_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CosamError, match=r"matrix\.csv cannot be read"):
+        Record(tmp_path, run_info()).matrix()
+
+
+@pytest.mark.parametrize(
+    ("state_bytes", "grows"),
+    [
+        ((), None),
+        ((5,), None),
+        ((5, 9), None),
+        ((5, 9, 9), False),
+        ((5, 9, 9, 10), True),
+        ((5, 9, 8, 9), False),
+    ],
+)
+def test_a_state_grows_when_it_gets_larger_than_after_step_two(
+    state_bytes: tuple[int, ...], grows: bool | None
+) -> None:
+    assert Cost(state_bytes=state_bytes).state_grows is grows
+
+
+def test_the_outcome_is_kept_without_a_copy_in_memory(tmp_path: Path) -> None:
+    config = SimpleNamespace(protocol=SimpleNamespace(name="mini"))
+    prepared = SimpleNamespace(config=config, method_name="regcl", digest="0123456789abcdef", steps=(0, 1))
+    running = RunningRecord(prepared, results=tmp_path)  # type: ignore[arg-type]  # all that it looks at here
+    state = running.state_file(1)
+    state.parent.mkdir(parents=True)
+    state.write_bytes(bytes(range(256)) * 16_384)
+    served = Update(dense={"w": torch.arange(1_000_000.0)})
+    tracemalloc.start()
+    try:
+        running.keep_outcome(served)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (running.folder / "state.safetensors").read_bytes() == state.read_bytes()
+    assert (running.folder / "update.safetensors").read_bytes() == save(served.tensors())
+    assert peak < 1_000_000

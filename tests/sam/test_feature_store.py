@@ -1,0 +1,279 @@
+"""Where features are kept, by what they are found again, and how those that are missing are computed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cosam_bench.core import environment
+from cosam_bench.data.prompts import Prompts, draw_prompts
+from cosam_bench.data.samples import Sample, Split
+from cosam_bench.experiments import experiment as prepare
+from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.sam import feature_cache as prefix_cache
+from cosam_bench.sam import feature_store as kept_features
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.feature_cache import PrefixCache, clock, encode, first_blocks
+from cosam_bench.sam.feature_store import FeatureFiles, FeatureMemory, Kept
+from cosam_bench.sam.inputs import Batch, View, collate
+from cosam_bench.sam.sam import Features, Sam
+from cosam_bench.training.augmentation import mirror
+
+DEPTH = 3
+ENTRY_BYTES = 16 * 16 * 96 * 4  # of the tiny model at that depth
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Sam:
+    return build_sam("tiny", checkpoint="random")
+
+
+@pytest.fixture(scope="module")
+def prompts(squares: Split) -> Prompts:
+    return draw_prompts(squares, points=3, seed=0)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each run of the prefix took."""
+    counts: list[int] = []
+    own = Sam.prefix
+
+    def watched(self: Sam, images: Tensor, *, depth: int) -> Features:
+        counts.append(len(images))
+        return own(self, images, depth=depth)
+
+    monkeypatch.setattr(Sam, "prefix", watched)
+    return counts
+
+
+def some_images(count: int, *, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, 128, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def in_memory(sam: Sam, *, limit_bytes: int = 2**30, is_batched: bool = False) -> PrefixCache:
+    return PrefixCache(FeatureMemory(limit_bytes=limit_bytes), sam=sam, depth=DEPTH, is_batched=is_batched)
+
+
+def kept(*, value: float = 0.0, early: bool = False) -> Kept:
+    maps = torch.full((1, 2, 2, 4), value)
+    return Kept(Features(maps, torch.ones(1, 2, 2, 1) if early else None), seconds=2.0)
+
+
+def batch_of(samples: list[Sample], prompts: Prompts, sam: Sam) -> Batch:
+    view = View(sam.image_size, sam.logits_size, "pad", torch.device("cpu"))
+    return collate(samples, prompts.take(range(len(samples))), kinds=["box"] * len(samples), view=view)[0]
+
+
+def test_memory_keeps_what_comes_first_and_throws_nothing_out() -> None:
+    memory = FeatureMemory(limit_bytes=2 * 64 + 16)
+    for number, name in enumerate("abcd"):
+        memory.keep(name, kept(value=float(number)))
+    found = {name: memory.read(name) for name in "abcd"}
+    assert [name for name, one in found.items() if one is not None] == ["a", "b"]
+    assert found["b"] is not None
+    assert torch.equal(found["b"].features.maps, torch.ones(1, 2, 2, 4))
+    assert found["b"].seconds == 2.0
+    memory.keep("with early", kept(early=True))  # 80 bytes where 16 are left
+    assert memory.read("with early") is None
+
+
+def test_memory_counts_the_early_map_and_no_key_twice() -> None:
+    memory = FeatureMemory(limit_bytes=80 + 64 + 64 + 63)
+    memory.keep("a", kept(early=True))
+    memory.keep("a", kept(value=5.0, early=True))
+    for name in "bcd":
+        memory.keep(name, kept())
+    assert [memory.read(name) is not None for name in "abcd"] == [True, True, True, False]
+    first = memory.read("a")
+    assert first is not None
+    assert first.features.early is not None
+    assert first.features.maps.sum() == 0
+
+
+def test_memory_that_finds_no_room_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = FeatureMemory(limit_bytes=1000)
+    memory.keep("a", kept())
+
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", full)
+        memory.keep("b", kept())
+    memory.keep("c", kept())
+    assert [memory.read(name) is not None for name in "abc"] == [True, False, False]
+
+
+def test_memory_holds_no_more_than_it_counts() -> None:
+    memory = FeatureMemory(limit_bytes=1000)
+    together = torch.zeros(50, 2, 2, 4)
+    memory.keep("a", Kept(Features(together[:1]), seconds=1.0))
+    together += 1
+    found = memory.read("a")
+    assert found is not None
+    assert found.features.maps.untyped_storage().nbytes() == 64
+    assert found.features.maps.sum() == 0
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors opens it, and torch once more by its name, which another process may have taken away meanwhile."""
+    files = FeatureFiles(tmp_path, limit_bytes=10_000)
+    files.keep("a", kept())
+    assert files.read("a") is not None
+
+    def gone(path: Path, *, framework: str) -> None:
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    monkeypatch.setattr(kept_features, "safe_open", gone)
+    assert files.read("a") is None
+
+
+def test_memory_and_files_give_the_same_bits(tiny: Sam, tmp_path: Path, ran: list[int]) -> None:
+    images = some_images(3)
+    files = PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=tiny, depth=DEPTH)
+    memory = in_memory(tiny)
+    with torch.inference_mode():
+        for rows in ([0, 1], [2, 0, 1]):
+            expected, found = files.features(images[rows]).maps, memory.features(images[rows]).maps
+            assert torch.equal(found, expected)
+            assert found.is_contiguous()
+    assert ran == [1] * 6
+
+
+def test_a_full_memory_computes_the_rest_each_time(tiny: Sam, ran: list[int]) -> None:
+    images = some_images(3)
+    cache = in_memory(tiny, limit_bytes=2 * ENTRY_BYTES)
+    with torch.inference_mode():
+        first = cache.features(images).maps
+        for _ in range(2):
+            assert torch.equal(cache.features(images).maps, first)
+    assert ran == [1, 1, 1, 1, 1]
+
+
+def test_those_that_are_missing_pass_the_prefix_together_each_of_them_once(tiny: Sam, ran: list[int]) -> None:
+    images = some_images(5)
+    cache = in_memory(tiny, is_batched=True)
+    with torch.inference_mode():
+        alone = torch.cat([tiny.prefix(image[None], depth=DEPTH).maps for image in images])
+        ran.clear()
+        for rows in ([1], [3, 1, 0, 3], [4, 3, 2, 1, 0], [0, 4]):
+            found = cache.features(images[rows]).maps
+            torch.testing.assert_close(found, alone[rows], rtol=1e-4, atol=1e-4)
+    assert ran == [1, 2, 2]
+
+
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_an_image_that_comes_twice_in_a_batch_is_spared_once(
+    tiny: Sam, is_batched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    own = Sam.prefix
+
+    def slowly(self: Sam, images: Tensor, *, depth: int) -> Features:
+        now[0] += 5 * len(images)
+        return own(self, images, depth=depth)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Sam, "prefix", slowly)
+    cache = in_memory(tiny, is_batched=is_batched)
+    images = some_images(2)[[0, 1, 0]]
+    for elapsed in (10, 10):  # nothing is computed the second time
+        began = clock(cache)
+        cache.features(images)
+        assert clock(cache) - began == 15
+        assert now[0] == elapsed
+
+
+def test_what_scoring_has_kept_serves_a_training_step(tiny: Sam) -> None:
+    images = some_images(2)
+    cache = in_memory(tiny, is_batched=True)
+    with torch.inference_mode():
+        encode(tiny, images, cache)
+    shares = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(5))
+    weight = tiny.get_parameter("image_encoder.blocks.4.attn.qkv.weight").requires_grad_()
+    try:
+        (found,) = torch.autograd.grad((encode(tiny, images, cache).maps * shares).sum(), weight)
+        (expected,) = torch.autograd.grad((tiny.encode(images).maps * shares).sum(), weight)
+    finally:
+        weight.requires_grad_(False)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
+def test_a_training_step_cannot_change_what_is_kept(tiny: Sam) -> None:
+    cache = in_memory(tiny)
+    images = some_images(1)
+    first = cache.features(images).maps.clone()
+    cache.features(images).maps.zero_()
+    assert torch.equal(cache.features(images).maps, first)
+
+
+def test_a_batch_that_knows_its_inputs_is_found_by_their_digests(
+    tiny: Sam, squares: Split, prompts: Prompts, ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(image: Tensor) -> memoryview:
+        raise AssertionError("the numbers need not be looked at")
+
+    monkeypatch.setattr(prefix_cache, "_bytes", refuse)
+    cache = in_memory(tiny)
+    with torch.inference_mode():
+        for samples in ([squares[0], squares[1]], [squares[1], squares[0]], [mirror(squares[0])]):
+            batch = batch_of(samples, prompts, tiny)
+            found = encode(tiny, batch.images, cache, known=batch.known).maps
+            torch.testing.assert_close(found, tiny.encode(batch.images).maps, rtol=1e-4, atol=1e-4)
+            maps = first_blocks(tiny, batch.images, depth=DEPTH, cache=cache, known=batch.known)
+            torch.testing.assert_close(maps, cache.features(batch.images, known=batch.known).maps)
+    assert ran == [1, 1, 1]  # two images and one that is mirrored
+
+
+def test_images_that_are_not_those_of_the_batch_any_more_are_hashed(
+    tiny: Sam, squares: Split, prompts: Prompts, ran: list[int]
+) -> None:
+    cache = in_memory(tiny)
+    batch = batch_of([squares[0]], prompts, tiny)
+    plain = cache.features(batch.images, known=batch.known).maps
+    others = batch.images + 0.5
+    other = cache.features(others, known=batch.known).maps  # another tensor
+    batch.images.add_(1.0)
+    changed = cache.features(batch.images, known=batch.known).maps  # changed in place
+    assert ran == [1, 1, 1]
+    assert not torch.equal(other, plain)
+    assert torch.equal(other, tiny.prefix(others, depth=DEPTH).maps)
+    assert torch.equal(changed, tiny.prefix(batch.images, depth=DEPTH).maps)
+
+
+def test_precisions_are_apart_also_by_digest(tiny: Sam, squares: Split, prompts: Prompts, ran: list[int]) -> None:
+    cache = in_memory(tiny)
+    batch = batch_of([squares[0]], prompts, tiny)
+    with torch.inference_mode():
+        fine = cache.features(batch.images, known=batch.known).maps
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = cache.features(batch.images, known=batch.known).maps
+    assert ran == [1, 1]
+    assert not torch.equal(fine, rough.float())
+
+
+def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
+    tiny: Sam, quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cache(gib: float, *, free_bytes: int) -> Any:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 10 * free_bytes))
+        overrides = ("adapter.blocks=[4, 5]", f"prefix_cache_gib={gib}")
+        config = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=overrides)
+        return prepare._prefix_cache(config, tiny, folder=tmp_path / "prefix")
+
+    assert isinstance(cache(1, free_bytes=0)._place, FeatureFiles)  # of the CPU, no GPU is asked
+    monkeypatch.setattr(Sam, "device", torch.device("cuda"))
+    monkeypatch.setattr(prefix_cache, "processor", lambda device: "a GPU")
+    for gib, free_bytes, limit_bytes in ((1, 2**40, 2**30), (1, 2**20, 2**19)):
+        found = cache(gib, free_bytes=free_bytes)
+        assert isinstance(found._place, FeatureMemory)
+        assert found._place._free_bytes == limit_bytes
+        assert found._is_batched
+    assert cache(0, free_bytes=2**40) is None
+    assert environment.free_memory_bytes(torch.device("cuda")) == 2**40

@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.prompts import Prompts, TrainPrompt, draw_prompts, tight_box
+from cosam_bench.data.samples import Sample, Split
+from cosam_bench.experiments.protocol import Protocol
+from cosam_bench.merging.updates import Update, digest_tensors
+from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_store import FeatureMemory
+from cosam_bench.sam.inputs import Batch, View
+from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.sam.serving import serving
+from cosam_bench.training import fit as fit_module
+from cosam_bench.training.augmentation import mirror, mirror_prompts
+from cosam_bench.training.batches import MIXED, TrainingBatch, draw_batch, with_targets
+from cosam_bench.training.epochs import batches_of_epoch
+from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter, protocol_loss
+from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.losses import bce_dice, focal_dice_iou, sample_at, unsure_places
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return build_sam("tiny", checkpoint="random", seed=0)
+
+
+@pytest.fixture(scope="module")
+def prompts(squares: Split) -> Prompts:
+    return draw_prompts(squares, points=3, seed=0)
+
+
+def trained(
+    sam: Sam,
+    samples: Split | list[Sample],
+    prompts: Prompts,
+    *,
+    prompt_kind: TrainPrompt = "box",
+    start: Update | None = None,
+    decoder: bool = False,
+    seed: int = 0,
+    advance: Callable[[float], None] = lambda images: None,
+    **fit: Any,
+) -> Fitted:
+    facts = {"epochs": 1, "batch_size": 3, "learning_rate": 5e-3, "schedule": "constant"} | fit
+    return fit_adapter(
+        sam,
+        samples,
+        prompts,
+        adapter=AdapterSettings(rank=2, alpha=4.0, decoder=decoder),
+        fit=FitSettings(**facts),
+        prompt_kind=prompt_kind,
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        start=start,
+        initialisation=torch.Generator().manual_seed(seed),
+        order=torch.Generator().manual_seed(seed),
+        advance=advance,
+    )
+
+
+def test_the_loss_falls_and_the_model_is_left_as_it_was(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    before = digest_tensors(sam.state_dict())
+    names = [name for name, _ in sam.named_modules()]
+    steps: list[float] = []
+    fitted = trained(sam, squares, prompts, epochs=5, decoder=True, advance=steps.append)
+    assert fitted.epoch_losses[-1] < fitted.epoch_losses[0] - 0.1
+    assert digest_tensors(sam.state_dict()) == before
+    assert [name for name, _ in sam.named_modules()] == names
+    assert not any(parameter.requires_grad for parameter in sam.parameters())
+    assert steps == [3, 3] * 5
+    sizes = [tensor.numel() for tensor in fitted.update.tensors().values()]
+    assert fitted.trainable_parameters == sum(sizes)
+    with serving(sam, fitted.update):
+        assert digest_tensors(sam.state_dict()) != before
+
+
+def test_the_same_seed_gives_the_same_adapter_whatever_ran_before(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    first = trained(sam, squares, prompts, prompt_kind="mix")
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    again = trained(sam, squares, prompts, prompt_kind="mix")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.update.digest() == again.update.digest()
+    assert first.update.digest() != trained(sam, squares, prompts, prompt_kind="mix", seed=1).update.digest()
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"jitter": True, "loss_points": 16}])
+def test_batches_drawn_ahead_by_a_thread_give_the_same_bits(
+    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
+    threads = set()
+    own = draw_batch
+
+    def watched(*args: Any, **kwargs: Any) -> tuple[Batch, Tensor]:
+        threads.add(threading.current_thread().name)
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr("cosam_bench.training.fit.draw_batch", watched)
+    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: 2)
+    ahead = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
+    assert ahead.update.digest() == inline.update.digest()
+    assert ahead.epoch_losses == inline.epoch_losses
+    assert len(threads) == 1
+    assert threading.current_thread().name not in threads
+    assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_each_step_has_its_own_epochs_rate_however_far_ahead_batches_are_drawn(
+    sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    own = fit_module.make_optimiser
+
+    def watched(*args: Any) -> torch.optim.Optimizer:
+        optimiser = own(*args)
+        optimiser.register_step_pre_hook(lambda *_: rates.append(optimiser.param_groups[0]["lr"]))
+        return optimiser
+
+    monkeypatch.setattr(fit_module, "make_optimiser", watched)
+    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: ahead)
+    trained(sam, squares, prompts, epochs=3, schedule="step", step_epochs=1, step_factor=0.1)
+    assert rates == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+
+
+def test_batches_are_drawn_ahead_for_a_gpu_alone() -> None:
+    assert fit_module.drawn_ahead(torch.device("cpu")) == 0
+    assert fit_module.drawn_ahead(torch.device("cuda")) > 0
+
+
+class Torn(list[Sample]):
+    """Samples of which one cannot be read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 2:
+            raise CosamError("square 2 cannot be read")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_sample_that_cannot_be_read_ends_the_training_and_leaves_no_thread(
+    sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: ahead)
+    before = digest_tensors(sam.state_dict())
+    with pytest.raises(CosamError, match="square 2 cannot be read"):
+        trained(sam, Torn(squares), prompts, batch_size=1)
+    assert digest_tensors(sam.state_dict()) == before
+    assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("jitter", "has_cache", "expected"), [(False, True, 6), (True, True, 0), (False, False, 0)])
+def test_digests_are_computed_with_the_batch_where_they_will_be_asked_for(
+    sam: Sam, squares: Split, prompts: Prompts, jitter: bool, has_cache: bool, expected: int
+) -> None:
+    cache = PrefixCache(FeatureMemory(limit_bytes=0), sam=sam, depth=2) if has_cache else None
+    drawn = fit_module.drawn_batches(
+        squares,
+        prompts,
+        fit=FitSettings(epochs=1, batch_size=3, jitter=jitter),
+        prompt_kind="box",
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        order=torch.Generator().manual_seed(0),
+        prefixes=cache,
+    )
+    inputs = [one for _, batch, _ in drawn if batch.known for one in batch.known.inputs]
+    assert len(inputs) == 6
+    assert sum("digest" in vars(one) for one in inputs) == expected
+
+
+def test_training_goes_on_from_where_it_starts(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    first = trained(sam, squares, prompts, epochs=4, decoder=True)
+    second = trained(sam, squares, prompts, start=first.update, decoder=True, seed=1)
+    assert second.epoch_losses[0] < first.epoch_losses[0] - 0.1
+    assert {name: both.rank for name, both in second.update.low_rank.items()} == dict.fromkeys(first.update.low_rank, 2)
+
+
+def test_one_step_of_adam_worked_by_hand(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    """Adam's first step moves each number by the learning rate against its gradient's sign; A's gradient is 0."""
+    fitted = trained(sam, squares, prompts, batch_size=6, learning_rate=1e-3, flip=False)
+    for factors in fitted.update.low_rank.values():
+        moved = (factors.b / (4.0 / 2)).abs()
+        assert torch.quantile(moved, 0.5).item() == pytest.approx(1e-3, rel=1e-2)
+        assert moved.max().item() <= 1e-3 * (1 + 1e-5)
+
+
+def test_a_diverging_rate_ends_with_a_message_and_the_model_as_it_was(
+    sam: Sam, squares: Split, prompts: Prompts
+) -> None:
+    before = digest_tensors(sam.state_dict())
+    with pytest.raises(CosamError, match=r"diverged in epoch 1: .*Lower fit\.learning_rate"):
+        trained(sam, squares, prompts, learning_rate=1e30, decoder=True)
+    assert digest_tensors(sam.state_dict()) == before
+
+
+def test_nothing_to_train_on_is_refused(sam: Sam, prompts: Prompts) -> None:
+    with pytest.raises(CosamError, match="no training samples"):
+        trained(sam, [], prompts.take([]))
+
+
+def test_mirrored_prompts_are_those_of_the_mirrored_mask(squares: Split, prompts: Prompts) -> None:
+    flips = torch.tensor([True, False, True, True, False, True])
+    rows = mirror_prompts(prompts, widths=[60] * 6, flips=flips)
+    for index, flip in enumerate(flips.tolist()):
+        sample = mirror(squares[index]) if flip else squares[index]
+        assert rows.boxes[index].tolist() == tight_box(sample.mask).tolist()
+        columns, lines = (rows.points[index] - 0.5).long().unbind(1)
+        assert torch.equal(rows.points[index] % 1, torch.full((3, 2), 0.5))
+        assert sample.mask[lines, columns].all()
+        expected = prompts.masks[index].flip(-1) if flip else prompts.masks[index]
+        assert torch.equal(rows.masks[index], expected)
+        assert (sample.image[:, sample.mask] == 200).all()
+
+
+def test_mirroring_twice_changes_nothing(prompts: Prompts) -> None:
+    flips = torch.ones(6, dtype=torch.bool)
+    twice = mirror_prompts(mirror_prompts(prompts, widths=[60] * 6, flips=flips), widths=[60] * 6, flips=flips)
+    for name in ("boxes", "points", "masks"):
+        assert torch.equal(getattr(twice, name), getattr(prompts, name))
+
+
+@pytest.mark.parametrize(
+    ("settings", "factors"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1, 1]),
+        ({"schedule": "step", "step_epochs": 2, "step_factor": 0.1}, [1, 1, 0.1, 0.1]),
+        ({"schedule": "step"}, [1, 1, 1, 1]),
+        # (1 + cos(pi * e / 4)) / 2
+        ({"schedule": "cosine"}, [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+    ],
+)
+def test_the_schedules_by_hand(settings: dict[str, Any], factors: list[float]) -> None:
+    fit = FitSettings(epochs=4, **settings)
+    assert [fit.rate_factor(epoch) for epoch in range(4)] == pytest.approx(factors)
+
+
+def test_the_schedules_are_torchs() -> None:
+    for schedule in ("step", "cosine"):
+        fit = FitSettings(epochs=24, schedule=schedule)
+        optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        maker: Any = torch.optim.lr_scheduler
+        theirs = maker.StepLR(optimiser, 10, 0.1) if schedule == "step" else maker.CosineAnnealingLR(optimiser, 24)
+        for epoch in range(24):
+            assert fit.rate_factor(epoch) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+            optimiser.step()
+            theirs.step()
+
+
+def test_the_cosine_stops_at_its_floor_as_torchs_does() -> None:
+    """RegCL's: from .00125 to 1e-7 in 20 epochs."""
+    fit = FitSettings(epochs=20, schedule="cosine", learning_rate=0.00125, rate_floor=1e-7)
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.00125)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20, eta_min=1e-7)
+    rates = []
+    for epoch in range(20):
+        rates.append(fit.learning_rate * fit.rate_factor(epoch))
+        assert rates[-1] == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        theirs.step()
+    assert rates[0] == pytest.approx(0.00125)
+    assert rates[-1] > 1e-7
+
+
+def test_a_domain_has_its_own_rate_where_it_is_named() -> None:
+    fit = FitSettings(learning_rate=1e-3, rates={"polyp": 3e-2}, schedule="cosine", epochs=2)
+    assert fit.for_domain("polyp").learning_rate == 3e-2
+    assert fit.for_domain("rail") is fit
+    assert fit.for_domain("polyp").model_copy(update={"learning_rate": 1e-3}) == fit
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
+@pytest.mark.parametrize("count", [10, 12])
+def test_a_rank_sees_what_torchs_sampler_deals_it(ranks: int, count: int) -> None:
+    sampler: Any = DistributedSampler(range(count), num_replicas=ranks, rank=0, shuffle=True, seed=7)  # type: ignore[arg-type]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(7)).tolist()
+    fit = FitSettings(ranks=ranks, batch_size=2)
+    assert [row for rows in batches_of_epoch(order, fit) for row in rows] == list(sampler)
+
+
+def test_batches_of_an_epoch_by_hand() -> None:
+    rows = list(range(7))
+    assert batches_of_epoch(rows, FitSettings(batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert batches_of_epoch(rows, FitSettings(batch_size=3, drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
+    assert batches_of_epoch(rows, FitSettings(batch_size=7, drop_last=True)) == [rows]
+    assert batches_of_epoch(rows, FitSettings(batch_size=3, ranks=2)) == [[0, 2, 4], [6]]
+    assert batches_of_epoch(rows, FitSettings(batch_size=3, ranks=2, drop_last=True)) == [[0, 2, 4]]
+    with pytest.raises(CosamError, match=r"2 samples make no whole batch of 3\. Lower fit\.batch_size"):
+        batches_of_epoch(rows, FitSettings(batch_size=3, ranks=4, drop_last=True))
+
+
+def test_dropped_and_unseen_samples_are_not_trained_on(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    """Six squares: of batches of four one is whole; of two ranks one sees three."""
+    steps: list[float] = []
+    dropped = trained(sam, squares, prompts, batch_size=4, epochs=2, drop_last=True, advance=steps.append)
+    assert steps == [4, 4]
+    steps.clear()
+    trained(sam, squares, prompts, batch_size=4, epochs=2, ranks=2, advance=steps.append)
+    assert steps == [3, 3]
+    whole = trained(sam, squares, prompts, batch_size=4, epochs=2)
+    # The first batch of the first epoch is the same; the mean loss is that of the samples that were seen.
+    assert dropped.epoch_losses[0] == pytest.approx(whole.epoch_losses[0], rel=0.2)
+    with pytest.raises(CosamError, match="no whole batch of 7"):
+        trained(sam, squares, prompts, batch_size=7, drop_last=True)
+
+
+class Counts(TrainingHooks):
+    """Notes what it is told of the training's length."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def before_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+        self.seen.append((step, steps))
+
+
+@pytest.mark.parametrize(("settings", "steps"), [({}, 4), ({"drop_last": True}, 2), ({"ranks": 2}, 2)])
+def test_hooks_are_told_how_many_steps_there_will_be(
+    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any], steps: int
+) -> None:
+    counts = Counts()
+    fit_adapter(
+        sam,
+        squares,
+        prompts,
+        adapter=AdapterSettings(rank=2),
+        fit=FitSettings(epochs=2, batch_size=4, **settings),
+        prompt_kind="box",
+        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
+        start=None,
+        initialisation=torch.Generator().manual_seed(0),
+        order=torch.Generator().manual_seed(0),
+        hooks=counts,
+    )
+    assert counts.seen == [(step, steps) for step in range(steps)]
+
+
+def masks_of(batch: Batch, grid: int, *, seed: int = 0) -> Masks:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(batch), grid, grid, generator=generator)
+    return Masks(logits, torch.rand(len(batch), generator=generator))
+
+
+@pytest.mark.parametrize("resize", ["pad", "squash"])
+def test_a_loss_at_the_models_size_compares_repeated_cells_with_the_nearest_pixels(
+    squares: Split, prompts: Prompts, resize: Any
+) -> None:
+    fit = FitSettings(loss="focal_dice_iou", loss_grid="model", iou_threshold=0.5, sum_over_batch=True)
+    view = View(120, 30, resize, torch.device("cpu"))
+    kinds: list[Any] = ["box"] * 2
+    batch, target = with_targets([squares[0], squares[1]], prompts.take([0, 1]), kinds=kinds, view=view, fit=fit)
+    masks = masks_of(batch, 30)
+    full = masks.logits.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    wanted = torch.zeros(2, 120, 120)
+    for row in range(2):
+        lines = 3 if resize == "squash" else 2
+        repeated = squares[row].mask.repeat_interleave(lines, 0).repeat_interleave(2, 1).float()
+        wanted[row, : repeated.shape[0]] = repeated
+    expected = focal_dice_iou(full, wanted, masks.predicted_iou, iou_threshold=0.5, sum_over_batch=True)
+    assert protocol_loss(masks, batch, target, fit=fit).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_loss_on_points_compares_the_same_places_of_logits_and_fine_masks(squares: Split, prompts: Prompts) -> None:
+    fit = FitSettings(loss_points=20)
+    view = View(120, 30, "pad", torch.device("cpu"))
+    batch, target = draw_batch(
+        squares, prompts, [3, 1], fit=fit, prompt_kind="box", view=view, order=torch.Generator().manual_seed(1)
+    )
+    assert isinstance(batch, TrainingBatch)
+    assert batch.masks is not None
+    assert batch.places is not None
+    assert not batch.is_unique
+    assert batch.masks.shape == (2, 120, 120)
+    masks = masks_of(batch, 30)
+    places = unsure_places(masks.logits, batch.places, count=20)
+    assert places.shape == (2, 20, 2)
+    expected = bce_dice(sample_at(masks.logits, places), sample_at(batch.masks, places), masks.predicted_iou)
+    assert protocol_loss(masks, batch, target, fit=fit).item() == expected.item()
+    # The fine mask is the mask itself, doubled bilinearly: its cells' means are nearly the target on the grid.
+    means = batch.masks.view(2, 30, 4, 30, 4).mean(dim=(2, 4))
+    assert (means - target).abs().max() < 0.2
+    assert (means - target).abs().mean() < 0.01
+
+
+def test_points_without_an_order_depend_on_the_samples_alone(squares: Split, prompts: Prompts) -> None:
+    fit = FitSettings(loss_points=4)
+    view = View(120, 30, "pad", torch.device("cpu"))
+    places = []
+    for rows in ([0], [0], [1]):
+        kinds: list[Any] = ["box"]
+        batch, _ = with_targets([squares[rows[0]]], prompts.take(rows), kinds=kinds, view=view, fit=fit)
+        assert isinstance(batch, TrainingBatch)
+        assert batch.places is not None
+        places.append(batch.places)
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(places[0], places[2])
+
+
+def test_training_draws_new_points_each_time(squares: Split, prompts: Prompts) -> None:
+    order = torch.Generator().manual_seed(0)
+    places = []
+    for _ in range(2):
+        fit = FitSettings(loss_points=4, flip=False)
+        view = View(120, 30, "pad", torch.device("cpu"))
+        batch, _ = draw_batch(squares, prompts, [0], fit=fit, prompt_kind="box", view=view, order=order)
+        assert isinstance(batch, TrainingBatch)
+        assert batch.places is not None
+        places.append(batch.places)
+    assert not torch.equal(places[0], places[1])
+
+
+def test_a_target_that_did_not_come_with_the_batch_is_refused(squares: Split, prompts: Prompts) -> None:
+    fit = FitSettings(loss_points=4)
+    view = View(120, 30, "pad", torch.device("cpu"))
+    kinds: list[Any] = ["box"]
+    batch, target = with_targets([squares[0]], prompts.take([0]), kinds=kinds, view=view, fit=fit)
+    plain, plain_target = with_targets([squares[0]], prompts.take([0]), kinds=kinds, view=view)
+    assert type(plain) is Batch
+    for wrong, mask in ((plain, plain_target), (batch, target.clone()), (batch.select([0]), target)):
+        with pytest.raises(CosamError, match=r"as they came together from Workbench\.augmented"):
+            protocol_loss(masks_of(batch, 30), wrong, mask, fit=fit)
+    protocol_loss(masks_of(batch, 30), plain, plain_target, fit=FitSettings())
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        {"loss_points": 128},
+        {"loss": "focal_dice_iou", "loss_grid": "model", "iou_threshold": 0.5, "sum_over_batch": True},
+        {"loss_points": 128, "jitter": True},
+    ],
+)
+def test_the_published_losses_fall(sam: Sam, squares: Split, prompts: Prompts, fit: dict[str, Any]) -> None:
+    fitted = trained(sam, squares, prompts, epochs=5, decoder=True, **fit)
+    assert fitted.epoch_losses[-1] < fitted.epoch_losses[0] - 0.1
+    first, again = (trained(sam, squares, prompts, **fit) for _ in range(2))
+    assert again.update.digest() == first.update.digest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "right", "message"),
+    [
+        ({"rate_floor": 1e-7, "schedule": "step"}, {"schedule": "cosine"}, "schedule = 'cosine'"),
+        ({"rate_floor": 1e-3, "schedule": "cosine"}, {"rate_floor": 1e-4}, "below every learning rate"),
+        (
+            {"rate_floor": 1e-4, "schedule": "cosine", "rates": {"a": 1e-5}},
+            {"rates": {"a": 1e-3}},
+            "below every learning rate, 1e-05",
+        ),
+        ({"empty_crops": "keep"}, {"jitter": True}, "jitter = true"),
+        ({"loss_points": 9, "loss": "focal_dice_iou"}, {"loss": "bce_dice"}, "loss_points needs"),
+        ({"loss_points": 9, "loss_grid": "model"}, {"loss_points": 0}, "leave loss_grid"),
+        ({"iou_threshold": 0.5}, {"loss": "focal_dice_iou"}, "iou_threshold needs"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], right: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FitSettings.model_validate(settings)
+    FitSettings.model_validate(settings | right)
+
+
+@pytest.mark.parametrize(
+    ("settings", "right", "message"),
+    [
+        ({"score": {"upsampling": "direct"}}, {"resize": "squash"}, "needs resize = 'squash'"),
+        (
+            {"fit": {"jitter": True, "empty_crops": "keep"}, "prompts": {"train": "points"}},
+            {"prompts": {"train": "mix"}},
+            "an empty crop has no points",
+        ),
+        (
+            {"fit": {"jitter": True}, "prompts": {"train": "points", "published": True}},
+            {"fit": {"jitter": False}},
+            "prompts.published must be false",
+        ),
+    ],
+)
+def test_a_protocol_whose_settings_disagree_is_refused(
+    settings: dict[str, Any], right: dict[str, Any], message: str
+) -> None:
+    facts = {"name": "p", "stream": "mini"}
+    with pytest.raises(ValidationError, match=message):
+        Protocol.model_validate(facts | settings)
+    Protocol.model_validate(facts | settings | right)
+
+
+def test_the_settings_of_a_run_can_be_read_again() -> None:
+    for fit in (FitSettings(), FitSettings(jitter=True, loss_points=12544, rates={"a": 0.1})):
+        assert FitSettings.model_validate(fit.model_dump(mode="json")) == fit
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": math.inf}, {"learning_rate": 0}, {"epochs": 0}, {"loss": "mse"}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        FitSettings(**wrong)
+
+
+def test_a_mix_draws_every_kind(sam: Sam, squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    decode = Sam.decode
+
+    def watched(self: Sam, features: Any, given: Any) -> Any:
+        seen.extend(given.kinds)
+        return decode(self, features, given)
+
+    monkeypatch.setattr(Sam, "decode", watched)
+    trained(sam, squares, prompts, prompt_kind="mix", epochs=4)
+    assert set(seen) == set(MIXED)
+    seen.clear()
+    trained(sam, squares, prompts, prompt_kind="points")
+    assert seen == ["points"] * 6
