@@ -71,7 +71,9 @@ def _rule_modules(name: str) -> set[str]:
             used = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             if not isinstance(used, str) or used in found or used not in sys.modules:
                 continue
-            if used.startswith("cosam_bench.merging.") or used.partition(".")[0] in own:
+            if (used.startswith("cosam_bench.merging.") and used != "cosam_bench.merging.updates") or used.partition(
+                "."
+            )[0] in own:
                 found.add(used)
                 left.append(used)
     return found

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging import competition, selection
+from cosam_bench.merging import competition
+from cosam_bench.merging import order_statistics as selection
 from cosam_bench.merging.competition import Competition
 from cosam_bench.merging.order_statistics import order_statistics, sort_places
 from cosam_bench.merging.sign_election import trim

@@ -123,7 +123,7 @@ def test_a_module_that_is_not_there_is_named(plug: Plug, tmp_path: Path, ask: Ca
 
 def test_a_class_without_a_card_is_named(plug: Plug) -> None:
     bare = SOURCE.replace("    card = {card}", "    pass").replace("Frozen)", "Method)")
-    bare = bare.replace("methods.frozen import Frozen", "method import Method")
+    bare = bare.replace("from cosam_bench.methods.frozen import Frozen", "from cosam_bench import Method")
     bare += "".join(f"    def {name}(self, *args, **kwargs): ...\n" for name in ("learn", "predict", "state", "load"))
     plug("bare", bare, name="bare", module="plug_bare")
     with pytest.raises(CosamError, match=r"the class Mine has no card = MethodCard"):

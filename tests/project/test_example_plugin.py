@@ -14,7 +14,8 @@ import pytest
 from cosam_bench.core.errors import CosamError
 from cosam_bench.method.package_template import write_method_package
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "third-party-method"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "third-party-method"
 CommandLine = Callable[..., str]
 
 
@@ -40,7 +41,7 @@ def command_line(source: Path) -> CommandLine:
     target = source.parent / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     _output([*pip, "--target", str(target), str(source)], source.parent, dict(os.environ))
-    environment = os.environ | {"PYTHONPATH": str(target)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(target), str(ROOT)])}
 
     def run(*arguments: str, module: str = "cosam_bench.cli.main", cwd: Path = source.parent) -> str:
         return _output([sys.executable, "-m", module, *arguments], cwd, environment)

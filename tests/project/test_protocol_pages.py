@@ -143,7 +143,7 @@ def test_clean_and_faithful_share_the_data_and_the_metric(name: str) -> None:
 
 def test_training_is_given_nothing_to_choose_an_epoch_by() -> None:
     assert not [name for name in fit_adapter.__annotations__ if "test" in name or "score" in name or "valid" in name]
-    source = (ROOT / "cosam_bench" / "fit.py").read_text(encoding="utf-8")
+    source = (ROOT / "cosam_bench" / "training" / "fit.py").read_text(encoding="utf-8")
     assert "cosam_bench.evaluation.scoring" not in source
     assert "cosam_bench.evaluation.metrics" not in source
 
