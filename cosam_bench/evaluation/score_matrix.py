@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.evaluation.metrics import HIGHER_IS_BETTER
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Floats = NDArray[np.float64]
 
@@ -127,14 +131,23 @@ class ScoreMatrix:
             values[place], count[place] = cell.value, cell.count
         return cls(metric, tuple(domains), tuple(retention), values, count)
 
-    def to_rows(self) -> list[Cell]:
-        """The measured cells, ordered by step, then as the columns are."""
-        return [
-            Cell(step, domain, self.metric, float(self.values[step, column]), int(self.count[step, column]))
-            for step in range(self.steps + 1)
-            for column, domain in enumerate(self.columns)
-            if self.count[step, column]
-        ]
+    def to_frame(self) -> DataFrame:
+        """The scores as a table: one row per step, one column per domain, NaN where not measured.
+
+        The index has two levels, ``step`` and ``learned``, the domain learned in that step (``frozen`` in step 0).
+
+        >>> scores = ScoreMatrix("iou", ("pill",), ("photo",), np.array([[0.5, 0.9], [0.8, 0.7]]), np.ones((2, 2), int))
+        >>> scores.to_frame().reset_index()
+           step learned  pill  photo
+        0     0  frozen   0.5    0.9
+        1     1    pill   0.8    0.7
+        """
+        import pandas
+
+        index = pandas.MultiIndex.from_arrays(
+            [range(self.steps + 1), ["frozen", *self.domains]], names=["step", "learned"]
+        )
+        return pandas.DataFrame(self.values.copy(), index=index, columns=list(self.columns))
 
 
 def _check_cell(cell: Cell, columns: dict[str, int], *, steps: int) -> None:

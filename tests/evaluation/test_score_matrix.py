@@ -143,18 +143,27 @@ def test_rows_and_cells_are_found_by_name() -> None:
         scores.at(2, "d22")
 
 
-def test_to_rows_and_back_keeps_every_bit_and_leaves_holes_out() -> None:
-    scores = matrix_of([[0.1 + 0.2, math.nan], [1 / 3, 0.7]], domains=1)
-    rows = scores.to_rows()
-    assert rows == [
-        Cell(0, "d1", "iou", 0.1 + 0.2, 4),
-        Cell(1, "d1", "iou", 1 / 3, 4),
+def test_cells_in_any_order_keep_every_bit_and_leave_holes() -> None:
+    cells = [
         Cell(1, "r1", "iou", 0.7, 4),
+        Cell(0, "d1", "mae", 0.5, 4),
+        Cell(1, "d1", "iou", 1 / 3, 4),
+        Cell(0, "d1", "iou", 0.1 + 0.2, 4),
     ]
-    other = [Cell(0, "d1", "mae", 0.5, 4)]
-    again = ScoreMatrix.from_rows([*reversed(rows), *other], metric="iou", domains=["d1"], retention=["r1"])
-    np.testing.assert_array_equal(again.values, scores.values)
-    np.testing.assert_array_equal(again.count, scores.count)
+    scores = ScoreMatrix.from_rows(cells, metric="iou", domains=["d1"], retention=["r1"])
+    np.testing.assert_array_equal(scores.values, [[0.1 + 0.2, math.nan], [1 / 3, 0.7]])
+    np.testing.assert_array_equal(scores.count, [[4, 0], [4, 4]])
+
+
+def test_the_frame_has_a_row_per_step_a_column_per_domain_and_every_bit() -> None:
+    scores = matrix_of([[0.1 + 0.2, math.nan], [1 / 3, 0.7]], domains=1)
+    frame = scores.to_frame()
+    assert list(frame.columns) == ["d1", "r1"]
+    assert frame.index.names == ["step", "learned"]
+    assert frame.index.tolist() == [(0, "frozen"), (1, "d1")]
+    np.testing.assert_array_equal(frame.to_numpy(), scores.values)
+    frame.iloc[0, 0] = 2.0
+    assert scores.at(0, "d1") == 0.1 + 0.2, "the frame is a copy"
 
 
 @pytest.mark.parametrize(
