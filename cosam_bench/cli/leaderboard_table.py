@@ -6,7 +6,6 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,8 +13,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosam_bench.cli.matrix_table import METRIC_TITLES, MISSING, amount, number
-from cosam_bench.evaluation.metrics import HIGHER_IS_BETTER
+from cosam_bench.cli.matrix_table import MISSING, amount, number
+from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.results.costs import COSTS, CostColumn
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -24,43 +25,32 @@ _SIGNS = ("*", "†", "‡", "§")
 _GAP = 2  # characters between two columns: one of padding, one of the box
 
 
-@dataclass(frozen=True)
-class _Column:
-    """One column of the terminal's table.
+_Column = Figure | CostColumn
 
-    Attributes:
-        name: in the leaderboard's frame.
-        rank: the order in which columns are given room; the last give way first.
-        best: ``score`` (as the metric says), ``high``, ``low``, or empty where no best is marked.
-    """
-
-    name: str
-    title: str
-    rank: int
-    best: str = ""
-
-
-_COLUMNS = (
-    _Column("last", "Last", 0, "score"),
-    _Column("avg", "Avg", 2, "score"),
-    _Column("ff", "FF", 1, "low"),
-    _Column("fwt", "FWT", 8, "high"),
-    _Column("plasticity", "Plast. loss", 6, "low"),
-    _Column("retention", "Retention", 3, "score"),
-    _Column("train_seconds", "train s", 7),
-    _Column("merge_seconds", "merge s", 5),
-    _Column("peak_memory_mib", "MiB", 9),
-    _Column("state_kib", "state KiB", 4),
-    _Column("encoder_passes", "passes", 10),
+# The columns that a terminal shows, the most important first: the last are left out first.
+_BY_IMPORTANCE = (
+    "last",
+    "ff",
+    "avg",
+    "retention",
+    "state_kib",
+    "merge_seconds",
+    "plasticity",
+    "train_seconds",
+    "fwt",
+    "peak_memory_mib",
+    "encoder_passes",
 )
+_ALL_COLUMNS: tuple[_Column, ...] = (*FIGURES.values(), *COSTS.values())
+_COLUMNS = {column.name: column for column in _ALL_COLUMNS if column.name in _BY_IMPORTANCE}
 
 
 def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
-    """The leaderboard as one table a set of conditions, then the notes a reader must be told.
+    """The leaderboard as one table per set of conditions, then the notes for the reader.
 
     Scores are shown as mean ± sample deviation over runs; the best of the unmarked rows is bold. Columns that
-    do not fit into ``width`` characters are left out and named below; the CSV has all. Published rows stand apart
-    at the end of every table of their protocol, or in a table of their own where nothing was measured.
+    do not fit into ``width`` characters are left out and named below; the CSV has all. Published rows follow at the
+    end of each table of their protocol, or in a table of their own if nothing was measured.
 
     Args:
         frame: what ``leaderboard`` returned.
@@ -84,7 +74,7 @@ def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
 
 
 def _published(frame: DataFrame) -> dict[str, list[Series]]:
-    """By protocol, the published rows."""
+    """The published rows by protocol."""
     found: dict[str, list[Series]] = defaultdict(list)
     for _, row in frame[frame["origin"] == "published"].iterrows():
         found[row["protocol"]].append(row)
@@ -95,11 +85,11 @@ def _board(measured: Sequence[Series], published: Sequence[Series], *, width: in
     rows = [*measured, *published]
     signs = _signs(rows)
     labels = [_label(row, rows, signs) for row in rows]
-    cells = {column.name: [_cell(row, column) for row in rows] for column in _COLUMNS}
+    cells = {column.name: [_cell(row, column) for row in rows] for column in _COLUMNS.values()}
     room = width - 3 - max(len(line) for label in labels for line in label.plain.split("\n")) - len("runs") - _GAP
-    if not measured:  # of a published table, what nobody published takes no room
+    if not measured:  # a table of published rows alone has no column that nobody published
         cells = {name: texts for name, texts in cells.items() if set(texts) != {MISSING}}
-    shown, hidden = _that_fit(cells, room)
+    shown, hidden = _fitting_columns(cells, room)
     best = {column.name: _best(rows, column) for column in shown}
     table = _empty_table(shown, title=_title(rows[0]), caption=_caption(rows, signs, hidden))
     for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
@@ -132,7 +122,7 @@ def _empty_table(columns: Sequence[_Column], *, title: str, caption: str) -> Tab
 
 
 def _title(row: Series) -> str:
-    metric = METRIC_TITLES[row["metric"]]
+    metric = METRICS[row["metric"]].title
     if row["origin"] == "published":
         return f"{row['protocol']}: {metric}, published numbers alone"
     return f"{row['protocol']} (version {row['version']}), conditions {row['conditions']}: {metric}"
@@ -144,13 +134,13 @@ def _runs(row: Series) -> str:
 
 
 def _signs(rows: Sequence[Series]) -> dict[str, str]:
-    """A sign for each mark, in the order in which marks first come."""
+    """A sign for each mark, in the order of first appearance."""
     marks = dict.fromkeys(mark for row in rows for mark in str(row["marks"]).split(", ") if mark)
     return {mark: _SIGNS[index % len(_SIGNS)] * (index // len(_SIGNS) + 1) for index, mark in enumerate(marks)}
 
 
 def _label(row: Series, rows: Sequence[Series], signs: dict[str, str]) -> Text:
-    """The method with its signs, and below it the settings in which its rows differ."""
+    """The method with its signs, and below it the settings in which the method's rows differ."""
     label = Text(str(row["method"]) + "".join(signs[mark] for mark in str(row["marks"]).split(", ") if mark))
     settings = [json.loads(other["settings"]) for other in rows if other["method"] == row["method"]]
     for name, value in json.loads(row["settings"]).items():
@@ -161,38 +151,38 @@ def _label(row: Series, rows: Sequence[Series], signs: dict[str, str]) -> Text:
 
 def _cell(row: Series, column: _Column) -> str:
     value = float(row[column.name])
-    if not column.best:
+    if isinstance(column, CostColumn):
         growth = " ↑" if column.name == "state_kib" and row["state_grows"] == "yes" else ""
         return amount(value) + growth
     deviation = float(row[f"{column.name}_std"])
     return number(value) if math.isnan(deviation) else f"{number(value)} ±{number(deviation)}"
 
 
-def _that_fit(cells: dict[str, list[str]], room: int) -> tuple[list[_Column], list[_Column]]:
-    taken: set[str] = set()
-    columns = [column for column in _COLUMNS if column.name in cells]
-    for column in sorted(columns, key=lambda column: (set(cells[column.name]) == {MISSING}, column.rank)):
-        needed = max(len(column.title), *map(len, cells[column.name])) + _GAP
+def _fitting_columns(cells: dict[str, list[str]], room: int) -> tuple[list[_Column], list[_Column]]:
+    """The columns that fit into ``room`` characters, and the others; columns without values come last."""
+    fitting: set[str] = set()
+    for name in sorted(cells, key=lambda name: (set(cells[name]) == {MISSING}, _BY_IMPORTANCE.index(name))):
+        needed = max(len(_COLUMNS[name].title), *map(len, cells[name])) + _GAP
         if needed <= room:
             room -= needed
-            taken.add(column.name)
-    shown = [column for column in columns if column.name in taken]
-    return shown, [column for column in columns if column.name not in taken]
+            fitting.add(name)
+    shown = [_COLUMNS[name] for name in cells if name in fitting]
+    return shown, [_COLUMNS[name] for name in cells if name not in fitting]
 
 
 def _best(rows: Sequence[Series], column: _Column) -> float:
+    """The best value of the unmarked rows; NaN for costs and if there are fewer than two values."""
     values = [float(row[column.name]) for row in rows if not row["marks"]]
     values = [value for value in values if not math.isnan(value)]
-    if not column.best or len(values) < 2:
+    if isinstance(column, CostColumn) or len(values) < 2:
         return math.nan
-    high = HIGHER_IS_BETTER[rows[0]["metric"]] if column.best == "score" else column.best == "high"
-    return max(values) if high else min(values)
+    return max(values) if column.prefers_high(rows[0]["metric"]) else min(values)
 
 
 def _caption(rows: Sequence[Series], signs: dict[str, str], hidden: Sequence[_Column]) -> str:
     lines = [f"{sign} {mark}" for mark, sign in signs.items()]
     if any(row["state_grows"] == "yes" for row in rows):
-        lines.append("↑ state grows with the domains")
+        lines.append("↑ state grows with the number of domains")
     if hidden:
-        lines.append(f"for lack of width only in the CSV: {', '.join(column.title for column in hidden)}")
+        lines.append(f"too wide, only in the CSV: {', '.join(column.title for column in hidden)}")
     return "; ".join(lines)

@@ -1,4 +1,4 @@
-"""A run on the terminal: its score matrix as a coloured table, and what it came to."""
+"""A run on the terminal: its score matrix as a coloured table, its figures and its costs."""
 
 from __future__ import annotations
 
@@ -13,48 +13,29 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from cosam_bench.evaluation.metrics import HIGHER_IS_BETTER, METRICS
-from cosam_bench.evaluation.score_matrix import ScoreMatrix, summary
+from cosam_bench.evaluation.figures import FIGURES, summary
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.score_matrix import ScoreMatrix
+from cosam_bench.results.costs import COSTS, CostColumn
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import Cost, RunInfo
 
-METRIC_TITLES = {
-    "iou": "IoU",
-    "boundary_iou": "boundary IoU",
-    "dice": "Dice",
-    "mae": "MAE",
-    "pixel_error": "px error",
-}
 MISSING = "-"
-
-FIGURE_TITLES = {
-    "last": ("Last", "final model, mean over the stream"),
-    "avg": ("Avg", "mean over steps of the mean over domains seen"),
-    "ff": ("FF", "forgotten since each domain was learned"),
-    "ff_max": ("FF max", "forgotten since each domain's best step"),
-    "bwt": ("BWT", "backward transfer: the negative of FF"),
-    "fwt": ("FWT", "gain on a domain before it is learned"),
-    "fm": ("FM", "forgetting, divided by all domains"),
-    "ft": ("FT", "score on the next, unseen domain"),
-    "diagonal": ("Diagonal", "each domain right after it was learned"),
-    "retention": ("Retention", "final model on the retention domains"),
-    "retention_drop": ("Drop", "lost there against frozen SAM"),
-    "frozen": ("Frozen", "frozen SAM, mean over the stream"),
-}
 
 
 def render_summary(record: Record) -> Group:
-    """What one run came to: every figure by every metric, then what it cost."""
+    """The figures of one run in every metric, then its costs."""
     info = record.info
-    columns = [summary(record.matrix(metric)) for metric in METRICS]
+    summaries = [summary(record.matrix(metric)) for metric in METRICS]
     figures = Table(box=box.SIMPLE_HEAD, title=_run_title(info), title_justify="left", title_style="bold")
     figures.add_column("")
-    for metric in METRICS:
-        figures.add_column(METRIC_TITLES[metric].replace(" ", "\n"), justify="right")
+    for metric in METRICS.values():
+        figures.add_column(metric.title.replace(" ", "\n"), justify="right")
     figures.add_column("", style="dim")
-    for name, (title, meaning) in FIGURE_TITLES.items():
-        if not all(math.isnan(column[name]) for column in columns):
-            figures.add_row(title, *(number(column[name]) for column in columns), meaning)
+    for name in summaries[0]:
+        values = [one[name] for one in summaries]
+        if not all(map(math.isnan, values)):
+            figures.add_row(FIGURES[name].title, *map(number, values), FIGURES[name].meaning)
     return Group(figures, _facts(info))
 
 
@@ -73,10 +54,10 @@ def _facts(info: RunInfo) -> Table:
     if info.marks:
         facts.add_row("marks", Text(", ".join(info.marks)))
     facts.add_row("order", Text(", ".join(info.order)))
-    for name, value in _cost_lines(info.cost):
-        facts.add_row(name, value)
-    for name, figure in info.extra.items():
-        facts.add_row(Text(name), number(figure))
+    for column in COSTS.values():
+        value = _cost_text(column, info.cost)
+        if value:
+            facts.add_row(column.label, value)
     facts.add_row("machine", Text(" ".join([info.device, *_machine(info)])))
     return facts
 
@@ -85,29 +66,23 @@ def _machine(info: RunInfo) -> list[str]:
     return [f"({info.hardware[key]})" for key in ("gpu", "processor") if info.hardware.get(key)][:1]
 
 
-def _cost_lines(cost: Cost) -> list[tuple[str, str]]:
-    lines = [
-        ("training", f"{amount(cost.total_train_seconds)} s"),
-        ("merging", f"{amount(cost.total_merge_seconds)} s"),
-        ("encoder passes", f"{amount(cost.encoder_passes_per_image)} an image"),
-    ]
-    if cost.peak_memory_bytes is not None:
-        lines.append(("peak memory", f"{amount(cost.peak_memory_bytes / 2**20)} MiB"))
-    if cost.trainable_parameters is not None:
-        lines.append(("trainable", f"{cost.trainable_parameters:,} parameters"))
-    if cost.state_bytes:
-        growth = {True: ", grows with the domains", False: ", does not grow", None: ""}[cost.state_grows]
-        lines.append(("state", f"{amount(cost.state_bytes[-1] / 2**10)} KiB at the end{growth}"))
-    return lines
+def _cost_text(column: CostColumn, cost: Cost) -> str:
+    """The cost with its unit; empty if it was not measured."""
+    value = column.combined([cost])
+    if isinstance(value, str):
+        return value
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f} {column.unit}" if column.kind == "count" else f"{amount(value)} {column.unit}"
 
 
 def render_matrix(record: Record, metric: str = "iou", *, width: int = 100) -> Table:
-    """The score matrix as a table coloured by score: a row a step, a column a domain.
+    """The score matrix as a table coloured by score: one row per step, one column per domain.
 
-    The diagonal (each domain right after it was learned) is bold and underlined, ``seen`` the mean over the
-    domains learned so far, and the retention domains stand behind a rule. Where the domains' names do not fit
-    into ``width`` characters, the columns carry the steps' numbers instead, explained below the table. Rows
-    that were not measured are left out.
+    The diagonal (each domain right after it was learned) is bold and underlined, ``seen`` is the mean over the
+    domains learned so far, and the retention domains follow after a vertical line. If the domains' names do not
+    fit into ``width`` characters, the columns are numbered by step and explained below the table. Rows that were
+    not measured are left out.
     """
     matrix = record.matrix(metric)
     at_once = "all domains at once" in record.info.marks
@@ -116,7 +91,7 @@ def render_matrix(record: Record, metric: str = "iou", *, width: int = 100) -> T
     heads = [name.replace("_", "_\n") for name in matrix.columns]  # names break only here
     pad = " "
     after = "" if at_once else "; underlined: right after learning"
-    caption = f"{METRIC_TITLES[metric]}{after}; n: test images"
+    caption = f"{METRICS[metric].title}{after}; n: test images"
     if _table_width(labels, heads, pad) > width:
         pad = ""
         heads = [str(step) for step in range(1, matrix.steps + 1)]
@@ -134,7 +109,7 @@ def _table_width(labels: Sequence[str], heads: Sequence[str], pad: str) -> int:
 
 
 def _width(head: str, pad: str) -> int:
-    """A column's width: its longest line or a score, with a blank before."""
+    """A column's width: its longest line or a score, with a space before."""
     return 1 + max(5, *map(len, head.split("\n"))) + len(pad)
 
 
@@ -157,7 +132,7 @@ def _heatmap(
         table.add_column(_right(title, width, pad), vertical="bottom")
     low, high = _range(matrix)
     for step, label in enumerate(labels):
-        row = matrix.row(step)
+        row = matrix.values[step]
         if np.isnan(row).all():
             continue
         shares = [_share(score, low, high, matrix.metric) for score in row.tolist()]
@@ -171,7 +146,7 @@ def _heatmap(
 
 
 def _right(lines: str, width: int, pad: str) -> Text:
-    """Right-aligned by blanks of our own: rich would strip those that carry a colour."""
+    """Right-aligned by explicit spaces: rich would strip those that have a colour."""
     return Text("\n".join((line + pad).rjust(width) for line in lines.split("\n")))
 
 
@@ -183,18 +158,15 @@ def _range(matrix: ScoreMatrix) -> tuple[float, float]:
 def _share(score: float, low: float, high: float, metric: str) -> float:
     """0 for the table's worst score, 1 for its best, NaN where not measured."""
     share = (score - low) / (high - low) if high > low else 0.5
-    return share if HIGHER_IS_BETTER[metric] else 1 - share
+    return share if METRICS[metric].better == "higher" else 1 - share
 
 
-_LOW, _MIDDLE, _HIGH = (
-    (59, 41, 99),
-    (45, 140, 140),
-    (247, 226, 110),
-)  # distinct in grey and to the colour-blind
+# Distinct in grey and for the colour-blind.
+_LOW, _MIDDLE, _HIGH = (59, 41, 99), (45, 140, 140), (247, 226, 110)
 
 
 def _shade(cell: Text, share: float, *, learned: bool) -> Text:
-    """The cell on a ground from dark for the worst score of the table to bright for the best."""
+    """The cell on a background from dark for the table's worst score to bright for its best."""
     if math.isnan(share):
         cell.stylize("dim")
         return cell
@@ -209,12 +181,12 @@ def _shade(cell: Text, share: float, *, learned: bool) -> Text:
 
 
 def number(value: float) -> str:
-    """A score as it is shown: three decimals."""
-    return MISSING if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus in front of nought
+    """A score as shown: three decimals."""
+    return MISSING if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus sign before zero
 
 
 def amount(value: float) -> str:
-    """A quantity as it is shown: as many digits as a reader compares."""
+    """A quantity as shown: about as many digits as a reader compares."""
     if math.isnan(value):
         return MISSING
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

@@ -10,13 +10,14 @@ import typer
 
 from cosam_bench.core.console import results_console, say
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
     from cosam_bench.results.published import Published
     from cosam_bench.results.records import Record
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The folder of records.")]
-Metric = Annotated[str, typer.Option(metavar="NAME", help="iou, boundary_iou, dice, mae or pixel_error.")]
+Metric = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(METRICS)}.")]
 
 
 def leaderboard(

@@ -1,23 +1,82 @@
-"""How well a predicted mask agrees with the true one: five numbers a mask, at any one size.
+"""How well a predicted mask agrees with the true one: one number per mask and metric.
 
-The rule for empty masks, everywhere: where both masks are empty (or neither has a boundary) the
-agreement is perfect, 1.0; where only one is, there is none, 0.0.
+``METRICS`` is the table of all metrics: score files, leaderboard, help texts and docs follow it. Importing it loads
+no torch.
+
+The rule for empty masks, everywhere: if both masks are empty (or neither has a boundary) the agreement is perfect,
+1.0; if only one is, there is none, 0.0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+from cosam_bench.core.errors import unknown_name
+from cosam_bench.evaluation.erosion import erode
 
-HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
-    {"iou": True, "boundary_iou": True, "dice": True, "mae": False, "pixel_error": False}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of masks: one row of ``METRICS``.
+
+    Attributes:
+        name: in files and on the command line.
+        title: in tables for people.
+        formula: with P the predicted mask, M the true one and ``|.|`` the number of pixels.
+        meaning: what it says, in a few words.
+        better: which scores are better.
+        function: from N comparisons to their scores, ``(N,)`` float64.
+    """
+
+    name: str
+    title: str
+    formula: str
+    meaning: str
+    better: Literal["higher", "lower"]
+    function: Callable[[Comparison], Tensor]
+
+
+# Three lines per metric read as a table; the formatter would give some of them eight.
+# fmt: off
+_METRICS = (
+    Metric("iou", "IoU", "|P ∩ M| / |P ∪ M|",  # noqa: RUF001 - the sign for a union
+           "overlap of the masks", "higher",
+           lambda pair: _iou(pair.areas)),
+    Metric("boundary_iou", "boundary IoU", "`iou` of the masks' inner boundary bands",
+           "overlap of the contours", "higher",
+           lambda pair: boundary_iou(pair.predicted, pair.target)),
+    Metric("dice", "Dice", "2 |P ∩ M| / (|P| + |M|)",
+           "F1 over pixels", "higher",
+           lambda pair: _dice(pair.areas)),
+    Metric("mae", "MAE", "mean over pixels of |sigmoid(logit) - M|",
+           "error of the probability map, not thresholded", "lower",
+           lambda pair: _mae_of_logits(pair.logits, pair.target)),
+    Metric("pixel_error", "px error", "share of pixels where P and M differ",
+           "error after thresholding; RegCL's code calls it MAE", "lower",
+           lambda pair: _pixel_error(pair.areas)),
 )
-METRICS: tuple[str, ...] = tuple(HIGHER_IS_BETTER)
+# fmt: on
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _METRICS})
+"""Every metric by name, in the order of the columns."""
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises:
+        CosamError: no metric has this name.
+    """
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
 
 
 def measure(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -28,24 +87,50 @@ def measure(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
             background for the mask metrics and makes ``mae`` NaN, so that it cannot pass unnoticed.
         target: bool, ``(N, H, W)``.
     """
-    predicted = logits > 0
-    areas = _areas(predicted, target)
-    return {
-        "iou": _iou(areas),
-        "boundary_iou": boundary_iou(predicted, target),
-        "dice": _dice(areas),
-        "mae": _mae_of_logits(logits, target),
-        "pixel_error": _pixel_error(areas, pixels=math.prod(target.shape[-2:])),
-    }
+    comparison = Comparison(logits, target)
+    return {name: metric.function(comparison) for name, metric in METRICS.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions beside the truth; what several metrics need is computed once.
+
+    Attributes:
+        logits: float, ``(N, H, W)``.
+        target: bool, ``(N, H, W)``.
+    """
+
+    logits: Tensor
+    target: Tensor
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted masks: bool, ``(N, H, W)``."""
+        return self.logits > 0
+
+    @cached_property
+    def areas(self) -> Areas:
+        """The areas of predicted and true masks."""
+        return _areas(self.predicted, self.target)
+
+
+class Areas(NamedTuple):
+    """The pixels of each pair of masks, each ``(N,)`` float64, in which whole numbers are exact."""
+
+    predicted: Tensor
+    target: Tensor
+    both: Tensor
+    image: int
 
 
 def iou(predicted: Tensor, target: Tensor) -> Tensor:
-    """Intersection over union, one number per mask: ``(N,)`` float64 in [0, 1].
+    """Intersection over union, ``|P ∩ M| / |P ∪ M|``, one number per mask: ``(N,)`` float64 in [0, 1].
 
     Args:
         predicted: bool, ``(N, H, W)``, at the image's own size, not the model's.
         target: bool, ``(N, H, W)``.
 
+    >>> import torch
     >>> truth = torch.tensor([[[True, True, False]]])
     >>> iou(torch.tensor([[[True, False, False]]]), truth).item()
     0.5
@@ -53,22 +138,12 @@ def iou(predicted: Tensor, target: Tensor) -> Tensor:
     return _iou(_areas(predicted, target))
 
 
-def dice(predicted: Tensor, target: Tensor) -> Tensor:
-    """Twice the intersection over the sum of the areas (F1), one number per mask: ``(N,)`` float64 in [0, 1].
-
-    Args:
-        predicted: bool, ``(N, H, W)``, at the image's own size, not the model's.
-        target: bool, ``(N, H, W)``.
-    """
-    return _dice(_areas(predicted, target))
-
-
 def boundary_iou(predicted: Tensor, target: Tensor, *, width: float = 0.02) -> Tensor:
     """Intersection over union of the two masks' inner boundary bands, one number per mask.
 
-    A mask's band is what ``d`` erosions by a 3 x 3 square take away, ``d`` being ``width`` times the
-    image's diagonal, rounded half to even, and at least 1. An object thinner than ``2 d + 1`` is all
-    band, and its boundary IoU is then its IoU.
+    A mask's band is what ``d`` erosions by a 3 x 3 square remove, ``d`` being ``width`` times the image's
+    diagonal, rounded half to even, and at least 1. An object thinner than ``2 d + 1`` is all band, and its
+    boundary IoU is then its IoU.
 
     Args:
         predicted: bool, ``(N, H, W)``, at the image's own size, not the model's.
@@ -76,45 +151,36 @@ def boundary_iou(predicted: Tensor, target: Tensor, *, width: float = 0.02) -> T
         width: the band's width as a share of the image's diagonal.
 
     Returns:
-        ``(N,)`` float64 in [0, 1]: 1.0 where neither mask has a boundary, 0.0 where only one has.
+        ``(N,)`` float64 in [0, 1]: 1.0 if neither mask has a boundary, 0.0 if only one has.
 
     Source: Cheng et al., "Boundary IoU", CVPR 2021. Pixels outside the image count as background, so a
     mask that touches the border has a boundary there.
+
+    >>> import torch
+    >>> truth = torch.ones(1, 3, 3, dtype=torch.bool)  # its band: all but the centre
+    >>> predicted = truth.clone()
+    >>> predicted[0, 0, 0] = False  # now the centre is in the band, and one corner is not
+    >>> boundary_iou(predicted, truth).item() == 7 / 9
+    True
     """
     _check_masks(predicted, target)
     distance = max(1, round(width * math.hypot(*predicted.shape[-2:])))
     return iou(predicted & ~erode(predicted, distance), target & ~erode(target, distance))
 
 
-def erode(masks: Tensor, distance: int) -> Tensor:
-    """The pixels whose whole square of ``2 distance + 1`` pixels a side is foreground: bool ``(N, H, W)``.
-
-    Equal to ``distance`` erosions by a 3 x 3 square with background outside the image, in a number of
-    passes that grows with the logarithm of ``distance``.
+def dice(predicted: Tensor, target: Tensor) -> Tensor:
+    """F1 over pixels, ``2 |P ∩ M| / (|P| + |M|)``, one number per mask: ``(N,)`` float64 in [0, 1].
 
     Args:
-        masks: bool, ``(N, H, W)``.
-        distance: in pixels, at least 0.
+        predicted: bool, ``(N, H, W)``, at the image's own size, not the model's.
+        target: bool, ``(N, H, W)``.
+
+    >>> import torch
+    >>> truth = torch.tensor([[[True, True, True, False]]])
+    >>> dice(torch.tensor([[[True, False, False, False]]]), truth).item()
+    0.5
     """
-    for axis in (1, 2):
-        masks = _erode_along(masks, axis, distance)
-    return masks
-
-
-def _erode_along(masks: Tensor, axis: int, distance: int) -> Tensor:
-    """The erosion by a line of ``2 distance + 1`` pixels: runs of foreground, doubled in length each pass."""
-    length = 2 * distance + 1
-    border = list(masks.shape)
-    border[axis] = distance
-    outside = masks.new_zeros(border)
-    runs = torch.cat([outside, masks, outside], dim=axis)
-    reach = 1  # runs[i] tells whether the pixels i .. i + reach - 1 are all foreground
-    while reach < length:
-        step = min(reach, length - reach)
-        kept = runs.shape[axis] - step
-        runs = runs.narrow(axis, 0, kept) & runs.narrow(axis, step, kept)
-        reach += step
-    return runs
+    return _dice(_areas(predicted, target))
 
 
 def mae(probability: Tensor, target: Tensor) -> Tensor:
@@ -125,63 +191,60 @@ def mae(probability: Tensor, target: Tensor) -> Tensor:
     Args:
         probability: float, ``(N, H, W)`` in [0, 1], at the image's own size.
         target: bool, ``(N, H, W)``.
+
+    >>> import torch
+    >>> mae(torch.tensor([[[0.75, 0.25]]]), torch.tensor([[[True, False]]])).item()
+    0.25
     """
+    import torch
+
     if probability.shape != target.shape or target.ndim != 3 or target.dtype != torch.bool:
         raise ValueError(
             "Expected probabilities and bool targets of one shape (N, H, W), found "
             f"{tuple(probability.shape)} and {target.dtype} {tuple(target.shape)}."
         )
     error = (probability - target.to(probability.dtype)).abs()
-    # One by one: torch adds several rows up in another order than one, and no mask's score may hang on its company.
+    # One by one: torch sums several rows in another order than one, and a mask's score must not depend on the others.
     return torch.stack([one.mean(dtype=torch.float64) for one in error]) if len(error) else error.new_zeros(0).double()
 
 
-def _mae_of_logits(logits: Tensor, target: Tensor) -> Tensor:
-    # One by one: on the CPU the last bit of a sigmoid depends on where in the tensor a pixel lies.
-    rows = range(max(1, len(logits)))
-    return torch.cat([mae(logits[row : row + 1].float().sigmoid(), target[row : row + 1]) for row in rows])
-
-
 def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """The share of pixels that are on the wrong side, one number per mask: ``(N,)`` float64 in [0, 1].
+    """The share of pixels where P and M differ, one number per mask: ``(N,)`` float64 in [0, 1].
 
     This is what RegCL reports as MAE: the mean absolute error after thresholding.
 
     Args:
         predicted: bool, ``(N, H, W)``.
         target: bool, ``(N, H, W)``.
+
+    >>> import torch
+    >>> pixel_error(torch.tensor([[[True, False]]]), torch.tensor([[[True, True]]])).item()
+    0.5
     """
-    return _pixel_error(_areas(predicted, target), pixels=math.prod(target.shape[-2:]))
+    return _pixel_error(_areas(predicted, target))
 
 
-class _Areas(NamedTuple):
-    """Pixels of each pair of masks, each ``(N,)`` float64, in which whole numbers are exact."""
+def _mae_of_logits(logits: Tensor, target: Tensor) -> Tensor:
+    import torch
 
-    predicted: Tensor
-    target: Tensor
-    both: Tensor
+    # One by one: on the CPU the last bit of a sigmoid depends on the pixel's place in the tensor.
+    rows = range(max(1, len(logits)))
+    return torch.cat([mae(logits[row : row + 1].float().sigmoid(), target[row : row + 1]) for row in rows])
 
 
-def _areas(predicted: Tensor, target: Tensor) -> _Areas:
+def _areas(predicted: Tensor, target: Tensor) -> Areas:
+    import torch
+
     _check_masks(predicted, target)
-    return _Areas(
-        *(masks.sum(dim=(1, 2), dtype=torch.int32).double() for masks in (predicted, target, predicted & target))
+    first, second, both = (
+        masks.sum(dim=(1, 2), dtype=torch.int32).double() for masks in (predicted, target, predicted & target)
     )
-
-
-def _iou(areas: _Areas) -> Tensor:
-    return _share(areas.both, areas.predicted + areas.target - areas.both)
-
-
-def _dice(areas: _Areas) -> Tensor:
-    return _share(2 * areas.both, areas.predicted + areas.target)
-
-
-def _pixel_error(areas: _Areas, *, pixels: int) -> Tensor:
-    return (areas.predicted + areas.target - 2 * areas.both) / pixels
+    return Areas(first, second, both, image=math.prod(target.shape[-2:]))
 
 
 def _check_masks(predicted: Tensor, target: Tensor) -> None:
+    import torch
+
     for name, masks in (("predicted", predicted), ("target", target)):
         if masks.dtype != torch.bool or masks.ndim != 3:
             raise ValueError(
@@ -195,5 +258,17 @@ def _check_masks(predicted: Tensor, target: Tensor) -> None:
         )
 
 
+def _iou(areas: Areas) -> Tensor:
+    return _share(areas.both, areas.predicted + areas.target - areas.both)
+
+
+def _dice(areas: Areas) -> Tensor:
+    return _share(2 * areas.both, areas.predicted + areas.target)
+
+
+def _pixel_error(areas: Areas) -> Tensor:
+    return (areas.predicted + areas.target - 2 * areas.both) / areas.image
+
+
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / whole.clamp(min=1), torch.ones_like(whole))
+    return (part / whole.clamp(min=1)).masked_fill(whole == 0, 1.0)

@@ -22,8 +22,9 @@ from pathlib import Path
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix, summary
+from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.evaluation.scoring import domain_means
 from cosam_bench.experiments.experiment import Prepared
 from cosam_bench.experiments.step_result import StepResult
@@ -188,7 +189,7 @@ class RunningRecord:
         retention = tuple(domain.name for domain in prepared.retention)
         cells = self._cells(self._done)
         matrices = [
-            ScoreMatrix.from_rows(cells, metric=metric, domains=order, retention=retention) for metric in METRICS
+            ScoreMatrix.from_cells(cells, metric=metric, domains=order, retention=retention) for metric in METRICS
         ]
         info = RunInfo(
             protocol=config.protocol.name,

@@ -1,14 +1,15 @@
-"""Records: one folder a run, written so that a reader never sees half a file.
+"""Records: one folder per run, written so that a reader never sees half a file.
 
-``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value,
-count) and ``scores.csv`` (step, domain, key, then one column a metric). Numbers stand in full precision:
-reading a file back gives the same bits. Folders whose name begins with ``_`` are shared by runs.
+``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value, count) and
+``scores.csv`` (step, domain, key, then one column per metric). Numbers have full precision: reading a file returns
+the same bits. Folders whose names begin with ``_`` are shared by runs.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -32,7 +33,7 @@ _SCORE_COLUMNS = ("step", "domain", "key")
 def record_folder(results: Path, *, protocol: str, method: str, digest: str) -> Path:
     """Where the run with the config hash ``digest`` is recorded.
 
-    A method named by a module or a file gives a folder of its name with ``-`` for what file systems refuse.
+    Characters of a method's name that file systems refuse (of a module or a file) become ``-``.
     """
     return results / _folder_name(protocol) / _folder_name(method) / digest[:_DIGITS]
 
@@ -45,7 +46,7 @@ def _folder_name(name: str) -> str:
 class RecordWriter:
     """Writes the files of one record; each call replaces a whole file or nothing.
 
-    Every method raises CosamError where the folder cannot be written or the disk is full.
+    Every method raises CosamError if the folder cannot be written or the disk is full.
     """
 
     folder: Path
@@ -55,7 +56,7 @@ class RecordWriter:
         write_atomically(self.folder / "run.json", info.to_json())
 
     def write_matrix(self, cells: Iterable[Cell]) -> None:
-        """Replace ``matrix.csv``; rows go by step, then as domains first come, then by metric."""
+        """Replace ``matrix.csv``; rows are sorted by step, then by the domains' first appearance, then by metric."""
         cells = list(cells)
         place = {name: index for index, name in enumerate(dict.fromkeys(cell.domain for cell in cells))}
         metric = {name: index for index, name in enumerate(METRICS)}
@@ -64,20 +65,22 @@ class RecordWriter:
         write_atomically(self.folder / "matrix.csv", _csv_text([_CELL_COLUMNS, *rows]))
 
     def write_scores(self, step: int, scores: Mapping[str, Sequence[ImageScore]]) -> None:
-        """Put the images' scores of one step into ``scores.csv``, in place of that step's and later ones.
+        """Write the images' scores of one step to ``scores.csv``, replacing that step and later ones.
 
         Args:
             step: domains learned so far.
-            scores: by the domain's name, one score an image.
+            scores: by the domain's name, one score per image; ``nan`` is written for a metric that it lacks.
         """
         path = self.folder / "scores.csv"
-        kept = [row for row in _csv_rows(path, _SCORE_COLUMNS) if int(row[0]) < step] if path.exists() else []
-        rows = [
-            [str(step), domain, score.key, *(repr(score.values[name]) for name in METRICS)]
+        header, old = _read_csv(path, _SCORE_COLUMNS) if path.exists() else ([], [])
+        kept = [dict(zip(header, row, strict=True)) for row in old if int(row[0]) < step]
+        rows = [[row.get(name, "nan") for name in (*_SCORE_COLUMNS, *METRICS)] for row in kept]
+        rows += [
+            [str(step), domain, score.key, *(repr(score.values.get(name, math.nan)) for name in METRICS)]
             for domain, images in scores.items()
             for score in images
         ]
-        write_atomically(path, _csv_text([(*_SCORE_COLUMNS, *METRICS), *kept, *rows]))
+        write_atomically(path, _csv_text([(*_SCORE_COLUMNS, *METRICS), *rows]))
 
 
 def _csv_text(rows: Iterable[Sequence[object]]) -> str:
@@ -86,8 +89,8 @@ def _csv_text(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _csv_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """The rows below the header, which must begin with ``columns``, each as long as the header."""
+def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The header, which must begin with ``columns``, and the rows, each as long as the header."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file, strict=True))
@@ -96,20 +99,22 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
     if not rows or rows[0][: len(columns)] != list(columns):
         found = ", ".join(rows[0]) if rows else "nothing"
         raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(rows[0]):
-            raise CosamError(f"{path}, line {number}, has {len(row)} values, expected {len(rows[0])}. Run it again.")
-    return rows[1:]
+    header, *rows = rows
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise CosamError(f"{path}, line {number}, has {len(row)} values, expected {len(header)}. Run it again.")
+    return header, rows
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The cells of a ``matrix.csv``, bit for bit as they were written.
+    """The cells of a ``matrix.csv``, bit for bit as written.
 
     Raises:
         CosamError: the file is missing or damaged.
     """
     cells = []
-    for number, (step, domain, metric, value, count) in enumerate(_csv_rows(path, _CELL_COLUMNS), start=2):
+    _, rows = _read_csv(path, _CELL_COLUMNS)
+    for number, (step, domain, metric, value, count) in enumerate(rows, start=2):
         try:
             cells.append(Cell(int(step), domain, metric, float(value), int(count)))
         except ValueError as error:
@@ -119,18 +124,18 @@ def read_cells(path: Path) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Record:
-    """One run as it lies on disk."""
+    """One run on disk."""
 
     folder: Path
     info: RunInfo
 
     @property
     def name(self) -> str:
-        """``protocol/method/hash``, by which ``load_record`` finds it again."""
+        """``protocol/method/hash``, by which ``load_record`` finds it."""
         return "/".join(self.folder.resolve().parts[-3:])
 
     def matrix(self, metric: str = "iou") -> ScoreMatrix:
-        """The score matrix by one metric, read from ``matrix.csv``.
+        """The score matrix in one metric, read from ``matrix.csv``; all NaN if the run did not measure it.
 
         Raises:
             CosamError: the file is missing or damaged, or no metric has this name.
@@ -138,19 +143,19 @@ class Record:
         path = self.folder / "matrix.csv"
         cells = read_cells(path)
         try:
-            return ScoreMatrix.from_rows(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
+            return ScoreMatrix.from_cells(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
         except CosamError as error:
             raise CosamError(f"{path}: {error}") from None
 
 
 def find_records(results: Path) -> tuple[list[Record], list[str]]:
-    """All records in a folder of results by name, and one message for each that cannot be read.
+    """All records in a folder of results, sorted by name, and one message for each that cannot be read.
 
     Raises:
-        CosamError: there is no such folder.
+        CosamError: the folder does not exist.
     """
     if not results.is_dir():
-        raise CosamError(f"No folder {results}. Give --results DIR, or run something first.")
+        raise CosamError(f"No folder {results}. Name another with --results DIR, or run a method first.")
     records, problems = [], []
     for path in _run_files(results):
         try:
@@ -169,38 +174,38 @@ def load_record(asked: str | Path, *, results: Path) -> Record:
     """The record that ``asked`` names.
 
     Args:
-        asked: a record's folder or its ``run.json``; or, within ``results``, ``protocol/method/hash`` with as
-            many of its parts as make it unique, in order. The hash may be cut short.
+        asked: a record's folder or its ``run.json``; or, within ``results``, the parts of ``protocol/method/hash``
+            that make it unique, in this order. The hash may be shortened.
         results: the folder of results.
 
     Raises:
-        CosamError: nothing or more than one record fits, or the record is damaged.
+        CosamError: no record or more than one matches, or the record is damaged.
     """
     path = Path(asked)
     for candidate in (path, path / "run.json"):
         if candidate.name == "run.json" and candidate.is_file():
             return Record(candidate.parent, read_run_info(candidate))
     files = _run_files(results) if results.is_dir() else []
-    fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
-    if len(fitting) == 1:
-        return Record(fitting[0].parent, read_run_info(fitting[0]))
-    offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
+    matching = [file for file in files if _matches(str(asked), file.parent.relative_to(results).parts)]
+    if len(matching) == 1:
+        return Record(matching[0].parent, read_run_info(matching[0]))
+    offered = [file.parent.relative_to(results).as_posix() for file in matching or files]
     listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
-    if fitting:
-        raise CosamError(f"{len(fitting)} records fit {str(asked)!r}. Name one of: {listed}.")
-    raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
+    if matching:
+        raise CosamError(f"{len(matching)} records match {str(asked)!r}. Name one of: {listed}.")
+    raise CosamError(f"No record in {results} matches {str(asked)!r}. Offered: {listed or 'none'}.")
 
 
-def _fits(asked: str, name: tuple[str, ...]) -> bool:
-    """Whether the parts of ``asked`` come in ``name`` in order; the hash, its last part, may be cut short."""
+def _matches(asked: str, name: tuple[str, ...]) -> bool:
+    """Whether ``name`` contains the parts of ``asked`` in order; the hash, its last part, may be shortened."""
     *folders, digest = name
     parts = [part for part in asked.split("/") if part]
     if not parts:
         return False
-    tails = [parts[:-1]] if digest.startswith(parts[-1]) else []
-    return any(_in_order(wanted, folders) for wanted in (parts, *tails))
+    shortened = [parts[:-1]] if digest.startswith(parts[-1]) else []
+    return any(_contains_in_order(folders, wanted) for wanted in (parts, *shortened))
 
 
-def _in_order(wanted: Sequence[str], names: Iterable[str]) -> bool:
-    left = iter(names)
-    return all(part in left for part in wanted)
+def _contains_in_order(names: Iterable[str], wanted: Sequence[str]) -> bool:
+    rest = iter(names)
+    return all(part in rest for part in wanted)

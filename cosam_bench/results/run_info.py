@@ -1,4 +1,4 @@
-"""What a run's ``run.json`` holds: what was measured, under which conditions, at what cost."""
+"""The contents of a run's ``run.json``: what was measured, under which conditions, at what cost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SCHEMA: Literal[1] = 1
 """Raised whenever a reader of the old form would misread the new one."""
 
 Status = Literal["running", "complete", "failed", "interrupted"]
-Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A float that JSON writes as null where it is undefined."""
+NullableFloat = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float that is null in JSON if undefined."""
 
 
 class Conditions(Settings):
@@ -56,37 +56,37 @@ def _digest(fields: dict[str, Any]) -> str:
 
 
 class Cost(Settings):
-    """What a run cost; the tuples have one entry a learning step, in order.
+    """What a run cost; the tuples have one entry per learning step, in order.
 
     Attributes:
-        train_seconds: fitting adapters. Work that was shared with other runs counts as if done here.
+        train_seconds: fitting adapters. Work shared with other runs counts as if done here.
         merge_seconds: the rest of learning: statistics, merging, training a router.
-        state_bytes: what the method carries over to the next step, as it lies on disk.
-        peak_memory_bytes: the whole run's highest use: the GPU's where it ran on one, else the process's.
+        state_bytes: the size of the file with what the method keeps for the next step.
+        peak_memory_bytes: the whole run's highest use: the GPU's if it ran on one, else the process's.
         encoder_passes_per_image: whole passes of the image encoder for one prediction at the end.
-        trainable_parameters: of one step's training.
+        trainable_parameters: in one step's training.
     """
 
     train_seconds: tuple[float, ...] = ()
     merge_seconds: tuple[float, ...] = ()
     state_bytes: tuple[int, ...] = ()
     peak_memory_bytes: int | None = None
-    encoder_passes_per_image: Figure = math.nan
+    encoder_passes_per_image: NullableFloat = math.nan
     trainable_parameters: int | None = None
 
     @property
     def total_train_seconds(self) -> float:
-        """The seconds of all steps; NaN where none was measured."""
+        """The seconds of all steps; NaN if none was measured."""
         return math.fsum(self.train_seconds) if self.train_seconds else math.nan
 
     @property
     def total_merge_seconds(self) -> float:
-        """The seconds of all steps; NaN where none was measured."""
+        """The seconds of all steps; NaN if none was measured."""
         return math.fsum(self.merge_seconds) if self.merge_seconds else math.nan
 
     @property
     def state_grows(self) -> bool | None:
-        """Whether any later state is larger than that after step 2; None with fewer than three steps."""
+        """Whether any later state is larger than the one after step 2; None with fewer than three steps."""
         if len(self.state_bytes) < 3:
             return None
         return max(self.state_bytes[2:]) > self.state_bytes[1]
@@ -96,28 +96,27 @@ class RunInfo(Settings):
     """The whole of ``run.json``.
 
     Attributes:
-        schema_version: of this file's form, ``schema`` in the file.
+        schema_version: the version of this file's form, ``schema`` in the file.
         protocol: the protocol's name.
-        protocol_version: raised by the protocol's authors whenever scores become incomparable.
+        protocol_version: raised by the protocol's authors when scores are no longer comparable.
         method: the method's name.
         settings: the method's own resolved settings.
-        config: the resolved configuration that repeats the run.
-        seed: the one seed at the top.
-        order: the stream's domains, in the order in which they were learned.
+        config: the resolved configuration, which repeats the run.
+        seed: the run's one seed.
+        order: the stream's domains in the order of learning.
         retention: the domains that are only ever tested.
-        marks: why the result may not be compared as it is, from the method's card.
+        marks: what to know before comparing the result, from the method's card.
         conditions: what must be equal for scores to be comparable.
-        prompts: by ``domain/part``, the digest of the frozen prompts; they belong to the seed.
-        versions: of Python and of the libraries that decide a score, by name.
-        commit: of the code, empty where it is not known.
+        prompts: by ``domain/part``, the digest of the frozen prompts; they depend on the seed.
+        versions: of Python and of the libraries that affect scores, by name.
+        commit: of the code; empty if unknown.
         hardware: the machine, in the runner's own words by key.
         device: where the model ran, such as ``cpu`` or ``cuda:0``.
         status: ``running`` also for a run that was killed.
         started: the time in UTC, ISO 8601.
-        error: what a failed run died of.
+        error: why a failed run failed.
         cost: seconds, bytes and passes.
         summary: by metric, the matrix's figures.
-        extra: figures that only this method has, such as a router's accuracy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
@@ -142,11 +141,10 @@ class RunInfo(Settings):
     started: str
     error: str | None = None
     cost: Cost = Cost()
-    summary: dict[str, dict[str, Figure]] = Field(default_factory=dict)
-    extra: dict[str, Figure] = Field(default_factory=dict)
+    summary: dict[str, dict[str, NullableFloat]] = Field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Indented JSON that ends with a line break; undefined figures are null."""
+        """Indented JSON that ends with a line break; undefined numbers are null."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
 
@@ -154,17 +152,18 @@ def read_run_info(path: Path) -> RunInfo:
     """The contents of a ``run.json``.
 
     Raises:
-        CosamError: the file is missing or damaged, or was written in another form than ours.
+        CosamError: the file is missing or damaged, or has another form than this version's.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again, or delete its folder.") from None
     if not isinstance(data, dict):
-        raise CosamError(f"{path} holds no run. Delete it, or choose another folder of results.")
+        raise CosamError(f"{path} is not a record of a run. Delete it, or choose another folder of results.")
     schema = data.get("schema", 0)
     if schema != SCHEMA:
         raise CosamError(_other_schema(path, schema))
+    data.pop("extra", None)  # always empty; the first version of cosam-bench wrote it
     return validate(RunInfo, data, source=str(path))
 
 

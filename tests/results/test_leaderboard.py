@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from rich.console import Console, RenderableType
 from cosam_bench.cli.leaderboard_table import render_leaderboard
 from cosam_bench.cli.matrix_table import render_matrix, render_summary
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
+from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, Cost, RunInfo
@@ -74,7 +77,7 @@ def record(
     )
     writer = RecordWriter(folder)
     writer.write_info(info)
-    better = {metric: 1.0 if metric not in ("mae", "pixel_error") else -1.0 for metric in METRICS}
+    better = {name: 1.0 if metric.better == "higher" else -1.0 for name, metric in METRICS.items()}
     writer.write_matrix(
         Cell(step, domain, metric, 0.5 + better[metric] * (scores[step][place] + gain - 0.5), 7)
         for step in rows
@@ -292,8 +295,34 @@ def test_the_matrix_of_joint_training_shows_the_measured_rows(tmp_path: Path) ->
     assert "underlined" not in text
 
 
-def test_the_summary_says_what_the_run_came_to(tmp_path: Path) -> None:
-    made = record(tmp_path, "regcl", status="failed", error="the merge diverged", extra={"router accuracy": 0.75})
+def test_the_summary_has_every_figure_and_every_cost(tmp_path: Path) -> None:
+    made = record(tmp_path, "regcl", status="failed", error="the merge diverged")
     text = text_of(render_summary(made), width=100)
-    for words in ("Last", "0.700", "failed", "the merge diverged", "6.0 s", "does not grow", "0.750", "two cores"):
+    for words in ("failed", "the merge diverged", "two cores"):
         assert words in text
+    lines = {line.strip().partition("  ")[0]: line.split() for line in text.splitlines()}
+    for name, value in summary(made.matrix()).items():
+        assert f"{value + 0.0:.3f}" in lines[FIGURES[name].title], name
+    values = {"training": "6.0 s", "merging": "1.5 s", "peak memory": "2.0 MiB", "state": "2.0 KiB at the end"}
+    values |= {"state grows": "no", "encoder passes": "1.0 per image", "trainable": "1,000 parameters"}
+    for label, value in values.items():
+        assert re.search(rf"^{label} +{re.escape(value)}$", text, flags=re.MULTILINE), label
+    assert {column.label for column in COSTS.values()} == set(values)
+
+
+def test_what_was_not_measured_is_left_out_of_the_summary(tmp_path: Path) -> None:
+    text = text_of(render_summary(record(tmp_path, "joint", rows=(0, 3), cost=Cost(train_seconds=(1.0,)))), width=100)
+    assert re.findall(r"^(training|merging|peak|state|encoder|trainable)", text, flags=re.MULTILINE) == ["training"]
+    assert "FWT" not in text
+
+
+def test_costs_of_several_runs_are_their_mean_and_growth_in_one_is_growth(tmp_path: Path) -> None:
+    costs = Cost(train_seconds=(1.0,), state_bytes=(1024, 1024, 1024)), Cost(state_bytes=(1024, 1024, 3072))
+    row = row_of(
+        leaderboard([record(tmp_path, "regcl", seed=seed, cost=cost) for seed, cost in enumerate(costs)]), "regcl"
+    )
+    assert row["state_kib"] == 2.0
+    assert row["state_grows"] == "yes"
+    assert math.isnan(row["train_seconds"])
+    assert pd.isna(row["trainable_parameters"])
+    assert row_of(leaderboard([record(tmp_path, "moda", cost=Cost())]), "moda")["state_grows"] == ""

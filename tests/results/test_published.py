@@ -22,13 +22,21 @@ from cosam_bench.cli.leaderboard_table import render_leaderboard
 from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.streams import load_stream
+from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.evaluation.score_matrix import Cell, summary
+from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.experiments.protocol import protocol_names
 from cosam_bench.experiments.protocol_files import read_protocol
 from cosam_bench.method.registry import read_card
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
-from cosam_bench.results.published import Published, Row, Stated, all_published, published_rows, read_published
+from cosam_bench.results.published import (
+    Published,
+    PublishedNumber,
+    PublishedRow,
+    all_published,
+    leaderboard_rows,
+    read_published,
+)
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, RunInfo
 from cosam_bench.sam.adapters.augmodule import AugModule
@@ -39,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 COSAM, REGCL = all_published()
 START = "--set adapter.start=pretrain_maskDecoderHQ.pth"
-FIGURES = ("last", "avg", "ff", "retention")
+PRINTED = ("last", "avg", "ff", "retention")
 
 
 def record(results: Path, method: str, *, protocol: str = "cosam", score: float = 0.5, seed: int = 0) -> Record:
@@ -100,7 +108,7 @@ def test_the_logged_matrix_gives_the_figures_that_stand_beside_it() -> None:
     for name in ("last", "retention"):
         assert round(100 * found[name], 2) == row.boundary_iou[name].mean, name
     assert (iou.metric, boundary.metric) == ("iou", "boundary_iou")
-    assert iou.matrix().row(8)[:3].tolist() == boundary.matrix().row(8)[:3].tolist()  # D15
+    assert iou.matrix().values[8, :3].tolist() == boundary.matrix().values[8, :3].tolist()  # D15
 
 
 def test_the_log_has_the_domains_of_the_stream_in_its_order() -> None:
@@ -167,7 +175,7 @@ def test_parameters_are_those_that_were_published() -> None:
         ("last = 71.62", "last = [1, 2, 3]", "row.14.iou.last"),
         ("last = 71.62", "last = inf", "finite"),
         ("after = [8]", "after = [8, 7]", "needs one row of 9 scores"),
-        ("after = [8]", "after = [9]", "different numbers from 0 to 8"),
+        ("after = [8]", "after = [9]", "'after' must hold different numbers from 0 to 8"),
         ('evidence = "log"', 'evidence = "hearsay"', "'sources.log.evidence' is 'hearsay'"),
         ('name = "Joint"\n', 'name = "Joint"\nrank = 1\n', "no setting is called 'row.0.rank'"),
     ],
@@ -303,19 +311,19 @@ def test_nothing_published_is_said_so(cli: Callable[..., Result], tmp_path: Path
 
 
 def test_a_metric_without_published_numbers_gives_no_row() -> None:
-    assert published_rows((COSAM,), metric="dice") == []
-    assert Row(name="x", source="y").scores("name") == {}
+    assert leaderboard_rows((COSAM,), metric="dice") == []
+    assert PublishedRow(name="x", source="y").scores("name") == {}
 
 
 # The page
 
 
-def text_of(row: Row, name: str, metric: str) -> str:
-    stated: Stated | None = row.scores(metric).get(name)
+def text_of(row: PublishedRow, name: str, metric: str) -> str:
+    stated: PublishedNumber | None = row.scores(metric).get(name)
     return "\N{EN DASH}" if stated is None else stated.text(COSAM.sources[row.source].decimals)
 
 
-def command_of(one: Published, row: Row) -> str:
+def command_of(one: Published, row: PublishedRow) -> str:
     """What repeats a row with its first seed; empty where nothing here can."""
     if not row.method:
         return ""
@@ -335,7 +343,7 @@ def rows_below(head: str) -> dict[str, list[str]]:
 def test_the_page_states_every_published_figure(head: str, metric: str) -> None:
     rows = rows_below(head)
     assert list(rows) == [row.name for row in COSAM.rows]
-    figures = FIGURES if metric == "iou" else FIGURES[:3]
+    figures = PRINTED if metric == "iou" else PRINTED[:3]
     for row in COSAM.rows:
         stated = rows[row.name][: len(figures)]
         assert stated == [text_of(row, name, metric) for name in figures], row.name

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import resource
@@ -10,18 +11,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from safetensors.torch import save
 
+from cosam_bench.cli.matrix_table import render_matrix, render_summary
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.evaluation.scoring import ImageScore
 from cosam_bench.experiments.running_record import RunningRecord
 from cosam_bench.merging.updates import Update
+from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.records import (
     Record,
     RecordWriter,
@@ -102,8 +108,35 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     matrix = found.matrix("dice")
     assert matrix.domains == ("pill", "camo")
     assert matrix.retention == ("photo",)
-    assert matrix.at(2, "photo") == 3 / 3 + 0.1 * 2
+    assert matrix.values[2, 2] == 3 / 3 + 0.1 * 2
     assert matrix.count.min() == matrix.count.max() == 12
+
+
+def test_a_record_that_lacks_a_metric_or_a_figure_is_read_and_gives_nan(tmp_path: Path) -> None:
+    folder = record(tmp_path)
+    RecordWriter(folder).write_matrix(cell for cell in CELLS if cell.metric != "dice")
+    path = folder / "run.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["summary"] = {"iou": {"last": 0.5}, "metric of another version": {"figure of another version": None}}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    found = load_record(folder, results=tmp_path)
+    assert np.isnan(found.matrix("dice").values).all()
+    assert not np.isnan(found.matrix("iou").values).any()
+    row = leaderboard([found], metric="dice").iloc[0]
+    assert row["runs"] == 1
+    assert all(math.isnan(row[name]) for name in FIGURES)
+    assert row["train_seconds"] == 3.75
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(render_summary(found), render_matrix(found, "dice"))
+    assert "Dice" in shown.getvalue()
+
+
+def test_extra_figures_of_an_old_record_are_dropped(tmp_path: Path) -> None:
+    path = record(tmp_path) / "run.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert "extra" not in data
+    path.write_text(json.dumps(data | {"extra": {}}), encoding="utf-8")
+    assert read_run_info(path) == read_run_info(record(tmp_path / "new") / "run.json")
 
 
 def test_run_json_is_plain_json_with_the_schema_first(tmp_path: Path) -> None:
@@ -157,6 +190,18 @@ def test_scores_of_a_step_replace_that_step_and_later_ones(tmp_path: Path) -> No
     ]
 
 
+def test_scores_written_before_a_metric_was_added_keep_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text(
+        'step,domain,key,dice,iou\n0,pill,"a, b",0.25,0.125\n1,pill,c,0.5,0.5\n', encoding="utf-8"
+    )
+    RecordWriter(tmp_path).write_scores(1, {"pill": [ImageScore("d", {"iou": 0.75})]})
+    assert (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines() == [
+        "step,domain,key,iou,boundary_iou,dice,mae,pixel_error",
+        '0,pill,"a, b",0.125,nan,0.25,nan,nan',
+        "1,pill,d,0.75,nan,nan,nan,nan",
+    ]
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path)
     writer.write_matrix(CELLS[:4])
@@ -199,9 +244,9 @@ def test_a_record_is_found_by_its_path(tmp_path: Path) -> None:
 def test_a_name_that_fits_none_or_several_lists_what_there_is(tmp_path: Path) -> None:
     record(tmp_path)
     record(tmp_path, digest="0123ffffffffffff", seed=4)
-    with pytest.raises(CosamError, match=r"2 records fit '0123'.*mini/regcl/0123456789ab, mini/regcl/0123fff"):
+    with pytest.raises(CosamError, match=r"2 records match '0123'.*mini/regcl/0123456789ab, mini/regcl/0123fff"):
         load_record("0123", results=tmp_path)
-    with pytest.raises(CosamError, match=r"No record in .* fits 'trm'\. Offered: mini/regcl/"):
+    with pytest.raises(CosamError, match=r"No record in .* matches 'trm'\. Offered: mini/regcl/"):
         load_record("trm", results=tmp_path)
     with pytest.raises(CosamError, match="Offered: none"):
         load_record("trm", results=tmp_path / "nowhere")
@@ -230,7 +275,7 @@ def test_results_that_do_not_exist_are_an_error(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"run\.json cannot be read"),
-        ("[1, 2]", "holds no run"),
+        ("[1, 2]", "is not a record of a run"),
         ('{"protocol": "mini"}', "schema 0.*older version"),
         ('{"schema": 2}', "schema 2.*update cosam-bench"),
         ('{"schema": "benchopt"}', "Another program"),
