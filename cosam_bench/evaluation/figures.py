@@ -73,7 +73,7 @@ def last(matrix: ScoreMatrix) -> float:
 
 
 def average(matrix: ScoreMatrix) -> float:
-    """Avg = mean_{t≤T} mean_{j≤t} R[t][j]: the model of each step on the domains seen by then.
+    """Avg = mean_{t≤T} mean_{j≤t} R[t][j]: each step's model on the domains seen so far.
 
     >>> average(ScoreMatrix.from_values([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75]], domains=["pill", "polyp"]))
     0.625
@@ -117,7 +117,7 @@ def backward_transfer(matrix: ScoreMatrix) -> float:
 
 
 def forward_transfer(matrix: ScoreMatrix) -> float:
-    """FWT = mean_{2≤j≤T} (R[j-1][j] - R[0][j]): gain over frozen SAM on the next, unseen domain.
+    """FWT = mean_{2≤j≤T} (R[j-1][j] - R[0][j]): gain over frozen SAM on the next unseen domain.
 
     Source: Lopez-Paz and Ranzato, NeurIPS 2017, equation 4; frozen SAM takes the place of their random start.
 
@@ -128,7 +128,7 @@ def forward_transfer(matrix: ScoreMatrix) -> float:
 
 
 def forgetting_over_all(matrix: ScoreMatrix) -> float:
-    """FM = 1/T sum_{j≤T} (R[j][j] - R[T][j]): forgetting as RegCL divides it; the last term is 0.
+    """FM = 1/T sum_{j≤T} (R[j][j] - R[T][j]): FF divided by all T domains, as in RegCL.
 
     >>> forgetting_over_all(ScoreMatrix.from_values([[0, 0], [0.75, 0], [0.5, 1]], domains=["pill", "polyp"]))
     0.125
@@ -137,7 +137,7 @@ def forgetting_over_all(matrix: ScoreMatrix) -> float:
 
 
 def next_domain(matrix: ScoreMatrix) -> float:
-    """FT = mean_{j<T} R[j][j+1]: score on the next, unseen domain, as RegCL states it.
+    """FT = mean_{j<T} R[j][j+1]: RegCL's score on the next unseen domain.
 
     >>> next_domain(ScoreMatrix.from_values([[0, 0.25], [1, 0.5], [1, 1]], domains=["pill", "polyp"]))
     0.5
@@ -189,7 +189,7 @@ def retention(matrix: ScoreMatrix) -> float:
 
 
 def retention_drop(matrix: ScoreMatrix) -> float:
-    """Drop = Q[0] - Q[T]: lost against frozen SAM on the retention domains.
+    """Drop = Q[0] - Q[T]: lost against frozen SAM on retention domains.
 
     >>> retention_drop(ScoreMatrix.from_values([[0, 0.75], [1, 0.5]], domains=["pill"], retention=["photo"]))
     0.25
@@ -234,7 +234,7 @@ _FIGURES = (
     Figure("last", "Last", "mean_{j≤T} R[T][j]",
            "the final model on all domains of the stream", "score", last),
     Figure("avg", "Avg", "mean_{t≤T} mean_{j≤t} R[t][j]",
-           "the model of each step on the domains seen by then", "score", average),
+           "each step's model on the domains seen so far", "score", average),
     Figure("ff", "FF", "mean_{j<T} (R[j][j] - R[T][j])",
            "forgotten since each domain was learned", "lower", forgetting),
     Figure("ff_max", "FF max", "mean_{j<T} (max_{j≤t<T} R[t][j] - R[T][j])",
@@ -242,11 +242,11 @@ _FIGURES = (
     Figure("bwt", "BWT", "mean_{j<T} (R[T][j] - R[j][j])",
            "backward transfer, the negative of FF", "higher", backward_transfer),
     Figure("fwt", "FWT", "mean_{2≤j≤T} (R[j-1][j] - R[0][j])",
-           "gain over frozen SAM on the next, unseen domain", "higher", forward_transfer),
+           "gain over frozen SAM on the next unseen domain", "higher", forward_transfer),
     Figure("fm", "FM", "1/T sum_{j≤T} (R[j][j] - R[T][j])",
-           "forgetting as RegCL divides it; the last term is 0", "lower", forgetting_over_all),
+           "FF divided by all T domains, as in RegCL", "lower", forgetting_over_all),
     Figure("ft", "FT", "mean_{j<T} R[j][j+1]",
-           "score on the next, unseen domain, as RegCL states it", "score", next_domain),
+           "RegCL's score on the next unseen domain", "score", next_domain),
     Figure("diagonal", "Diagonal", "mean_{j≤T} R[j][j]",
            "each domain right after it was learned", "score", diagonal),
     Figure("plasticity", "Plast. loss", "mean_{j≤T} (E[j][j] - R[j][j])",
@@ -254,7 +254,7 @@ _FIGURES = (
     Figure("retention", "Retention", "Q[T]",
            "the final model on the retention domains", "score", retention),
     Figure("retention_drop", "Drop", "Q[0] - Q[T]",
-           "lost against frozen SAM on the retention domains", "lower", retention_drop),
+           "lost against frozen SAM on retention domains", "lower", retention_drop),
     Figure("frozen", "Frozen", "mean_{j≤T} R[0][j]",
            "frozen SAM on all domains of the stream", "score", frozen),
 )

@@ -1,8 +1,8 @@
-"""Test images made ready for the device: ahead of time in worker threads, and kept for the next row of the matrix.
+"""Test images prepared for the device: prefetched by worker threads, and cached for the next row of the matrix.
 
-Decoding and resizing leave Python's lock to other threads, so they go on while the model computes. What was made
-ready once is kept, up to a number of bytes for all columns together; it is the same for every row and method. The
-rest is made anew each time: a scan over a memory that throws out its oldest entries would never find any.
+Decoding and resizing release Python's lock, so they continue while the model computes. Prepared images are cached
+up to a number of bytes for all columns together; they are the same for every row and method. The rest is prepared
+again each time: a scan over a cache that evicts its oldest entries would never hit.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from cosam_bench.core.prefetch import in_order
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.inputs import ModelInput, View
 
-_KEPT_BYTES_CPU = 1 << 30  # 250 images at 1024 pixels; there the model takes a hundred times as long as decoding
-_KEPT_BYTES_CUDA = 8 << 30  # two thousand; CoSAM's nine columns hold 952; never more than an eighth of the machine's
-_MOST_WORKERS = 8
+_CACHE_BYTES_CPU = 1 << 30  # 250 images at 1024 pixels; on a CPU the model takes a hundred times as long as decoding
+_CACHE_BYTES_CUDA = 8 << 30  # 2,000 images (CoSAM's nine columns have 952), at most an eighth of the machine's memory
+_MAX_WORKERS = 8
 
-_Name: TypeAlias = tuple[str, int, int, str, str]  # the split's digest, the row, and what decides the resizing
+_Key: TypeAlias = tuple[str, int, int, str, str]  # the split's digest, the row, and the parameters of resizing
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A test sample, ready for the device.
+    """A test sample, prepared for the device.
 
     Attributes:
-        row: its place in its split.
+        row: its index in its split.
         input: the image.
         mask: bool, ``(H, W)``, at the image's own size, on the CPU.
     """
@@ -49,51 +49,52 @@ class LoadedImage:
 
 
 class Loader:
-    """Loads test images; all rows, and all methods of one protocol, may share it."""
+    """Loads test images; all rows and all methods of one protocol may share it."""
 
-    def __init__(self, *, workers: int, kept_bytes: int, with_digests: bool = False, is_pinned: bool = False) -> None:
-        """A loader that has nothing yet.
+    def __init__(self, *, workers: int, cache_bytes: int, with_digests: bool = False, is_pinned: bool = False) -> None:
+        """A loader with an empty cache.
 
         Args:
-            workers: threads that load ahead; 0 loads each image when it is asked for.
-            kept_bytes: how much of what was loaded is kept.
-            with_digests: compute the images' digests ahead as well; a prefix cache will ask for them.
-            is_pinned: load into memory from which a GPU copies while the program goes on.
+            workers: threads that prefetch; 0 loads each image when it is requested.
+            cache_bytes: the capacity of the cache.
+            with_digests: compute the images' digests in the workers as well, for a feature cache.
+            is_pinned: load into pinned memory, from which a GPU copies asynchronously.
         """
         self._workers = workers
         self._with_digests = with_digests
         self._is_pinned = is_pinned
-        self._free_bytes = kept_bytes
-        self._kept: dict[_Name, LoadedImage] = {}
+        self._free_bytes = cache_bytes
+        self._cached: dict[_Key, LoadedImage] = {}
 
     @classmethod
     def for_device(cls, device: torch.device, *, with_digests: bool) -> Loader:
-        """The loader that suits a device: one thread on the CPU, whose cores compute; up to eight beside a GPU."""
+        """The loader that suits a device: one thread on the CPU, whose cores are busy; up to eight for a GPU."""
         if device.type != "cuda":
-            return cls(workers=1, kept_bytes=_KEPT_BYTES_CPU, with_digests=with_digests)
-        workers = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
-        kept_bytes = min(_KEPT_BYTES_CUDA, (machine_memory_bytes() or _KEPT_BYTES_CUDA) // 8)
-        return cls(workers=workers, kept_bytes=kept_bytes, with_digests=with_digests, is_pinned=True)
+            return cls(workers=1, cache_bytes=_CACHE_BYTES_CPU, with_digests=with_digests)
+        workers = min(_MAX_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+        cache_bytes = min(_CACHE_BYTES_CUDA, (machine_memory_bytes() or _CACHE_BYTES_CUDA) // 8)
+        return cls(workers=workers, cache_bytes=cache_bytes, with_digests=with_digests, is_pinned=True)
 
     def load(self, split: Split, *, view: View, depth: int) -> Generator[LoadedImage, None, None]:
-        """The samples of a split in their order.
+        """The samples of a split in order.
 
-        Threads end when the last sample is taken or the iterator is closed. What loading a sample raises is
-        raised where that sample would come.
+        Threads end when the last sample is taken or the iterator is closed. An error in loading a sample is raised
+        when that sample's turn comes.
 
         Args:
             view: how samples become model input.
-            depth: how many are made ready ahead, at most.
+            depth: the largest number of prefetched samples.
         """
-        names = [(split.digest, row, view.size, view.resize, view.resampling) for row in range(len(split))]
+        keys = [(split.digest, row, view.size, view.resize, view.resampling) for row in range(len(split))]
 
-        def ready(row: int) -> LoadedImage:
-            return self._kept.get(names[row]) or self._loaded(split, row, view)
+        def cached_or_loaded(row: int) -> LoadedImage:
+            return self._cached.get(keys[row]) or self._loaded(split, row, view)
 
-        missing = sum(name not in self._kept for name in names)
-        with closing(in_order(ready, range(len(split)), workers=min(self._workers, missing), depth=depth)) as images:
-            for name, image in zip(names, images, strict=True):
-                self._keep(name, image)
+        missing = sum(key not in self._cached for key in keys)
+        workers = min(self._workers, missing)
+        with closing(in_order(cached_or_loaded, range(len(split)), workers=workers, depth=depth)) as images:
+            for key, image in zip(keys, images, strict=True):
+                self._cache(key, image)
                 yield image
 
     def _loaded(self, split: Split, row: int, view: View) -> LoadedImage:
@@ -105,9 +106,9 @@ class Loader:
             _ = image.digest
         return LoadedImage(row, image, mask)
 
-    def _keep(self, name: _Name, image: LoadedImage) -> None:
-        # torch pins memory in pieces of a power of two.
+    def _cache(self, key: _Key, image: LoadedImage) -> None:
+        # torch pins memory in blocks whose sizes are powers of two.
         size_bytes = 1 << (image.nbytes - 1).bit_length() if self._is_pinned else image.nbytes
-        if name not in self._kept and size_bytes <= self._free_bytes:
+        if key not in self._cached and size_bytes <= self._free_bytes:
             self._free_bytes -= size_bytes
-            self._kept[name] = image
+            self._cached[key] = image

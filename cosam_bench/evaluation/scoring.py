@@ -20,21 +20,21 @@ from cosam_bench.sam.batch_size import BatchSize
 from cosam_bench.sam.frames import Frame, PromptKind, Upsampling, hurried, nearest, to_content, to_original
 from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
 
-# Pixels whose metrics are computed together, at their larger size: on the CPU more fall out of its caches, and on
-# CUDA these take some 3 GB.
+# Pixels whose metrics are computed together, at the larger of both sizes: more would exceed a CPU's caches, and on
+# CUDA these take about 3 GB.
 _PIXELS_AT_ONCE_CPU = 1 << 22
 _PIXELS_AT_ONCE_CUDA = 1 << 26
 
-_NOT_FINITE = "predict() returned logits that are not finite: did training or the merge diverge?"
+_NOT_FINITE = "predict() returned logits that are not finite: check whether training or the merge diverged."
 
 
 class BadPrediction(CosamError):
-    """What ``predict`` returned is no set of mask logits."""
+    """What ``predict`` returned is not a batch of mask logits."""
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The metrics of one test sample, by the metric's name."""
+    """The metrics of one test sample, by name."""
 
     key: str
     values: dict[str, float]
@@ -55,34 +55,34 @@ def score_split(
     measured_batch: Callable[[], None] = lambda: None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[ImageScore]:
-    """The scores of every sample of a split, in its order.
+    """The scores of every sample of a split, in order.
 
     Args:
         predict: from a batch to mask logits ``(B, h, w)`` on the decoder's grid.
-        prompts: one row a sample.
-        kind: the prompt that is given.
-        batch_size: images a call of ``predict``; fewer where the memory does not hold them.
+        prompts: one row per sample.
+        kind: the prompt to give.
+        batch_size: images per call of ``predict``; fewer if they do not fit into the memory.
         size: where masks are compared, as in ``ScoreSettings``.
         upsampling: how logits get there, as in ``ScoreSettings``.
         tell_domain: whether the batch names its domain.
-        loader: loads the samples; none: each when it is needed, and keeps none.
-        measured_batch: called after each batch of which nothing will be done again.
-        advance: called after each batch with the images it held.
+        loader: loads the samples; by default each when it is needed, without a cache.
+        measured_batch: called after each batch that will not be repeated.
+        advance: called after each batch with its number of images.
 
     Raises:
-        BadPrediction: it has another shape, is no float or is not finite.
-        ImageDoesNotFit: the memory does not hold even one image's pass.
+        BadPrediction: the prediction has another shape, is not a float or is not finite.
+        ImageDoesNotFit: not even one image fits into the memory.
     """
-    at_once = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
-    loader = loader or Loader(workers=0, kept_bytes=0)
+    batches = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
+    loader = loader or Loader(workers=0, cache_bytes=0)
 
     def measured(loaded: list[LoadedImage]) -> MeasuredBatch:
         rows = [image.row for image in loaded]
-        told = (split.domain,) * len(rows) if tell_domain else None
+        domains = (split.domain,) * len(rows) if tell_domain else None
         inputs, kinds = [image.input for image in loaded], [kind] * len(rows)
-        batch, frames = collate_inputs(inputs, prompts.take(rows), kinds=kinds, view=view, domains=told)
+        batch, frames = collate_inputs(inputs, prompts.take(rows), kinds=kinds, view=view, domains=domains)
         with torch.inference_mode():
-            logits = shaped_logits(predict(batch), batch, view)
+            logits = _shape_checked(predict(batch), batch, view)
             masks = [image.mask for image in loaded]
             found = measure_batch(
                 logits, frames, masks, keys=[split.keys[row] for row in rows], size=size, upsampling=upsampling
@@ -91,19 +91,20 @@ def score_split(
         return found
 
     scores: list[ImageScore] = []
-    with closing(loader.load(split, view=view, depth=2 * at_once.now)) as images:
-        for batch in _behind(at_once.each(images, measured), by=_lag(view.device)):
+    with closing(loader.load(split, view=view, depth=2 * batches.now)) as images:
+        for batch in _delayed(batches.each(images, measured), by=_lag(view.device)):
             scores += batch.read()
             advance(len(batch))
     return scores
 
 
 def _lag(device: torch.device) -> int:
-    """Batches that are put to the device before the numbers of an earlier one are waited for."""
+    """How many batches the device is given before the program waits for the numbers of an earlier one."""
     return 1 if device.type == "cuda" else 0
 
 
-def _behind(batches: Iterator[MeasuredBatch], *, by: int) -> Iterator[MeasuredBatch]:
+def _delayed(batches: Iterator[MeasuredBatch], *, by: int) -> Iterator[MeasuredBatch]:
+    """The batches, each yielded once ``by`` later ones have been drawn."""
     waiting: deque[MeasuredBatch] = deque()
     for batch in batches:
         waiting.append(batch)
@@ -114,11 +115,11 @@ def _behind(batches: Iterator[MeasuredBatch], *, by: int) -> Iterator[MeasuredBa
 
 @dataclass(frozen=True)
 class MeasuredBatch:
-    """The metrics of a batch where they were computed; the device may still be at it.
+    """The metrics of a batch on the device that computes them, which may still be busy.
 
     Attributes:
-        keys: the samples', in order.
-        numbers: float64, ``(B * M + 1,)``: the metrics of each sample in the order of ``METRICS``, and 1 where all
+        keys: the samples' keys, in order.
+        numbers: float64, ``(B * M + 1,)``: the metrics of each sample in the order of ``METRICS``, then 1 if all
             logits were finite, else 0.
     """
 
@@ -130,7 +131,7 @@ class MeasuredBatch:
         return len(self.keys)
 
     def read(self) -> list[ImageScore]:
-        """The scores on the host, in one transfer.
+        """The scores, copied to the host in one transfer.
 
         Raises:
             BadPrediction: the logits were not finite.
@@ -152,11 +153,11 @@ def measure_batch(
     size: ScoreSize,
     upsampling: Upsampling,
 ) -> MeasuredBatch:
-    """All metrics of a batch, computed on the logits' device without waiting for it; bit for bit as one by one.
+    """All metrics of a batch, computed on the logits' device without waiting; the same bits as one by one.
 
     Args:
         logits: float32, ``(B, h, w)``, on the decoder's grid.
-        frames: one a row.
+        frames: one per row.
         masks: bool, ``(H, W)`` each, at the images' own sizes, on any device.
         keys: the samples' keys.
         size: as in ``ScoreSettings``.
@@ -175,11 +176,11 @@ def measure_batch(
 
 
 def _groups(frames: Sequence[Frame], *, pixels: int) -> Iterator[list[int]]:
-    """The rows, those of equal frames together, as many at once as ``pixels`` allow, but at least one."""
-    alike: dict[Frame, list[int]] = {}
+    """The rows grouped by frame, as many at once as ``pixels`` allow, but at least one."""
+    by_frame: dict[Frame, list[int]] = {}
     for row, frame in enumerate(frames):
-        alike.setdefault(frame, []).append(row)
-    for frame, rows in alike.items():
+        by_frame.setdefault(frame, []).append(row)
+    for frame, rows in by_frame.items():
         height, width = frame.original
         yield from chunks(rows, size=max(1, pixels // max(frame.size**2, height * width)))
 
@@ -187,10 +188,10 @@ def _groups(frames: Sequence[Frame], *, pixels: int) -> Iterator[list[int]]:
 def measure_in(
     frame: Frame, logits: Tensor, masks: Tensor, *, size: ScoreSize, upsampling: Upsampling
 ) -> dict[str, Tensor]:
-    """The metrics of images with one frame, each ``(N,)`` float64, by the metric's name.
+    """The metrics of images with the same frame, each ``(N,)`` float64, by name.
 
     Args:
-        frame: the images'.
+        frame: of all the images.
         logits: float, ``(N, h, w)``, on the decoder's grid.
         masks: bool, ``(N, H, W)``, at the images' own size, on the logits' device.
         size: as in ``ScoreSettings``.
@@ -207,17 +208,17 @@ def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
     Raises:
         BadPrediction: they are not what ``predict`` must return.
     """
-    logits = shaped_logits(logits, batch, view)
+    logits = _shape_checked(logits, batch, view)
     if not torch.isfinite(logits).all():
         raise BadPrediction(_NOT_FINITE)
     return logits
 
 
-def shaped_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
-    """The logits as float32; whether they are finite is not looked at, for which a GPU would have to be waited for.
+def _shape_checked(logits: Tensor, batch: Batch, view: View) -> Tensor:
+    """The logits as float32; whether they are finite is not checked, since that would wait for a GPU.
 
     Raises:
-        BadPrediction: they have another shape or are no floats.
+        BadPrediction: they have another shape or are not floats.
     """
     expected = (len(batch), view.grid, view.grid)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != expected or not logits.is_floating_point():
@@ -227,6 +228,6 @@ def shaped_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:
 
 
 def domain_means(scores: Sequence[ImageScore]) -> dict[str, float]:
-    """The mean over images of each metric; empty for no images."""
+    """The mean of each metric over the images; empty without images."""
     names = scores[0].values if scores else {}
     return {name: sum(score.values[name] for score in scores) / len(scores) for name in names}

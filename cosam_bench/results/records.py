@@ -1,8 +1,8 @@
-"""Records: one folder per run, written so that a reader never sees half a file.
+"""Records: one folder a run, written so that a reader never sees half a file.
 
-``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value, count) and
-``scores.csv`` (step, domain, key, then one column per metric). Numbers have full precision: reading a file returns
-the same bits. Folders whose names begin with ``_`` are shared by runs.
+``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value,
+count) and ``scores.csv`` (step, domain, key, then one column a metric). Numbers stand in full precision:
+reading a file back gives the same bits. Folders whose name begins with ``_`` are shared by runs.
 """
 
 from __future__ import annotations
@@ -124,18 +124,18 @@ def read_cells(path: Path) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Record:
-    """One run on disk."""
+    """One run as it lies on disk."""
 
     folder: Path
     info: RunInfo
 
     @property
     def name(self) -> str:
-        """``protocol/method/hash``, by which ``load_record`` finds it."""
+        """``protocol/method/hash``, by which ``load_record`` finds it again."""
         return "/".join(self.folder.resolve().parts[-3:])
 
     def matrix(self, metric: str = "iou") -> ScoreMatrix:
-        """The score matrix in one metric, read from ``matrix.csv``; all NaN if the run did not measure it.
+        """The score matrix by one metric, read from ``matrix.csv``.
 
         Raises:
             CosamError: the file is missing or damaged, or no metric has this name.
@@ -149,13 +149,13 @@ class Record:
 
 
 def find_records(results: Path) -> tuple[list[Record], list[str]]:
-    """All records in a folder of results, sorted by name, and one message for each that cannot be read.
+    """All records in a folder of results by name, and one message for each that cannot be read.
 
     Raises:
-        CosamError: the folder does not exist.
+        CosamError: there is no such folder.
     """
     if not results.is_dir():
-        raise CosamError(f"No folder {results}. Name another with --results DIR, or run a method first.")
+        raise CosamError(f"No folder {results}. Give --results DIR, or run something first.")
     records, problems = [], []
     for path in _run_files(results):
         try:
@@ -174,38 +174,38 @@ def load_record(asked: str | Path, *, results: Path) -> Record:
     """The record that ``asked`` names.
 
     Args:
-        asked: a record's folder or its ``run.json``; or, within ``results``, the parts of ``protocol/method/hash``
-            that make it unique, in this order. The hash may be shortened.
+        asked: a record's folder or its ``run.json``; or, within ``results``, ``protocol/method/hash`` with as
+            many of its parts as make it unique, in order. The hash may be cut short.
         results: the folder of results.
 
     Raises:
-        CosamError: no record or more than one matches, or the record is damaged.
+        CosamError: nothing or more than one record fits, or the record is damaged.
     """
     path = Path(asked)
     for candidate in (path, path / "run.json"):
         if candidate.name == "run.json" and candidate.is_file():
             return Record(candidate.parent, read_run_info(candidate))
     files = _run_files(results) if results.is_dir() else []
-    matching = [file for file in files if _matches(str(asked), file.parent.relative_to(results).parts)]
-    if len(matching) == 1:
-        return Record(matching[0].parent, read_run_info(matching[0]))
-    offered = [file.parent.relative_to(results).as_posix() for file in matching or files]
+    fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
+    if len(fitting) == 1:
+        return Record(fitting[0].parent, read_run_info(fitting[0]))
+    offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
     listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
-    if matching:
-        raise CosamError(f"{len(matching)} records match {str(asked)!r}. Name one of: {listed}.")
-    raise CosamError(f"No record in {results} matches {str(asked)!r}. Offered: {listed or 'none'}.")
+    if fitting:
+        raise CosamError(f"{len(fitting)} records fit {str(asked)!r}. Name one of: {listed}.")
+    raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
 
 
-def _matches(asked: str, name: tuple[str, ...]) -> bool:
-    """Whether ``name`` contains the parts of ``asked`` in order; the hash, its last part, may be shortened."""
+def _fits(asked: str, name: tuple[str, ...]) -> bool:
+    """Whether the parts of ``asked`` come in ``name`` in order; the hash, its last part, may be cut short."""
     *folders, digest = name
     parts = [part for part in asked.split("/") if part]
     if not parts:
         return False
-    shortened = [parts[:-1]] if digest.startswith(parts[-1]) else []
-    return any(_contains_in_order(folders, wanted) for wanted in (parts, *shortened))
+    tails = [parts[:-1]] if digest.startswith(parts[-1]) else []
+    return any(_in_order(wanted, folders) for wanted in (parts, *tails))
 
 
-def _contains_in_order(names: Iterable[str], wanted: Sequence[str]) -> bool:
-    rest = iter(names)
-    return all(part in rest for part in wanted)
+def _in_order(wanted: Sequence[str], names: Iterable[str]) -> bool:
+    left = iter(names)
+    return all(part in left for part in wanted)

@@ -121,7 +121,7 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("models --fetch tiny", "nothing to fetch"),
         ("leaderboard", "No folder results."),
         ("leaderboard --results .", "No record of a run lies in ."),
-        ("show regcl", "No record in results matches 'regcl'."),
+        ("show regcl", "No record in results fits 'regcl'."),
         ("check nope.py", "No file nope.py."),
         ("run --metod regcl", "--method"),
         ("leadrboard", "leaderboard"),

@@ -1,4 +1,4 @@
-"""Test images made ready ahead of their use."""
+"""Prefetching and caching of test images."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def loaded(loader: Loader, split: Split, *, view: View = VIEW, depth: int = 3) -
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_images_are_the_same_however_they_are_loaded(workers: int) -> None:
-    wanted = loaded(Loader(workers=0, kept_bytes=0), split_of(Drawn()))
-    found = loaded(Loader(workers=workers, kept_bytes=0), split_of(Drawn()))
+    wanted = loaded(Loader(workers=0, cache_bytes=0), split_of(Drawn()))
+    found = loaded(Loader(workers=workers, cache_bytes=0), split_of(Drawn()))
     assert [image.row for image in found] == [image.row for image in wanted] == list(range(6))
     for ours, plain in zip(found, wanted, strict=True):
         assert torch.equal(ours.input.pixels, plain.input.pixels)
@@ -72,10 +72,10 @@ def test_images_are_the_same_however_they_are_loaded(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_fits_is_kept_for_all_columns_together_and_the_rest_made_anew(workers: int) -> None:
+def test_what_fits_is_cached_for_all_columns_together_and_the_rest_loaded_again(workers: int) -> None:
     sources = Drawn(), Drawn()
     splits = [split_of(source, name=f"{number}") for number, source in enumerate(sources)]
-    loader = Loader(workers=workers, kept_bytes=8 * IMAGE_BYTES + 1)
+    loader = Loader(workers=workers, cache_bytes=8 * IMAGE_BYTES + 1)
     first = [loaded(loader, split) for split in splits]
     again = [loaded(loader, split) for split in splits]
     assert [sorted(source.asked) for source in sources] == [[*range(6)], [0, 1, 2, 2, 3, 3, 4, 4, 5, 5]]
@@ -88,9 +88,9 @@ def test_what_fits_is_kept_for_all_columns_together_and_the_rest_made_anew(worke
     assert again[1][3] is not first[1][3]
 
 
-def test_a_kept_image_serves_no_other_view() -> None:
+def test_a_cached_image_serves_no_other_view() -> None:
     source = Drawn()
-    loader, split = Loader(workers=1, kept_bytes=1 << 20), split_of(source)
+    loader, split = Loader(workers=1, cache_bytes=1 << 20), split_of(source)
     for view in (VIEW, View(24, 12, "pad", VIEW.device), View(48, 12, "squash", VIEW.device)):
         images = loaded(loader, split, view=view)
         assert torch.equal(images[2].input.pixels, view.prepared(split[2].image).pixels)
@@ -98,8 +98,8 @@ def test_a_kept_image_serves_no_other_view() -> None:
     assert torch.equal(loaded(loader, split, view=other)[2].input.pixels, other.prepared(split[2].image).pixels)
 
 
-def test_a_kept_image_serves_no_other_data_under_the_same_name() -> None:
-    loader = Loader(workers=1, kept_bytes=1 << 20)
+def test_a_cached_image_serves_no_other_data_under_the_same_name() -> None:
+    loader = Loader(workers=1, cache_bytes=1 << 20)
     loaded(loader, split_of(Drawn()))
     source = Drawn()
     entries = tuple(Entry(f"{index}", f"others {index}", f"{index}") for index in range(6))
@@ -110,25 +110,25 @@ def test_a_kept_image_serves_no_other_data_under_the_same_name() -> None:
 def test_loading_does_not_fill_the_splits_own_memory() -> None:
     source = Drawn()
     split = split_of(source)
-    loaded(Loader(workers=1, kept_bytes=0), split)
+    loaded(Loader(workers=1, cache_bytes=0), split)
     before = len(source.asked)
     _ = split[0], split[0]
     assert len(source.asked) == before + 1
-    loaded(Loader(workers=1, kept_bytes=0), split)
+    loaded(Loader(workers=1, cache_bytes=0), split)
     assert source.asked.count(0) == 2, "what the split keeps is not decoded again"
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_damaged_image_is_named_when_its_turn_comes(workers: int) -> None:
-    images = Loader(workers=workers, kept_bytes=0).load(split_of(Drawn(damaged=(2, 4))), view=VIEW, depth=6)
+    images = Loader(workers=workers, cache_bytes=0).load(split_of(Drawn(damaged=(2, 4))), view=VIEW, depth=6)
     assert [next(images).row for _ in range(2)] == [0, 1]
     with pytest.raises(CosamError, match="image 2 is damaged"):
         next(images)
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_digests_are_computed_ahead_where_somebody_will_ask(wanted: bool) -> None:
-    for image in loaded(Loader(workers=1, kept_bytes=0, with_digests=wanted), split_of(Drawn())):
+def test_digests_are_computed_while_loading_on_request(wanted: bool) -> None:
+    for image in loaded(Loader(workers=1, cache_bytes=0, with_digests=wanted), split_of(Drawn())):
         assert ("digest" in vars(image.input)) == wanted
 
 
@@ -139,7 +139,7 @@ def test_a_loader_for_a_gpu_pins_what_it_loads(monkeypatch: pytest.MonkeyPatch) 
         pinned.append(tensor.clone())
         return pinned[-1]
 
-    plain = loaded(Loader(workers=0, kept_bytes=0), split_of(Drawn()))
+    plain = loaded(Loader(workers=0, cache_bytes=0), split_of(Drawn()))
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     loader = Loader.for_device(torch.device("cuda"), with_digests=True)
@@ -154,7 +154,7 @@ def test_a_loader_for_a_gpu_pins_what_it_loads(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There need be no GPU: what is called is what is looked at."""
+    """Checks the calls, which needs no GPU."""
     called: list[Any] = []
 
     def pin(tensor: Tensor) -> Tensor:

@@ -304,7 +304,7 @@ def score_dark(
 def test_scores_are_the_same_however_images_are_loaded_and_kept(squares: Split, prompts: Prompts, workers: int) -> None:
     plain, _ = score_dark(squares, prompts, batch_size=4)
     assert len({score.values["mae"] for score in plain}) == 6
-    loader = Loader(workers=workers, kept_bytes=3 * (3 * 120**2 + 40 * 60))
+    loader = Loader(workers=workers, cache_bytes=3 * (3 * 120**2 + 40 * 60))
     for _ in range(2):
         assert score_dark(squares, prompts, batch_size=4, loader=loader) == (plain, [4, 2])
 

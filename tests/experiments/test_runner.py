@@ -607,7 +607,7 @@ def test_a_note_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_all_rows_and_methods_share_what_was_loaded(small: Prepare, tmp_path: Path) -> None:
-    prepared = replace(small("Quick"), loader=Loader(workers=1, kept_bytes=1 << 30))
+    prepared = replace(small("Quick"), loader=Loader(workers=1, cache_bytes=1 << 30))
     read: list[tuple[str, int]] = []
     own = Split.read
 
