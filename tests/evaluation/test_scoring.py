@@ -253,7 +253,7 @@ def test_measuring_waits_for_no_device_until_it_is_read(squares: Split, prompts:
                 size=size,
             )
     assert [len(batch) for batch in read] == [4, 2, 4, 2]
-    assert [tuple(batch.numbers.shape) for batch in read] == [(21,), (11,)] * 2
+    assert [tuple(batch.numbers.shape) for batch in read] == [(4 * len(METRICS) + 1,), (2 * len(METRICS) + 1,)] * 2
     with pytest.raises((RuntimeError, NotImplementedError)):
         read[0].read()
 

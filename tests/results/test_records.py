@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -180,13 +181,16 @@ def test_scores_of_a_step_replace_that_step_and_later_ones(tmp_path: Path) -> No
     writer.write_scores(1, {"pill": image_scores(0.4)})
     writer.write_scores(2, {"pill": image_scores(0.5)})
     writer.write_scores(1, {"pill": image_scores(0.6)})
-    lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    header, *lines = (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert header.startswith("step,domain,key,iou,boundary_iou,dice,mae,pixel_error")
     assert lines == [
-        "step,domain,key,iou,boundary_iou,dice,mae,pixel_error",
-        '0,pill,"image 0, of many",0.1,0.1,0.1,0.1,0.1',
-        '0,pill,"image 1, of many",0.2,0.2,0.2,0.2,0.2',
-        '0,camo,"image 0, of many",0.3,0.3,0.3,0.3,0.3',
-        '1,pill,"image 0, of many",0.6,0.6,0.6,0.6,0.6',
+        f"{place},{','.join([value] * len(METRICS))}"
+        for place, value in (
+            ('0,pill,"image 0, of many"', "0.1"),
+            ('0,pill,"image 1, of many"', "0.2"),
+            ('0,camo,"image 0, of many"', "0.3"),
+            ('1,pill,"image 0, of many"', "0.6"),
+        )
     ]
 
 
@@ -195,10 +199,12 @@ def test_scores_written_before_a_metric_was_added_keep_their_columns(tmp_path: P
         'step,domain,key,dice,iou\n0,pill,"a, b",0.25,0.125\n1,pill,c,0.5,0.5\n', encoding="utf-8"
     )
     RecordWriter(tmp_path).write_scores(1, {"pill": [ImageScore("d", {"iou": 0.75})]})
-    assert (tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines() == [
-        "step,domain,key,iou,boundary_iou,dice,mae,pixel_error",
-        '0,pill,"a, b",0.125,nan,0.25,nan,nan',
-        "1,pill,d,0.75,nan,nan,nan,nan",
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["key"]) for row in rows] == [("0", "a, b"), ("1", "d")]
+    assert [{name: row[name] for name in METRICS if row[name] != "nan"} for row in rows] == [
+        {"iou": "0.125", "dice": "0.25"},
+        {"iou": "0.75"},
     ]
 
 
