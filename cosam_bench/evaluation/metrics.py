@@ -111,6 +111,7 @@ class Comparison:
     @cached_property
     def areas(self) -> Areas:
         """The areas of predicted and true masks."""
+        _check_masks(self.predicted, self.target)
         return _areas(self.predicted, self.target)
 
 
@@ -135,6 +136,7 @@ def iou(predicted: Tensor, target: Tensor) -> Tensor:
     >>> iou(torch.tensor([[[True, False, False]]]), truth).item()
     0.5
     """
+    _check_masks(predicted, target)
     return _iou(_areas(predicted, target))
 
 
@@ -165,7 +167,7 @@ def boundary_iou(predicted: Tensor, target: Tensor, *, width: float = 0.02) -> T
     """
     _check_masks(predicted, target)
     distance = max(1, round(width * math.hypot(*predicted.shape[-2:])))
-    return iou(predicted & ~erode(predicted, distance), target & ~erode(target, distance))
+    return _iou(_areas(predicted & ~erode(predicted, distance), target & ~erode(target, distance)))
 
 
 def dice(predicted: Tensor, target: Tensor) -> Tensor:
@@ -180,6 +182,7 @@ def dice(predicted: Tensor, target: Tensor) -> Tensor:
     >>> dice(torch.tensor([[[True, False, False, False]]]), truth).item()
     0.5
     """
+    _check_masks(predicted, target)
     return _dice(_areas(predicted, target))
 
 
@@ -221,6 +224,7 @@ def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
     >>> pixel_error(torch.tensor([[[True, False]]]), torch.tensor([[[True, True]]])).item()
     0.5
     """
+    _check_masks(predicted, target)
     return _pixel_error(_areas(predicted, target))
 
 
@@ -235,7 +239,6 @@ def _mae_of_logits(logits: Tensor, target: Tensor) -> Tensor:
 def _areas(predicted: Tensor, target: Tensor) -> Areas:
     import torch
 
-    _check_masks(predicted, target)
     first, second, both = (
         masks.sum(dim=(1, 2), dtype=torch.int32).double() for masks in (predicted, target, predicted & target)
     )
