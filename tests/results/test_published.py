@@ -1,4 +1,4 @@
-"""Published numbers: what the files hold, how they stand beside measured ones, and what docs/reproduction.md says."""
+"""Published numbers: the contents of the files, and the rows beside measured ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import csv
 import io
 import math
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas
 import pytest
 import torch
@@ -25,18 +23,10 @@ from cosam_bench.data.streams import load_stream
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
-from cosam_bench.experiments.protocol import protocol_names
 from cosam_bench.experiments.protocol_files import read_protocol
 from cosam_bench.method.registry import read_card
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
-from cosam_bench.results.published import (
-    Published,
-    PublishedNumber,
-    PublishedRow,
-    all_published,
-    leaderboard_rows,
-    read_published,
-)
+from cosam_bench.results.published import PublishedRow, all_published, leaderboard_rows, read_published
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, RunInfo
 from cosam_bench.sam.adapters.augmodule import AugModule
@@ -44,10 +34,7 @@ from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.parallel_lora import ParallelLora
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
 COSAM, REGCL = all_published()
-START = "--set adapter.start=pretrain_maskDecoderHQ.pth"
-PRINTED = ("last", "avg", "ff", "retention")
 
 
 def record(results: Path, method: str, *, protocol: str = "cosam", score: float = 0.5, seed: int = 0) -> Record:
@@ -313,108 +300,3 @@ def test_nothing_published_is_said_so(cli: Callable[..., Result], tmp_path: Path
 def test_a_metric_without_published_numbers_gives_no_row() -> None:
     assert leaderboard_rows((COSAM,), metric="dice") == []
     assert PublishedRow(name="x", source="y").scores("name") == {}
-
-
-# The page
-
-
-def text_of(row: PublishedRow, name: str, metric: str) -> str:
-    stated: PublishedNumber | None = row.scores(metric).get(name)
-    return "\N{EN DASH}" if stated is None else stated.text(COSAM.sources[row.source].decimals)
-
-
-def command_of(one: Published, row: PublishedRow) -> str:
-    """What repeats a row with its first seed; empty where nothing here can."""
-    if not row.method:
-        return ""
-    settings = " ".join(f"--set {setting}" for setting in row.settings) or START
-    return f"cosam-bench run --protocol {one.protocol} --mode faithful --method {row.method} --seed 0 {settings}"
-
-
-def rows_below(head: str) -> dict[str, list[str]]:
-    """By its first cell, each row of the table below a heading."""
-    text = PAGE.partition(f"\n{head}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) > 2, head
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines[2:]}
-
-
-@pytest.mark.parametrize(("head", "metric"), [("### IoU", "iou"), ("### Boundary IoU", "boundary_iou")])
-def test_the_page_states_every_published_figure(head: str, metric: str) -> None:
-    rows = rows_below(head)
-    assert list(rows) == [row.name for row in COSAM.rows]
-    figures = PRINTED if metric == "iou" else PRINTED[:3]
-    for row in COSAM.rows:
-        stated = rows[row.name][: len(figures)]
-        assert stated == [text_of(row, name, metric) for name in figures], row.name
-        assert len(rows[row.name]) == len(figures) + 1
-
-
-def test_the_page_has_one_command_a_row_and_says_why_numbers_may_differ() -> None:
-    rows = rows_below("### One command a row")
-    assert list(rows) == [row.name for row in COSAM.rows]
-    for row in COSAM.rows:
-        command, why = rows[row.name]
-        expected = command_of(COSAM, row)
-        assert command == (f"`{expected}`" if expected else "\N{EN DASH}"), row.name
-        assert row.note in why, row.name
-        assert why, row.name
-
-
-@pytest.mark.parametrize("matrix", COSAM.matrices, ids=lambda matrix: matrix.metric)
-def test_the_page_states_the_logged_matrix(matrix: object) -> None:
-    rows = rows_below("### The logged matrix")
-    logged = COSAM.matrices[0 if matrix is COSAM.matrices[0] else 1]
-    metric = "IoU" if logged.metric == "iou" else "boundary IoU"
-    for step, scores in zip(logged.after, logged.scores, strict=True):
-        assert rows[f"{step} {logged.domains[step - 1]}, {metric}"] == [f"{score:.2f}" for score in scores]
-    assert len(rows) == sum(len(one.after) for one in COSAM.matrices)
-    assert np.array(logged.scores).shape[1] == 9
-
-
-@pytest.mark.parametrize(
-    ("one", "head"), [(COSAM, "### What must come out"), (REGCL, "### What RegCL must come out at")]
-)
-def test_the_page_states_every_anchor(one: Published, head: str) -> None:
-    rows = rows_below(head)
-    assert list(rows) == [anchor.name for anchor in one.anchors]
-    for anchor in one.anchors:
-        values = anchor.value if isinstance(anchor.value, tuple) else (anchor.value,)
-        stated = ", ".join("the log" if value is None else f"{value:,.10g}" for value in values)
-        tolerance = "not stated" if anchor.tolerance is None else f"{anchor.tolerance:g}"
-        assert rows[anchor.name][:3] == [
-            f"{stated} {anchor.unit}".strip(),
-            tolerance,
-            one.sources[anchor.source].evidence,
-        ]
-
-
-def test_the_page_states_every_claim() -> None:
-    rows = rows_below("### What is stated of SAMCL")
-    assert list(rows) == [claim.name for claim in REGCL.claims]
-    for claim in REGCL.claims:
-        stated = f"{claim.value:g} {claim.unit}".strip()
-        assert rows[claim.name] == [stated, REGCL.sources[claim.source].evidence, claim.note or "\N{EN DASH}"]
-
-
-def commands() -> list[str]:
-    """Every run on the page, each once."""
-    spans = re.findall(r"`(cosam-bench run [^`]*)`", PAGE)
-    blocks = re.findall(r"^(cosam-bench run .*)$", PAGE, flags=re.MULTILINE)
-    return list(dict.fromkeys([*spans, *blocks]))
-
-
-@pytest.mark.parametrize("command", commands())
-def test_a_command_on_the_page_resolves(cli: Callable[..., Result], command: str) -> None:
-    result = cli(*shlex.split(command)[1:], "--dry-run")
-    assert result.exit_code == 0, result.stderr
-    assert "protocol" in result.stdout
-
-
-def test_the_page_gives_a_command_for_every_method_of_the_papers() -> None:
-    given = {tuple(re.findall(r"--(?:protocol|method) (\S+)", command)) for command in commands()}
-    assert {("cosam", row.method) for row in COSAM.rows if row.method} <= given
-    assert {
-        ("regcl", method) for method in ("regcl", "finetune", "experts", "average", "magmax", "ties", "dop")
-    } <= given
-    assert {protocol for protocol, _ in given} <= set(protocol_names())
