@@ -13,6 +13,7 @@ from cosam_bench.cli import data_commands as data
 from cosam_bench.cli.catalogue_commands import domains, models
 from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.error_handling import guarded
+from cosam_bench.cli.export_command import export
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.records_commands import leaderboard, show
 from cosam_bench.cli.run_command import run
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, leaderboard, show),
+    "Measure": (run, leaderboard, show, export),
     "Look up": (methods, domains, models),
     "Write a method": (new_method, check),
     "Look after": (doctor,),

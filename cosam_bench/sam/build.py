@@ -111,6 +111,15 @@ def _weights_file(spec: ModelSpec, checkpoint: Path | None) -> Path:
     return path
 
 
+def weights_file(name: str, checkpoint: Path | None = None) -> Path:
+    """The file that ``build_sam`` reads the weights of a model from.
+
+    Raises:
+        CosamError: no such model or file.
+    """
+    return _weights_file(model_spec(name), checkpoint)
+
+
 def _fetch_hint(spec: ModelSpec) -> str:
     return f"Fetch them by `cosam-bench models --fetch {spec.name}`, or give a checkpoint file."
 

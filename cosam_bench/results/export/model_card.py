@@ -1,0 +1,127 @@
+"""The README.md of an exported folder: what the model is, how to load it, and what it scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from cosam_bench.results.export.served import ServedModel
+from cosam_bench.results.records import Record
+
+_LOADING = {
+    "peft": """```python
+from peft import PeftModel
+
+{imports}
+
+base = {builder}(checkpoint={base})
+sam = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER").merge_and_unload()
+```""",
+    "merged": """```python
+{imports}
+
+sam = {builder}(checkpoint="merged.pth")
+```""",
+    "transformers": """```python
+from transformers import SamModel
+
+sam = SamModel.from_pretrained("PATH/OF/THIS/FOLDER")
+```""",
+    "onnx": """```python
+import onnxruntime
+
+encoder = onnxruntime.InferenceSession("encoder.onnx")
+decoder = onnxruntime.InferenceSession("decoder.onnx")
+```""",
+    "safetensors": """```python
+from safetensors.torch import load_file
+
+change = load_file("update.safetensors")  # NAME.a and NAME.b: add b @ a to NAME.weight; NAME.dense: add it to NAME
+```""",
+}
+
+
+# By the model's name: what to import, and what builds it from a checkpoint. "tiny" exists in this project alone.
+_BUILDERS = {
+    "tiny": (
+        "from functools import partial\nfrom cosam_bench.sam.build import build_sam",
+        'partial(build_sam, "tiny", is_attention_lean=False)',
+    ),
+    "mobile_sam": ("from mobile_sam import sam_model_registry", 'sam_model_registry["vit_t"]'),
+}
+
+
+def write_model_card(
+    record: Record, folder: Path, *, format_name: str, notes: Sequence[str], served: ServedModel | None
+) -> None:
+    """Write ``README.md`` with the metadata that model hubs read."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    info = record.info
+    base = served.checkpoint.name if served and served.checkpoint else _model_name(record)
+    libraries = {"peft": "peft", "transformers": "transformers", "onnx": "onnx"}
+    last = info.summary.get("iou", {}).get("last", math.nan)
+    results = [
+        EvalResult(
+            task_type="mask-generation",
+            dataset_type=info.protocol,
+            dataset_name=f"{info.protocol}, version {info.protocol_version}",
+            metric_type="iou",
+            metric_name="Last (mean IoU of the final model over the stream)",
+            metric_value=round(last, 4),
+        )
+    ]
+    data = ModelCardData(
+        model_name=f"{info.method} on {info.protocol}",
+        library_name=libraries.get(format_name, "segment-anything"),
+        pipeline_tag="mask-generation",
+        base_model=base,
+        tags=["segment-anything", "model-merging", "continual-learning", "cosam-bench"],
+        eval_results=results if math.isfinite(last) else None,
+    )
+    text = _text(record, format_name=format_name, notes=notes, base=base)
+    (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
+
+
+def _model_name(record: Record) -> str:
+    protocol = record.info.config.get("protocol")
+    model = protocol.get("model") if isinstance(protocol, dict) else None
+    return str(model.get("name")) if isinstance(model, dict) else "segment-anything"
+
+
+def _loading(record: Record, *, format_name: str, base: str) -> str:
+    name = _model_name(record)
+    stock = ("from segment_anything import sam_model_registry", f'sam_model_registry["{name}"]')
+    imports, builder = _BUILDERS.get(name, stock)
+    file = None if name == "tiny" else base
+    return _LOADING[format_name].format(imports=imports, builder=builder, base=f'"{file}"' if file else None)
+
+
+def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str) -> str:
+    info = record.info
+    figures = info.summary.get("iou", {})
+    rows = [f"| {name} | {value:.4f} |" for name, value in figures.items() if math.isfinite(value)]
+    marks = f" Marks: {', '.join(info.marks)}." if info.marks else ""
+    lines = [
+        f"# {info.method} on {info.protocol}",
+        "",
+        f"A Segment Anything Model that learned {len(info.order)} domains one after another "
+        f"({', '.join(info.order)}) by the method `{info.method}`, exported by cosam-bench.{marks}",
+        "",
+        f"- Base weights: `{base}`, sha256 `{info.conditions.checkpoint}`",
+        f"- Protocol: {info.protocol}, version {info.protocol_version}; seed {info.seed}",
+        *(f"- {note[:1].upper()}{note[1:]}" for note in notes),
+        "",
+        "## Loading",
+        "",
+        _loading(record, format_name=format_name, base=base),
+        "",
+        "## Scores (IoU)",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
+    return "\n".join(lines)
