@@ -28,8 +28,8 @@ def export(
     """Write the merged model of one record for use elsewhere.
 
     peft: an adapter folder for PeftModel on stock segment-anything. transformers: a folder for SamModel. merged: whole
-    weights in the base checkpoint's layout. onnx: encoder and decoder (needs the extra onnx). safetensors: the change of
-    the weights as it is. Each folder has a README.md that says how to load it.
+    weights in the base checkpoint's layout. onnx: encoder and decoder (needs the extra onnx). safetensors: the change
+    of the weights as it is. Each folder has a README.md that says how to load it.
     """
     from cosam_bench.results.export.formats import export_record
     from cosam_bench.results.records import load_record

@@ -46,6 +46,7 @@ def write_transformers_folder(served: ServedModel, folder: Path) -> list[str]:
         CosamError: the base is not a SAM that transformers knows.
     """
     from transformers import SamImageProcessor, SamModel
+    from transformers.utils import logging
 
     model = SamModel(_config(served))
     state = renamed(served.merged_state(), depth=_head_depth(served))
@@ -56,6 +57,7 @@ def write_transformers_folder(served: ServedModel, folder: Path) -> list[str]:
             f"{min(missing, default='none')}), {len(unexpected)} unexpected (first {min(unexpected, default='none')}). "
             "Use transformers 4.40 or newer, or export by --format merged."
         )
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     side = served.sam.image_size
     SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side}).save_pretrained(folder)
