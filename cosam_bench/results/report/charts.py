@@ -1,0 +1,158 @@
+"""Charts of the report as SVG, in the colours of the page that holds them.
+
+Text and axes have the colour ``currentColor``, so that one picture is right on a light and on a dark page.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_INK = "#010203"  # replaced by currentColor; no data is drawn in it
+_PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left out
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8A8A8A",
+)
+_MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method along the stream: one value per step, NaN where it was not measured."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method by its cost and its score.
+
+    Attributes:
+        name: the method's.
+        x: the cost; greater than 0 on a logarithmic axis.
+        y: the score.
+        is_on_front: whether no other is as good at no more cost, and better in one of the two.
+    """
+
+    name: str
+    x: float
+    y: float
+    is_on_front: bool = False
+
+
+def pareto_front(points: Sequence[tuple[float, float]], *, is_higher_better: bool = True) -> list[bool]:
+    """For each (cost, score) whether no other point is at least as good in both and better in one.
+
+    NaN is never on the front.
+
+    >>> pareto_front([(1.0, 0.5), (2.0, 0.7), (2.0, 0.6), (3.0, 0.7)])
+    [True, True, False, False]
+    """
+    sign = 1.0 if is_higher_better else -1.0
+    known = [(x, sign * y) for x, y in points if not (math.isnan(x) or math.isnan(y))]
+
+    def is_beaten(x: float, y: float) -> bool:
+        return any(a <= x and b >= y and (a < x or b > y) for a, b in known)
+
+    return [not (math.isnan(x) or math.isnan(y)) and not is_beaten(x, sign * y) for x, y in points]
+
+
+def curves_svg(curves: Sequence[Curve], *, steps: Sequence[str], y_title: str, title: str) -> str:
+    """One line per method over the steps of the stream."""
+    figure, axes = _figure(height=3.4)
+    for place, curve in enumerate(curves):
+        axes.plot(range(len(curve.values)), curve.values, label=curve.name, **_style(place))
+    axes.set_xticks(range(len(steps)), steps, rotation=30, ha="right")
+    axes.set_ylabel(y_title)
+    axes.set_xlabel("after learning")
+    _legend(axes, len(curves))
+    return _svg(figure, title=title)
+
+
+def pareto_svg(points: Sequence[Point], *, x_title: str, y_title: str, title: str) -> str:
+    """Score against cost on a logarithmic axis; the Pareto front is joined by a line."""
+    figure, axes = _figure(height=3.4)
+    drawn = [point for point in points if point.x > 0 and not math.isnan(point.y)]
+    for place, point in enumerate(drawn):
+        style = _style(place)
+        axes.plot([point.x], [point.y], marker=style["marker"], color=style["color"], linestyle="none", markersize=7)
+        axes.annotate(point.name, (point.x, point.y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=_INK)
+    front = sorted((point.x, point.y) for point in drawn if point.is_on_front)
+    axes.plot([x for x, _ in front], [y for _, y in front], color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.margins(0.15)
+    axes.set_xlabel(x_title)
+    axes.set_ylabel(y_title)
+    return _svg(figure, title=title)
+
+
+def _style(place: int) -> dict[str, str]:
+    """Colour, marker and line of the n-th method: told apart also without colour."""
+    turn = place // len(_PALETTE)
+    return {
+        "color": _PALETTE[place % len(_PALETTE)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "linestyle": ("-", "--", "-.", ":")[turn % 4],
+    }
+
+
+def _figure(*, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.add_subplot()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for spine in axes.spines.values():
+        spine.set_edgecolor(_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, labelsize=8)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.6)
+    return figure, axes
+
+
+def _legend(axes: Any, count: int) -> None:
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 1.28), "ncols": min(4, max(1, count))}
+    axes.legend(fontsize=8, frameon=False, labelcolor=_INK, **place)
+
+
+def _svg(figure: Any, *, title: str) -> str:
+    """The figure as an ``<svg>`` element without ids of chance, with a title that is read aloud."""
+    import matplotlib
+    from markupsafe import escape
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for length in ("width", "height"):
+        svg = re.sub(rf'(<svg[^>]*?) {length}="[^"]*"', r"\1", svg, count=1)
+    prefix = f"c{hashlib.sha256(title.encode()).hexdigest()[:8]}-"  # ids of several pictures on one page differ
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", svg)
+    return svg.replace(">", f' role="img" aria-label="{escape(title)}">', 1)
+
+
+def csv_of(columns: Mapping[str, Sequence[object]]) -> str:
+    """A small table as CSV text with a header, for the numbers behind a chart."""
+    import csv
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
