@@ -37,6 +37,7 @@ class Figure:
         better: which values are better; ``score``: those that are better scores by the metric.
         function: from the matrix, and from the experts' matrix if ``needs_experts``, to the figure.
         needs_experts: whether it compares the run with the record of ``experts``.
+        is_linear: whether it is linear in the scores, so that each image has its share in it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Figure:
     better: Literal["higher", "lower", "score"]
     function: Callable[..., float]
     needs_experts: bool = False
+    is_linear: bool = True
 
     def of(self, matrix: ScoreMatrix, *, experts: ScoreMatrix | None = None) -> float:
         """Its value; NaN if it needs the experts' matrix and there is none."""
@@ -238,7 +240,7 @@ _FIGURES = (
     Figure("ff", "FF", "mean_{j<T} (R[j][j] - R[T][j])",
            "forgotten since each domain was learned", "lower", forgetting),
     Figure("ff_max", "FF max", "mean_{j<T} (max_{j≤t<T} R[t][j] - R[T][j])",
-           "forgotten since each domain's best step", "lower", forgetting_max),
+           "forgotten since each domain's best step", "lower", forgetting_max, is_linear=False),
     Figure("bwt", "BWT", "mean_{j<T} (R[T][j] - R[j][j])",
            "backward transfer, the negative of FF", "higher", backward_transfer),
     Figure("fwt", "FWT", "mean_{2≤j≤T} (R[j-1][j] - R[0][j])",

@@ -14,7 +14,7 @@ these domains, other seeds and other orders, not of other domains.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.figures import Figure
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 
 Floats = NDArray[np.float64]
-Function = Callable[[ScoreMatrix], float]
 Basis = Literal["images and runs", "images", "none"]
 
 
@@ -109,32 +109,65 @@ class Interval:
 
 
 @cache
-def figure_weights(function: Function, metric: str, steps: int, retained: int) -> Floats:
-    """The weights ``w`` of a linear figure, ``(steps + 1, steps + retained)``.
+def figure_weights(figure: Figure, metric: str, steps: int, retained: int, *, of_experts: bool = False) -> Floats:
+    """The weights ``w`` of a linear figure, ``(steps + 1, steps + retained)``; read-only.
 
     Each is the figure of the matrix that is 1 in one cell and 0 in the others.
 
     Args:
-        function: a pure function of a score matrix, linear in its values.
+        figure: a linear one.
         metric: its direction decides the sign of differences.
         steps: T, the number of domains to learn.
         retained: the number of retention domains.
+        of_experts: the weights of the experts' scores, for a figure that needs them, instead of the run's own.
+
+    Raises:
+        ValueError: the figure is not linear.
     """
+    if not figure.is_linear:
+        raise ValueError(f"{figure.name} is not linear in the scores; use bootstrap_interval")
     shape = (steps + 1, steps + retained)
     names = tuple(f"{column}" for column in range(shape[1]))
-    weights = np.zeros(shape)
+
+    def matrix(values: Floats) -> ScoreMatrix:
+        return ScoreMatrix(metric, names[:steps], names[steps:], values, np.ones(shape, dtype=np.int64))
+
+    weights, nothing = np.zeros(shape), matrix(np.zeros(shape))
     for cell in np.ndindex(shape):
         unit = np.zeros(shape)
         unit[cell] = 1.0
-        matrix = ScoreMatrix(metric, names[:steps], names[steps:], unit, np.ones(shape, dtype=np.int64))
-        weights[cell] = function(matrix)
+        own, experts = (nothing, matrix(unit)) if of_experts else (matrix(unit), nothing)
+        weights[cell] = figure.of(own, experts=experts)
     weights.flags.writeable = False
     return weights
 
 
-def contributions(scores: RunScores, function: Function) -> Contributions:
-    """What each image of a run adds to a linear figure; NaN where a cell that the figure needs was not measured."""
-    weights = figure_weights(function, scores.metric, len(scores.domains), len(scores.retention))
+def contributions(scores: RunScores, figure: Figure, *, experts: RunScores | None = None) -> Contributions:
+    """What each image of a run adds to a linear figure; NaN if a cell that the figure needs was not measured.
+
+    Args:
+        scores: of the run.
+        figure: a linear one.
+        experts: the scores of ``experts`` under the same conditions, seed and order, for a figure that needs them;
+            without them such a figure has no contributions and its value is NaN.
+    """
+    found = _contributions(scores, figure, of_experts=False)
+    if not figure.needs_experts:
+        return found
+    if experts is None:
+        missing = {name: np.full(len(keys), np.nan) for name, keys in found.keys.items()}
+        return Contributions(found.seed, found.order, found.keys, missing)
+    theirs = _contributions(experts, figure, of_experts=True)
+    return _minus(found, Contributions(theirs.seed, theirs.order, theirs.keys, _negated(theirs.values)))
+
+
+def _negated(values: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: -column for name, column in values.items()}
+
+
+def _contributions(scores: RunScores, figure: Figure, *, of_experts: bool) -> Contributions:
+    steps, retained = len(scores.domains), len(scores.retention)
+    weights = figure_weights(figure, scores.metric, steps, retained, of_experts=of_experts)
     values: dict[str, Floats] = {}
     for column, name in enumerate((*scores.domains, *scores.retention)):
         used = np.flatnonzero(weights[:, column])
@@ -355,7 +388,7 @@ def _comparison(first: Sequence[Contributions], second: Sequence[Contributions],
 
 
 def bootstrap_interval(
-    runs: Sequence[RunScores], function: Function, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+    runs: Sequence[RunScores], figure: Figure, *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> Interval:
     """The mean of a figure that is not linear, such as ``ff_max``, with a percentile bootstrap interval.
 
@@ -371,22 +404,22 @@ def bootstrap_interval(
     for place in range(draws):
         images = {name: rng.integers(len(keys), size=len(keys)) for name, keys in runs[0].keys.items()}
         table = [
-            _figure_of(by_run[one, other], function, images)
+            _figure_of(by_run[one, other], figure, images)
             for one in rng.choice(seeds, size=len(seeds))
             for other in (orders[index] for index in rng.integers(len(orders), size=len(orders)))
             if (one, other) in by_run
         ]
         drawn[place] = np.mean(table) if table else np.nan
-    estimate = float(np.mean([_figure_of(run, function, None) for run in runs]))
+    estimate = float(np.mean([_figure_of(run, figure, None) for run in runs]))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     error = float(np.nanstd(drawn, ddof=1))
     basis: Basis = "images and runs" if len(runs) > 1 else "images"
     return Interval(estimate, float(low), float(high), error, math.nan, math.nan, level, basis, len(runs))
 
 
-def _figure_of(run: RunScores, function: Function, images: Mapping[str, NDArray[np.int64]] | None) -> float:
+def _figure_of(run: RunScores, figure: Figure, images: Mapping[str, NDArray[np.int64]] | None) -> float:
     columns = (*run.domains, *run.retention)
     picked = [run.values[name] if images is None else run.values[name][:, images[name]] for name in columns]
     values = np.stack([scores.mean(axis=1) for scores in picked], axis=1)
     count = np.where(np.isnan(values), 0, [scores.shape[1] for scores in picked])
-    return function(ScoreMatrix(run.metric, run.domains, run.retention, values, count))
+    return figure.of(ScoreMatrix(run.metric, run.domains, run.retention, values, count))

@@ -21,8 +21,8 @@ def read_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
     """The scores of every test image after every step, by one metric.
 
     Raises:
-        CosamError: the file is missing or damaged, lacks the metric, or holds a value that is not in [0, 1], a step or a
-            domain that the run has not, or an image twice.
+        CosamError: the file is missing or damaged, lacks the metric, or holds a value that is not in [0, 1], a step or
+            a domain that the run has not, or an image twice.
     """
     info, path = record.info, record.folder / FILE
     columns = (*info.order, *info.retention)

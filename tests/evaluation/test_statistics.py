@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -14,7 +13,7 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.multitest import multipletests
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.evaluation import score_matrix as figures
+from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.evaluation.statistics import (
     Contributions,
@@ -27,19 +26,7 @@ from cosam_bench.evaluation.statistics import (
     rank_intervals,
 )
 
-LINEAR = (
-    figures.last,
-    figures.average,
-    figures.forgetting,
-    figures.backward_transfer,
-    figures.forward_transfer,
-    figures.fm,
-    figures.ft,
-    figures.diagonal,
-    figures.retention,
-    figures.retention_drop,
-    figures.frozen,
-)
+LINEAR = [figure for figure in FIGURES.values() if figure.is_linear]
 
 
 def run_scores(rng: np.random.Generator, *, metric: str = "iou", images: int = 5, seed: int = 0) -> RunScores:
@@ -60,20 +47,44 @@ def run(seed: int, order: str, **values: list[float] | np.ndarray) -> Contributi
     return Contributions(seed, (order,), keys, arrays)
 
 
-@pytest.mark.parametrize("metric", ["iou", "mae"])
-@pytest.mark.parametrize("function", LINEAR, ids=lambda function: function.__name__)
-def test_contributions_add_up_to_the_figure(function: Callable[[ScoreMatrix], float], metric: str) -> None:
-    scores = run_scores(np.random.default_rng(0), metric=metric)
+def matrix_of(scores: RunScores) -> ScoreMatrix:
     values = np.stack([scores.values[name].mean(axis=1) for name in "abcd"], axis=1)
-    matrix = ScoreMatrix(metric, scores.domains, scores.retention, values, np.full(values.shape, 5))
-    assert contributions(scores, function).figure == pytest.approx(function(matrix), abs=1e-12)
+    return ScoreMatrix(scores.metric, scores.domains, scores.retention, values, np.full(values.shape, 5))
+
+
+@pytest.mark.parametrize("metric", ["iou", "mae"])
+@pytest.mark.parametrize("figure", LINEAR, ids=lambda figure: figure.name)
+def test_contributions_add_up_to_the_figure(figure: Figure, metric: str) -> None:
+    rng = np.random.default_rng(0)
+    scores, experts = run_scores(rng, metric=metric), run_scores(rng, metric=metric)
+    found = contributions(scores, figure, experts=experts).figure
+    assert found == pytest.approx(figure.of(matrix_of(scores), experts=matrix_of(experts)), abs=1e-12)
+
+
+def test_exactly_the_figures_that_claim_it_are_linear() -> None:
+    rng = np.random.default_rng(1)
+    first, second = matrix_of(run_scores(rng)), matrix_of(run_scores(rng))
+    both = ScoreMatrix("iou", first.domains, first.retention, first.values + second.values, first.count)
+    for figure in FIGURES.values():
+        parts = figure.of(first, experts=second) + figure.of(second, experts=first)
+        whole = figure.of(both, experts=both)
+        assert (whole == pytest.approx(parts, abs=1e-12)) == figure.is_linear, figure.name
+
+
+def test_a_figure_that_is_not_linear_has_no_contributions() -> None:
+    with pytest.raises(ValueError, match="ff_max is not linear"):
+        contributions(run_scores(np.random.default_rng(0)), FIGURES["ff_max"])
+
+
+def test_a_figure_against_the_experts_is_undefined_without_them() -> None:
+    assert math.isnan(contributions(run_scores(np.random.default_rng(0)), FIGURES["plasticity"]).figure)
 
 
 def test_a_cell_that_was_not_measured_makes_the_figure_undefined() -> None:
     scores = run_scores(np.random.default_rng(0))
     scores.values["b"][1] = math.nan
-    assert math.isfinite(contributions(scores, figures.last).figure)
-    found = interval([contributions(scores, figures.ft)])
+    assert math.isfinite(contributions(scores, FIGURES["last"]).figure)
+    found = interval([contributions(scores, FIGURES["ft"])])
     assert math.isnan(found.estimate)
     assert found.basis == "none"
 
@@ -238,9 +249,9 @@ def test_methods_without_a_common_run_cannot_be_ranked_apart() -> None:
 def test_the_bootstrap_of_a_linear_figure_is_near_its_interval() -> None:
     rng = np.random.default_rng(8)
     runs = [run_scores(rng, images=60, seed=0)]
-    linear = interval([contributions(one, figures.last) for one in runs])
-    drawn = bootstrap_interval(runs, figures.last, draws=1000)
+    linear = interval([contributions(one, FIGURES["last"]) for one in runs])
+    drawn = bootstrap_interval(runs, FIGURES["last"], draws=1000)
     assert drawn.estimate == pytest.approx(linear.estimate)
     assert drawn.standard_error == pytest.approx(linear.standard_error, rel=0.1)
-    worst = bootstrap_interval(runs, figures.forgetting_max, draws=200)
+    worst = bootstrap_interval(runs, FIGURES["ff_max"], draws=200)
     assert worst.low < worst.estimate < worst.high

@@ -57,7 +57,7 @@ def write_transformers_folder(served: ServedModel, folder: Path) -> list[str]:
             f"{min(missing, default='none')}), {len(unexpected)} unexpected (first {min(unexpected, default='none')}). "
             "Use transformers 4.40 or newer, or export by --format merged."
         )
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers leaves it untyped
     model.save_pretrained(folder)
     side = served.sam.image_size
     SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side}).save_pretrained(folder)
