@@ -42,7 +42,6 @@ from cosam_bench import (
     TrainingDomain,
     TrainingHooks,
     Update,
-    Workbench,
     setting,
     weight_changes,
 )
@@ -141,7 +140,7 @@ class BecameSettings(Settings):
     )
 
 
-class Became(MergingMethod):
+class Became(MergingMethod[BecameSettings]):
     """Two trainings a domain, and the Bayesian point between their results."""
 
     card = MethodCard(
@@ -154,15 +153,10 @@ class Became(MergingMethod):
             "the threshold is one for all domains; GPM raises it from domain to domain",
         ),
     )
-    Settings = BecameSettings
-
-    def __init__(self, settings: BecameSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train cautiously, train freely, merge; then remember the inputs."""
-        if self.served is None or not self.options.projected:
+        if self.served is None or not self.settings.projected:
             expert = self.bench.train(domain).update
         else:
             spans = self._spans()  # before the training, as its seconds are the merge's
@@ -170,20 +164,20 @@ class Became(MergingMethod):
             self.served = Update(dense=weight_changes(cautious.update))  # W_GP, from which merge() goes on
             expert = self.bench.train(domain, start=self.served, from_scratch=True).update
         self.served = self.merge(expert, domain, step=step)
-        if self.options.projected:
+        if self.settings.projected:
             grams = self.bench.input_grams(domain, self.served)
             self.memory |= running_sums(
                 self.memory, ((f"gram/{layer}", gram) for layer, gram in taken_from(grams).items())
             )
 
     def _spans(self) -> dict[str, Tensor]:
-        threshold = self.options.threshold
+        threshold = self.settings.threshold
         return {layer: leading_span(self.memory[f"gram/{layer}"], threshold=threshold) for layer in self.bench.layers}
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The point between what is served and the expert."""
         served = self.served.dense if self.served is not None else {}
-        current = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
+        current = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
         moved = difference(expert, served)
         past = {name: self.memory[f"fisher/{name}"] for name in current} if self.memory else {}
         coefficient = best_coefficient(moved, past=past, current=current)

@@ -17,7 +17,7 @@ update and one F, both dense. The order matters. The rank is full.
 
 from __future__ import annotations
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting, weight_changes
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting, weight_changes
 from cosam_bench.merging.interpolation import difference, interpolate_by_fisher
 
 
@@ -33,7 +33,7 @@ class CoFiMASettings(Settings):
     )
 
 
-class CoFiMA(MergingMethod):
+class CoFiMA(MergingMethod[CoFiMASettings]):
     """An interpolation of the served and the newly trained model by the last two Fisher informations."""
 
     card = MethodCard(
@@ -48,24 +48,19 @@ class CoFiMA(MergingMethod):
             "no classifier alignment: there are no classes",
         ),
     )
-    Settings = CoFiMASettings
     start = "served"
     from_scratch = True
 
-    def __init__(self, settings: CoFiMASettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
-
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The Fisher-weighted mean of what was served and what was trained."""
-        gradients = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
-        current = {name: values.clamp_(max=self.options.maximum) for name, values in gradients.items()}
+        gradients = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
+        current = {name: values.clamp_(max=self.settings.maximum) for name, values in gradients.items()}
         past, self.memory = self.memory, current
         if self.served is None:
             return Update(dense=weight_changes(expert))
         step_taken = difference(expert, self.served.dense)
         return Update(
             dense=interpolate_by_fisher(
-                self.served.dense, step_taken, past=past, current=current, weight=self.options.weight
+                self.served.dense, step_taken, past=past, current=current, weight=self.settings.weight
             )
         )

@@ -13,7 +13,7 @@ grows to full.
 
 from __future__ import annotations
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.interpolation import difference, interpolate
 
 
@@ -25,7 +25,7 @@ class CoMASettings(Settings):
     )
 
 
-class CoMA(MergingMethod):
+class CoMA(MergingMethod[CoMASettings]):
     """A fixed interpolation of the served model and the one trained on from it."""
 
     card = MethodCard(
@@ -36,16 +36,11 @@ class CoMA(MergingMethod):
             "no classifier alignment: there are no classes",
         ),
     )
-    Settings = CoMASettings
     start = "served"
     from_scratch = True
-
-    def __init__(self, settings: CoMASettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.weight = settings.weight
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The weighted mean of what was served and what was trained."""
         served = self.served.dense if self.served is not None else {}
-        weight = self.weight if self.served is not None else 1.0
+        weight = self.settings.weight if self.served is not None else 1.0
         return Update(dense=interpolate(served, difference(expert, served), weight=weight))

@@ -20,7 +20,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.elementwise import add_expert
 from cosam_bench.merging.sign_election import Agreement, elect_between, trim
 from cosam_bench.merging.updates import changes_in_turn
@@ -61,7 +61,7 @@ class ContinualTiesSettings(Settings):
     scale: float = setting(0.5, "what each election's result is multiplied by", source="FusionBench", gt=0)
 
 
-class ContinualTies(MergingMethod):
+class ContinualTies(MergingMethod[ContinualTiesSettings]):
     """FusionBench's recursive TIES."""
 
     card = MethodCard(
@@ -72,14 +72,9 @@ class ContinualTies(MergingMethod):
             "only adapted parameters are trimmed, not the whole state dict",
         ),
     )
-    Settings = ContinualTiesSettings
-
-    def __init__(self, settings: ContinualTiesSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The served update with the scaled election between it and the new expert added."""
         merged = self.served.dense if self.served else None
-        options = self.options.model_dump()
+        options = self.settings.model_dump()
         return Update(dense=add_by_election(merged, changes_in_turn(expert), step=step, **options))

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.elementwise import Scale, add_expert, entrywise
 from cosam_bench.merging.sign_election import add_votes, elect, trim
 from cosam_bench.merging.updates import InTurn, changes_in_turn, shapes_of
@@ -72,7 +72,7 @@ class DareSettings(Settings):
     )
 
 
-class Dare(MergingMethod):
+class Dare(MergingMethod[DareSettings]):
     """Random thinning of each expert before task arithmetic or TIES."""
 
     card = MethodCard(
@@ -85,20 +85,15 @@ class Dare(MergingMethod):
             "combine=ties keeps running votes instead of all experts; the result is the same (derived here)",
         ),
     )
-    Settings = DareSettings
-
-    def __init__(self, settings: DareSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The sum or election over all thinned experts so far."""
-        changes, drop, scale = changes_in_turn(expert), self.options.drop, self.options.scale
+        changes, drop, scale = changes_in_turn(expert), self.settings.drop, self.settings.scale
         masks = draw_masks(changes, probability=drop, generator=self.bench.generator("dare", domain.name))
         thinned = drop_and_rescale(changes, masks, probability=drop)
-        if self.options.combine == "sum":
+        if self.settings.combine == "sum":
             total = self.served.dense if self.served else None
             return Update(dense=add_expert(total, thinned, scale=scale, step=step))
-        self.memory = add_votes(self.memory, trim(thinned, density=self.options.density), merge="sum")
+        self.memory = add_votes(self.memory, trim(thinned, density=self.settings.density), merge="sum")
         share = 1 / step if scale == "1/t" else scale
         return Update(dense={name: change.mul_(share) for name, change in elect(self.memory, merge="sum").items()})

@@ -48,7 +48,6 @@ from cosam_bench import (
     Settings,
     TrainingDomain,
     Update,
-    Workbench,
     setting,
 )
 from cosam_bench.merging.spectral import Spectrum, as_factors, compress, find_factors, joint_core, numerical_rank
@@ -249,7 +248,7 @@ class DOPSettings(Settings):
     learning_rate: float = setting(1e-4, "of adam", source="FusionBench", gt=0)
 
 
-class DOP(MergingMethod):
+class DOP(MergingMethod[DOPSettings]):
     """Dual projections of the served and the new change, balanced by the two losses' gradients."""
 
     card = MethodCard(
@@ -262,11 +261,6 @@ class DOP(MergingMethod):
             "the setting solver=closed takes the minimum at a fixed alpha instead of 200 steps with MGDA (derived)",
         ),
     )
-    Settings = DOPSettings
-
-    def __init__(self, settings: DOPSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The joined change of each weight, dense."""
@@ -286,7 +280,7 @@ class DOP(MergingMethod):
         return Update(dense=joined)
 
     def _join(self, old: Tensor, new: LowRank) -> Tensor:
-        choice = self.options
+        choice = self.settings
         if choice.solver == "closed":
             thin = compress(find_factors(old, tolerance=_ROUNDING), tolerance=_ROUNDING)
             joined = join_factors(thin, new, alpha=choice.alpha, svd_epsilon=choice.svd_epsilon, space=choice.space)

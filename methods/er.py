@@ -105,7 +105,7 @@ class ERSettings(Settings):
     memory: int = setting(10, "samples kept of each domain", source="as many as MoDA's images", ge=1)
 
 
-class ER(MergingMethod):
+class ER(MergingMethod[ERSettings]):
     """The served adapter, trained on with samples of all domains."""
 
     card = MethodCard(
@@ -119,12 +119,7 @@ class ER(MergingMethod):
             "the protocol's epochs a domain, not a single pass",
         ),
     )
-    Settings = ERSettings
     start = "served"
-
-    def __init__(self, settings: ERSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """The replay, once there is something to replay."""
@@ -144,7 +139,7 @@ class ER(MergingMethod):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The adapter as the new domain left it; some of its samples join the memory."""
         draws = self.bench.generator("er", "memory", domain.digest)
-        rows = torch.randperm(len(domain), generator=draws)[: self.options.memory].tolist()
+        rows = torch.randperm(len(domain), generator=draws)[: self.settings.memory].tolist()
         tensors = packed(
             [domain[row] for row in rows],
             domain.prompts.take(rows),

@@ -38,7 +38,6 @@ from cosam_bench import (
     TrainingDomain,
     TrainingHooks,
     Update,
-    Workbench,
     setting,
 )
 
@@ -127,7 +126,7 @@ class EWCSettings(Settings):
     images: int = setting(256, "images of the domain that F is taken from, at most", source="this project's", ge=1)
 
 
-class EWC(MergingMethod):
+class EWC(MergingMethod[EWCSettings]):
     """The served adapter, trained on under a quadratic penalty."""
 
     card = MethodCard(
@@ -142,20 +141,15 @@ class EWC(MergingMethod):
             "lambda was chosen by the test scores of two runs on mini, seed 0",
         ),
     )
-    Settings = EWCSettings
     start = "served"
-
-    def __init__(self, settings: EWCSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """The penalty, once there is something to hold."""
-        return Anchor(self.memory, strength=self.options.strength) if self.memory else None
+        return Anchor(self.memory, strength=self.settings.strength) if self.memory else None
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The adapter as the new domain left it; its Fisher information joins the memory."""
-        options = self.options
+        options = self.settings
         fisher = self.bench.squared_gradients(domain, expert, labels=options.labels, images=options.images)
         self.memory = consolidate(self.memory, fisher, decay=options.decay, normalise=options.normalise)
         return expert

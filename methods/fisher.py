@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.fisher_average import add_expert
 from cosam_bench.merging.updates import changes_in_turn
 
@@ -38,7 +38,7 @@ class FisherSettings(Settings):
     images: int = setting(256, "images of the domain that F is taken from, at most", source="FusionBench", ge=1)
 
 
-class Fisher(MergingMethod):
+class Fisher(MergingMethod[FisherSettings]):
     """A running average by Fisher information."""
 
     card = MethodCard(
@@ -52,15 +52,10 @@ class Fisher(MergingMethod):
             "running sums replace the store of all models; the result is the same",
         ),
     )
-    Settings = FisherSettings
-
-    def __init__(self, settings: FisherSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The Fisher-weighted average of all experts so far."""
-        options = self.options
+        options = self.settings
         fisher = self.bench.squared_gradients(domain, expert, labels=options.labels, images=options.images)
         changes = changes_in_turn(expert)
         self.memory, merged = add_expert(

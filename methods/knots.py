@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.elementwise import add_expert
 from cosam_bench.merging.sign_election import elect_between, trim
 from cosam_bench.merging.updates import changes_in_turn, check_same_layers
@@ -129,7 +129,7 @@ class KnotsSettings(Settings):
     )
 
 
-class Knots(MergingMethod):
+class Knots(MergingMethod[KnotsSettings]):
     """TIES in the singular directions of all experts, which are kept."""
 
     card = MethodCard(
@@ -145,14 +145,9 @@ class Knots(MergingMethod):
             "decoder parameters, where trained, join TIES unaligned; the released code leaves them out",
         ),
     )
-    Settings = KnotsSettings
-
-    def __init__(self, settings: KnotsSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The merge of all experts so far, recomputed."""
         self.memory |= expert.tensors(f"{step}/")
         experts = [Update.from_tensors(self.memory, f"{number}/") for number in range(1, step + 1)]
-        return merge_aligned(experts, **self.options.model_dump())
+        return merge_aligned(experts, **self.settings.model_dump())

@@ -87,7 +87,7 @@ class L2PSettings(Settings):
         return self
 
 
-class L2P(Method):
+class L2P(Method[L2PSettings]):
     """A frozen SAM, and prompt tokens that are chosen by what the image looks like."""
 
     card = MethodCard(
@@ -101,11 +101,9 @@ class L2P(Method):
             "optimiser, schedule of the learning rate, epochs and augmentation are the protocol's",
         ),
     )
-    Settings = L2PSettings
 
     def __init__(self, settings: L2PSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.options = settings
         width = bench.sam.mask_decoder.transformer_dim  # of tokens and embedding alike
         draws = bench.generator("l2p", "pool")
         self.prompts = _FIRST * torch.rand(settings.pool, settings.length, width, generator=draws)
@@ -126,13 +124,13 @@ class L2P(Method):
             tensor.to(bench.view.device, copy=True).requires_grad_() for tensor in (self.prompts, self.keys)
         )
         order = bench.generator("order", domain.digest)
-        fit = bench.fit.model_copy(update={"learning_rate": self.options.learning_rate})
+        fit = bench.fit.model_copy(update={"learning_rate": self.settings.learning_rate})
         optimiser = make_optimiser([prompts, keys], fit)
         for epoch, rows in training_steps(optimiser, fit, count=len(domain), order=order):
             batch, target = bench.augmented(domain, domain.prompts, rows, order=order)
             masks, numbers, similarities = self._decode(batch, bench.training_view, prompts, keys, shares=shares)
             loss = protocol_loss(masks, batch, target, fit=fit)
-            loss = loss - self.options.pull * similarities.sum(dim=1).mean()
+            loss = loss - self.settings.pull * similarities.sum(dim=1).mean()
             refuse_divergence(loss, epoch=epoch, setting="method.learning_rate")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
@@ -143,7 +141,7 @@ class L2P(Method):
 
     def _shares(self) -> Tensor | None:
         total = int(self.choices.sum())
-        return (self.choices / total).to(self.bench.view.device) if self.options.diversify and total else None
+        return (self.choices / total).to(self.bench.view.device) if self.settings.diversify and total else None
 
     def _decode(
         self, batch: Batch, view: View, prompts: Tensor, keys: Tensor, *, shares: Tensor | None = None
@@ -152,7 +150,7 @@ class L2P(Method):
         sam = self.bench.sam
         with torch.no_grad(), view.autocast():
             features = self.bench.encode(batch)
-        numbers, similarities = choose(query(features.maps), keys, count=self.options.chosen, shares=shares)
+        numbers, similarities = choose(query(features.maps), keys, count=self.settings.chosen, shares=shares)
         with view.autocast():
             masks = sam.decode(features, batch.prompts, extra=prompts[numbers].flatten(1, 2))
         return masks, numbers, similarities

@@ -35,7 +35,6 @@ from cosam_bench import (
     TrainingDomain,
     TrainingHooks,
     Update,
-    Workbench,
     setting,
 )
 from cosam_bench.merging.regression import merge_by_regression, running_sums
@@ -82,7 +81,7 @@ class FrozenA(TrainingHooks):
             a.requires_grad_(False)
 
 
-class LoRM(MergingMethod):
+class LoRM(MergingMethod[LoRMSettings]):
     """Regression of B on running sums of r x r Gram matrices, A frozen and shared."""
 
     card = MethodCard(
@@ -97,11 +96,6 @@ class LoRM(MergingMethod):
             "a ridge of 1e-6 replaces the pseudo-inverse",
         ),
     )
-    Settings = LoRMSettings
-
-    def __init__(self, settings: LoRMSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.ridge = settings.ridge
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
         """Train B alone."""
@@ -119,7 +113,9 @@ class LoRM(MergingMethod):
         for layer, factors in expert.low_rank.items():
             self._check_shared(layer, factors.a)
             sums |= add_expert(self.memory, factors, inner[layer], layer=layer)
-            low_rank[layer] = LowRank(factors.a, merged_b(sums, layer=layer, ridge=self.ridge).to(factors.b.dtype))
+            low_rank[layer] = LowRank(
+                factors.a, merged_b(sums, layer=layer, ridge=self.settings.ridge).to(factors.b.dtype)
+            )
         self.memory = sums
         return Update(low_rank, dense)
 

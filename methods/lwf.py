@@ -104,7 +104,7 @@ class LwFSettings(Settings):
     temperature: float = setting(2.0, "T, by which both models' logits are divided", source="the paper", gt=0)
 
 
-class LwF(MergingMethod):
+class LwF(MergingMethod[LwFSettings]):
     """The served adapter, trained on under distillation from itself."""
 
     card = MethodCard(
@@ -118,18 +118,13 @@ class LwF(MergingMethod):
             "the old model answers in each step, on the augmented images, not once before training",
         ),
     )
-    Settings = LwFSettings
     start = "served"
-
-    def __init__(self, settings: LwFSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """The distillation, once there is a model to hold on to."""
         if self.served is None:
             return None
-        return Teacher(self.bench, weight=self.options.weight, temperature=self.options.temperature)
+        return Teacher(self.bench, weight=self.settings.weight, temperature=self.settings.temperature)
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The adapter as the new domain left it."""

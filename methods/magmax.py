@@ -24,7 +24,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.elementwise import check_same_parameters, entrywise
 from cosam_bench.merging.updates import changes_in_turn
 
@@ -66,7 +66,7 @@ class MagMaxSettings(Settings):
     )
 
 
-class MagMax(MergingMethod):
+class MagMax(MergingMethod[MagMaxSettings]):
     """The entries of largest magnitude over all experts so far."""
 
     card = MethodCard(
@@ -77,21 +77,16 @@ class MagMax(MergingMethod):
             "the unscaled maximum is the served update over the scale, not stored beside it",
         ),
     )
-    Settings = MagMaxSettings
-
-    def __init__(self, settings: MagMaxSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train this domain's expert, on from the last one where that is kept, and merge it."""
         last = Update.from_tensors(self.memory) if self.memory else None
         expert = self.bench.train(domain, start=last).update
-        if self.options.start == "expert":
+        if self.settings.start == "expert":
             self.memory = expert.tensors()
         self.served = self.merge(expert, domain, step=step)
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled entries of largest magnitude over all experts so far."""
         merged = self.served.dense if self.served else None
-        return Update(dense=keep_larger(merged, changes_in_turn(expert), scale=self.options.scale))
+        return Update(dense=keep_larger(merged, changes_in_turn(expert), scale=self.settings.scale))

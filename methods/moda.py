@@ -50,7 +50,7 @@ class MoDASettings(Settings):
     )
 
 
-class MoDA(Method):
+class MoDA(Method[MoDASettings]):
     """A router over one adapter a domain."""
 
     card = MethodCard(
@@ -68,26 +68,24 @@ class MoDA(Method):
             "in MobileSAM's encoder the tokens join the attention blocks of the last two stages",
         ),
     )
-    Settings = MoDASettings
 
     def __init__(self, settings: MoDASettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.options = settings
         width, _ = token_widths(bench.sam)
         self.experts: list[Update] = []
         self.memory: list[list[Tensor]] = []  # by domain, uint8 (3, H, W) of any size
-        self.tokens = torch.randn(self.options.tokens, width, generator=bench.generator("moda", "tokens"))
+        self.tokens = torch.randn(self.settings.tokens, width, generator=bench.generator("moda", "tokens"))
         self.keys: Tensor | None = None  # (domains, width + 1), the last column the bias
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train and keep this domain's adapter, keep its first images, train the router on all kept images."""
         self.experts.append(self.bench.train(domain).update)
-        self.memory.append([domain[index].image for index in range(min(self.options.memory, len(domain)))])
+        self.memory.append([domain[index].image for index in range(min(self.settings.memory, len(domain)))])
         if len(self.experts) > 1:
             self._train_router()
 
     def _train_router(self) -> None:
-        options, device = self.options, self.bench.view.device
+        options, device = self.settings, self.bench.view.device
         generator = self.bench.generator("moda", "router", len(self.experts))
         tokens = self.tokens.to(device, copy=True).requires_grad_(options.train_tokens)
         keys = self._new_keys(generator).to(device).requires_grad_()
@@ -125,7 +123,7 @@ class MoDA(Method):
                 inputs = [self.bench.view.prepared(images[row]) for row in rows]
                 framed = self.bench.view.placed(inputs)
                 maps = self._map(framed, known=KnownInputs.of(framed, inputs))
-                parts.append((maps if self.options.train_tokens else self._query(maps, tokens)).cpu())
+                parts.append((maps if self.settings.train_tokens else self._query(maps, tokens)).cpu())
         return torch.cat(parts)
 
     def _map(self, images: Tensor, *, known: KnownInputs | None = None) -> Tensor:

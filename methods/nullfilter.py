@@ -20,7 +20,7 @@ them more.
 
 from __future__ import annotations
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.spectral import numerical_rank, rank_tolerance, thin_svd
 from cosam_bench.merging.updates import add, check_same_layers
 
@@ -61,7 +61,7 @@ class NullFilterSettings(Settings):
     )
 
 
-class NullFilter(MergingMethod):
+class NullFilter(MergingMethod[NullFilterSettings]):
     """The sum of the experts' changes, each without what the sum before it reads."""
 
     card = MethodCard(
@@ -75,11 +75,6 @@ class NullFilter(MergingMethod):
             "singular values that are only rounding are not counted among the leading ones",
         ),
     )
-    Settings = NullFilterSettings
-
-    def __init__(self, settings: NullFilterSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.rank = settings.rank
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The served change with the new one's filtered factors beside its own."""
@@ -88,7 +83,7 @@ class NullFilter(MergingMethod):
             return change
         check_same_layers(self.served, change)
         filtered = {
-            layer: filter_change(factors, self.served.low_rank[layer], rank=self.rank)
+            layer: filter_change(factors, self.served.low_rank[layer], rank=self.settings.rank)
             for layer, factors in expert.low_rank.items()
         }
         return add(self.served, Update(filtered))

@@ -48,7 +48,6 @@ from cosam_bench import (
     Settings,
     TrainingDomain,
     Update,
-    Workbench,
     setting,
 )
 from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numerical_rank, rank_tolerance, update_norm
@@ -240,7 +239,7 @@ class OPCMSettings(Settings):
     )
 
 
-class OPCM(MergingMethod):
+class OPCM(MergingMethod[OPCMSettings]):
     """Orthogonal projection of each new change against the merged update, at the experts' mean norm."""
 
     card = MethodCard(
@@ -258,11 +257,6 @@ class OPCM(MergingMethod):
             "is constant then",
         ),
     )
-    Settings = OPCMSettings
-
-    def __init__(self, settings: OPCMSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.alpha, self.variant, self.rank = settings.alpha, settings.variant, settings.rank
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The merged update, at the mean norm of the experts so far."""
@@ -277,14 +271,14 @@ class OPCM(MergingMethod):
         after = merge_orthogonally(
             before,
             expert,
-            alpha=self.alpha,
-            variant=self.variant,
-            rank=self.rank,
+            alpha=self.settings.alpha,
+            variant=self.settings.variant,
+            rank=self.settings.rank,
             rescaled_only=parameters_beside_modules(self.bench.sam),
             dtype=torch.float32,
         )
         self.memory["scale"] = torch.tensor(after.scale, dtype=torch.float64)
         self.memory["norm_sum"] = torch.tensor(after.norm_sum, dtype=torch.float64)
-        if self.rank is not None:
+        if self.settings.rank is not None:
             self.values["discarded_energy"] = after.discarded
         return after.change

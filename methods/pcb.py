@@ -27,7 +27,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.competition import Competition
 from cosam_bench.merging.updates import changes_in_turn, check_same_layers
 
@@ -69,7 +69,7 @@ class PcbSettings(Settings):
     )
 
 
-class Pcb(MergingMethod):
+class Pcb(MergingMethod[PcbSettings]):
     """Parameter competition balancing over all experts, which are kept."""
 
     card = MethodCard(
@@ -84,14 +84,9 @@ class Pcb(MergingMethod):
             "only adapted parameters compete, not the whole state dict",
         ),
     )
-    Settings = PcbSettings
-
-    def __init__(self, settings: PcbSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The merge of all experts so far, recomputed."""
         self.memory |= expert.tensors(f"{step}/")
         experts = [Update.from_tensors(self.memory, f"{number}/") for number in range(1, step + 1)]
-        return Update(dense=merge_by_competition(experts, **self.options.model_dump()))
+        return Update(dense=merge_by_competition(experts, **self.settings.model_dump()))

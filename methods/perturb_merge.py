@@ -36,7 +36,6 @@ from cosam_bench import (
     TrainingDomain,
     TrainingHooks,
     Update,
-    Workbench,
     setting,
 )
 from cosam_bench.merging.elementwise import entrywise_each
@@ -132,7 +131,7 @@ class PerturbMergeSettings(Settings):
     )
 
 
-class PerturbMerge(MergingMethod):
+class PerturbMerge(MergingMethod[PerturbMergeSettings]):
     """Training with a shaken task vector, and one merging coefficient in closed form."""
 
     card = MethodCard(
@@ -145,22 +144,17 @@ class PerturbMerge(MergingMethod):
             "the coefficient is cut to [0, 1]",
         ),
     )
-    Settings = PerturbMergeSettings
     start = "served"
     from_scratch = True
 
-    def __init__(self, settings: PerturbMergeSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
-
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
         """The perturbation, drawn from a stream of the domain's own."""
-        return Perturbation(self.options.perturbation, self.bench.generator("perturb_merge", domain.digest))
+        return Perturbation(self.settings.perturbation, self.bench.generator("perturb_merge", domain.digest))
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The served update, moved by the best coefficient."""
         served = self.served.dense if self.served is not None else {}
-        fisher = self.bench.squared_gradients(domain, expert, labels="true", images=self.options.images)
+        fisher = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
         moved = difference(expert, served)
         self.memory, coefficient = add_expert(self.memory, moved, fisher)
         self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)

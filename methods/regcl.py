@@ -57,7 +57,7 @@ class RegCLSettings(Settings):
     )
 
 
-class RegCL(MergingMethod):
+class RegCL(MergingMethod[RegCLSettings]):
     """Regression of the LoRA factors on running sums of Gram matrices."""
 
     card = MethodCard(
@@ -73,16 +73,14 @@ class RegCL(MergingMethod):
             "the setting space = product, regression of B A cut to the adapter's rank, is this project's",
         ),
     )
-    Settings = RegCLSettings
 
     def __init__(self, settings: RegCLSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.options = settings
         self._expert: dict[str, Tensor] = {}
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train this domain's expert and merge it."""
-        if self.options.start == "base":
+        if self.settings.start == "base":
             super().learn(domain, step=step)
             return
         before = Update.from_tensors(self._expert, _EXPERT) if self._expert else None
@@ -122,7 +120,7 @@ class RegCL(MergingMethod):
     @property
     def _space(self) -> Literal["factors", "product", "whole"]:
         """Only LoRA has factors; of other adapters each linear layer's whole change is regressed."""
-        return self.options.space if self.bench.adapter.kind == "lora" else "whole"
+        return self.settings.space if self.bench.adapter.kind == "lora" else "whole"
 
     def _merge_whole(self, expert: Update) -> list[LowRank]:
         return [whole(self._solve(f"{layer}/gram", f"{layer}/product")) for layer in expert.low_rank]
@@ -147,7 +145,7 @@ class RegCL(MergingMethod):
         return [factors for factors, _ in cut]
 
     def _solve(self, gram: str, product: str) -> Tensor:
-        return merge_by_regression(self.memory[gram], self.memory[product], ridge=self.options.ridge)
+        return merge_by_regression(self.memory[gram], self.memory[product], ridge=self.settings.ridge)
 
 
 def _factor_terms(layer: str, factors: LowRank, gram: Tensor) -> dict[str, Tensor]:

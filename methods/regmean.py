@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
 from cosam_bench.merging.updates import Computed, changes_in_turn, taken_from
 
@@ -110,7 +110,7 @@ class RegMeanSettings(Settings):
     )
 
 
-class RegMean(MergingMethod):
+class RegMean(MergingMethod[RegMeanSettings]):
     """Regression of the changes dW on running sums of Gram matrices."""
 
     card = MethodCard(
@@ -125,11 +125,6 @@ class RegMean(MergingMethod):
             "the setting rank, a truncation in the same loss, is derived here",
         ),
     )
-    Settings = RegMeanSettings
-
-    def __init__(self, settings: RegMeanSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
@@ -142,21 +137,21 @@ class RegMean(MergingMethod):
             factors={
                 layer: factors for layer, factors in expert.low_rank.items() if f"{layer}.weight" not in expert.dense
             },
-            off_diagonal=self.options.off_diagonal,
+            off_diagonal=self.settings.off_diagonal,
         )
-        merged = merged_changes(self.memory, step=step, ridge=self.options.ridge)
-        cut = self._truncated(expert, merged, layers) if self.options.rank else {}
+        merged = merged_changes(self.memory, step=step, ridge=self.settings.ridge)
+        cut = self._truncated(expert, merged, layers) if self.settings.rank else {}
         dtypes = {f"{layer}.weight": factors.b.dtype for layer, factors in expert.low_rank.items()}
         dtypes |= {name: change.dtype for name, change in expert.dense.items()}
         kept = [name for name in merged if name.removesuffix(".weight") not in cut]
         return Update(cut, {name: merged[name].to(dtypes[name]) for name in kept})
 
     def _truncated(self, expert: Update, merged: Mapping[str, Tensor], layers: list[str]) -> dict[str, LowRank]:
-        assert self.options.rank is not None
+        assert self.settings.rank is not None
         low_rank, discarded = {}, []
         for layer in layers:
             factors, share = truncate_by_gram(
-                merged[f"{layer}.weight"], self.memory[f"{layer}/gram"], rank=self.options.rank
+                merged[f"{layer}.weight"], self.memory[f"{layer}/gram"], rank=self.settings.rank
             )
             like = expert.low_rank[layer]
             low_rank[layer] = LowRank(factors.a.to(like.a.dtype), factors.b.to(like.b.dtype))

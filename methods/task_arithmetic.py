@@ -82,7 +82,7 @@ class TaskArithmeticSettings(Settings):
     )
 
 
-class TaskArithmetic(MergingMethod):
+class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
     """The scaled running sum of the experts' changes."""
 
     card = MethodCard(
@@ -96,13 +96,10 @@ class TaskArithmetic(MergingMethod):
             "only, by second moments of all their inputs instead of one mean vector a domain",
         ),
     )
-    Settings = TaskArithmeticSettings
 
     def __init__(self, settings: TaskArithmeticSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.options = settings
-
-        if self.options.first_factors == "osrm" and bench.adapter.kind != "lora":
+        if self.settings.first_factors == "osrm" and bench.adapter.kind != "lora":
             raise CosamError(
                 f"first_factors=osrm begins LoRA's A anew, and the protocol's adapter is {bench.adapter.kind!r}. "
                 "Leave it at shared, or --set adapter.kind=lora."
@@ -114,7 +111,7 @@ class TaskArithmetic(MergingMethod):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled sum over all experts so far."""
-        if self.options.first_factors == "osrm":
+        if self.settings.first_factors == "osrm":
             self.memory = running_sums(self.memory, taken_from(self.bench.input_grams(domain, None)))
         total = self.served.dense if self.served else None
-        return Update(dense=add_expert(total, changes_in_turn(expert), scale=self.options.scale, step=step))
+        return Update(dense=add_expert(total, changes_in_turn(expert), scale=self.settings.scale, step=step))

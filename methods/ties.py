@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, Workbench, setting
+from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.sign_election import add_votes, elect, trim
 from cosam_bench.merging.updates import changes_in_turn
 
@@ -36,7 +36,7 @@ class TiesSettings(Settings):
     scale: float = setting(0.3, "what the merged change is multiplied by", source="FusionBench", gt=0)
 
 
-class Ties(MergingMethod):
+class Ties(MergingMethod[TiesSettings]):
     """TIES over all experts so far, from running votes."""
 
     card = MethodCard(
@@ -49,15 +49,10 @@ class Ties(MergingMethod):
             "the scale is fixed in advance; the paper tunes it on validation data",
         ),
     )
-    Settings = TiesSettings
-
-    def __init__(self, settings: TiesSettings, bench: Workbench) -> None:
-        super().__init__(settings, bench)
-        self.options = settings
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled election over all experts so far."""
-        trimmed = trim(changes_in_turn(expert), density=self.options.density)
-        self.memory = add_votes(self.memory, trimmed, merge=self.options.merge)
-        merged = elect(self.memory, merge=self.options.merge)
-        return Update(dense={name: change.mul_(self.options.scale) for name, change in merged.items()})
+        trimmed = trim(changes_in_turn(expert), density=self.settings.density)
+        self.memory = add_votes(self.memory, trimmed, merge=self.settings.merge)
+        merged = elect(self.memory, merge=self.settings.merge)
+        return Update(dense={name: change.mul_(self.settings.scale) for name, change in merged.items()})

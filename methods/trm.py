@@ -75,7 +75,7 @@ class TRMSettings(Settings):
     reference_batches: int = setting(4, "batches that the reference norm is the mean of", source=_OURS, ge=1)
 
 
-class TRM(MergingMethod):
+class TRM(MergingMethod[TRMSettings]):
     """A search for the best point between the old adapter and the new one."""
 
     card = MethodCard(
@@ -88,12 +88,10 @@ class TRM(MergingMethod):
             "is not TRM as published",
         ),
     )
-    Settings = TRMSettings
     start = "served"
 
     def __init__(self, settings: TRMSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.options = settings
         self.weights = Weights(
             settings.alignment, settings.consistency, settings.responsiveness, settings.anchor, settings.floor
         )
@@ -110,7 +108,7 @@ class TRM(MergingMethod):
         """The point that the search ends at; the first domain's expert as it is."""
         if self.served is None:
             return expert
-        options, reference = self.options, self.values["reference_norm"]
+        options, reference = self.settings, self.values["reference_norm"]
         assert isinstance(reference, float)
         with self._attached() as adapter:
             search = _Search(self.bench, adapter, domain)
@@ -146,7 +144,7 @@ class TRM(MergingMethod):
     def _gradient_norm(self, domain: TrainingDomain) -> float:
         """The mean norm of the training loss's gradient over the first batches, at the served adapter."""
         size = self.bench.fit.batch_size
-        count = min(size * self.options.reference_batches, len(domain))
+        count = min(size * self.settings.reference_batches, len(domain))
         with self._attached() as adapter:
             search = _Search(self.bench, adapter, domain)
             batches = chunks(range(count), size=size)

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypeVar  # typing's own has no defaults before Python 3.13
 
 from cosam_bench.core import settings as config
 from cosam_bench.core.errors import CosamError
@@ -99,24 +100,38 @@ class NoSettings(config.Settings):
     """The settings of a method that has none."""
 
 
-class Method(ABC):
+SettingsT_co = TypeVar("SettingsT_co", bound=config.Settings, covariant=True, default=config.Settings)
+
+
+class Method(ABC, Generic[SettingsT_co]):
     """A way to learn a stream of domains with one frozen SAM.
 
-    A subclass sets ``card``, may set ``Settings``, and writes ``learn``, ``state`` and ``load``. Between two
-    domains the harness writes ``state()`` to a file, drops the object and builds a new one from the file, so
-    whatever is not in the state is gone.
+    A subclass sets ``card`` and writes ``learn``, ``predict``, ``state`` and ``load``; one with settings names their
+    class: ``class Mine(Method[MySettings])``. Between two domains the harness writes ``state()`` to a file, drops
+    the object and builds a new one from the file, so whatever is not in the state is gone.
 
     Attributes:
-        settings: this method's settings, of the class ``Settings``.
+        Settings: the class of the settings, taken from the brackets unless a subclass sets it itself.
+        settings: this method's settings, validated.
         bench: the frozen model, the protocol's training and the cost meter.
     """
 
     card: ClassVar[MethodCard]
     Settings: ClassVar[type[config.Settings]] = NoSettings
 
-    def __init__(self, settings: config.Settings, bench: Workbench) -> None:
+    def __init__(self, settings: SettingsT_co, bench: Workbench) -> None:
         self.settings = settings
         self.bench = bench
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take ``Settings`` from the brackets behind the base class."""
+        super().__init_subclass__(**kwargs)
+        if "Settings" in vars(cls):
+            return
+        for base in vars(cls).get("__orig_bases__", ()):
+            origin, arguments = get_origin(base), get_args(base)
+            if isinstance(origin, type) and issubclass(origin, Method) and isinstance(arguments[0], type):
+                cls.Settings = arguments[0]
 
     @abstractmethod
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
@@ -140,8 +155,8 @@ class Method(ABC):
         """Become the method that wrote ``state``."""
 
 
-class MergingMethod(Method):
-    """A method that trains one expert a domain and merges it into one served update.
+class MergingMethod(Method[SettingsT_co]):
+    """A method that trains one expert per domain and merges it into one served update.
 
     A subclass writes ``merge``. What its rule remembers between domains goes into ``memory`` (tensors) and
     ``values`` (plain data); both, and the served update, are the state.
@@ -155,7 +170,7 @@ class MergingMethod(Method):
     start: Literal["base", "served"] = "base"
     from_scratch: bool = False
 
-    def __init__(self, settings: config.Settings, bench: Workbench) -> None:
+    def __init__(self, settings: SettingsT_co, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self.served: Update | None = None
         self.memory: dict[str, Tensor] = {}

@@ -23,12 +23,10 @@ class EmaSettings(Settings):
     weight: float = setting(0.5, "share of the way from the old parameters to the new", source="a guess", gt=0, le=1)
 
 
-class Ema(MergingMethod):
+class Ema(MergingMethod[EmaSettings]):
     """The served adapter follows the trained one at a distance."""
 
     card = MethodCard(title="Moving average", paper="an example: no paper")
-    Settings = EmaSettings
-    settings: EmaSettings
     start = "served"
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:

@@ -220,7 +220,7 @@ def stream(changes: list[Update], **options: object) -> tuple[Update, list[int]]
         method.served = method.merge(expert, None, step=step)  # type: ignore[arg-type]
         state = method.state()
         sizes.append(sum(tensor.nbytes for tensor in state.tensors.values()))
-        method = DOP(method.options, None)  # type: ignore[arg-type]
+        method = DOP(method.settings, None)  # type: ignore[arg-type]
         method.load(State(dict(state.tensors), dict(state.values)))
     assert method.served is not None
     return method.served, sizes
