@@ -19,7 +19,7 @@ from cosam_bench.merging.regression import merge_by_regression
 from cosam_bench.method.interface import MergingMethod
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.training_domain import TrainingDomain
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Features, Sam
 

@@ -33,7 +33,7 @@ from cosam_bench.method.interface import MergingMethod, State
 from cosam_bench.method.registry import load_method, method_names
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.models import model_spec
 from cosam_bench.sam.sam import Sam

@@ -17,7 +17,7 @@ from cosam_bench.data.cards import Card, SplitRule
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.mobile_sam import LeanTinyViTAttention, TinyViTAttention
 from cosam_bench.sam.sam import Sam

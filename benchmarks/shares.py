@@ -16,7 +16,7 @@ from benchmarks.kinds import KINDS, kind_of
 from benchmarks.measuring import Row
 from benchmarks.stages import row_of, trainer
 from cosam_bench.evaluation.loader import Loader
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler complains that there is no GPU
 

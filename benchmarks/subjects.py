@@ -11,7 +11,8 @@ from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers, touched_layers
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.adapters.targets import target_layers, touched_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.encoder_sections import deepest_cut
 from cosam_bench.sam.feature_cache import PrefixCache

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.settings import Settings
+from cosam_bench.core.settings import Settings, setting
 
 Array = NDArray[Any]
 
 CLASS_IDS = 32  # a mask of levels below this beside 255 holds class ids with an ignored one
 HAZE = 16  # a black JPEG's noise stays below this
+
+
+_OURS = "this project"
 
 
 class Foreground(Settings):
@@ -28,20 +31,21 @@ class Foreground(Settings):
     Neutral RGB counts as grey, alpha is laid over black, and in a coloured palette every index but
     0 is foreground. Masks that look like class ids (a largest value from 2 to 127, or ids below 32
     beside 255) and coloured masks are refused: say which values or colours are meant.
-
-    Attributes:
-        rule: follows from the key that is given.
-        above: foreground is every level above this, in the file's own range.
-        values: foreground is every one of these levels; in a palette image they are indices.
-        colours: foreground is every one of these RGB colours (0 to 255 each).
-        channel: look at this channel of a colour mask alone.
     """
 
-    rule: Literal["auto", "nonzero", "above", "values", "colours"] = "auto"
-    above: int | None = None
-    values: tuple[int, ...] = ()
-    colours: tuple[tuple[int, int, int], ...] = ()
-    channel: Literal["red", "green", "blue", "alpha"] | None = None
+    rule: Literal["auto", "nonzero", "above", "values", "colours"] = setting(
+        "auto", "which rule applies; follows from the key that is given", source=_OURS
+    )
+    above: int | None = setting(None, "foreground is every level above this, in the file's own range", source=_OURS)
+    values: tuple[int, ...] = setting(
+        (), "foreground is each of these levels; in a palette image they are indices", source=_OURS
+    )
+    colours: tuple[tuple[int, int, int], ...] = setting(
+        (), "foreground is each of these RGB colours (0 to 255 each)", source=_OURS
+    )
+    channel: Literal["red", "green", "blue", "alpha"] | None = setting(
+        None, "use this channel of a colour mask alone", source=_OURS
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -6,55 +6,22 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.seeds import derived_seed
-from cosam_bench.core.settings import Settings
 from cosam_bench.data.samples import Split
 from cosam_bench.merging.updates import digest_tensors
-
-PromptKind = Literal["box", "points", "mask"]
-TrainPrompt = Literal["box", "points", "mask", "mix"]
 
 MASK_SIZE = 256  # side of SAM's mask prompts, segment-anything's PromptEncoder at 1024 px
 COARSER = 8  # the noise lies where a mask differs from itself after shrinking by this (CoSAM's training)
 DIFFERENCE = 0.01  # ... by at least this
 VERSION = 1  # of the drawing below; another version never reads this one's files
-
-
-class PromptSettings(Settings):
-    """Which prompt goes with each image.
-
-    Attributes:
-        train: in training; ``mix`` takes one of the three kinds for each sample at random.
-        test: in scoring.
-        points: number of points of a point prompt, all on the foreground.
-        published: take the points of the domain's published file, in training and test, instead of drawing them.
-        masks: how a mask prompt enters SAM's mask encoder: ``logits`` of the model's own scale, or ``raw``, the
-            grey levels 0 and 255 as CoSAM's code gives them.
-    """
-
-    train: TrainPrompt = "box"
-    test: PromptKind = "box"
-    points: int = Field(default=3, ge=1)
-    published: bool = False
-    masks: Literal["logits", "raw"] = "logits"
-
-    @model_validator(mode="after")
-    def _all_settings_have_an_effect(self) -> PromptSettings:
-        if self.published and self.train not in ("points", "mix") and self.test != "points":
-            raise ValueError("published = true needs a prompt of points, in train or test")
-        if self.masks != "logits" and self.train not in ("mask", "mix") and self.test != "mask":
-            raise ValueError("masks = 'raw' needs a prompt that is a mask, in train or test")
-        return self
 
 
 @dataclass(frozen=True)

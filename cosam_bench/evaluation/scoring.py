@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.loader import LoadedImage, Loader
 from cosam_bench.evaluation.metrics import METRICS, measure
 from cosam_bench.evaluation.score_settings import ScoreSize
 from cosam_bench.sam.batch_size import BatchSize
-from cosam_bench.sam.frames import Frame, PromptKind, Upsampling, hurried, nearest, to_content, to_original
+from cosam_bench.sam.frame_choices import Upsampling
+from cosam_bench.sam.frames import Frame, hurried, nearest, to_content, to_original
 from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
 
 # Pixels whose metrics are computed together, at the larger of both sizes: more would exceed a CPU's caches, and on

@@ -4,67 +4,82 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.core.settings import Settings, read_toml, validate
+from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.data.foreground import Foreground
-from cosam_bench.data.prompts import PromptSettings
+from cosam_bench.data.prompt_settings import PromptSettings
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.method.registry import load_method, method_names, short_name
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
 
 class ModelSettings(Settings):
-    """The base model.
+    """The base model."""
 
-    Attributes:
-        name: one of those that ``cosam-bench models`` lists.
-        checkpoint: a file of weights; empty for the embedded or fetched one; ``random`` for untrained weights.
-        global_attention: let every block attend to the whole image, as CoSAM's released code does.
-    """
-
-    name: str = "vit_b"
-    checkpoint: str = ""
-    global_attention: bool = False
+    name: str = setting(
+        "vit_b", "one of those that `cosam-bench models` lists", source="CoSAM's and RegCL's released code"
+    )
+    checkpoint: str = setting(
+        "",
+        "file of weights; empty: those of the package or the fetched ones; random: untrained weights",
+        source="this project: the model's official weights",
+    )
+    global_attention: bool = setting(
+        False,
+        "let every block attend to the whole image, as CoSAM's released code does",
+        source="segment-anything, whose blocks attend within windows",
+    )
 
 
 class Protocol(Settings):
-    """A frozen experiment: everything that decides a score, but the method, the seed and the order.
+    """A frozen experiment: everything that decides a score, except the method, the seed and the order."""
 
-    Attributes:
-        name: the folder of its results.
-        version: raised whenever a change makes scores incomparable.
-        title: one line for people.
-        stream: the name of a built-in stream, or the path of a stream's TOML file.
-        mode: ``clean``, or the one of the protocol's modes that was laid over it; ``name`` then ends in it.
-        resize: ``pad`` keeps an image's aspect, ``squash`` stretches it to the model's square.
-        resampling: how an image is brought to the model's size: ``pillow`` is bilinear over the area that a new
-            pixel covers, ``torch`` plainly bilinear, without antialiasing.
-        foreground: which pixels of every mask file are foreground; none: as each domain's card says.
-        methods: by method, the settings it has under this protocol where nobody asks for others.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    version: Annotated[int, Field(ge=1)] = 1
-    title: str = ""
-    stream: str
-    mode: str = CLEAN
-    resize: Literal["pad", "squash"] = "pad"
-    resampling: Literal["pillow", "torch"] = "pillow"
-    foreground: Foreground | None = None
-    model: ModelSettings = ModelSettings()
-    adapter: AdapterSettings = AdapterSettings()
-    prompts: PromptSettings = PromptSettings()
-    fit: FitSettings = FitSettings()
-    score: ScoreSettings = ScoreSettings()
-    methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    name: str = setting(..., "the folder of its results", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    version: int = setting(
+        1, "raised whenever a change makes scores incomparable", source="a protocol's first version", ge=1
+    )
+    title: str = setting("", "one line for people", source="no title; it decides nothing")
+    stream: str = setting(..., "name of a built-in stream, or path of a stream's TOML file")
+    mode: str = setting(
+        CLEAN,
+        "clean, or the protocol's mode that was laid over it, whose name the protocol's then ends in",
+        source="this project: what the paper means",
+    )
+    resize: Resize = setting(
+        "pad",
+        "pad keeps an image's aspect, squash stretches it to the model's square",
+        source="segment-anything; CoSAM's and RegCL's released code has squash",
+    )
+    resampling: Resampling = setting(
+        "pillow",
+        "how an image is brought to the model's size: pillow is bilinear over the area that a new pixel covers, torch "
+        "plainly bilinear, without antialiasing",
+        source="segment-anything; CoSAM's released code has torch",
+    )
+    foreground: Foreground | None = setting(
+        None,
+        "which pixels of every mask file are foreground; none: as each domain's card states",
+        source="this project: each card knows its files",
+    )
+    model: ModelSettings = setting(ModelSettings(), "the base model")
+    adapter: AdapterSettings = setting(AdapterSettings(), "the adapter that is trained on each domain")
+    prompts: PromptSettings = setting(PromptSettings(), "the prompts in training and testing")
+    fit: FitSettings = setting(FitSettings(), "how an adapter is trained")
+    score: ScoreSettings = setting(ScoreSettings(), "how test images are scored")
+    methods: dict[str, dict[str, Any]] = setting(
+        {},
+        "by method, the settings that it has under this protocol unless others are given",
+        source="none: a method's own defaults, which are its paper's",
+    )
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Protocol:
@@ -85,27 +100,25 @@ class Protocol(Settings):
 
 
 class RunConfig(Settings):
-    """One run as it is written beside its result, and can be run again.
+    """One run as it is written beside its result, and can be run again."""
 
-    Attributes:
-        method: a registered name, ``package.module:Class`` or ``file.py``.
-        settings: the method's own settings.
-        seed: of the training, the prompts and the method.
-        order: the domains' names in another order than the stream's; empty for the stream's.
-        device: ``auto`` takes CUDA where it is there.
-        prefix_cache_gib: GiB for what frozen first blocks of the encoder make of images; 0 computes it each time. On
-            the CPU they are the disk's; on CUDA the GPU's own, at most half of what is free. A run's identity does
-            not depend on it.
-        protocol: the resolved protocol.
-    """
-
-    method: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    seed: Annotated[int, Field(ge=0)] = 0
-    order: tuple[str, ...] = ()
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    prefix_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 8.0
-    protocol: Protocol
+    method: str = setting(..., "a registered name, package.module:Class or file.py")
+    settings: dict[str, Any] = setting({}, "the method's own settings", source="the defaults of the method")
+    seed: int = setting(0, "seed of the training, the prompts and the method", source="this project", ge=0)
+    order: tuple[str, ...] = setting(
+        (), "all domains' names in another order than the stream's; empty: the stream's", source="the stream"
+    )
+    device: str = setting(
+        "auto", "auto uses CUDA if it is available", source="this project", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
+    )
+    prefix_cache_gib: float = setting(
+        8.0,
+        "GiB that may hold the features which the encoder's frozen first blocks compute, on disk for the CPU, on CUDA "
+        "in at most half of the GPU's free memory; 0 computes them each time. It changes no score",
+        source="this project",
+        ge=0,
+    )
+    protocol: Protocol = setting(..., "the resolved protocol")
 
     def to_toml(self) -> str:
         """The run as TOML, every default written out."""

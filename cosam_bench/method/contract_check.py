@@ -22,7 +22,8 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.core.settings import Settings, validate
-from cosam_bench.data.prompts import PromptKind, draw_prompts
+from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.merging.updates import digest_tensors
@@ -31,7 +32,8 @@ from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import Method, State
 from cosam_bench.method.training_domain import ClosedDomainError, TrainingDomain
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam.adapters.targets import AdapterSettings, add_side_layers
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import Batch, View, collate
 from cosam_bench.training.fit_settings import FitSettings

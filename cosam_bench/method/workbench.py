@@ -14,15 +14,16 @@ from torch.nn import functional
 
 from cosam_bench.core.prefetch import in_background
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.data.prompts import Prompts, TrainPrompt
+from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
+from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.gram_matrices import InputGrams
 from cosam_bench.merging.updates import Update, changes_in_turn
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
-from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.feature_cache import PrefixCache, clock
-from cosam_bench.sam.frames import PromptKind
 from cosam_bench.sam.inputs import Batch, Precision, View, chunks, collate
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import layer_inputs, serving

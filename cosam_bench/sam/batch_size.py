@@ -11,7 +11,8 @@ import torch
 
 from cosam_bench.core.environment import free_memory_bytes, machine_memory_bytes
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
-from cosam_bench.sam.frames import FramePrompts, PromptKind
+from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
 

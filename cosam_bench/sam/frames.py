@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,13 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.sam.frame_choices import Resampling, Resize, Upsampling
+
 if TYPE_CHECKING:
     from cosam_bench.data.prompts import Prompts
 
-Resize: TypeAlias = Literal["pad", "squash"]
-Resampling: TypeAlias = Literal["pillow", "torch"]
-Upsampling: TypeAlias = Literal["bilinear", "direct", "nearest"]
-PromptKind: TypeAlias = Literal["box", "points", "mask"]
 
 # SAM's own pixel statistics, RGB in 0..255 (segment-anything, build_sam).
 PIXEL_MEAN = (123.675, 116.28, 103.53)

@@ -13,16 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
+from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.sam.frames import (
     PIXEL_MEAN,
     PIXEL_STD,
     Frame,
     FramePrompts,
-    PromptKind,
-    Resampling,
-    Resize,
     frame_prompts,
     hurried,
     normalise,

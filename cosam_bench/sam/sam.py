@@ -11,10 +11,11 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
+from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.side_layers import SideLayers
 from cosam_bench.sam.encoder_sections import early_section, encoder_sections
-from cosam_bench.sam.frames import FramePrompts, PromptKind
+from cosam_bench.sam.frames import FramePrompts
 
 
 class Features(NamedTuple):

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.data.prompts import Prompts, TrainPrompt
+from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
+from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
-from cosam_bench.sam.frames import Frame, PromptKind, hurried, interpolated, mask_to_frame, nearest
+from cosam_bench.sam.frames import Frame, hurried, interpolated, mask_to_frame, nearest
 from cosam_bench.sam.inputs import Batch, View, collate
 from cosam_bench.training.augmentation import jitter_until_foreground, mirror, mirror_prompts, prompts_of, replace_rows
 from cosam_bench.training.fit_settings import FitSettings

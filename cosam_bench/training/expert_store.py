@@ -12,9 +12,9 @@ from safetensors.torch import save
 
 from cosam_bench import __version__
 from cosam_bench.core.files import write_atomically
-from cosam_bench.data.prompts import TrainPrompt
+from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.merging.updates import Update
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import Fitted

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.prefetch import in_background
-from cosam_bench.data.prompts import Prompts, TrainPrompt
+from cosam_bench.data.prompt_settings import TrainPrompt
+from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter, attach
-from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.feature_cache import PrefixCache, clock, encode
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Features, Masks, Sam

@@ -7,62 +7,105 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cosam_bench.core.settings import Settings
+from cosam_bench.core.settings import Settings, setting
 
 LossName = Literal["bce_dice", "focal_dice_iou"]
 EmptyCrops = Literal["redraw", "keep"]
+_COSAM = "CoSAM's released code"
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class FitSettings(Settings):
-    """How an adapter is trained; the defaults are CoSAM's, without its jitter and its sampling of points.
+    """How an adapter is trained; the defaults are CoSAM's, without its jitter and its sampling of points."""
 
-    Attributes:
-        learning_rate: of every domain that ``rates`` does not name.
-        rates: learning rate by the domain's name; joint training has ``learning_rate``.
-        schedule: ``step`` multiplies the rate by ``step_factor`` every ``step_epochs``; ``cosine`` falls to
-            ``rate_floor`` over the epochs, epoch by epoch.
-        rate_floor: the rate that ``cosine`` would reach after the last epoch.
-        drop_last: leave out an epoch's last batch where it is not whole.
-        ranks: train on the first of so many equal shares of each epoch's order, anew in each epoch: what one
-            of ``ranks`` processes sees that do not exchange gradients.
-        loss: a name in ``losses.LOSSES``.
-        loss_points: points of a mask that the loss is taken on, most of them where the model is unsure; 0: all
-            cells of ``loss_grid``.
-        loss_grid: ``logits`` compares on the decoder's grid; ``model`` at the model's input size, to which the
-            logits are brought by nearest neighbour.
-        iou_threshold: the logit above which a pixel is foreground for the true IoU that the decoder's estimate
-            is compared with; it has no part in the scores.
-        sum_over_batch: add the masks' losses up instead of taking their mean; the error of the estimated IoU
-            stays a mean.
-        flip: mirror each sample left to right with probability one half.
-        jitter: bring each sample to 0.1 to 2.0 times the model's size, crop and pad it to that size, and draw
-            its prompts anew from what is left of its mask.
-        empty_crops: where a crop holds no foreground, ``redraw`` draws another and ``keep`` trains on it.
-        precision: the forward pass's type; parameters and optimiser stay in fp32.
-    """
-
-    epochs: Annotated[int, Field(ge=1)] = 24
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    optimiser: Literal["adam", "adamw"] = "adam"
-    learning_rate: Rate = 1e-3
-    rates: dict[str, Rate] = Field(default_factory=dict)
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    schedule: Literal["constant", "step", "cosine"] = "step"
-    step_epochs: Annotated[int, Field(ge=1)] = 10
-    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    rate_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    drop_last: bool = False
-    ranks: Annotated[int, Field(ge=1)] = 1
-    loss: LossName = "bce_dice"
-    loss_points: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    loss_grid: Literal["logits", "model"] = "logits"
-    iou_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    sum_over_batch: bool = False
-    flip: bool = True
-    jitter: bool = False
-    empty_crops: EmptyCrops = "redraw"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    epochs: int = setting(24, "passes over a domain's training data", source=_COSAM, ge=1)
+    batch_size: int = setting(4, "images per training step", source=_COSAM, ge=1)
+    optimiser: Literal["adam", "adamw"] = setting(
+        "adam", "optimiser, created again for each domain", source="CoSAM's and RegCL's released code"
+    )
+    learning_rate: float = setting(
+        1e-3, "learning rate of every domain that fit.rates does not name", source=_COSAM, gt=0
+    )
+    rates: dict[str, Rate] = setting(
+        {},
+        "learning rate by the domain's name; joint training uses fit.learning_rate",
+        source="CoSAM's released code, where its list of rates is off",
+    )
+    weight_decay: float = setting(
+        0.0, "weight decay of the optimiser", source="CoSAM's and RegCL's released code", ge=0
+    )
+    schedule: Literal["constant", "step", "cosine"] = setting(
+        "step",
+        "step multiplies the rate by fit.step_factor every fit.step_epochs; cosine falls to fit.rate_floor over the "
+        "epochs, epoch by epoch",
+        source=_COSAM,
+    )
+    step_epochs: int = setting(10, "epochs between two steps of the schedule", source=_COSAM, ge=1)
+    step_factor: float = setting(
+        0.1, "what each step of the schedule multiplies the rate by", source=_COSAM, gt=0, le=1
+    )
+    rate_floor: float = setting(
+        0.0, "rate that cosine would reach after the last epoch", source="this project; RegCL's code has 1e-7", ge=0
+    )
+    drop_last: bool = setting(
+        False,
+        "leave out an epoch's last batch if it is smaller than the others",
+        source="this project: no sample is left out; CoSAM's code drops it",
+    )
+    ranks: int = setting(
+        1,
+        "train on the first of this many equal shares of each epoch's order, shared out again in each epoch: what one "
+        "of several processes sees that do not exchange gradients",
+        source="this project: one process sees all samples; RegCL's code has 4",
+        ge=1,
+    )
+    loss: LossName = setting(
+        "bce_dice",
+        "bce_dice: cross-entropy and Dice; focal_dice_iou: focal, Dice and the error of the predicted IoU",
+        source=_COSAM,
+    )
+    loss_points: int = setting(
+        0,
+        "points per mask on which the loss is taken, most of them where the model is unsure; 0: all cells of "
+        "fit.loss_grid",
+        source="this project; CoSAM's code has 12544",
+        ge=0,
+        le=1_000_000,
+    )
+    loss_grid: Literal["logits", "model"] = setting(
+        "logits",
+        "logits compares on the decoder's grid; model at the model's input size, to which the logits are brought by "
+        "nearest neighbour",
+        source="this project; RegCL's code has model",
+    )
+    iou_threshold: float = setting(
+        0.0,
+        "logit above which a pixel is foreground in the true IoU that the decoder's estimate is compared with; scores "
+        "do not use it",
+        source="segment-anything's mask threshold; RegCL's code has 0.5",
+    )
+    sum_over_batch: bool = setting(
+        False,
+        "add the masks' losses up instead of taking their mean; the error of the estimated IoU stays a mean",
+        source="this project; RegCL's code has true",
+    )
+    flip: bool = setting(True, "mirror each sample left to right with probability one half", source=_COSAM)
+    jitter: bool = setting(
+        False,
+        "bring each sample to 0.1 to 2.0 times the model's size, crop and pad it to that size, and draw its prompts "
+        "again from what is left of its mask",
+        source="this project; CoSAM's code has true",
+    )
+    empty_crops: EmptyCrops = setting(
+        "redraw",
+        "if a crop holds no foreground, redraw draws another and keep trains on it",
+        source="CoSAM's evident intention; its released code has keep",
+    )
+    precision: Literal["fp32", "bf16"] = setting(
+        "fp32",
+        "type of the forward pass; parameters and optimiser stay in fp32",
+        source="CoSAM's and RegCL's released code",
+    )
 
     @model_validator(mode="after")
     def _all_settings_have_an_effect(self) -> FitSettings:

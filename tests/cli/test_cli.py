@@ -425,7 +425,7 @@ def test_orders() -> None:
 
 
 def test_settings_are_described_from_their_fields_or_their_docstring() -> None:
-    from cosam_bench.sam.adapters.targets import AdapterSettings
+    from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
     from cosam_bench.training.fit_settings import FitSettings
 
     adapter = {row.name: row for row in setting_rows(AdapterSettings)}

@@ -13,15 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.prompts import (
-    Prompts,
-    PromptSettings,
-    draw_prompts,
-    frozen_prompts,
-    noisy_mask,
-    random_points,
-    tight_box,
-)
+from cosam_bench.data.prompt_settings import PromptSettings
+from cosam_bench.data.prompts import Prompts, draw_prompts, frozen_prompts, noisy_mask, random_points, tight_box
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split, empty_split
 
 

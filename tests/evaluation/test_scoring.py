@@ -25,7 +25,8 @@ from cosam_bench.evaluation.scoring import (
     score_split,
 )
 from cosam_bench.sam.batch_size import BatchSize
-from cosam_bench.sam.frames import Frame, Resize, fit_frame, mask_to_frame, nearest, to_original
+from cosam_bench.sam.frame_choices import Resize
+from cosam_bench.sam.frames import Frame, fit_frame, mask_to_frame, nearest, to_original
 from cosam_bench.sam.inputs import Batch, View
 
 

@@ -28,8 +28,8 @@ from cosam_bench.methods.dare import Dare, draw_masks, drop_and_rescale
 from cosam_bench.methods.magmax import MagMax, keep_larger
 from cosam_bench.methods.task_arithmetic import QuietFactors, TaskArithmetic
 from cosam_bench.methods.ties import Ties
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.adapters.targets import AdapterSettings
 
 SHAPES = {"wide": (6, 9), "tall": (8, 5)}  # outputs and inputs of each layer
 RANK = 2

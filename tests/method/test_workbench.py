@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.prompts import TrainPrompt, draw_prompts
+from cosam_bench.data.prompt_settings import TrainPrompt
+from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.merging.gram_matrices import InputGrams
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View, collate
 from cosam_bench.sam.serving import layer_inputs, serving

@@ -21,8 +21,8 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.ewc import EWC, Anchor, EWCSettings, consolidate, penalty
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, distillation
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks

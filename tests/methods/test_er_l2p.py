@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
-from cosam_bench.data.prompts import Prompts, TrainPrompt, draw_prompts
+from cosam_bench.data.prompt_settings import TrainPrompt
+from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Sample, Split
 from cosam_bench.merging.updates import Update, digest_tensors
 from cosam_bench.method.cost_meter import Meter
@@ -23,8 +24,8 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.er import ER, ERSettings, Replay, pack, packed, unpack, unpacked
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.l2p import L2P, L2PSettings, choose, query
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.inputs import Batch, View, collate

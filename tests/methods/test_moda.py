@@ -12,7 +12,7 @@ from cosam_bench.method.interface import State
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.moda import MoDA, MoDASettings
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import Batch, View, collate
 from cosam_bench.training.fit_settings import FitSettings

@@ -21,7 +21,8 @@ from cosam_bench.method.interface import MergingMethod, State
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam.adapters.targets import AdapterSettings, add_side_layers
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import View
 from cosam_bench.training.fit_settings import FitSettings

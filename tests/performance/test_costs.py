@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import costs
 from benchmarks.costs import Cost, VitShape
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
-from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Features, Sam

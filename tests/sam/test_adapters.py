@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
 from cosam_bench.merging.updates import LowRank, Update
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
-from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers
+from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Sam

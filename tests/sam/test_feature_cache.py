@@ -27,8 +27,9 @@ from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam import feature_store as kept_features
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
-from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers
+from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.encoder_sections import deepest_cut, encoder_sections, parts
 from cosam_bench.sam.feature_cache import PrefixCache, clock, encode, first_blocks

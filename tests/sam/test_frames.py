@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.frame_choices import Upsampling
 from cosam_bench.sam.frames import (
     Frame,
     FramePrompts,
-    Upsampling,
     fit_frame,
     frame_prompts,
     mask_to_frame,

@@ -15,16 +15,11 @@ from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import Update, digest_tensors, weight_changes, whole
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.augmodule import AugModule, heatmap
 from cosam_bench.sam.adapters.hq import HQLayers
-from cosam_bench.sam.adapters.targets import (
-    AdapterSettings,
-    add_side_layers,
-    target_layers,
-    touched_layers,
-    trained_whole,
-)
+from cosam_bench.sam.adapters.targets import add_side_layers, target_layers, touched_layers, trained_whole
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.encoder_sections import deepest_cut, early_section
 from cosam_bench.sam.feature_cache import PrefixCache, encode

@@ -14,7 +14,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.prompts import Prompts, draw_prompts, tight_box
 from cosam_bench.data.samples import Sample, Split
-from cosam_bench.sam.adapters.targets import AdapterSettings
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View

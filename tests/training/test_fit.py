@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.prompts import Prompts, TrainPrompt, draw_prompts, tight_box
+from cosam_bench.data.prompt_settings import TrainPrompt
+from cosam_bench.data.prompts import Prompts, draw_prompts, tight_box
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.merging.updates import Update, digest_tensors
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.adapters.targets import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.feature_store import FeatureMemory

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import LowRank, Update, add, weight_changes, whole
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.lean_lora import use_lean_lora
-from cosam_bench.sam.adapters.targets import AdapterSettings, target_layers, trained_whole
+from cosam_bench.sam.adapters.targets import target_layers, trained_whole
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import check_fits, serving, side_switched, swapped
 

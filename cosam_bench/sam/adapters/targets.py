@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.settings import Settings
 from cosam_bench.merging.updates import digest_tensors
+from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.augmodule import AugModule
 from cosam_bench.sam.adapters.hq import HQLayers, rename_hq
 from cosam_bench.sam.adapters.parallel_lora import ParallelLora
@@ -24,74 +23,11 @@ from cosam_bench.sam.encoder_sections import early_section, encoder_sections
 from cosam_bench.sam.models import model_spec
 from cosam_bench.sam.sam import Sam
 
-AdapterKind = Literal["lora", "hq", "augmodule", "regcl_lora", "decoder"]
-
 SIDE = "side."  # what the names of side layers begin with
 _DECODER = "mask_decoder."
 # The hypernetworks of the three masks that single-mask output never reads: they would get no gradient.
 _UNUSED_IN_DECODER = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.[123]\.")
 _LAST_BLOCKS = 5  # RegCL adapts ViT-B's blocks 7 to 11
-# Which kinds each setting means something to; elsewhere it must keep its default.
-_USED_BY: dict[str, tuple[AdapterKind, ...]] = {
-    "rank": ("lora", "augmodule", "regcl_lora"),
-    "alpha": ("lora",),
-    "targets": ("lora",),
-    "blocks": ("lora", "augmodule", "regcl_lora"),
-    "decoder": ("lora", "augmodule", "regcl_lora"),
-    "start": ("hq",),
-    "transposed_heatmap": ("augmodule",),
-    "whole_heatmap_in_windows": ("augmodule",),
-}
-
-
-class AdapterSettings(Settings):
-    """Which layers are trained, and how many factors each has."""
-
-    kind: AdapterKind = Field(
-        "lora",
-        description="lora: factors within the model's linear layers; hq: HQ-SAM's decoder layers; augmodule and "
-        "regcl_lora: RegCL's layers beside the attention; decoder: the mask decoder itself",
-    )
-    rank: PositiveInt = Field(8, description="factors a layer")
-    alpha: PositiveFloat = Field(8.0, description="the change is alpha / rank times B A")
-    targets: str | None = Field(
-        None, description="regular expression of whole layer names; none: the model's own attention layers"
-    )
-    blocks: tuple[int, ...] | None = Field(
-        None,
-        description="encoder blocks that are adapted, from 0; none: all that the targets name, "
-        "for augmodule and regcl_lora the last five",
-    )
-    decoder: bool = Field(False, description="train the mask decoder's parameters too, as dense changes")
-    start: str = Field("", description="file of trained HQ layers to start from; empty: random ones")
-    transposed_heatmap: bool = Field(
-        False, description="exchange x and y of the heat map around the neck, as RegCL's released code does"
-    )
-    whole_heatmap_in_windows: bool = Field(
-        False, description="show each attention window the whole image's heat map, as RegCL's released code does"
-    )
-
-    @field_validator("targets")
-    @classmethod
-    def _is_pattern(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression, {error}") from None
-        return value
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> Self:
-        for name, kinds in _USED_BY.items():
-            default = type(self).model_fields[name].default
-            if self.kind not in kinds and getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} means nothing to kind = {self.kind!r}, only to {', '.join(kinds)}. "
-                    f"Set it back to its default, {default!r}"
-                )
-        if self.blocks is not None and (not self.blocks or len(set(self.blocks)) < len(self.blocks)):
-            raise ValueError("blocks names at least one block, and each once; leave it out for the default")
-        return self
 
 
 def target_layers(sam: Sam, settings: AdapterSettings) -> tuple[str, ...]:
