@@ -12,13 +12,13 @@ from cosam_bench import _moved
 
 if TYPE_CHECKING:
     from cosam_bench.core.errors import CosamError
-    from cosam_bench.core.settings import Settings, setting
+    from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
     from cosam_bench.data.samples import Sample
     from cosam_bench.merging.updates import LowRank, Update, weight_changes
     from cosam_bench.method.card import MethodCard
     from cosam_bench.method.contract_check import ContractViolation, check_method
-    from cosam_bench.method.interface import MergingMethod, Method, NoSettings, State
+    from cosam_bench.method.interface import MergingMethod, Method, State
     from cosam_bench.method.training_domain import TrainingDomain
     from cosam_bench.method.workbench import Workbench
     from cosam_bench.sam.adapters.attach import Adapter
@@ -57,13 +57,13 @@ __all__ = [
 
 _HOMES = {
     "core.errors": ("CosamError",),
-    "core.settings": ("Settings", "setting"),
+    "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),
     "data.samples": ("Sample",),
     "merging.updates": ("LowRank", "Update", "weight_changes"),
     "method.card": ("MethodCard",),
     "method.contract_check": ("ContractViolation", "check_method"),
-    "method.interface": ("MergingMethod", "Method", "NoSettings", "State"),
+    "method.interface": ("MergingMethod", "Method", "State"),
     "method.training_domain": ("TrainingDomain",),
     "method.workbench": ("Workbench",),
     "sam.adapters.attach": ("Adapter",),

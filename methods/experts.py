@@ -16,7 +16,7 @@ class Experts(Method):
         state="grows",
         order_dependent=False,
         upper_bound=True,
-        told_domain=True,
+        receives_domain=True,
     )
 
     def __init__(self, settings: Settings, bench: Workbench) -> None:

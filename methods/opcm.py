@@ -235,7 +235,10 @@ class OPCMSettings(Settings):
         source="the released code's intent, restricted to where it is well defined on low-rank changes",
     )
     rank: int | None = setting(
-        None, "factors a layer that are kept of the sum, which makes the state constant; none: all", ge=1
+        None,
+        "factors per layer that are kept of the sum, which makes the state constant; none: all",
+        source="the paper, which keeps all",
+        ge=1,
     )
 
 

@@ -17,6 +17,7 @@ from cosam_bench.cli.export_command import export
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.records_commands import leaderboard, show
 from cosam_bench.cli.run_command import run
+from cosam_bench.cli.settings_command import settings
 
 app = typer.Typer(
     name="cosam-bench",
@@ -28,7 +29,7 @@ app = typer.Typer(
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measure": (run, leaderboard, show, export),
-    "Look up": (methods, domains, models),
+    "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),
     "Look after": (doctor,),
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
-import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cosam_bench.method.card import MethodCard
-    from cosam_bench.method.interface import Method
 
 NAMED = "A registered name, package.module:Class, or file.py."
 
@@ -29,7 +30,8 @@ def methods(
     if name is not None:
         _show(name)
         return
-    from cosam_bench.method.registry import method_names, read_card
+    from cosam_bench.method.registry import method_names
+    from cosam_bench.method.source_reading import read_card
 
     table = plain_table("name", "title", "paper", "needs", "state", "order", "marks")
     faults = []
@@ -51,10 +53,11 @@ def _facts(card: MethodCard) -> list[str]:
 
 
 def _show(name: str) -> None:
-    from cosam_bench.method.registry import load_method
+    from cosam_bench.cli.settings_listing import print_settings
+    from cosam_bench.core.setting_keys import setting_keys
+    from cosam_bench.method.source_reading import describe
 
-    method = load_method(name)
-    console = results_console()
+    method = describe(name)
     card = method.card
     facts = {
         "title": card.title,
@@ -63,24 +66,37 @@ def _show(name: str) -> None:
         "state": {"none": "none", "constant": "constant", "grows": "grows with the domains"}[card.state],
         "order": "decides the final model" if card.order_dependent else "does not matter",
         "marks": ", ".join(card.marks),
-        "class": f"{method.__module__}:{method.__qualname__}",
+        "class": method.place,
     }
+    console = results_console()
     console.print(_pairs({key: text for key, text in facts.items() if text}))
-    from cosam_bench.cli.settings_table import reflowed
-
-    for paragraph in reflowed(_documentation(method)):
+    for paragraph in reflowed(method.documentation):
         console.print(f"\n{paragraph}")
     if card.deviations:
-        console.print("\nDeviations from the paper or its released code:", style="bold")
+        console.print("\nDeviations from the paper or its released code", style="bold")
         for deviation in card.deviations:
             console.print(_pairs({"-": deviation}))
-    console.print(_settings(method))
+    keys = list(setting_keys(method.settings, prefix="method."))
+    if keys:
+        print_settings(console, "Settings, given as --set method.KEY=VALUE", keys)
+    else:
+        console.print("\nIt has no settings.")
 
 
-def _documentation(method: type[Method]) -> str:
-    """The module's docstring, then the class's."""
-    module = inspect.getdoc(sys.modules[method.__module__]) or ""
-    return f"{module}\n\n{inspect.getdoc(method) or ''}"
+def reflowed(docstring: str) -> Iterator[str]:
+    """The paragraphs of a docstring, one line each (a list: one per item) for a terminal to wrap; formulas unchanged.
+
+    >>> list(reflowed("One\\ntwo.\\n\\n1. a\\n   b\\n2. c\\n\\n    x = y"))
+    ['One two.', '1. a b\\n2. c', 'x = y']
+    """
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+        lines = paragraph.splitlines()
+        if re.match(r"(\d+\.|[-*]) ", paragraph):
+            yield "\n".join(" ".join(item.split()) for item in re.split(r"\n(?=\S)", paragraph))
+        elif any(line.startswith(" ") for line in lines):
+            yield textwrap.dedent(paragraph)
+        else:
+            yield " ".join(paragraph.split())
 
 
 def _pairs(facts: dict[str, str]) -> Table:
@@ -91,21 +107,6 @@ def _pairs(facts: dict[str, str]) -> Table:
     table.add_column()
     for key, text in facts.items():
         table.add_row(key, text)
-    return table
-
-
-def _settings(method: type[Method]) -> Table | str:
-    from cosam_bench.cli.settings_table import setting_rows
-
-    rows = setting_rows(method.Settings)
-    if not rows:
-        return "\nIt has no settings."
-    with_source = any(row.source for row in rows)
-    table = plain_table("key", "type", "default", "meaning", *(["source of the default"] if with_source else []))
-    table.title = "\nSettings, given as --set method.KEY=VALUE"
-    table.title_justify, table.title_style = "left", "bold"
-    for row in rows:
-        table.add_row(row.name, row.type, row.default, row.meaning, *([row.source] if with_source else []))
     return table
 
 

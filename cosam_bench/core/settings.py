@@ -19,14 +19,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class NoSettings(Settings):
+    """The settings of a method that has none."""
+
+
 def setting(default: Any, meaning: str, *, source: str = "", **bounds: Any) -> Any:
-    """A field of a settings model that says what it means and where its default comes from.
+    """A key of a settings model: what it means, and where its default comes from.
+
+    ``cosam-bench settings`` and ``cosam-bench methods NAME`` show all of it.
 
     Args:
-        default: its value where nobody sets it.
-        meaning: shown by ``cosam-bench methods NAME``.
-        source: a paper, a released code, or this project's reason; shown beside it.
-        bounds: pydantic's, such as ``ge=0`` and ``lt=1``; numbers must be finite.
+        default: its value unless it is set; ``...`` for a key that must be given.
+        meaning: what it does, in a few words.
+        source: of the default: a paper, released code, or this project's reason.
+        bounds: pydantic's, such as ``ge=0``, ``lt=1`` and ``pattern="..."``; numbers must be finite.
     """
     if isinstance(default, float):
         bounds.setdefault("allow_inf_nan", False)

@@ -21,6 +21,9 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
+RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib")
+"""The keys of ``--set`` that belong to the run, not to the protocol or the method."""
+
 
 class ModelSettings(Settings):
     """The base model."""
@@ -130,6 +133,19 @@ def protocol_names() -> list[str]:
     return sorted(built_in_protocols())
 
 
+def load_protocol(asked: str, *, mode: str = CLEAN) -> Protocol:
+    """A protocol in one of its modes.
+
+    Args:
+        asked: a built-in protocol's name, or the path of a TOML file.
+        mode: ``clean``, or one of the protocol's modes.
+
+    Raises:
+        CosamError: an unknown name, mode or key, or a value of the wrong type.
+    """
+    return validate(Protocol, _read_protocol(asked, mode), source=f"The protocol {asked!r}")
+
+
 def resolve_run(
     *,
     method: str = "",
@@ -220,7 +236,6 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 _OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protocol"}
-_RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -234,7 +249,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise CosamError(f"--set {override!r}: the mode is chosen by --mode.")
     if len(parts) > 1 and parts[0] in _OWN_NAMES:
         parts[0] = _OWN_NAMES[parts[0]]
-    elif parts[0] not in _RUN_KEYS:
+    elif parts[0] not in RUN_KEYS:
         parts.insert(0, "protocol")
     table = data
     for part in parts[:-1]:

@@ -112,7 +112,7 @@ class RowScorer:
                 batch_size=self._batch_size,
                 size=score.size,
                 upsampling=score.upsampling,
-                tell_domain=prepared.method.card.told_domain,
+                tell_domain=prepared.method.card.receives_domain,
                 loader=prepared.loader,
                 measured_batch=self._count,
                 advance=self._advance,

@@ -1,8 +1,9 @@
-"""What a method says of itself; importable without torch, and readable without importing the method."""
+"""What a method states about itself; importable without torch, and readable without importing the method."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import InitVar, dataclass
 from typing import Literal, get_args
 
 Need = Literal["inputs", "labels", "gradients", "replay"]
@@ -11,25 +12,26 @@ StateGrowth = Literal["none", "constant", "grows"]
 
 @dataclass(frozen=True, kw_only=True)
 class MethodCard:
-    """A method's facts. Write it as a literal: ``card = MethodCard(title="...", ...)``.
+    """The facts about a method. Write it as a literal: ``card = MethodCard(title="...", ...)``.
 
     Attributes:
         title: the name as papers print it.
         paper: where the method comes from; empty for a control.
-        needs: what the rule uses of the current domain beyond the trained expert; ``replay`` says that it
-            keeps samples, which then lie in its state and are counted.
-        state: whether what survives between domains is nothing, constant, or grows with the domains.
+        needs: what the rule uses of the current domain beyond the trained expert; ``replay`` means that it
+            keeps samples, which are then part of its state and counted.
+        state: whether the memory between domains is empty, constant, or grows with the domains.
         order_dependent: whether another order of the domains gives another final model.
-        upper_bound: a bound that no continual method can be asked to reach.
+        upper_bound: a bound that no continual method can be expected to reach.
         all_at_once: trained once on the union of all domains instead of one domain after another.
-        told_domain: ``predict`` is told which domain an image comes from.
-        not_continual: every step needs all experts, for which no shorter memory will do.
-        reconstructed: the paper's formulas were not at hand, so this is not the method as it was published.
-        lora_only: the rule is about LoRA's own factors, so that no other kind of adapter will do.
-        deviations: each named difference from the paper or its released code.
+        receives_domain: ``predict`` receives the name of each image's domain; results are marked "told the domain".
+        not_continual: every step needs all experts; no smaller memory is enough.
+        reconstructed: the paper's formulas were not available, so this is not the method as published.
+        lora_only: the rule works on LoRA's own factors, so it accepts no other kind of adapter.
+        deviations: each difference from the paper or its released code.
+        told_domain: the old name of ``receives_domain``, for one more version.
 
     Raises:
-        ValueError: a need or the state is none of the words above.
+        ValueError: a need or the state is not one of the words above.
     """
 
     title: str
@@ -39,17 +41,22 @@ class MethodCard:
     order_dependent: bool = True
     upper_bound: bool = False
     all_at_once: bool = False
-    told_domain: bool = False
+    receives_domain: bool = False
     not_continual: bool = False
     reconstructed: bool = False
     lora_only: bool = False
     deviations: tuple[str, ...] = ()
+    told_domain: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, told_domain: bool | None) -> None:
         """Refuse what a type checker would refuse, because the harness acts on these words."""
+        if told_domain is not None:
+            message = "MethodCard(told_domain=...) is called receives_domain; the old name goes in the next version"
+            warnings.warn(message, DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "receives_domain", told_domain)
         for texts in (self.needs, self.deviations):
             if not isinstance(texts, tuple):
-                raise ValueError(f"{texts!r} is no tuple; a tuple of one ends with a comma: ({texts!r},)")
+                raise ValueError(f"{texts!r} is not a tuple; a tuple of one ends with a comma: ({texts!r},)")
         unknown = [word for word in self.needs if word not in get_args(Need)]
         if unknown:
             raise ValueError(f"a method cannot need {unknown[0]!r}; it may need {', '.join(get_args(Need))}")
@@ -58,11 +65,11 @@ class MethodCard:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What a reader of a result must know before comparing it with others; empty for most methods."""
+        """What a reader must know before comparing the method's results with others; empty for most methods."""
         marks = {
             "upper bound": self.upper_bound,
             "all domains at once": self.all_at_once,
-            "told the domain": self.told_domain,
+            "told the domain": self.receives_domain,
             "not continual": self.not_continual,
             "reconstructed": self.reconstructed,
         }

@@ -196,7 +196,7 @@ class _Trial:
         return together
 
     def _logits(self, method: Method, rows: list[int]) -> Tensor:
-        batch = self._batch(rows, told=method.card.told_domain)
+        batch = self._batch(rows, told=method.card.receives_domain)
         with self._watch("predict"), torch.inference_mode():
             logits = method.predict(batch)
         try:

@@ -96,10 +96,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ready
 
 
-class NoSettings(config.Settings):
-    """The settings of a method that has none."""
-
-
 SettingsT_co = TypeVar("SettingsT_co", bound=config.Settings, covariant=True, default=config.Settings)
 
 
@@ -117,7 +113,7 @@ class Method(ABC, Generic[SettingsT_co]):
     """
 
     card: ClassVar[MethodCard]
-    Settings: ClassVar[type[config.Settings]] = NoSettings
+    Settings: ClassVar[type[config.Settings]] = config.NoSettings
 
     def __init__(self, settings: SettingsT_co, bench: Workbench) -> None:
         self.settings = settings

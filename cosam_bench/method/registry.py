@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.method.card import MethodCard
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
@@ -68,8 +66,7 @@ def load_method(asked: str) -> type[Method]:
     path, _, class_name = asked.partition(":")
     if path.endswith(".py"):
         return _from_module(_import_file(expanded(path)), class_name, asked)
-    value = asked if ":" in asked else _registered(asked).value
-    module_name, _, class_name = value.partition(":")
+    module_name, class_name = class_place(asked)
     return _from_module(_import(module_name, asked), class_name, asked)
 
 
@@ -139,58 +136,13 @@ def method_origin(name: str) -> str:
     return " and ".join(sorted(found)) or "unknown"
 
 
-def read_card(name: str) -> MethodCard:
-    """The card of a registered method, read from its source without importing it.
-
-    A card that is no literal is read by importing the method.
+def class_place(asked: str) -> tuple[str, str]:
+    """The module and the class behind a name, nothing imported; two empty texts for a file, which has no module.
 
     Raises:
-        CosamError: the name is not registered, its module is not there, or the class has no card.
+        CosamError: the name is not registered, or packages that offer it differ.
     """
-    point = _registered(name)
-    module_name, _, class_name = point.value.partition(":")
-    try:
-        spec = importlib.util.find_spec(module_name)
-    except Exception as error:  # finding a module imports its parent packages, which may raise anything
-        raise CosamError(f"Method {name!r}: {module_name} cannot be found: {type(error).__name__}: {error}.") from error
-    if spec is None or spec.origin is None:
-        raise CosamError(f"Method {name!r}: no module {module_name} is installed ({_origin(point)}).")
-    card = _literal_card(Path(spec.origin), class_name) or getattr(load_method(name), "card", None)
-    if not isinstance(card, MethodCard):
-        raise CosamError(f"Method {name!r}: the class {class_name} has no card = MethodCard(...) ({_origin(point)}).")
-    return card
-
-
-def _literal_card(source: Path, class_name: str) -> MethodCard | None:
-    """The card that stands in the class's body, or None where that is not a call with literals alone."""
-    try:
-        tree = ast.parse(source.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):  # ValueError: no UTF-8, or null bytes
-        return None
-    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-    calls = (call for node in classes for statement in node.body if (call := _card_call(statement)))
-    call = next(calls, None)
-    if call is None or call.args:
-        return None
-    try:
-        # A word without a name is **facts, which ast cannot know.
-        return MethodCard(**{word.arg or "": ast.literal_eval(word.value) for word in call.keywords})
-    except (ValueError, TypeError):
-        return None
-
-
-def _card_call(statement: ast.stmt) -> ast.Call | None:
-    """The call in ``card = MethodCard(...)``, with or without an annotation."""
-    if isinstance(statement, ast.Assign):
-        targets, value = statement.targets, statement.value
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        targets, value = [statement.target], statement.value
-    else:
-        return None
-    named_card = any(isinstance(target, ast.Name) and target.id == "card" for target in targets)
-    return value if named_card and isinstance(value, ast.Call) and _is_card(value.func) else None
-
-
-def _is_card(function: ast.expr) -> bool:
-    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name == MethodCard.__name__
+    if asked.partition(":")[0].endswith(".py"):
+        return "", ""
+    module_name, _, class_name = (asked if ":" in asked else _registered(asked).value).partition(":")
+    return module_name, class_name

@@ -139,7 +139,7 @@ class Batch:
     Attributes:
         images: float, ``(B, 3, S, S)``, normalised as SAM expects, on the model's device.
         prompts: one prompt a row, in the model's frame.
-        domains: the rows' domains, only for a method whose card says ``told_domain``.
+        domains: the rows' domains, only for a method whose card has ``receives_domain``.
         known: what the images were made of, where that is known.
     """
 

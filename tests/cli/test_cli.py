@@ -18,7 +18,6 @@ from typer.testing import CliRunner, Result
 from cosam_bench import __version__
 from cosam_bench.cli.error_handling import guarded
 from cosam_bench.cli.main import app
-from cosam_bench.cli.settings_table import setting_rows
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.experiments import progress
 from cosam_bench.experiments.options import domain_order
@@ -67,7 +66,10 @@ def words(text: str) -> str:
     return " ".join(text.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "methods", "models", "run --help"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "--version", "methods", "methods regcl", "models", "run --help", "settings --protocol cosam -m ewc"],
+)
 def test_torch_is_not_imported_for_what_only_lists(arguments: str) -> None:
     code = (
         "import sys; from cosam_bench.cli.main import app\n"
@@ -273,16 +275,16 @@ def test_a_device_that_holds_not_one_image_ends_with_1(
 
 def test_one_method_is_shown_with_its_settings(cli: Callable[..., Result]) -> None:
     shown = words(cli("methods", "regcl").stdout)
-    assert "ridge float >= 0 1e-06 added to each Gram sum's diagonal" in shown
+    assert "method.ridge = 1e-06 (float >= 0) added to each Gram sum's diagonal" in shown
     assert "0 in the released code" in shown  # where the default comes from
     assert "a float64 solve replace" in shown
     assert "It has no settings." in words(cli("methods", "frozen").stdout)
 
 
 def test_a_broken_plugin_is_listed_with_its_fault(cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    from cosam_bench.method import registry
+    from cosam_bench.method import registry, source_reading
 
-    known, read = registry.method_names(), registry.read_card
+    known, read = registry.method_names(), source_reading.read_card
 
     def fails(name: str) -> object:
         if name == "broken":
@@ -290,7 +292,7 @@ def test_a_broken_plugin_is_listed_with_its_fault(cli: Callable[..., Result], mo
         return read(name)
 
     monkeypatch.setattr(registry, "method_names", lambda: [*known, "broken"])
-    monkeypatch.setattr(registry, "read_card", fails)
+    monkeypatch.setattr(source_reading, "read_card", fails)
     result = cli("methods")
     assert result.exit_code == 0
     assert "broken: its card is torn" in result.stdout
@@ -422,17 +424,3 @@ def test_orders() -> None:
     assert len({tuple(domain_order(f"random:{number}", names)) for number in range(20)}) > 10
     with pytest.raises(CosamError, match="each domain once"):
         domain_order("a,a,b,c,d", names)
-
-
-def test_settings_are_described_from_their_fields_or_their_docstring() -> None:
-    from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-    from cosam_bench.training.fit_settings import FitSettings
-
-    adapter = {row.name: row for row in setting_rows(AdapterSettings)}
-    assert (adapter["rank"].type, adapter["rank"].default) == ("int > 0", "8")
-    assert adapter["blocks"].type == "list of int or none"
-    assert adapter["blocks"].default == "none"
-    assert adapter["alpha"].meaning == "the change is alpha / rank times B A"
-    fit = {row.name: row for row in setting_rows(FitSettings)}
-    assert fit["optimiser"].type == "one of adam, adamw"
-    assert fit["flip"].meaning == "mirror each sample left to right with probability one half."

@@ -86,7 +86,7 @@ def test_an_unknown_name_is_answered_by_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"needs": "inputs"}, "'inputs' is no tuple"),
+        ({"needs": "inputs"}, "'inputs' is not a tuple"),
         ({"needs": ("input",)}, "cannot need 'input'; it may need inputs, labels, gradients, replay"),
         ({"state": "growing"}, "the state cannot be 'growing'"),
     ],
@@ -94,6 +94,14 @@ def test_an_unknown_name_is_answered_by_the_nearest() -> None:
 def test_a_card_with_a_word_nobody_knows_is_refused(facts: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MethodCard(title="x", **facts)  # type: ignore[arg-type]
+
+
+def test_the_old_name_of_receives_domain_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="called receives_domain"):
+        card = MethodCard(title="x", told_domain=True)
+    assert card.receives_domain
+    assert card.marks == ("told the domain",)
+    assert card == MethodCard(title="x", receives_domain=True)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.contract_check import ContractViolation, check_method
 from cosam_bench.method.interface import MergingMethod, Method, State
-from cosam_bench.method.registry import load_method, method_names, read_card
+from cosam_bench.method.registry import load_method, method_names
+from cosam_bench.method.source_reading import read_card
 from cosam_bench.methods.finetune import Finetune
 
 SHORTER = {"trm": {"steps": 3}, "dop": {"steps": 5}}  # searches, whose length is no part of the contract

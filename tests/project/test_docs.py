@@ -17,7 +17,8 @@ from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.experiments.protocol import protocol_names, resolve_run
 from cosam_bench.method.contract_check import check_method
-from cosam_bench.method.registry import load_method, read_card
+from cosam_bench.method.registry import load_method
+from cosam_bench.method.source_reading import read_card
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
