@@ -10,6 +10,7 @@ from torch import Tensor
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.merging.updates import LowRank, Update
+from cosam_bench.method.trial import trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import target_layers, touched_layers
@@ -17,8 +18,7 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.encoder_sections import deepest_cut
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.feature_store import FeatureFiles
-from cosam_bench.sam.inputs import Precision, View
-from cosam_bench.sam.models import model_spec
+from cosam_bench.sam.inputs import Precision
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit_settings import FitSettings
 
@@ -70,13 +70,11 @@ def workbench(
 ) -> Workbench:
     """What methods predict and train with; features of the frozen blocks are kept where there is a folder."""
     precision: Precision = "bf16" if is_bf16 else "fp32"
-    return Workbench(
-        sam=sam,
+    return trial_workbench(
+        sam,
         adapter=adapter,
         fit=FitSettings(epochs=1, batch_size=1, flip=False, precision=precision),
-        prompt_kind="box",
-        view=View(model_spec(sam.name).image_size, sam.logits_size, "pad", torch.device("cpu"), precision),
-        seed=0,
+        precision=precision,
         batch_size=1,
         prefixes=None if folder is None else _kept(folder, sam, adapter),
     )

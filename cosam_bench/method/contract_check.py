@@ -20,23 +20,19 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.seeds import torch_generator
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import draw_prompts
-from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.merging.updates import digest_tensors
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import Method, State
-from cosam_bench.method.training_domain import ClosedDomainError, TrainingDomain
-from cosam_bench.method.workbench import Workbench
+from cosam_bench.method.training_domain import ClosedDomainError
+from cosam_bench.method.trial import TRIAL_ADAPTER, trial_domain, trial_split, trial_workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.targets import add_side_layers
-from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.inputs import Batch, View, collate
-from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.sam.inputs import Batch, collate
 
 DOMAINS = ("first", "second", "third")
 TOLERANCE = 1e-4  # of logits that may differ by the order of additions within a batch
@@ -62,7 +58,7 @@ def check_method(
     """
     _check_class(method)
     checked = validate(method.Settings, dict(settings or {}), source=f"Settings of {method.__name__}")
-    trial = _Trial(method, checked, adapter=adapter or AdapterSettings(rank=2, alpha=2.0))
+    trial = _Trial(method, checked, adapter=adapter or TRIAL_ADAPTER)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         torch.manual_seed(1)
         first = trial.run(Path(folder) / "first")
@@ -115,19 +111,9 @@ class _Trial:
     def __init__(self, method: type[Method], settings: Settings, *, adapter: AdapterSettings) -> None:
         self._method = method
         self._settings = settings
-        sam = build_sam("tiny", checkpoint="random", seed=0)
-        add_side_layers(sam, adapter, generator=torch_generator(0, "adapter"))
-        self._bench = Workbench(
-            sam=sam,
-            adapter=adapter,
-            fit=FitSettings(epochs=1, batch_size=2, learning_rate=1e-2, flip=False),
-            prompt_kind="box",
-            view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-            seed=0,
-            batch_size=2,
-        )
-        self._base = digest_tensors(sam.state_dict())
-        self._splits = [drawn_split(name, shift=index) for index, name in enumerate(DOMAINS)]
+        self._bench = trial_workbench(adapter=adapter, batch_size=2)
+        self._base = digest_tensors(self._bench.sam.state_dict())
+        self._splits = [trial_split(name, shift=index) for index, name in enumerate(DOMAINS)]
 
     def run(self, folder: Path) -> _Outcome:
         """Learn the stream, rebuilding the method from its state after each domain."""
@@ -151,7 +137,7 @@ class _Trial:
             return self._method(self._settings, replace(self._bench, meter=Meter()))
 
     def _learn(self, method: Method, split: Split, step: int) -> None:
-        domain = TrainingDomain(split.domain, split, draw_prompts(split, points=3, seed=0))
+        domain = trial_domain(split)
         with self._watch("learn"):
             method.learn(domain, step=step)
         domain.close()
@@ -278,20 +264,3 @@ def _check_growth(card: MethodCard, state_bytes: list[int]) -> None:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def drawn_split(name: str, *, shift: int) -> Split:
-    """Four images of a bright square; each domain has its own size, place and background."""
-    images, masks, entries = [], [], []
-    side = 96
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    for index in range(4):
-        top, left, size = 8 + 9 * index, 10 + 13 * shift, 24 + 8 * shift
-        mask = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-        ramp = (rows * (shift + 1) + columns * (3 - shift)) % 97
-        image = torch.stack([ramp, ramp // 2, 96 - ramp]) + 120 * mask
-        images.append(image.to(torch.uint8))
-        masks.append(mask)
-        digests = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in (images[-1], mask)]
-        entries.append(Entry(f"{index}", *digests))
-    return Split(name, part="train", manifest=Manifest(tuple(entries)), source=Pixels(tuple(images), tuple(masks)))

@@ -14,16 +14,15 @@ from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.prompt_settings import TrainPrompt
-from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.merging.gram_matrices import InputGrams
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View, collate
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.training.expert_store import expert_file
@@ -35,21 +34,12 @@ LAYER = "image_encoder.blocks.1.attn.qkv"
 
 @pytest.fixture(scope="module")
 def bench() -> Workbench:
-    sam = build_sam("tiny", checkpoint="random")
-    return Workbench(
-        sam=sam,
-        adapter=AdapterSettings(rank=2, alpha=2.0),
-        fit=FitSettings(epochs=1, batch_size=3),
-        prompt_kind="box",
-        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-        seed=0,
-        batch_size=4,
-    )
+    return trial_workbench(fit=FitSettings(epochs=1, batch_size=3), batch_size=4)
 
 
 @pytest.fixture
 def domain(squares: Split) -> TrainingDomain:
-    return TrainingDomain("squares", squares, draw_prompts(squares, points=3, seed=0))
+    return trial_domain(squares)
 
 
 def update(bench: Workbench, *, scale: float, layer: str = LAYER) -> Update:

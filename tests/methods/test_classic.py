@@ -12,19 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Pixels, Split
 from cosam_bench.merging.updates import Update, weight_changes
 from cosam_bench.method.interface import MergingMethod
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.ewc import EWC, Anchor, EWCSettings, consolidate, penalty
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, distillation
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
-from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.inputs import Batch, View
+from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.sam import Masks
 from cosam_bench.training.fit_settings import FitSettings
 
@@ -33,14 +32,9 @@ NOBODY = Masks(torch.zeros(1, 2, 2), torch.zeros(1))
 
 @pytest.fixture(scope="module")
 def bench() -> Workbench:
-    sam = build_sam("tiny", checkpoint="random")
-    return Workbench(
-        sam=sam,
+    return trial_workbench(
         adapter=AdapterSettings(rank=2, alpha=4.0, blocks=(3,), decoder=True),
         fit=FitSettings(epochs=4, batch_size=3, learning_rate=5e-3, schedule="constant"),
-        prompt_kind="box",
-        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-        seed=0,
     )
 
 
@@ -50,10 +44,7 @@ def domains(squares: Split) -> tuple[TrainingDomain, TrainingDomain]:
     samples = list(squares)
     source = Pixels(tuple(sample.image for sample in samples), tuple(~sample.mask for sample in samples))
     turned = Split("turned", part="train", manifest=squares.manifest, source=source)
-    first, second = (
-        TrainingDomain(split.domain, split, draw_prompts(split, points=3, seed=0)) for split in (squares, turned)
-    )
-    return first, second
+    return trial_domain(squares), trial_domain(turned)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from cosam_bench.merging.updates import Update, digest_tensors
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import State
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.er import ER, ERSettings, Replay, pack, packed, unpack, unpacked
 from cosam_bench.methods.finetune import Finetune
@@ -28,7 +29,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import FramePrompts
-from cosam_bench.sam.inputs import Batch, View, collate
+from cosam_bench.sam.inputs import Batch, collate
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import bce_dice
 
@@ -37,14 +38,10 @@ NO_ADAPTER = Adapter({}, {}, Update())
 
 @pytest.fixture(scope="module")
 def bench() -> Workbench:
-    sam = build_sam("tiny")
-    return Workbench(
-        sam=sam,
+    return trial_workbench(
+        build_sam("tiny"),
         adapter=AdapterSettings(rank=2, alpha=4.0, blocks=(3,)),
         fit=FitSettings(epochs=4, batch_size=3, learning_rate=1e-2, schedule="constant"),
-        prompt_kind="box",
-        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-        seed=0,
     )
 
 
@@ -58,10 +55,6 @@ def wide() -> Split:
         images.append(torch.where(mask, 30, 150 + 10 * index).to(torch.uint8).expand(3, -1, -1).contiguous())
     entries = tuple(Entry(f"strip {index}", str(index), str(index)) for index in range(5))
     return Split("wide", part="train", manifest=Manifest(entries), source=Pixels(tuple(images), tuple(masks)))
-
-
-def domain_of(split: Split) -> TrainingDomain:
-    return TrainingDomain(split.domain, split, draw_prompts(split, points=3, seed=0))
 
 
 # Experience replay
@@ -97,7 +90,7 @@ def test_the_memory_is_in_the_state_and_nowhere_else(
     bench = replace(bench, prompt_kind=kind)
     method = ER(ERSettings(memory=4), bench)
     for step, split in enumerate((squares, wide), start=1):
-        method.merge(Update(), domain_of(split), step=step)
+        method.merge(Update(), trial_domain(split), step=step)
     size_bytes = method.state().save(tmp_path / "state")
     again = ER(ERSettings(memory=4), bench)
     again.load(State.read(tmp_path / "state"))
@@ -127,7 +120,7 @@ def test_a_memory_of_nothing_is_refused() -> None:
 
 
 def test_the_loss_is_that_of_both_batches_joined(bench: Workbench, squares: Split, wide: Split) -> None:
-    domain, old = domain_of(squares), domain_of(wide)
+    domain, old = trial_domain(squares), trial_domain(wide)
     batch, target = bench.labelled(domain, [0, 1, 2])
     loss, masks = bench.loss(batch, target)
     replay = Replay(bench, list(wide), old.prompts, order=torch.Generator().manual_seed(5))
@@ -157,7 +150,7 @@ def test_the_second_domain_is_trained_with_the_first_ones_memory_also_after_a_st
     bench: Workbench, squares: Split, wide: Split
 ) -> None:
     bench = replace(bench, fit=bench.fit.model_copy(update={"epochs": 1}))
-    first, second = domain_of(squares), domain_of(wide)
+    first, second = trial_domain(squares), trial_domain(wide)
     method, plain = ER(ERSettings(memory=4), bench), Finetune(Finetune.Settings(), bench)
     for each in (method, plain):
         each.learn(first, step=1)
@@ -255,7 +248,7 @@ def similarity(method: L2P, domain: TrainingDomain) -> Tensor:
 
 
 def test_training_moves_the_pool_alone_and_is_counted(bench: Workbench, squares: Split) -> None:
-    domain, before = domain_of(squares), digest_tensors(bench.sam.state_dict())
+    domain, before = trial_domain(squares), digest_tensors(bench.sam.state_dict())
     method = l2p(replace(bench, meter=Meter()))
     began = method.state()
     nearer = similarity(method, domain)
@@ -276,7 +269,7 @@ def test_keys_are_moved_by_the_pull_alone(bench: Workbench, squares: Split) -> N
     short = replace(bench, fit=bench.fit.model_copy(update={"epochs": 1}))
     free = l2p(short, pull=0.0)
     keys, prompts = free.keys.clone(), free.prompts.clone()
-    free.learn(domain_of(squares), step=1)
+    free.learn(trial_domain(squares), step=1)
     assert torch.equal(free.keys, keys)
     assert not torch.equal(free.prompts, prompts)
 
@@ -287,12 +280,12 @@ def test_a_new_domain_turns_to_prompts_that_nobody_chose(
 ) -> None:
     short = replace(bench, fit=bench.fit.model_copy(update={"epochs": 1, "batch_size": 6}))
     method = l2p(short, diversify=diversify)
-    method.learn(domain_of(squares), step=1)
+    method.learn(trial_domain(squares), step=1)
     first = method.choices.clone()
     assert first.sum() == 2 * len(squares)
     again = l2p(short, diversify=diversify)
     again.load(method.state())
-    again.learn(domain_of(wide), step=2)
+    again.learn(trial_domain(wide), step=2)
     second = again.choices - first
     assert second.sum() == 2 * len(wide)
     assert bool(((first > 0) & (second > 0)).any()) != diversify

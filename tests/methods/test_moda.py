@@ -9,13 +9,10 @@ import torch
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.method.interface import State
-from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.moda import MoDA, MoDASettings
-from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.inputs import Batch, View, collate
-from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.sam.inputs import Batch, collate
 
 SIDE = 64
 IMAGES = 6
@@ -38,21 +35,12 @@ SPLITS = {name: _split(name, level=level) for name, level in (("dark", 40), ("br
 
 @pytest.fixture(scope="module")
 def bench() -> Workbench:
-    sam = build_sam("tiny", checkpoint="random", seed=0)
-    return Workbench(
-        sam=sam,
-        adapter=AdapterSettings(rank=2, alpha=2.0),
-        fit=FitSettings(epochs=1, batch_size=2, learning_rate=1e-2, flip=False),
-        prompt_kind="box",
-        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-        seed=0,
-        batch_size=4,
-    )
+    return trial_workbench(batch_size=4)
 
 
 def _learn(method: MoDA, *names: str) -> MoDA:
     for name in names:
-        domain = TrainingDomain(name, SPLITS[name], draw_prompts(SPLITS[name], points=3, seed=0))
+        domain = trial_domain(SPLITS[name])
         method.learn(domain, step=len(method.experts) + 1)
         domain.close()
     return method

@@ -12,19 +12,17 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.experiments.experiment import prepare
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.merging.updates import Update, weight_changes
-from cosam_bench.method.contract_check import check_method, drawn_split
+from cosam_bench.method.contract_check import check_method
 from cosam_bench.method.interface import MergingMethod, State
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_split, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.inputs import View
 from cosam_bench.training.fit_settings import FitSettings
 
 KINDS = ("augmodule", "regcl_lora")
@@ -45,28 +43,24 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def workbench(kind: Any) -> Workbench:
-    sam = build_sam("tiny")
-    adapter = AdapterSettings(kind=kind) if kind in ("hq", "decoder") else AdapterSettings(kind=kind, rank=4)
-    add_side_layers(sam, adapter, generator=torch_generator(0, "adapter"))
+    bench = trial_workbench(
+        build_sam("tiny"),
+        adapter=AdapterSettings(kind=kind) if kind in ("hq", "decoder") else AdapterSettings(kind=kind, rank=4),
+        fit=FitSettings(epochs=3, batch_size=2, learning_rate=1e-2, flip=False),
+        prompt_kind="points",
+        resize="squash",
+    )
     # What a fresh norm gives sums to zero, and without a ridge each Gram sum must have an inverse.
     draws = torch_generator(0, "norms")
     with torch.no_grad():
-        for name, parameter in sam.named_parameters():
+        for name, parameter in bench.sam.named_parameters():
             if "norm" in name:
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=draws))
-    return Workbench(
-        sam=sam,
-        adapter=adapter,
-        fit=FitSettings(epochs=3, batch_size=2, learning_rate=1e-2, flip=False),
-        prompt_kind="points",
-        view=View(sam.image_size, sam.logits_size, "squash", torch.device("cpu")),
-        seed=0,
-    )
+    return bench
 
 
 def domain(number: int) -> TrainingDomain:
-    split = drawn_split(f"domain {number}", shift=number)
-    return TrainingDomain(split.domain, split, draw_prompts(split, points=3, seed=0))
+    return trial_domain(trial_split(f"domain {number}", shift=number))
 
 
 def batch_form(bench: Workbench, experts: list[Update], grams: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -13,17 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, kl_divergence
 
-from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.merging.trajectory import Trajectory, Weights, objective
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.trm import TRM, TRMSettings, _rows, bernoulli_divergence
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.inputs import View
 from cosam_bench.training.fit_settings import FitSettings
 
 ROWS = (0, 0, 1, 1)
@@ -138,20 +137,12 @@ def test_the_divergence_is_the_kl_divergence_of_pixels(before: list[float], seed
 
 @pytest.fixture(scope="module")
 def bench() -> Workbench:
-    sam = build_sam("tiny", checkpoint="random")
-    return Workbench(
-        sam=sam,
-        adapter=AdapterSettings(rank=2, alpha=2.0),
-        fit=FitSettings(epochs=2, batch_size=3, flip=False),
-        prompt_kind="box",
-        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-        seed=0,
-    )
+    return trial_workbench(fit=FitSettings(epochs=2, batch_size=3, flip=False))
 
 
 @pytest.fixture
 def domain(squares: Split) -> TrainingDomain:
-    return TrainingDomain("squares", squares, draw_prompts(squares, points=3, seed=0))
+    return trial_domain(squares)
 
 
 def learned(bench: Workbench, domain: TrainingDomain, *, domains: int = 2, **settings: Any) -> TRM:

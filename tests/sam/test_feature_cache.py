@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.experiments.experiment import prepare
 from cosam_bench.experiments.protocol import RunConfig, resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam import feature_store as kept_features
@@ -34,7 +34,7 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.encoder_sections import deepest_cut, encoder_sections, parts
 from cosam_bench.sam.feature_cache import PrefixCache, clock, encode, first_blocks
 from cosam_bench.sam.feature_store import FeatureFiles
-from cosam_bench.sam.inputs import View, collate
+from cosam_bench.sam.inputs import collate
 from cosam_bench.sam.mobile_sam import TinyViTEncoder
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import layer_inputs, serving
@@ -473,17 +473,15 @@ def test_the_clock_goes_on_as_if_nothing_were_kept(
 
 @pytest.fixture
 def domain(squares: Split) -> TrainingDomain:
-    return TrainingDomain("squares", squares, draw_prompts(squares, points=3, seed=0))
+    return trial_domain(squares)
 
 
 def bench_with(tiny: Sam, cache: PrefixCache | None) -> Workbench:
-    return Workbench(
-        sam=tiny,
+    return trial_workbench(
+        tiny,
         adapter=AdapterSettings(rank=2, alpha=2.0, blocks=(3, 4, 5)),
         fit=FitSettings(epochs=2, batch_size=3, learning_rate=1e-4),
         prompt_kind="mix",
-        view=View(tiny.image_size, tiny.logits_size, "pad", torch.device("cpu")),
-        seed=0,
         batch_size=4,
         prefixes=cache,
     )
