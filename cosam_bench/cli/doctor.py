@@ -18,17 +18,17 @@ from cosam_bench.core.console import plain_table, results_console
 from cosam_bench.core.errors import CosamError
 
 _GIB = 2**30
-_ROOM_BYTES = _GIB  # a run of the default writes some tens of MiB; real streams with many methods, hundreds
+_ROOM_BYTES = _GIB  # a default run writes some tens of MiB; real streams with many methods, hundreds
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
-        subject: what it is.
-        found: what it is like.
-        remedy: what to do; empty where all is well.
+        subject: what was checked.
+        found: its state.
+        remedy: what to do; empty if nothing.
         is_needed: whether ``cosam-bench run --method regcl`` fails without it.
     """
 
@@ -39,7 +39,7 @@ class Finding:
 
 
 def doctor(*, results: Results = Path("results")) -> None:
-    """Say what works on this machine: device, memory, weights, data and methods."""
+    """Check what works on this machine: device, memory, weights, data and methods."""
     from rich.text import Text
 
     table = plain_table("", "", "", "what to do")
@@ -83,15 +83,15 @@ def _machine() -> Iterator[Finding]:
             yield Finding(f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / _GIB:.0f} GiB")
     else:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
-        yield Finding("gpu", f"none seen; {built}", "not needed for mini; for SAM's own sizes use a machine with one")
+        yield Finding("gpu", f"none found; {built}", "not needed for mini; for full-size SAM, use a machine with one")
     yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        yield Finding("memory", f"{memory / _GIB:.1f} GiB", "" if memory > 2 * _GIB else "mini takes up to 2 GiB")
+        yield Finding("memory", f"{memory / _GIB:.1f} GiB", "" if memory > 2 * _GIB else "mini needs up to 2 GiB")
 
 
 def _room(results: Path) -> Finding:
-    """Whether records can be written."""
+    """Whether records can be written, and how much space is left."""
     folder = results.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -133,7 +133,7 @@ def _protocols() -> Iterator[Finding]:
             continue
         absent = [row.name for row in rows if row.fault]
         found = f"model {protocol.model.name}, {len(rows) - len(absent)} of {len(rows)} domains here"
-        remedy = f"cosam-bench domains {protocol.stream} says what is missing" if absent else ""
+        remedy = f"cosam-bench domains {protocol.stream} shows what is missing" if absent else ""
         yield Finding(f"protocol {name}", found, remedy, is_needed=name == "mini")
 
 
@@ -147,6 +147,6 @@ def _methods() -> Iterator[Finding]:
 def _tried(subject: str, attempt: Callable[[], object], found: str, *, is_needed: bool) -> Finding:
     try:
         attempt()
-    except Exception as error:  # whatever fails here is a finding, and must not hide the others
+    except Exception as error:  # any failure here is a finding, and must not hide the others
         return Finding(subject, "does not load", str(error), is_needed=is_needed)
     return Finding(subject, found)

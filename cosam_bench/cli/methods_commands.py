@@ -1,4 +1,4 @@
-"""``cosam-bench methods``, ``check`` and ``new-method``: what is offered, does one keep the contract, a new one."""
+"""``cosam-bench methods``, ``check`` and ``new-method``: list methods, check one, write a new one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMED = "A registered name, package.module:Class, or file.py."
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help=f"Show this one in full. {NAMED}")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help=f"Show this method in full. {NAMED}")] = None,
 ) -> None:
     """List the methods, or show one with its settings."""
     if name is not None:
@@ -38,7 +38,7 @@ def methods(
     for one in method_names():
         try:
             table.add_row(one, *_facts(read_card(one)))
-        except Exception as error:  # a plugin's card may raise anything, and must not hide the other methods
+        except Exception as error:  # a plugin may raise anything, and must not hide the other methods
             table.add_row(one, "cannot be read, see below", style="red")
             faults.append(f"{one}: {error}")
     console = results_console()
@@ -64,7 +64,7 @@ def _show(name: str) -> None:
         "paper": card.paper,
         "needs": ", ".join(card.needs) or "nothing but the trained expert",
         "state": {"none": "none", "constant": "constant", "grows": "grows with the domains"}[card.state],
-        "order": "decides the final model" if card.order_dependent else "does not matter",
+        "order": "changes the final model" if card.order_dependent else "does not matter",
         "marks": ", ".join(card.marks),
         "class": method.place,
     }
@@ -111,12 +111,14 @@ def _pairs(facts: dict[str, str]) -> Table:
 
 
 def new_method(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The method's name: lower case, digits, underscores.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The method's name: lower-case letters, digits, underscores.")
+    ],
     folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where it is written; default: cosam-bench-NAME, here.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to write; default: cosam-bench-NAME, here.")
     ] = None,
 ) -> None:
-    """Write a method of your own as a package: it passes the contract check and runs as it is."""
+    """Write a package with a method of your own, which runs and passes the contract check unchanged."""
     from cosam_bench.method.package_template import write_method_package
 
     place = folder or Path(f"cosam-bench-{name.replace('_', '-')}")
@@ -125,13 +127,13 @@ def new_method(
         console.print(path, soft_wrap=True)
     quoted = shlex.quote(str(place))
     console.print(
-        f"\nNow:  pip install -e {quoted} && cosam-bench check {name} && cosam-bench run --method {name}",
+        f"\nNext:  pip install -e {quoted} && cosam-bench check {name} && cosam-bench run --method {name}",
         soft_wrap=True,
     )
 
 
 def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)]) -> None:
-    """Check that a method keeps the contract, on three small domains: for authors of methods."""
+    """Check that a method keeps the contract, on three small domains; for authors of methods."""
     from cosam_bench.method.registry import load_method
 
     found = load_method(method)

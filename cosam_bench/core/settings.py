@@ -57,10 +57,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def validate(model: type[SettingsT], data: object, *, source: str) -> SettingsT:
-    """The settings that ``data`` describes; ``source`` names the file or option in errors.
+    """The settings that ``data`` describes; errors name ``source``, a file or an option.
 
     Raises:
-        CosamError: one line a fault, each naming the key, what was found and what is allowed.
+        CosamError: one clause per fault: the key, what was found and what is allowed.
     """
     try:
         return model.model_validate(data)
@@ -83,10 +83,10 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """The names that are allowed in the table at ``path``, as far as the annotations tell."""
+    """The names that are allowed in the table at ``path``, as far as annotations show."""
     for part in path:
         if isinstance(part, int):
-            continue  # a place in a list of tables, which all have one form
+            continue  # an index into a list of tables, which all have the same keys
         fields = model.model_fields.items()
         inner = next((_model_within(field.annotation) for name, field in fields if part in (name, field.alias)), None)
         if inner is None:
@@ -96,7 +96,7 @@ def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 
 
 def _model_within(annotation: Any) -> type[BaseModel] | None:
-    """The first settings model in an annotation, so also in ``Model | None`` and ``tuple[Model, ...]``."""
+    """The first settings model in an annotation, including ``Model | None`` and ``tuple[Model, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     found = (_model_within(part) for part in get_args(annotation))

@@ -87,13 +87,13 @@ class Protocol(Settings):
     @model_validator(mode="after")
     def _settings_agree(self) -> Protocol:
         faults = {
-            "score.upsampling = 'direct' needs resize = 'squash'; padding ends within a cell of the logits": (
+            "score.upsampling = 'direct' needs resize = 'squash', as padding may end within a cell of the logits": (
                 self.score.upsampling == "direct" and self.resize != "squash"
             ),
             "fit.empty_crops = 'keep' needs prompts.train = 'mix', 'box' or 'mask'; an empty crop has no points": (
                 self.fit.empty_crops == "keep" and self.prompts.train == "points"
             ),
-            "fit.jitter draws the prompts of training anew, so prompts.published must be false": (
+            "fit.jitter draws the training prompts again, so prompts.published must be false": (
                 self.fit.jitter and self.prompts.published
             ),
         }
@@ -154,20 +154,19 @@ def resolve_run(
     config: Path | None = None,
     overrides: tuple[str, ...] = (),
 ) -> RunConfig:
-    """The run that the options ask for, with the method's settings filled in and all paths absolute.
+    """The run that the options describe, with the method's settings filled in and all paths absolute.
 
     Args:
-        method: the method; may be empty where ``config`` names it.
+        method: the method; may be empty if ``config`` names it.
         protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
         mode: ``clean``, or one of the protocol's modes; not used with ``config``, which holds one mode.
         config: a ``config.toml`` that an earlier run wrote.
-        overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, ``seed``, ``order``,
-            ``device`` and ``prefix_cache_gib`` are the run's, every other key is the protocol's
-            (``adapter.rank=4``); the keys of ``config.toml``, ``settings.KEY`` and ``protocol.KEY``, do as
-            well. The value is TOML; what is no TOML is taken as text.
+        overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, those of ``RUN_KEYS`` are
+            the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
+            ``settings.KEY`` and ``protocol.KEY``, work as well. A value is read as TOML, or else as text.
 
     A relative path in a file starts at the file's folder, any other at the current one. A method's settings are
-    its defaults, over them the protocol's for this method, over them those of ``config``, then the overrides.
+    its defaults, overridden by the protocol's for this method, then by those of ``config``, then by ``overrides``.
 
     Raises:
         CosamError: an unknown name or key, or a value of the wrong type.
@@ -180,7 +179,7 @@ def resolve_run(
     for override in overrides:
         _apply(data, override)
     if not data.get("method"):
-        raise CosamError("No method is named. Give --method NAME; `cosam-bench methods` lists them.")
+        raise CosamError("No method was given. Give --method NAME; `cosam-bench methods` lists them.")
     run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
     settings = validate(load_method(run.method).Settings, _method_settings(run), source=_settings_source(run))
     return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
@@ -192,7 +191,7 @@ def _read_protocol(asked: str, mode: str) -> dict[str, Any]:
         source = f"The protocol {asked!r}" + (f" in mode {name!r}" if name != CLEAN else "")
         validate(Protocol, tables, source=source)
     if mode not in modes and len(modes) == 1:
-        raise CosamError(f"The protocol {asked!r} has no modes, so there is no mode {mode!r}. Leave out --mode.")
+        raise CosamError(f"The protocol {asked!r} has no modes, so {mode!r} cannot be chosen. Leave out --mode.")
     if mode not in modes:
         raise unknown_name(f"mode of the protocol {asked!r}", mode, modes)
     protocol: dict[str, Any] = _anchored({"protocol": modes[mode]}, folder)["protocol"]
@@ -200,7 +199,7 @@ def _read_protocol(asked: str, mode: str) -> dict[str, Any]:
 
 
 def _method_settings(run: RunConfig) -> dict[str, Any]:
-    """The protocol's settings for the run's method, and over them those of the run."""
+    """The protocol's settings for the run's method, overridden by those of the run."""
     names = method_names()
     for name in run.protocol.methods:
         if name not in names:
@@ -242,11 +241,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        raise CosamError(f"--set {override!r} is no KEY=VALUE. Write, say, --set adapter.rank=4.")
+        raise CosamError(f"--set {override!r} is not KEY=VALUE. Write, for example, --set adapter.rank=4.")
     if parts == ["method"]:
-        raise CosamError(f"--set {override!r}: the method is chosen by --method, its settings by method.KEY=VALUE.")
+        raise CosamError(
+            f"--set {override!r} cannot choose the method. Give --method NAME, and its settings as method.KEY=VALUE."
+        )
     if parts in (["mode"], ["protocol", "mode"]):
-        raise CosamError(f"--set {override!r}: the mode is chosen by --mode.")
+        raise CosamError(f"--set {override!r} cannot choose the mode. Give --mode NAME.")
     if len(parts) > 1 and parts[0] in _OWN_NAMES:
         parts[0] = _OWN_NAMES[parts[0]]
     elif parts[0] not in RUN_KEYS:

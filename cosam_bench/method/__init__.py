@@ -1,4 +1,4 @@
-"""The interface of a method, and what the harness offers to one."""
+"""The interface of a method, and what the harness provides to one."""
 
 from cosam_bench._moved import forwarding
 

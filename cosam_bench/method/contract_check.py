@@ -1,9 +1,9 @@
-"""A check for anybody's method: does it keep the contract that the harness's figures rest on?
+"""Check that a method keeps the contract that the harness's figures depend on.
 
-    from cosam_bench.method.contract_check import check_method
+    from cosam_bench import check_method
     check_method(MyMethod)
 
-It runs the method on three small drawn domains with an untrained tiny SAM: a few seconds on a laptop.
+It runs the method on three small synthetic domains with an untrained tiny SAM: a few seconds on a laptop.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.inputs import Batch, collate
 
 DOMAINS = ("first", "second", "third")
-TOLERANCE = 1e-4  # of logits that may differ by the order of additions within a batch
+TOLERANCE = 1e-4  # of logits, which the order of additions within a batch may change
 
 
 class ContractViolation(CosamError):
-    """A method does not keep the contract; the message says what was seen and the likely cause."""
+    """A method breaks the contract; the message says what was seen and the likely cause."""
 
 
 def check_method(
     method: type[Method], *, settings: Mapping[str, Any] | None = None, adapter: AdapterSettings | None = None
 ) -> list[str]:
-    """Run the contract on a method, and return one line for each thing that was found in order.
+    """Check a method against the contract, and return one line per check that passed.
 
     Args:
         method: a concrete subclass of ``Method``.
-        settings: of the method, where its defaults are too slow or not enough.
-        adapter: which one is trained; none: a small LoRA.
+        settings: the method's, if its defaults are too slow or not sufficient.
+        adapter: the one to train; None: a small LoRA.
 
     Raises:
-        ContractViolation: the first thing that is not in order.
+        ContractViolation: the first check that failed.
         CosamError: the settings are not the method's.
     """
     _check_class(method)
@@ -65,24 +65,24 @@ def check_method(
         torch.manual_seed(2)
         second = trial.run(Path(folder) / "second")
     _check_same_twice(first, second)
-    if adapter is None:  # a rank that cannot rise further keeps a state from growing
+    if adapter is None:  # with other adapters a rank may be full, which keeps a state from growing
         _check_growth(method.card, first.state_bytes)
     return [
         "the class has a card, settings and all abstract methods",
         "predict() returns finite float logits of the decoder's size",
         "an image's prediction does not depend on the rest of its batch",
-        "a method rebuilt from its state predicts the same, so nothing is remembered outside of it",
-        "a state that is read and written again is the same",
-        "no data is touched after learn() has returned",
-        "the frozen base model is untouched",
-        "torch's global random state is untouched, and a second run gives the same state",
+        "a method rebuilt from its state predicts the same, so nothing is remembered outside the state",
+        "a state that is read and written again is unchanged",
+        "no data is read after learn() has returned",
+        "the frozen base model is unchanged",
+        "torch's global random state is unchanged, and a second run gives the same state",
         f"the state's growth is as the card says: {method.card.state}",
     ]
 
 
 def _check_class(method: type[Method]) -> None:
     if not (isinstance(method, type) and issubclass(method, Method)):
-        raise ContractViolation(f"{method!r} is no subclass of cosam_bench.Method.")
+        raise ContractViolation(f"{method!r} is not a subclass of cosam_bench.Method.")
     missing = sorted(getattr(method, "__abstractmethods__", ()))
     if missing:
         raise ContractViolation(f"{method.__name__} does not define {', '.join(missing)}.")
@@ -92,12 +92,12 @@ def _check_class(method: type[Method]) -> None:
         )
     if not issubclass(method.Settings, Settings):
         raise ContractViolation(
-            f"{method.__name__}.Settings is no subclass of cosam_bench.Settings, which refuses unknown keys."
+            f"{method.__name__}.Settings is not a subclass of cosam_bench.Settings, which refuses unknown keys."
         )
 
 
 class _Outcome:
-    """What one pass over the trial's stream gave."""
+    """The results of one pass over the trial's stream."""
 
     def __init__(self) -> None:
         self.state_bytes: list[int] = []
@@ -106,7 +106,7 @@ class _Outcome:
 
 
 class _Trial:
-    """A method, and the small stream it is tried on."""
+    """A method and the small stream on which it is tried."""
 
     def __init__(self, method: type[Method], settings: Settings, *, adapter: AdapterSettings) -> None:
         self._method = method
@@ -158,31 +158,31 @@ class _Trial:
     def _check_rebuilt(self, method: Method, kept: Tensor, path: Path) -> None:
         if not torch.equal(self._predict(method), kept):
             raise ContractViolation(
-                "After load(state()) the method predicts something else. Likely cause: predict() needs an attribute "
+                "After load(state()) the method predicts differently. Likely cause: predict() needs an attribute "
                 "that state() does not save or load() does not restore, or it draws random numbers."
             )
         again = path.with_suffix(".again")
         self._state(method).save(again)
         if _digest(again) != _digest(path):
             raise ContractViolation(
-                "A state that was loaded is saved as another one. Likely cause: state() leaves something out that "
-                "only the next learn() needs, such as running sums, or load() changes dtypes."
+                "A state changes when it is loaded and saved again. Likely cause: state() omits something that only "
+                "the next learn() needs, such as running sums, or load() changes dtypes."
             )
 
     def _predict(self, method: Method) -> Tensor:
-        """The logits of all training images as one batch, compared with those one by one."""
+        """The logits of one image per domain as one batch, compared with each image's alone."""
         together = self._logits(method, list(range(len(DOMAINS))))
         for row in range(len(DOMAINS)):
             alone = self._logits(method, [row])
             if not torch.allclose(alone[0], together[row], atol=TOLERANCE, rtol=TOLERANCE):
                 raise ContractViolation(
                     "An image is predicted differently alone and in a batch. Likely cause: statistics over the "
-                    "batch, or one choice (of an adapter, of a prompt) made for all rows."
+                    "batch, or one choice (of an adapter or a prompt) for all rows."
                 )
         return together
 
     def _logits(self, method: Method, rows: list[int]) -> Tensor:
-        batch = self._batch(rows, told=method.card.receives_domain)
+        batch = self._batch(rows, with_domains=method.card.receives_domain)
         with self._watch("predict"), torch.inference_mode():
             logits = method.predict(batch)
         try:
@@ -190,7 +190,7 @@ class _Trial:
         except CosamError as error:
             raise ContractViolation(str(error)) from None
 
-    def _batch(self, rows: list[int], *, told: bool) -> Batch:
+    def _batch(self, rows: list[int], *, with_domains: bool) -> Batch:
         """The first image of each of these domains."""
         parts = [self._splits[row] for row in rows]
         prompts = [draw_prompts(split, points=3, seed=0).take([0]) for split in parts]
@@ -200,32 +200,32 @@ class _Trial:
             points=torch.cat([prompt.points for prompt in prompts]),
             masks=torch.cat([prompt.masks for prompt in prompts]),
         )
-        domains = tuple(split.domain for split in parts) if told else None
+        domains = tuple(split.domain for split in parts) if with_domains else None
         kinds: list[PromptKind] = ["box"] * len(rows)
         batch, _ = collate([split[0] for split in parts], joined, kinds=kinds, view=self._bench.view, domains=domains)
         return batch
 
     @contextmanager
     def _watch(self, act: str) -> Iterator[None]:
-        """See that one call raises nothing, draws no global random number and leaves the base model alone."""
+        """Check that a call raises nothing, draws no global random number and leaves the base model unchanged."""
         before = torch.get_rng_state()
         try:
             yield
         except ClosedDomainError as error:
             raise ContractViolation(
-                f"{act}() read a domain that is over. Likely cause: the method keeps the domain and reads it later. "
+                f"{act}() read a domain that is closed. Likely cause: the method keeps the domain and reads it later. "
                 f"{error}"
             ) from error
-        except Exception as error:  # anybody's code may raise anything
+        except Exception as error:  # a plugin's code may raise anything
             raise ContractViolation(f"{act}() raised {type(error).__name__}: {error}") from error
         if not torch.equal(before, torch.get_rng_state()):
             raise ContractViolation(
                 f"{act}() drew from torch's global generator, so results depend on what ran before. Use "
-                "self.bench.generator('a name') instead, also for the first weights of a layer."
+                "self.bench.generator('a name') instead, for a layer's initial weights too."
             )
         if digest_tensors(self._bench.sam.state_dict()) != self._base:
             raise ContractViolation(
-                f"{act}() changed the frozen base model's weights, which is memory outside of the state. Keep the "
+                f"{act}() changed the frozen base model's weights, which is memory outside the state. Keep the "
                 "change as an Update and predict with self.bench.predict(update, batch)."
             )
 
@@ -235,30 +235,30 @@ def _check_same_twice(first: _Outcome, second: _Outcome) -> None:
     if first.states != second.states or not same:
         raise ContractViolation(
             "Two runs with the same seed differ. Likely cause: random numbers that do not come from "
-            "self.bench.generator, a set that is iterated, or memory in the class or its module."
+            "self.bench.generator, iteration over a set, or memory in the class or its module."
         )
 
 
 def _check_growth(card: MethodCard, state_bytes: list[int]) -> None:
     if card.all_at_once:
         return
-    # Lengths of names and digits may move a file's header by a little; a tensor moves it by more.
+    # Names and digits of other lengths change a file's size a little; a tensor changes it by more.
     slack = 64
     grows = state_bytes[-1] - state_bytes[1] > slack
     if card.state == "none" and state_bytes[0] > slack:
         raise ContractViolation(
-            f"The card says that nothing survives between domains, but the state takes {state_bytes[0]} bytes. "
+            f"The card says that nothing is kept between domains, but the state has {state_bytes[0]} bytes. "
             "Say state='constant' or state='grows'."
         )
     if card.state != "grows" and grows:
         raise ContractViolation(
-            f"The card says that the state is {card.state!r}, but it takes {state_bytes} bytes after the domains. "
-            "Say state='grows', or keep running sums instead of one entry a domain."
+            f"The card says that the state is {card.state!r}, but it has {state_bytes} bytes after the domains. "
+            "Say state='grows', or keep running sums instead of one entry per domain."
         )
     if card.state == "grows" and not grows:
         raise ContractViolation(
-            f"The card says that the state grows, but it takes {state_bytes} bytes after the domains. "
-            "Say state='constant', or save what is missing in state()."
+            f"The card says that the state grows, but it has {state_bytes} bytes after the domains. "
+            "Say state='constant', or save what state() leaves out."
         )
 
 

@@ -1,4 +1,4 @@
-"""What learning a domain costs, as it is added up."""
+"""The running costs of learning a domain."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass
 class Meter:
-    """What one domain's learning cost so far.
+    """What learning one domain has cost so far.
 
     Attributes:
-        training_seconds: adapter training, counted in full also where an expert was reused.
-        elapsed_training_seconds: the part of it that was not taken over with a reused expert.
+        training_seconds: adapter training; a reused expert counts in full.
+        elapsed_training_seconds: the part of it that was spent now, not saved by a reused expert.
         trainable_parameters: of the adapter that was trained last.
     """
 

@@ -1,4 +1,4 @@
-"""The interface of a method: it learns one domain after another, and predicts masks."""
+"""The interface of a method, which learns one domain after another and predicts masks."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"]
 
 @dataclass(frozen=True)
 class State:
-    """Everything of a method that survives between two domains.
+    """Everything that a method keeps between two domains.
 
     Attributes:
         tensors: by name, of any dtype and shape.
-        values: by name, anything JSON can hold.
+        values: by name, anything that JSON can represent.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -144,7 +144,7 @@ class Method(ABC, Generic[SettingsT_co]):
 
     @abstractmethod
     def state(self) -> State:
-        """All that survives until the next domain."""
+        """Everything to keep until the next domain."""
 
     @abstractmethod
     def load(self, state: State) -> None:
@@ -154,13 +154,13 @@ class Method(ABC, Generic[SettingsT_co]):
 class MergingMethod(Method[SettingsT_co]):
     """A method that trains one expert per domain and merges it into one served update.
 
-    A subclass writes ``merge``. What its rule remembers between domains goes into ``memory`` (tensors) and
-    ``values`` (plain data); both, and the served update, are the state.
+    A subclass writes ``merge``. Whatever its rule remembers between domains goes into ``memory`` (tensors) and
+    ``values`` (plain data); with the served update, they are the state.
 
     Attributes:
         start: where an expert's training starts: at the frozen ``base``, or at the ``served`` update.
-        from_scratch: leave the served update as it is beneath a fresh adapter, instead of training it on.
-        served: the update that is deployed; none before the first domain.
+        from_scratch: freeze the served update beneath a fresh adapter, instead of training it further.
+        served: the deployed update; None before the first domain.
     """
 
     start: Literal["base", "served"] = "base"
@@ -183,7 +183,7 @@ class MergingMethod(Method[SettingsT_co]):
         """
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """This method's own steps within an expert's training; none: the protocol's training, shared by methods."""
+        """This method's own steps within an expert's training; None: the protocol's training, shared by all methods."""
         return None
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Writing the skeleton of a method as a package of its own."""
+"""Write the skeleton of a method as a package of its own."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def write_method_package(name: str, folder: Path) -> list[Path]:
     """Write a package that offers a working method called ``name``, and return its files.
 
     Args:
-        name: lower case, digits and underscores; no registered method's.
-        folder: must not exist, or be empty.
+        name: lower case, digits and underscores; not yet registered.
+        folder: must be missing or empty.
 
     Raises:
-        CosamError: the name cannot be used, the folder holds something, or it cannot be written.
+        CosamError: the name cannot be used, the folder is not empty, or it cannot be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise CosamError(
-            f"A method cannot be called {name!r}. Use lower-case words of letters and digits, joined by underscores, "
-            "a letter first."
+            f"A method cannot be called {name!r}. Use lower-case letters and digits, with single underscores between "
+            "words and a letter first."
         )
     if name in method_names():
-        raise CosamError(f"A method called {name!r} is registered already. Choose a name of your own.")
+        raise CosamError(f"A method called {name!r} is already registered. Choose another name.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CosamError(f"{folder} is there already and not empty. Give another --folder, or remove it.")
+        raise CosamError(f"{folder} already exists and is not empty. Give another --folder, or remove it.")
     from jinja2 import Environment, StrictUndefined
 
     words = {

@@ -1,4 +1,4 @@
-"""Finding methods by name: entry points, ``package.module:Class`` or a file of Python."""
+"""Find methods by name: entry points, ``package.module:Class`` or a Python file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def method_names() -> list[str]:
 def _registered(name: str) -> EntryPoint:
     """The entry point of that name.
 
-    A package that is found twice, such as an editable install seen from its own checkout, offers one and the
-    same method; two packages that offer different ones are refused, under this name alone.
+    A package that is found twice, such as an editable install seen from its own checkout, offers one method. If two
+    packages offer different methods, only this name is refused.
     """
     points = list(entry_points(group=GROUP, name=name))
     if not points:
@@ -38,7 +38,7 @@ def _registered(name: str) -> EntryPoint:
         offers = sorted(_origin(point) for point in points)
         raise CosamError(
             f"{len(offers)} packages offer a method called {name!r}: {', '.join(offers)}. "
-            "Uninstall one, or name the class you mean as package.module:Class."
+            "Uninstall one, or give the class as package.module:Class."
         )
     return points[0]
 
@@ -48,7 +48,7 @@ def _origin(point: EntryPoint) -> str:
 
 
 def short_name(asked: str) -> str:
-    """What a method is called in records: a file's name without folder and ending, else the name as asked.
+    """What a method is called in records: a file's name without folder and suffix, else the name as given.
 
     >>> short_name("~/trials/mine.py:Mine"), short_name("mine.py"), short_name("regcl")
     ('mine:Mine', 'mine', 'regcl')
@@ -61,7 +61,7 @@ def load_method(asked: str) -> type[Method]:
     """The class behind a name, a ``package.module:Class`` or a path ``file.py`` or ``file.py:Class``.
 
     Raises:
-        CosamError: nobody offers it, its module fails to import, or it is no concrete ``Method``.
+        CosamError: nobody offers it, its module fails to import, or it is not a concrete ``Method``.
     """
     path, _, class_name = asked.partition(":")
     if path.endswith(".py"):
@@ -88,7 +88,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise CosamError(f"{path} cannot be loaded as Python.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look up their own module while it is loading
+    sys.modules[name] = module  # dataclasses and pydantic look up their own module while it loads
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything
@@ -101,21 +101,19 @@ def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method
     if not class_name:
         own = _methods_of(module)
         if len(own) != 1:
-            raise CosamError(
-                f"{asked} defines {len(own)} methods ({_listed(own)}); name the one you mean as {asked}:ClassName."
-            )
+            raise CosamError(f"{asked} defines {len(own)} methods ({_listed(own)}). Choose one as {asked}:ClassName.")
         return next(iter(own.values()))
     found = getattr(module, class_name, None)
     if found is None:
-        there = _listed(_methods_of(module))
-        raise CosamError(f"{asked}: {module.__name__} has no {class_name!r}. Methods there: {there}.")
+        offered = _listed(_methods_of(module))
+        raise CosamError(f"{asked}: {module.__name__} has no {class_name!r}. Its methods: {offered}.")
     if not _is_method(found):
         raise CosamError(f"{asked}: {class_name} is not a concrete subclass of cosam_bench.Method.")
     return found
 
 
 def _methods_of(module: ModuleType) -> dict[str, type[Method]]:
-    """The methods that a module defines itself; those it only imports are left out."""
+    """The methods that a module defines itself, without those that it only imports."""
     members = vars(module).items()
     return {name: value for name, value in members if _is_method(value) and value.__module__ == module.__name__}
 
@@ -131,16 +129,16 @@ def _listed(classes: dict[str, type[Method]]) -> str:
 
 
 def method_origin(name: str) -> str:
-    """The distribution that registers ``name``; several where they are in each other's way."""
+    """The distribution that registers ``name``; all of them if several conflict."""
     found = {point.dist.name for point in entry_points(group=GROUP, name=name) if point.dist}
     return " and ".join(sorted(found)) or "unknown"
 
 
 def class_place(asked: str) -> tuple[str, str]:
-    """The module and the class behind a name, nothing imported; two empty texts for a file, which has no module.
+    """The module and the class behind a name, without importing either; two empty strings for a file.
 
     Raises:
-        CosamError: the name is not registered, or packages that offer it differ.
+        CosamError: the name is not registered, or several packages offer it.
     """
     if asked.partition(":")[0].endswith(".py"):
         return "", ""

@@ -1,4 +1,4 @@
-"""The data a method may learn from: open while it learns, closed afterwards."""
+"""The data that a method may learn from: open while it learns, closed afterwards."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cosam_bench.data.samples import Sample, Split
 
 
 class ClosedDomainError(RuntimeError):
-    """A method touched a domain's data after the domain was over."""
+    """A method read a domain's data after the domain was closed."""
 
 
 class TrainingDomain(Sequence[Sample]):
     """The current domain's training samples, with their frozen prompts, until ``learn`` returns.
 
     Attributes:
-        name: the domain's name, or ``all`` where a method learns every domain at once.
+        name: the domain's name, or ``all`` for a method that learns every domain at once.
     """
 
     def __init__(self, name: str, split: Split, prompts: Prompts) -> None:
@@ -52,7 +52,7 @@ class TrainingDomain(Sequence[Sample]):
     def _open(self) -> tuple[Split, Prompts]:
         if self._data is None:
             raise ClosedDomainError(
-                f"The domain {self.name!r} is over: its data cannot be read after learn() has returned. "
+                f"The domain {self.name!r} is closed: its data cannot be read after learn() has returned. "
                 "Copy what the method may keep into state(), where it is counted."
             )
         return self._data

@@ -1,4 +1,4 @@
-"""What a method works with: the frozen model and the protocol's training."""
+"""What a method works with: the frozen model, the protocol's training, and statistics of the data."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class Workbench:
         sam: the base model, frozen; a method that changes its weights is refused.
         adapter: which adapter is trained.
         fit: how it is trained.
-        prompt_kind: the prompts of training.
-        view: how samples become model input, and where.
+        prompt_kind: the prompts in training.
+        view: how samples become model input, and on which device.
         seed: the run's seed.
-        batch_size: images a pass without gradients.
-        experts: the folder of experts that are trained once and reused; None to train anew.
-        prefixes: kept features of the encoder's first blocks, which the protocol leaves frozen; None to
+        batch_size: images per pass without gradients.
+        experts: the folder of experts that are trained once and reused; None: train each time.
+        prefixes: cached features of the encoder's first blocks, which the protocol leaves frozen; None:
             compute them each time.
         meter: adds up costs.
-        advance: reports progress, in encoder passes; a training step counts three an image.
+        advance: reports progress, in encoder passes; a training step counts three per image.
     """
 
     sam: Sam
@@ -74,7 +74,7 @@ class Workbench:
     advance: Callable[[float], None] = lambda passes: None
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """A random stream of this run's seed that belongs to the names."""
+        """The random generator that this run's seed and the names determine."""
         return torch_generator(self.seed, *names)
 
     @property
@@ -97,11 +97,11 @@ class Workbench:
     ) -> Fitted:
         """The expert of a domain by the protocol's training, from the base or from ``start``.
 
-        Every domain's adapter begins with the same random factors. An expert with the same data, prompts,
+        Every domain's adapter starts with the same random factors. An expert with the same data, prompts,
         model, settings, seed and start is read back instead of trained, at its recorded cost.
 
         Args:
-            from_scratch: leave ``start`` as it is beneath a fresh adapter, instead of training its factors on.
+            from_scratch: freeze ``start`` beneath a fresh adapter, instead of training its factors further.
             hooks: a method's own steps within the training; such an expert is never read back.
         """
         fit = self.fit.for_domain(domain.name)
@@ -148,7 +148,7 @@ class Workbench:
 
     @contextmanager
     def training(self, *, trainable_parameters: int) -> Iterator[None]:
-        """Count the time within as training, where a method trains something else than an adapter."""
+        """Count the time within as training, for a method that trains something other than an adapter."""
         began = clock(self.prefixes)
         yield
         seconds = clock(self.prefixes) - began
@@ -162,7 +162,7 @@ class Workbench:
         """Some samples as a training step sees them, and their masks ``(B, h, w)`` on the grid of the logits.
 
         Args:
-            prompts: one row a sample.
+            prompts: one row per sample.
             rows: which of the samples.
             order: draws flips and kinds of prompt.
         """
@@ -172,7 +172,7 @@ class Workbench:
     def labelled(self, domain: TrainingDomain, rows: Sequence[int]) -> tuple[Batch, Tensor]:
         """Some training samples without augmentation, and their masks ``(B, h, w)`` on the grid of the logits.
 
-        Where training mixes kinds of prompt, each sample gets one by its place in the domain.
+        If training mixes kinds of prompt, each sample's position in the domain decides its kind.
         """
         samples, kinds = [domain[row] for row in rows], self._kinds(rows)
         return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view, fit=self.fit)
@@ -188,7 +188,7 @@ class Workbench:
         """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks.
 
         Args:
-            precision: of the forward pass; none: that of training.
+            precision: of the forward pass; None: that of training.
         """
         view = replace(self.view, precision=precision or self.fit.precision)
         return training_loss(self.sam, batch, target, fit=self.fit, view=view, prefixes=self.prefixes)
@@ -198,20 +198,20 @@ class Workbench:
     ) -> dict[str, Tensor]:
         """The mean of ``x x^T`` over all tokens of the domain, for each of ``layers``.
 
-        One pass over the images without augmentation, the model changed by ``update``; window padding counts as the
-        layer sees it, and a layer that is used several times pools its inputs. The encoder runs only as far as the
-        last of the layers, and the decoder only where one of them is its own. Where training sees one of several
+        One pass over the images without augmentation, with the model changed by ``update``; window padding counts
+        as the layer sees it, and a layer that is used several times pools its inputs. The encoder stops after the
+        last of the layers, and the decoder runs only if it contains one of them. If training sees one of several
         shards, so does this pass.
 
         Args:
-            update: what the model is changed by; none: the base.
-            projections: by layer, P ``(k, inputs)``, to get P G P^T ``(k, k)`` for a small part of G's cost.
+            update: the change of the model; None: the base.
+            projections: by layer, P ``(k, inputs)``, to get P G P^T ``(k, k)`` at a small part of G's cost.
 
         Returns:
             By layer, float64 on the CPU, ``(inputs, inputs)``, symmetric and positive semi-definite.
 
-        Source: RegMean (Jin et al., ICLR 2023), with RegCL's mean instead of the sum, so that each domain
-        weighs the same.
+        Source: RegMean (Jin et al., ICLR 2023), with RegCL's mean instead of the sum, so that each domain has
+        the same weight.
         """
         needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
         placed = {layer: matrix.to(self.view.device, torch.float32) for layer, matrix in (projections or {}).items()}
@@ -245,12 +245,12 @@ class Workbench:
         """The diagonal Fisher information of the changed weights, at the base changed by ``update``.
 
         The mean over images of the squared gradient of the masks' negative log-likelihood, the mean over pixels
-        of the Bernoulli cross-entropy, in fp32. The gradient is that of the weight W itself, not of its factors, so it
-        does not depend on how an adapter splits its change.
+        of the Bernoulli cross-entropy, in fp32. The gradient is with respect to the weight W itself, not its
+        factors, so it does not depend on how an adapter splits its change.
 
         Args:
             labels: ``true`` gives the empirical Fisher; ``sampled`` draws each pixel from the prediction.
-            images: the domain's first ones, at most.
+            images: at most this many, the domain's first ones.
 
         Returns:
             By parameter name, as in ``weight_changes(update)``: float32 on the CPU, the weight's shape.
@@ -270,7 +270,7 @@ class Workbench:
                     chances = masks.logits.detach().sigmoid().cpu()
                     target = torch.bernoulli(chances, generator=generator).to(target.device)
                 likelihood = functional.binary_cross_entropy_with_logits(masks.logits, target)
-                # The decoder's estimate of its IoU may be among the weights, and has no part in the masks.
+                # The weights may include the decoder's estimate of its IoU, on which the masks do not depend.
                 gradients = torch.autograd.grad(likelihood, weights, allow_unused=True, materialize_grads=True)
                 for name, gradient in zip(names, gradients, strict=True):
                     sums[name] = sums.get(name, 0) + gradient.square()
@@ -283,7 +283,7 @@ class Workbench:
             return self.sam.decode(self.encode(batch), batch.prompts).logits.float()
 
     def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:
-        """As ``predict``, each row by the model that its own update makes; rows with one object share a pass."""
+        """As ``predict``, with one update per row; rows with the same object share a pass."""
         groups: dict[int, list[int]] = {}
         for row, update in enumerate(updates):
             groups.setdefault(id(update), []).append(row)

@@ -1,4 +1,4 @@
-"""How an adapter is trained: the settings, and which of them go together."""
+"""How an adapter is trained: the settings, and which of them fit together."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class FitSettings(Settings):
             f"rate_floor must be below every learning rate, {lowest:g}": self.rate_floor >= lowest,
             "empty_crops = 'keep' needs jitter = true": self.empty_crops != "redraw" and not self.jitter,
             "loss_points needs loss = 'bce_dice'": self.loss_points > 0 and self.loss != "bce_dice",
-            "loss_points samples the masks at the model's size already: leave loss_grid = 'logits'": (
+            "loss_points already samples the masks at the model's size; leave loss_grid = 'logits'": (
                 self.loss_points > 0 and self.loss_grid != "logits"
             ),
             "iou_threshold needs loss = 'focal_dice_iou'": self.iou_threshold != 0 and self.loss != "focal_dice_iou",
@@ -126,7 +126,7 @@ class FitSettings(Settings):
 
     @property
     def needs_model_size(self) -> bool:
-        """Whether the loss looks at masks at the model's input size, not only on the logits' grid."""
+        """Whether the loss uses masks at the model's input size, not only on the logits' grid."""
         return self.loss_points > 0 or self.loss_grid == "model"
 
     def rate_factor(self, epoch: int) -> float:
@@ -139,6 +139,6 @@ class FitSettings(Settings):
         return 1.0
 
     def for_domain(self, name: str) -> FitSettings:
-        """The same training at the learning rate of a domain; it stays as it is where ``rates`` names none."""
+        """The same training at a domain's learning rate, which ``rates`` may name."""
         rate = self.rates.get(name)
         return self if rate is None else self.model_copy(update={"learning_rate": rate})

@@ -1,13 +1,13 @@
 """A moving average of one adapter's parameters along the stream.
 
-Each domain trains the served adapter on, and the parameters then go only a share of the way to what training
-made of them:
+Each domain trains the served adapter further, and the parameters then move only a share of the way to the trained
+ones:
 
     p_1 = q_1,    p_t = (1 - weight) p_(t-1) + weight q_t,    q_t = train(p_(t-1), domain t).
 
-With ``weight = 1`` it is naive fine-tuning. Averages the two factors of each layer, not their product: q_t starts
-from p_(t-1), so both lie close together and an average of factors is an average along the path of training.
-Needs nothing of a domain but the trained adapter. The state is one adapter; the order matters.
+With ``weight = 1`` it is naive fine-tuning. It averages the two factors of each layer, not their product: q_t starts
+from p_(t-1), so the two are close, and an average of factors is an average along the path of training. It needs
+nothing from a domain except the trained adapter. The state is one adapter; the order matters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Ema(MergingMethod[EmaSettings]):
     start = "served"
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The parameters, moved by ``weight`` of the way; the first domain's adapter as it is."""
+        """The parameters, moved ``weight`` of the way; the first domain's adapter unchanged."""
         if self.served is None:
             return expert
         return blend(self.served, expert, weight=self.settings.weight)

@@ -66,7 +66,7 @@ def test_settings_do_not_change() -> None:
         Leaf().rank = 5  # type: ignore[misc]
 
 
-def test_files_that_are_no_toml_are_refused_by_name(tmp_path: Path) -> None:
+def test_files_that_are_not_toml_are_refused_by_name(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     for content in (b"a = ", b"a = '\xff'"):
         bad.write_bytes(content)

@@ -115,8 +115,8 @@ def test_a_written_config_repeats_mode_and_settings_and_serves_another_method(pr
         ('[modes.faithful]\nname = "other"', r"a mode cannot change 'name'"),
         ("[modes.faithful]\nversion = 2", r"a mode cannot change 'version'"),
         ("[modes.faithful.modes.x]", r"a mode cannot change 'modes'"),
-        ("[modes.clean.fit]\nepochs = 1", r"'clean' is the protocol as it stands"),
-        ("[modes]\nfaithful = 3", r"'modes' holds one table a mode"),
+        ("[modes.clean.fit]\nepochs = 1", r"'clean' is the protocol itself"),
+        ("[modes]\nfaithful = 3", r"'modes' must have one table per mode"),
         ("[modes.Faithful]\n", r"'name' is 'quick-Faithful'"),
         ('[modes.faithful]\nfit = "none"', r"'fit' is 'none'"),
         ("[methods]\newc = 3", r"'methods\.ewc' is 3"),
@@ -132,7 +132,7 @@ def test_what_is_wrong_in_modes_and_methods_is_named(quick_protocol: Path, chang
 
 def test_a_file_chooses_no_mode(quick_protocol: Path) -> None:
     quick_protocol.write_text('mode = "faithful"\n' + quick_protocol.read_text())
-    with pytest.raises(CosamError, match="a mode is chosen by --mode"):
+    with pytest.raises(CosamError, match=r"'mode' is not a key of a protocol file\..*choose it by --mode"):
         resolve_run(method="regcl", protocol=str(quick_protocol))
 
 
@@ -152,8 +152,8 @@ def test_a_file_named_as_a_method_is_not_that_method(protocol: str, tmp_path: Pa
     [
         (("--mode", "faithfull"), "Did you mean 'faithful'? Offered: clean, faithful, slow."),
         (("--mode", "faithful", "--config", "x.toml"), "--config holds a protocol in its mode already"),
-        (("--set", "mode=faithful"), "the mode is chosen by --mode"),
-        (("--set", "protocol.mode=faithful"), "the mode is chosen by --mode"),
+        (("--set", "mode=faithful"), "cannot choose the mode. Give --mode NAME"),
+        (("--set", "protocol.mode=faithful"), "cannot choose the mode. Give --mode NAME"),
         (("--set", "modes.faithful.fit.epochs=1"), "no setting is called 'protocol.modes'"),
         (("--set", "methods.ewcc.images=1"), "is called 'ewcc'. Did you mean 'ewc'?"),
     ],
@@ -171,7 +171,7 @@ def test_a_mode_that_is_asked_wrongly(
 def test_a_protocol_without_modes_says_so(cli: Callable[..., Result]) -> None:
     result = cli("run", "--method", "ewc", "--mode", "faithful", "--dry-run")
     assert result.exit_code == 2
-    assert "The protocol 'mini' has no modes, so there is no mode 'faithful'." in result.stderr
+    assert "The protocol 'mini' has no modes, so 'faithful' cannot be chosen. Leave out --mode." in result.stderr
     assert cli("run", "--method", "ewc", "--mode", "clean", "--dry-run").exit_code == 0
 
 

@@ -67,11 +67,11 @@ def test_an_override_is_typed_and_put_in_its_place(override: str, place: str, va
         ("seed=-1", r"'seed' is -1"),
         ("prompts.test=mix", r"'protocol\.prompts\.test' is 'mix': input should be 'box', 'points' or 'mask'"),
         ("device=gpu", r"'device' is 'gpu'"),
-        ("adapter.rank", r"is no KEY=VALUE\. Write, say, --set adapter\.rank=4"),
-        ("adapter..rank=1", "is no KEY=VALUE"),
+        ("adapter.rank", r"is not KEY=VALUE\. Write, for example, --set adapter\.rank=4"),
+        ("adapter..rank=1", "is not KEY=VALUE"),
         ("seed.x=1", r"'seed' is a value|no setting is called|'seed' is \{"),
         ("stream.x=1", r"'stream' is a value, not a table"),
-        ("method=moda", r"the method is chosen by --method"),
+        ("method=moda", r"cannot choose the method\. Give --method NAME"),
     ],
 )
 def test_a_wrong_override_says_what_is_allowed(override: str, message: str) -> None:
@@ -84,7 +84,7 @@ def test_names_nobody_offers(tmp_path: Path) -> None:
         resolve_run(method="regcl", protocol="minni")
     with pytest.raises(CosamError, match=r"No method is called 'regcll'"):
         resolve_run(method="regcll")
-    with pytest.raises(CosamError, match=r"No method is named\. Give --method NAME"):
+    with pytest.raises(CosamError, match=r"No method was given\. Give --method NAME"):
         resolve_run()
     with pytest.raises(CosamError, match=r"No file .*none\.toml"):
         resolve_run(method="regcl", protocol=str(tmp_path / "none.toml"))

@@ -372,7 +372,7 @@ def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, 
         ("ChangesTheBase", r"changed the frozen base model's weights in learn\(\)"),
         ("NeedsMoreMemory", r"failed in predict\(\): The device has too little memory for .* a single image"),
         ("NeedsMemoryToLearn", r"raised OutOfMemoryError in learn\(\): CUDA out of memory"),
-        ("KeepsTheDomain", r"raised ClosedDomainError in state\(\): The domain 'pill' is over"),
+        ("KeepsTheDomain", r"raised ClosedDomainError in state\(\): The domain 'pill' is closed"),
     ],
 )
 def test_a_broken_contract_is_the_methods_failure(name: str, message: str, small: Prepare, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_class_without_a_card_is_named(plug: Plug) -> None:
 def test_a_file_with_several_methods_needs_a_name(tmp_path: Path) -> None:
     path = tmp_path / "several.py"
     path.write_text(SOURCE.format(card="MethodCard(title='M')") + "\n\nclass Other(Mine):\n    pass\n")
-    with pytest.raises(CosamError, match=r"defines 2 methods \(Mine, Other\); name the one you mean as .*:ClassName"):
+    with pytest.raises(CosamError, match=r"defines 2 methods \(Mine, Other\)\. Choose one as .*:ClassName"):
         load_method(str(path))
     assert load_method(f"{path}:Other").__name__ == "Other"
     assert load_method(f"{path}:Frozen").__name__ == "Frozen"  # imported there, and named

@@ -75,7 +75,7 @@ def test_it_runs(command_line: CommandLine, name: str, quick_protocol: Path, tmp
 
 @pytest.mark.parametrize("bad", ["regcl", "My-Method", "2nd", "", "../up", "mine_"])
 def test_a_name_that_cannot_be_used_is_refused(bad: str, tmp_path: Path) -> None:
-    with pytest.raises(CosamError, match="registered already" if bad == "regcl" else "cannot be called"):
+    with pytest.raises(CosamError, match="already registered" if bad == "regcl" else "cannot be called"):
         write_method_package(bad, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
