@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.elementwise import Scale, add_expert, entrywise
+from cosam_bench.merging.elementwise import add_expert, entrywise
+from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.sign_election import add_votes, elect, trim
 from cosam_bench.merging.updates import InTurn, changes_in_turn, shapes_of
 

@@ -45,9 +45,10 @@ from cosam_bench import (
     Workbench,
     setting,
 )
-from cosam_bench.merging.elementwise import Scale, add_expert
+from cosam_bench.merging.elementwise import add_expert
 from cosam_bench.merging.osrm import quiet_directions
 from cosam_bench.merging.regression import running_sums
+from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.updates import changes_in_turn, taken_from
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.updates import shapes_of
 
 _PIECE = 2**16  # entries; of float64, half a MiB
-
-# The bounds stand in the type, because they are no bounds of the word "1/t".
-Scale: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"]
 
 
 def add_expert(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_a_built_in_method_is_described_from_its_source_as_it_is(name: str) -> N
     assert found.place == f"{method.__module__}:{method.__name__}"
     assert (sys.modules[method.__module__].__doc__ or "").strip().splitlines()[0] in found.documentation
     assert (method.__doc__ or "").strip().splitlines()[0] in found.documentation
+
+
+def test_no_built_in_method_needs_torch_to_be_described() -> None:
+    code = (
+        "import sys\nfrom cosam_bench.method.registry import method_names\n"
+        "from cosam_bench.method.source_reading import describe\n"
+        "for name in method_names():\n    describe(name)\n    assert 'torch' not in sys.modules, name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

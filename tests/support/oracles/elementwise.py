@@ -10,8 +10,9 @@ from support.oracles import peft_runs
 from support.oracles.store import RELATIVE_FLOAT32, OracleRun, Outcome, distance
 from torch import Tensor
 
-from cosam_bench.merging.elementwise import Scale, add_expert
+from cosam_bench.merging.elementwise import add_expert
 from cosam_bench.merging.osrm import quiet_directions
+from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.sign_election import Agreement, add_votes, elect, trim
 from cosam_bench.merging.spectral import as_factors
 from cosam_bench.merging.updates import Update, weight_changes
