@@ -147,7 +147,7 @@ def test_a_method_in_a_file_is_loaded_by_its_path(tmp_path: Path) -> None:
     )
     assert load_method(str(path)).card.title == "Mine"
     assert load_method(f"{path}:Mine").card.title == "Mine"
-    with pytest.raises(CosamError, match=r"has no 'Yours'. Methods there: Mine"):
+    with pytest.raises(CosamError, match=r"has no 'Yours'\. Its methods: Mine"):
         load_method(f"{path}:Yours")
 
 
