@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from cosam_bench import _moved
+from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
     from cosam_bench.core.errors import CosamError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from cosam_bench.sam.inputs import Batch
     from cosam_bench.sam.sam import Features, Masks, Sam
     from cosam_bench.training.fit import TrainingHooks
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Adapter",

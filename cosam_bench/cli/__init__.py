@@ -1,1 +1,18 @@
-"""The command line."""
+"""The command line.
+
+Modules, bottom to top:
+
+data_check_table: what `data check` found
+domain_sheet: one card in full
+error_handling: from an exception to a message and an exit code
+matrix_table: one run's matrix
+leaderboard_table: the leaderboard
+settings_table: a settings model's keys
+catalogue_commands: `domains` and `models`
+data_commands: `data`
+records_commands: `leaderboard` and `show`
+doctor: `doctor`
+run_command: `run`
+methods_commands: `methods`, `check` and `new-method`
+main: all commands
+"""

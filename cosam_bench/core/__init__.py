@@ -1,1 +1,16 @@
-"""What every room uses: errors, settings, files, seeds, prefetching, downloads, and facts about the machine."""
+"""What every room uses: errors, settings, files, seeds, prefetching, downloads, and facts about the machine.
+
+Modules, bottom to top:
+
+errors: the error that is meant for the user
+version: the version of this package
+settings: settings as frozen models, read from TOML and from key=value
+files: atomic writes, locks, hashes and TOML
+seeds: one seed for the run, a generator for each use of it
+prefetch: work done in threads before it is asked for
+environment: the machine and the software, as a record names them
+console: standard output and standard error
+progress_bar: bars for downloads and checks
+http: one file over HTTP, resumed where it stopped
+downloads: files and archives by URL, checked by hash
+"""

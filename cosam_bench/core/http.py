@@ -14,10 +14,10 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cosam_bench import __version__
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone, write_atomically
 from cosam_bench.core.progress_bar import ByteBar
+from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
     from requests import Response

@@ -92,7 +92,14 @@ class Prepared:
         That is the conditions, the prompts, the method with its source file and settings, seed, order, the
         kind of device, and this package's version.
         """
-        return run_digest(self)
+        return run_digest(
+            conditions=self.conditions,
+            prompts=self.prompt_digests,
+            method=(self.method_name, self.method, self.settings),
+            order=[domain.name for domain in self.domains],
+            seed=self.config.seed,
+            device=self.bench.view.device.type,
+        )
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -7,17 +7,15 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cosam_bench import __version__
+from cosam_bench.core.settings import Settings
+from cosam_bench.core.version import __version__
 from cosam_bench.data.samples import Domain
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.method.interface import Method
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.sam import Sam
-
-if TYPE_CHECKING:
-    from cosam_bench.experiments.experiment import Prepared
 
 # Parts of a protocol that change nothing, or whose contents are hashed in place of their names.
 _OTHERWISE_HASHED: Any = {"title": True, "stream": True, "methods": True, "model": True, "adapter": {"start"}}
@@ -32,17 +30,32 @@ def conditions_of(config: RunConfig, columns: tuple[Domain, ...], sam: Sam) -> C
     )
 
 
-def run_digest(prepared: Prepared) -> str:
-    """Hash of all that decides a run's scores; ``Prepared.digest`` says what that is."""
+def run_digest(
+    *,
+    conditions: Conditions,
+    prompts: dict[str, str],
+    method: tuple[str, type[Method], Settings],
+    order: list[str],
+    seed: int,
+    device: str,
+) -> str:
+    """Hash of all that decides a run's scores; ``Prepared.digest`` says what that is.
+
+    Args:
+        prompts: digests of the frozen prompts.
+        method: its name, its class and its settings.
+        order: the names of the domains.
+    """
+    name, method_class, settings = method
     facts = {
-        "conditions": prepared.conditions.digest,
-        "prompts": prepared.prompt_digests,
-        "method": prepared.method_name,
-        "source": _source_digest(prepared.method),
-        "settings": prepared.settings.model_dump(mode="json"),
-        "seed": prepared.config.seed,
-        "order": [domain.name for domain in prepared.domains],
-        "device": prepared.bench.view.device.type,
+        "conditions": conditions.digest,
+        "prompts": prompts,
+        "method": name,
+        "source": _source_digest(method_class),
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "order": order,
+        "device": device,
         "harness": __version__,
     }
     return _hash(facts)

@@ -1,4 +1,16 @@
-"""The interface of a method, and what the harness provides to one."""
+"""The interface of a method, and what the harness provides to one.
+
+Modules, bottom to top:
+
+card: what a method says about itself
+training_domain: data that is open only while a method learns
+cost_meter: seconds and peak memory of learning
+workbench: the frozen model and the protocol's training
+interface: Method, MergingMethod and State
+contract_check: whether a method keeps the contract
+registry: methods by name, module or file
+package_template: the skeleton of a method as a package
+"""
 
 from cosam_bench._moved import forwarding
 

@@ -1,1 +1,26 @@
-"""The Segment Anything Model: building, batched decoding, adapters."""
+"""The Segment Anything Model: building, batched decoding, adapters.
+
+Modules, bottom to top:
+
+frames: between an image's own pixels and the model's input
+inputs: batches of images and prompts
+mobile_sam: MobileSAM's image encoder
+encoder_sections: the encoder as sections that can be run apart
+attention: attention without the matrix of all scores
+adapters.side_layers: layers beside SAM's own
+adapters.hq: HQ-SAM's decoder layers
+sam: the model: encode and decode
+models: the models' names, sizes and downloads
+tiny_sam: the embedded model's shape
+build: a model by name
+adapters.parallel_lora: RegCL's adapter
+adapters.augmodule: RegCL's AugModule
+adapters.targets: which layers an adapter changes
+serving: the model with an update in place
+adapters.lean_lora: LoRA that holds less memory while it trains
+adapters.attach: an adapter attached and read back as an update
+feature_store: features in files or in a GPU's memory
+feature_cache: features of the frozen blocks, computed once
+batch_size: how many images fit in one pass
+checkpoints: published weights, downloaded and checked
+"""

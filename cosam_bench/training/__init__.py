@@ -1,1 +1,12 @@
-"""Training one adapter on one domain, and keeping the trained experts."""
+"""Training one adapter on one domain, and keeping the trained experts.
+
+Modules, bottom to top:
+
+fit_settings: the settings of training
+augmentation: flips and jitter
+losses: losses of mask logits
+batches: augmented samples as batches
+epochs: which samples each step sees
+fit: training one adapter on one domain
+expert_store: trained experts as files
+"""

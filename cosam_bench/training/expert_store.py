@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from cosam_bench import __version__
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.version import __version__
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings

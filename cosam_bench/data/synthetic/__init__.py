@@ -1,4 +1,15 @@
-"""Domains drawn by code from a seed: honest caricatures of CoSAM's eight, at install size zero."""
+"""Domains drawn by code from a seed: honest caricatures of CoSAM's eight, at install size zero.
+
+Modules, bottom to top:
+
+canvas: noise, colour, light and layers
+shapes: signed distances
+scenes: generic objects on any ground
+products: a texture, a pill and a bottle
+living: a camouflaged animal and a polyp
+metal: three worn metals
+natural: natural-looking scenes
+"""
 
 from __future__ import annotations
 
