@@ -1,95 +1,90 @@
-"""The file of figures: what was measured, one row a line, in full precision."""
+"""What was measured: figures, their file in full precision, and their table."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.measuring import Row
 from cosam_bench.core.console import plain_table
 from cosam_bench.core.environment import hardware
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 
 _COLUMNS = ("group", "stage", "plain", "ours", "unit", "note", "limit", "ratio", "share", "machine")
+_NUMBERS = ("plain", "ours", "limit", "ratio", "share")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of the table, the stage that measured it, and on what."""
+    """One line of a table; a number that was not measured is None.
 
-    group: str
-    row: Row
-    machine: str
+    Attributes:
+        stage: what is compared.
+        plain: the plain way's number.
+        ours: this package's.
+        unit: ``s`` of processor time (wall time on a GPU), ``MiB``, or what the number is.
+        note: what else was found, such as how far the results are apart.
+        limit: the least seconds that this machine could take by the cost model.
+        group: the stage of ``python -m benchmarks`` that measured it.
+        machine: where it was measured.
+    """
+
+    stage: str
+    plain: float | None
+    ours: float
+    unit: str
+    note: str = ""
+    limit: float | None = None
+    group: str = ""
+    machine: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times less than the plain way ours takes."""
+        return None if self.plain is None else self.plain / self.ours
+
+    @property
+    def share(self) -> float | None:
+        """How near ours comes to the machine's limit, which is 1."""
+        return None if self.limit is None else self.limit / self.ours
 
 
 def machine_name(device: torch.device) -> str:
     """The device, torch's version and, on a CPU, its threads."""
     facts = hardware(device)
-    where = (
-        str(facts["gpu"]) if "gpu" in facts else f"{facts['processor']}, {facts['threads']} of {facts['cores']} cores"
-    )
-    return f"{where}, torch {torch.__version__.partition('+')[0]}"
+    cpu = f"{facts['processor']}, {facts['threads']} of {facts['cores']} cores"
+    return f"{facts.get('gpu', cpu)}, torch {torch.__version__.partition('+')[0]}"
 
 
 def write_figures(path: Path, figures: Iterable[Figure]) -> None:
     """Replace the file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for figure in figures:
-        row = figure.row
-        numbers = {name: _exact(getattr(row, name)) for name in ("plain", "ours", "limit", "ratio", "share")}
-        known = {
-            "group": figure.group,
-            "stage": row.stage,
-            "unit": row.unit,
-            "note": row.note,
-            "machine": figure.machine,
-        }
-        writer.writerow([(known | numbers)[name] for name in _COLUMNS])
-    write_atomically(path, text.getvalue())
+    lines = [asdict(figure) | {"ratio": figure.ratio, "share": figure.share} for figure in figures]
+    write_atomically(path, pd.DataFrame(lines, columns=list(_COLUMNS)).to_csv(index=False))
 
 
 def read_figures(path: Path) -> list[Figure]:
     """The figures that ``write_figures`` wrote, bit for bit.
 
     Raises:
-        CosamError: there is no such file, or it is another kind of file.
+        CosamError: the file is missing, or it is another kind of file.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            lines = list(reader)
-        if tuple(reader.fieldnames or ()) != _COLUMNS:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # numbers are read by Python, which is exact
+        if tuple(frame) != _COLUMNS:
             raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
-        return [
-            Figure(
-                line["group"],
-                Row(
-                    line["stage"],
-                    _number(line["plain"]),
-                    float(line["ours"]),
-                    line["unit"],
-                    line["note"],
-                    _number(line["limit"]),
-                ),
-                line["machine"],
-            )
-            for line in lines
-        ]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        numbers = {name: [float(text) if text else None for text in frame.pop(name)] for name in _NUMBERS}
+    except (OSError, ValueError) as error:
         raise CosamError(
             f"{path} cannot be read as a file of figures: {type(error).__name__}: {error}. "
             "Write one by `python -m benchmarks --csv FILE`."
         ) from None
+    kept = frame.assign(**{name: pd.Series(numbers[name], dtype=object) for name in ("plain", "ours", "limit")})
+    return [Figure(**line) for line in kept.to_dict("records")]  # type: ignore[misc]  # its columns are the fields
 
 
 def replaced(known: Sequence[Figure], new: Sequence[Figure], *, order: Sequence[str]) -> list[Figure]:
@@ -100,38 +95,44 @@ def replaced(known: Sequence[Figure], new: Sequence[Figure], *, order: Sequence[
     return sorted([*kept, *new], key=lambda figure: place.get(figure.group, len(place)))
 
 
+def table(figures: Sequence[Figure]) -> list[list[str]]:
+    """The heads, then one line per figure; columns that no figure fills are left out."""
+    heads = ["stage", "plain", "ours", "", "times less", "of the limit", "note"]
+    lines = [
+        [
+            figure.stage,
+            amount(figure.plain),
+            amount(figure.ours),
+            figure.unit,
+            amount(figure.ratio, digits=2),
+            "" if figure.share is None else f"{figure.share:.0%}",
+            figure.note,
+        ]
+        for figure in figures
+    ]
+    used = [place for place, head in enumerate(heads) if head == "" or any(line[place] for line in lines)]
+    if heads.index("plain") not in used:
+        heads[heads.index("ours")] = "measured"
+    return [[line[place] for place in used] for line in [heads, *lines]]
+
+
 def show(figures: Sequence[Figure]) -> None:
-    """Print the figures as a table, in full width also where nobody watches."""
+    """Print the figures as a table, in full width also into a pipe."""
+    heads, *lines = table(figures)
+    printed = plain_table(*heads)
+    for line in lines:
+        printed.add_row(*line)
     console = Console()
     console.width = console.width if console.is_terminal else 160
-    console.print(_table_of([figure.row for figure in figures]))
-
-
-def _table_of(rows: Sequence[Row]) -> Table:
-    table = plain_table("stage", "plain", "ours", "", "times less", "of the limit", "note")
-    for row in rows:
-        share = "" if row.share is None else f"{row.share:.0%}"
-        ratio = amount(row.ratio, digits=2)
-        table.add_row(row.stage, amount(row.plain), amount(row.ours), row.unit, ratio, share, row.note)
-    return table
+    console.print(printed)
 
 
 def amount(number: float | None, *, digits: int = 3) -> str:
-    """A figure to so many digits, thousands apart; nothing for none.
+    """A number to so many digits, with thousands separated; empty for None.
 
     >>> amount(2398.6), amount(0.01234), amount(19.71), amount(None)
     ('2,399', '0.0123', '19.7', '')
     """
     if number is None:
         return ""
-    if abs(number) >= 10 ** (digits - 1):
-        return f"{number:,.0f}"
-    return f"{number:.{digits}g}"
-
-
-def _exact(number: float | None) -> str:
-    return "" if number is None else repr(float(number))
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+    return f"{number:,.0f}" if abs(number) >= 10 ** (digits - 1) else f"{number:.{digits}g}"

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.gpu``: what a GPU makes of it, from the attention's numbers to a whole matrix of CoSAM's size.
+"""``python -m benchmarks.gpu``: from the attention's numbers on a GPU to a whole matrix of CoSAM's size.
 
-Nobody has run this on a GPU yet. Its logic is tested on the CPU with the tiny model.
+It has not been run on a GPU yet. Its logic is tested on the CPU with the tiny model.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from typing import Any
 import torch
 
 from benchmarks import subjects
-from benchmarks.costs import VitShape
-from benchmarks.figures import Figure, machine_name, read_figures, replaced, show, write_figures
+from benchmarks.__main__ import measured as announced
+from benchmarks.figures import Figure, read_figures, replaced, show, write_figures
 from benchmarks.imitation import RETENTION, TEST, write_stream
-from benchmarks.limits import Machine, limit_rows, measured
-from benchmarks.measuring import Row, in_turns
+from benchmarks.limits import Cost, Machine, counted, limit_figures, measured
+from benchmarks.measuring import in_turns
 from cosam_bench.core.environment import synchronise
 from cosam_bench.experiments.experiment import Prepared, prepare
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.card import MethodCard
+from cosam_bench.method.interface import MergingMethod
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.sam import Sam
@@ -34,20 +37,18 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 1e-2}  # of our attention against segment-an
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is measured, and how much of it; the defaults are what the figures are about.
+class Plan:
+    """What is measured, and how much of it; the defaults are those of the page.
 
     Attributes:
-        device: of the model.
-        models: whose encoders are measured; the first one's attention, training and matrix too.
+        models: whose encoders are measured; the first one's attention, training and matrix, too.
         blocks: of the first model that are adapted.
         side: of the matrices in the limit of products.
         test: images of each of the eight domains in the matrix.
         retention: natural images in the matrix.
         train: images of the measured training.
         shrunk: divide the sides of the matrix's images by this.
-        score_batch: images a pass in the matrix.
-        counts: images a pass of the encoder that are tried, until one fits into the memory.
+        counts: images per pass of the encoder to try, until one fits in memory.
     """
 
     device: torch.device
@@ -58,70 +59,92 @@ class Asked:
     retention: int = RETENTION
     train: int = 64
     shrunk: int = 1
-    score_batch: int | str = "auto"
     counts: tuple[int, ...] = (64, 32, 16, 8, 4, 2, 1)
 
+    def encoder(self, name: str, *, is_lean: bool) -> Sam:
+        """A model on the device."""
+        return subjects.model(is_lean=is_lean, name=name).to(self.device)
 
-def rows(asked: Asked) -> Iterator[Row]:
+
+class RandomAdapters(MergingMethod):
+    """Serves another random adapter after each domain, so that a matrix costs its scoring and nothing else."""
+
+    card = MethodCard(title="Random adapters, to measure scoring", deviations=())
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Draw the next one, without training."""
+        self.served = subjects.updates(self.bench.sam, step, settings=self.bench.adapter)[-1]
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The expert: nothing is merged here."""
+        return expert
+
+
+def figures(plan: Plan) -> Iterator[Figure]:
     """All of it, one part after another."""
-    yield from attention(asked)
-    machine = measured(asked.device, dtypes=(torch.float32, torch.bfloat16), side=asked.side, megabytes=asked.side // 8)
-    yield from limit_rows(machine)
-    for name in asked.models:
-        yield encoder(name, machine, asked)
+    yield from attention(plan)
+    types = (torch.float32, torch.bfloat16)
+    machine = measured(plan.device, dtypes=types, side=plan.side, megabytes=plan.side // 8)
+    yield from limit_figures(machine)
+    for name in plan.models:
+        yield encoder(name, machine, plan)
     with tempfile.TemporaryDirectory() as folder:
-        yield from training(asked, Path(folder))
+        yield from training(plan, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
-        yield matrix(asked, Path(folder))
+        yield matrix(plan, Path(folder))
 
 
-def attention(asked: Asked) -> Iterator[Row]:
+def attention(plan: Plan) -> Iterator[Figure]:
     """How far our attention is from stock's, forward through a whole encoder and backward through a global block."""
-    stock, lean = (_encoder(asked.models[0], asked.device, is_lean=is_lean) for is_lean in (False, True))
-    images = subjects.images(1, side=stock.image_size).to(asked.device)
+    stock, lean = (plan.encoder(plan.models[0], is_lean=is_lean) for is_lean in (False, True))
+    image = subjects.image(stock.image_size).to(plan.device)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for precision in TOLERANCES:
-            with torch.autocast(asked.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                truth, ours = stock.image_encoder(images), lean.image_encoder(images)
+            with torch.autocast(plan.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                truth, ours = stock.image_encoder(image), lean.image_encoder(image)
             yield _apart(f"encoder's answers, {precision}", ours, truth, precision)
-    truth, ours = (_gradient(sam) for sam in (stock, lean))
-    yield _apart("a global block's gradient, fp32", ours, truth, "fp32")
+    yield _apart("a global block's gradient, fp32", _gradient(lean), _gradient(stock), "fp32")
 
 
 def _gradient(sam: Sam) -> torch.Tensor:
-    """Of a scalar of the first global block's answer, by its map ``(1, h, w, C)``."""
+    """The gradient of a scalar of the first global block's answer with respect to its map ``(1, h, w, C)``."""
     encoder: Any = sam.image_encoder
-    shape = VitShape.of(encoder)
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(1, shape.grid, shape.grid, shape.width, generator=generator).to(sam.device).requires_grad_()
-    loss = encoder.blocks[shape.windows.index(0)](maps).square().sum()
-    [gradient] = torch.autograd.grad(loss, maps)
+    maps = torch.randn(encoder.pos_embed.shape, generator=torch.Generator().manual_seed(0))
+    maps = maps.to(sam.device).requires_grad_()
+    block = next(block for block in encoder.blocks if block.window_size == 0)
+    [gradient] = torch.autograd.grad(block(maps).square().sum(), maps)
     return gradient
 
 
-def _apart(what: str, ours: torch.Tensor, truth: torch.Tensor, precision: str) -> Row:
+def _apart(what: str, ours: torch.Tensor, truth: torch.Tensor, precision: str) -> Figure:
     found = ((ours.float() - truth.float()).norm() / truth.float().norm()).item()
     within = "within" if found <= TOLERANCES[precision] else "TOO FAR:"
-    return Row(f"{what}, from stock's", None, found, "relative", f"{within} {TOLERANCES[precision]:g}")
+    return Figure(f"{what}, from stock's", None, found, "relative", f"{within} {TOLERANCES[precision]:g}")
 
 
-def encoder(name: str, machine: Machine, asked: Asked) -> Row:
-    """Seconds an image: stock in fp32 one by one, ours in bf16 in the largest batch that fits."""
-    _, plain = _image_seconds(_encoder(name, asked.device, is_lean=False), counts=(1,), is_bf16=False)
-    lean = _encoder(name, asked.device, is_lean=True)
-    count, ours = _image_seconds(lean, counts=asked.counts, is_bf16=True)
-    limit = machine.least(VitShape.of(lean.image_encoder).encoder(), torch.bfloat16)
-    note = f"{1 / ours:.1f} images a second, {count} a pass"
-    return Row(f"encoder, {name}, bf16 against fp32, one image", plain, ours, "s", note, limit)
+def encoder(name: str, machine: Machine, plan: Plan) -> Figure:
+    """Seconds per image: stock in fp32 one by one, ours in bf16 in the largest batch that fits."""
+    cost, plain = _stock_encoder(plan.encoder(name, is_lean=False))
+    count, ours = _image_seconds(plan.encoder(name, is_lean=True), counts=plan.counts, is_bf16=True)
+    note = f"{1 / ours:.1f} images per second, {count} per pass"
+    stage = f"encoder, {name}, bf16 against fp32, one image"
+    return Figure(stage, plain, ours, "s", note, machine.least(cost, torch.bfloat16))
+
+
+def _stock_encoder(stock: Sam) -> tuple[Cost, float]:
+    image = subjects.image(stock.image_size).to(stock.device)
+    with torch.inference_mode():
+        cost = counted(lambda: stock.image_encoder(image))
+    return cost, _image_seconds(stock, counts=(1,), is_bf16=False)[1]
 
 
 def _image_seconds(sam: Sam, *, counts: Sequence[int], is_bf16: bool) -> tuple[int, float]:
-    """The first of the counts that fits into the memory, and the seconds an image in passes of so many."""
+    """The first of the counts that fits in memory, and the seconds per image in passes of so many."""
     device = sam.device
-    images = subjects.images(1, side=sam.image_size).to(device)
+    image = subjects.image(sam.image_size).to(device)
 
     def seconds(count: int) -> float:
-        batch = images.expand(count, -1, -1, -1).contiguous()
+        batch = image.repeat(count, 1, 1, 1)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
             sam.image_encoder(batch)
             return in_turns(lambda: sam.image_encoder(batch), repeats=5, device=device)[0] / count
@@ -130,7 +153,7 @@ def _image_seconds(sam: Sam, *, counts: Sequence[int], is_bf16: bool) -> tuple[i
 
 
 def largest(work: Callable[[int], float], counts: Sequence[int]) -> tuple[int, float]:
-    """The first of the counts for which the memory suffices, and what the work gave."""
+    """The first of the counts for which the memory suffices, and what the work returned."""
     for count in counts[:-1]:
         try:
             return count, work(count)
@@ -139,87 +162,69 @@ def largest(work: Callable[[int], float], counts: Sequence[int]) -> tuple[int, f
     return counts[-1], work(counts[-1])
 
 
-def training(asked: Asked, folder: Path) -> Iterator[Row]:
+def training(plan: Plan, folder: Path) -> Iterator[Figure]:
     """A training step of four images: stock's whole encoder in fp32, against kept features."""
-    stream = write_stream(folder, train=asked.train, test=1, retention=1, shrunk=asked.shrunk)
-    for precision in ("fp32", "bf16"):
-        prepared = _prepared(asked, folder, stream, f"fit.precision={precision}", "fit.flip=false", "fit.epochs=1")
-        if precision == "fp32":
-            stock = _encoder(asked.models[0], asked.device, is_lean=False)
-            plain_bench = replace(prepared.bench, sam=stock, prefixes=None, experts=None)
-            _step_seconds(plain_bench, prepared)  # reads the files, and loads the kernels
-            plain = _step_seconds(plain_bench, prepared)
+    stream = write_stream(folder, train=plan.train, test=1, retention=1, shrunk=plan.shrunk)
+    for precision in TOLERANCES:
+        prepared = _prepared(plan, folder, stream, f"fit.precision={precision}", "fit.flip=false", "fit.epochs=1")
         bench = replace(prepared.bench, experts=None)
-        _step_seconds(bench, prepared)  # keeps the features
+        if precision == "fp32":
+            stock = plan.encoder(plan.models[0], is_lean=False)
+            plain = _step_seconds(replace(bench, sam=stock, prefixes=None), prepared)
         ours = _step_seconds(bench, prepared)
-        note = f"{1 / ours:.2f} steps a second; features {'kept' if bench.prefixes else 'not kept'}"
-        yield Row(f"training step of 4 images, {precision} against fp32", plain, ours, "s", note)
+        note = f"{1 / ours:.2f} steps per second; features {'kept' if bench.prefixes else 'not kept'}"
+        yield Figure(f"training step of 4 images, {precision} against fp32", plain, ours, "s", note)
 
 
 def _step_seconds(bench: Workbench, prepared: Prepared) -> float:
+    """Those of the second training; the first reads the files, loads the kernels and keeps the features."""
     first = prepared.domains[0]
     domain = TrainingDomain(first.name, first.train, prepared.train_prompts[first.name])
+    bench.train(domain)
     [seconds] = in_turns(lambda: bench.train(domain), repeats=1, device=bench.view.device)
     return seconds / -(-len(domain) // bench.fit.batch_size)
 
 
-def matrix(asked: Asked, folder: Path) -> Row:
+def matrix(plan: Plan, folder: Path) -> Figure:
     """Nine rows from the files to the record, prompts and all, by random adapters."""
-    stream = write_stream(folder, test=asked.test, retention=asked.retention, shrunk=asked.shrunk)
+    stream = write_stream(folder, test=plan.test, retention=plan.retention, shrunk=plan.shrunk)
     began = time.perf_counter()
-    prepared = _prepared(asked, folder, stream, "score.precision=bf16", f"score.batch_size={asked.score_batch}")
+    prepared = _prepared(plan, folder, stream, "score.precision=bf16", "score.batch_size=auto")
     opened = time.perf_counter() - began
     Runner(prepared, results=folder / "results").run()
-    synchronise(asked.device)
+    synchronise(plan.device)
     seconds = time.perf_counter() - began
     images = sum(len(domain.test) for domain in prepared.columns)
     note = f"of {images} images in bf16; opening files and model took {opened:.1f} s of it"
-    return Row(f"a matrix of {len(prepared.steps)} rows", None, seconds, "s of the clock", note)
+    return Figure(f"a matrix of {len(prepared.steps)} rows", None, seconds, "s of wall time", note)
 
 
-def _prepared(asked: Asked, folder: Path, stream: Path, *more: str) -> Prepared:
-    overrides = (
-        f"stream={stream}",
-        f"device={asked.device}",
-        "model.checkpoint=random",
-        f"model.name={asked.models[0]}",
-        "adapter.rank=10",
-        "adapter.alpha=10",
-        f"adapter.blocks={list(asked.blocks)}",
-        "fit.batch_size=4",
-        "prompts.test=box",
-        "prompts.train=box",
-        "prefix_cache_gib=48",
-        *more,
-    )
-    return prepare(
-        resolve_run(method="benchmarks.drawn:Drawn", protocol="mini", overrides=overrides), folder / "results"
-    )
-
-
-def _encoder(name: str, device: torch.device, *, is_lean: bool) -> Sam:
-    return subjects.model(is_lean=is_lean, name=name).to(device)
+def _prepared(plan: Plan, folder: Path, stream: Path, *more: str) -> Prepared:
+    model = ("model.checkpoint=random", f"model.name={plan.models[0]}", "prefix_cache_gib=48")
+    adapter = ("adapter.rank=10", "adapter.alpha=10", f"adapter.blocks={list(plan.blocks)}", "fit.batch_size=4")
+    rest = (f"stream={stream}", f"device={plan.device}", "prompts.test=box", "prompts.train=box")
+    overrides = (*model, *adapter, *rest, *more)
+    config = resolve_run(method="benchmarks.gpu:RandomAdapters", protocol="mini", overrides=overrides)
+    return prepare(config, folder / "results")
 
 
 def main() -> None:
-    """Measure on a GPU, print a row for each figure as it comes, and write the file of figures."""
+    """Measure on a GPU, print each figure as it comes, and write the file of figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=main.__doc__)
     parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the figures here")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("torch sees no GPU here. `python -m benchmarks` measures the CPU.")
-    asked = Asked(torch.device(given.device))
-    found = []
-    for row in rows(asked):
-        found.append(Figure("gpu", row, machine_name(asked.device)))
-        print(f"{row.stage}: {row.ours:.4g} {row.unit}", file=sys.stderr, flush=True)
+    device, found = torch.device(given.device), []
+    for figure in announced("gpu", figures(Plan(device)), device=device):
+        found.append(figure)
         if given.csv:
             known = read_figures(given.csv) if given.csv.exists() else []
             write_figures(given.csv, replaced(known, found, order=()))
     show(found)
-    if any("TOO FAR" in figure.row.note for figure in found):
-        sys.exit("Our attention is further from segment-anything's than it may be.")
+    if any("TOO FAR" in figure.note for figure in found):
+        sys.exit("Our attention is further from segment-anything's than the tolerance allows.")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import torch
 from segment_anything.modeling import Sam as StockSam
 
 from benchmarks import subjects
-from benchmarks.measuring import Row, Skipped
-from benchmarks.stages import encoder_rows, matrix_rows, step_rows
+from benchmarks.figures import Figure
+from benchmarks.measuring import Skipped
+from benchmarks.stages import encoder_figures, matrix_figures, step_figures
 from cosam_bench.data.cards import Card, SplitRule
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.prompts import Prompts, draw_prompts
@@ -26,11 +27,11 @@ ADAPTER = AdapterSettings(rank=10, alpha=10.0)  # MobileSAM's usual layers: bloc
 DOMAINS = ("bsdata_pitting", "kvasir_polyp", "camvid_road", "lung_xray")
 
 
-def rows() -> Iterator[Row]:
+def figures() -> Iterator[Figure]:
     """The encoder, a matrix of one image of each of four domains, and a training step.
 
     Raises:
-        Skipped: there is no such folder.
+        Skipped: the folder is missing.
     """
     folder = os.environ.get("COSAM_BENCH_REAL")
     if not folder or not (Path(folder) / "mobile_sam.pt").is_file():
@@ -38,9 +39,10 @@ def rows() -> Iterator[Row]:
     sam = build_sam("mobile_sam", checkpoint=Path(folder) / "mobile_sam.pt")
     plain = as_published(sam)
     split, prompts = real_images(Path(folder))
-    yield from encoder_rows(plain.image_encoder, sam.image_encoder, subjects.images(1), name="MobileSAM's encoder")
-    yield from matrix_rows(sam, stock_of(plain), split, prompts, adapter=ADAPTER)
-    yield from step_rows(plain, sam, split, prompts, adapter=ADAPTER)
+    encoders = plain.image_encoder, sam.image_encoder
+    yield from encoder_figures(*encoders, subjects.image(), name="MobileSAM's encoder")
+    yield from matrix_figures(sam, stock_of(plain), split, prompts, adapter=ADAPTER)
+    yield from step_figures(plain, sam, split, prompts, adapter=ADAPTER)
 
 
 def as_published(sam: Sam) -> Sam:
@@ -55,7 +57,7 @@ def as_published(sam: Sam) -> Sam:
 
 
 def stock_of(sam: Sam) -> StockSam:
-    """segment-anything's model, for its predictor, of copies of the same parts."""
+    """segment-anything's model, for its predictor, made from copies of the same parts."""
     return StockSam(*copy.deepcopy((sam.image_encoder, sam.prompt_encoder, sam.mask_decoder)))
 
 
@@ -65,13 +67,10 @@ def real_images(folder: Path, *, domains: tuple[str, ...] = DOMAINS) -> tuple[Sp
     Args:
         folder: with ``DOMAIN/images/NAME.*`` and ``DOMAIN/masks/NAME.png``.
     """
-    found = []
-    for name in domains:
-        split = SplitRule(kind="counts", train=0, test=1)
-        card = Card(name=name, root=str(folder / name), masks="masks/{stem}.png", split=split)
-        found.append(open_domain(card, is_retention=True).test)
-    pictures = [split[0] for split in found]
-    entries = tuple(Entry(split.domain, *[f"{split.digest}"] * 2) for split in found)
-    source = Pixels(tuple(one.image for one in pictures), tuple(one.mask for one in pictures))
+    rule = SplitRule(kind="counts", train=0, test=1)
+    cards = [Card(name=name, root=str(folder / name), masks="masks/{stem}.png", split=rule) for name in domains]
+    found = [open_domain(card, is_retention=True).test for card in cards]
+    entries = tuple(Entry(split.domain, split.digest, split.digest) for split in found)
+    source = Pixels(tuple(split[0].image for split in found), tuple(split[0].mask for split in found))
     joined = Split("real", part="test", manifest=Manifest(entries), source=source)
     return joined, draw_prompts(joined, points=3, seed=0)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.figures import Figure, amount, read_figures
-from benchmarks.measuring import Row
-from benchmarks.picture import draw
+from benchmarks.figures import Figure, amount, read_figures, table
+from benchmarks.shares import KINDS
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-# What stands between the two marks of a group is made anew each time.
+# What is between the two marks of a group is replaced each time.
 _PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+# Paul Tol's "bright" scheme, which colour-blind readers can tell apart.
+_COLOURS = dict(zip(KINDS, ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#BBBBBB"), strict=True))
 
 
 def main() -> None:
@@ -23,10 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=main.__doc__)
     parser.add_argument("--csv", type=Path, default=DOCS / "performance.csv", metavar="FILE")
     parser.add_argument("--page", type=Path, default=DOCS / "performance.md", metavar="FILE")
-    asked = parser.parse_args()
-    figures = read_figures(asked.csv)
-    write_atomically(asked.page, filled(asked.page.read_text(encoding="utf-8"), figures))
-    draw(figures, asked.page.with_suffix(".svg"))
+    given = parser.parse_args()
+    figures = read_figures(given.csv)
+    write_atomically(given.page, filled(given.page.read_text(encoding="utf-8"), figures))
+    draw(figures, given.page.with_suffix(".svg"))
 
 
 def filled(page: str, figures: Sequence[Figure]) -> str:
@@ -36,63 +38,77 @@ def filled(page: str, figures: Sequence[Figure]) -> str:
         CosamError: the page has no such marks.
     """
     if not _PLACE.search(page):
-        raise CosamError(
-            "The page has no `<!-- figures: GROUP -->` with an `<!-- end -->`, so there is nothing to fill."
-        )
-
-    def table(place: re.Match[str]) -> str:
-        group = place[2]
-        mine = [figure for figure in figures if figure.group == group]
-        return f"{place[1]}\n{_section(group, mine)}\n\n{place[3]}"
-
-    return _PLACE.sub(table, page)
+        raise CosamError("The page has no `<!-- figures: GROUP -->` with an `<!-- end -->`; add a pair for each table.")
+    return _PLACE.sub(lambda place: f"{place[1]}\n{_section(place[2], figures)}\n\n{place[3]}", page)
 
 
 def _section(group: str, figures: Sequence[Figure]) -> str:
-    if not figures:
+    found = [figure for figure in figures if figure.group == group]
+    if not found:
         return "Not measured."
-    lay_out: Callable[[Sequence[Row]], list[list[str]]] = _crossed if group in ("growth", "shares") else _listed
-    lines = lay_out([figure.row for figure in figures])
+    lines = _crossed(found) if group in ("growth", "shares") else table(found)
     lines.insert(1, ["---"] * len(lines[0]))
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    machines = "; ".join(dict.fromkeys(figure.machine for figure in figures))
-    return f"{table}\n\nMeasured on {machines}."
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\nMeasured on {'; '.join(dict.fromkeys(figure.machine for figure in found))}."
 
 
-def _listed(rows: Sequence[Row]) -> list[list[str]]:
-    """A line a row; columns that no row fills are left out."""
-    heads = ["stage", "plain", "ours", "", "times less", "of the limit", "note"]
-    lines = [
-        [
-            row.stage,
-            amount(row.plain),
-            amount(row.ours),
-            row.unit,
-            amount(row.ratio, digits=2),
-            "" if row.share is None else f"{row.share:.0%}",
-            row.note,
-        ]
-        for row in rows
-    ]
-    used = [place for place, head in enumerate(heads) if head == "" or any(line[place] for line in lines)]
-    if "plain" not in [heads[place] for place in used]:
-        heads[2] = "measured"
-    return [[line[place] for place in used] for line in [heads, *lines]]
-
-
-def _crossed(rows: Sequence[Row]) -> list[list[str]]:
-    """A line for what stands before a stage's first comma, a column for what stands behind it."""
-    cells = {tuple(row.stage.split(", ", 1)): row for row in rows}
+def _crossed(figures: Sequence[Figure]) -> list[list[str]]:
+    """One line for what comes before a stage's first comma, one column for what comes after it."""
+    cells = {}
+    for figure in figures:
+        share = f" ({figure.note})" if figure.note.endswith("%") else ""
+        cells[tuple(figure.stage.split(", ", 1))] = f"{amount(figure.ours)} {figure.unit}{share}"
     first, across = (list(dict.fromkeys(place[side] for place in cells)) for side in (0, 1))
+    return [["", *across], *([name, *(cells.get((name, place), "") for place in across)] for name in first)]
 
-    def cell(row: Row | None) -> str:
-        if row is None:
-            return ""
-        share = f" ({row.note})" if row.note.endswith("%") else ""
-        return f"{amount(row.ours)} {row.unit}{share}"
 
-    lines = [[name, *(cell(cells.get((name, place))) for place in across)] for name in first]
-    return [["", *across], *lines]
+def draw(figures: Sequence[Figure], path: Path) -> None:
+    """Write as SVG where the time goes, and how much of it the machine's limits take; always the same bytes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": "performance", "svg.fonttype": "none", "font.size": 9}):
+        canvas, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+        _draw_kinds(left, [figure for figure in figures if figure.group == "shares"])
+        _draw_limits(right, [figure for figure in figures if figure.group == "limits" and figure.ours > 0.1])
+        canvas.savefig(path, metadata={"Date": None})
+        pyplot.close(canvas)
+
+
+def _draw_kinds(axes: Any, figures: Sequence[Figure]) -> None:
+    """One bar for each piece of work, its kinds side by side."""
+    ends = {figure.stage.split(", ", 1)[1]: 0.0 for figure in figures}
+    works = list(ends)
+    for kind in KINDS:
+        seconds = {figure.stage: figure.ours for figure in figures}
+        widths = [seconds.get(f"{kind}, {work}", 0.0) for work in works]
+        axes.barh(works, widths, left=[ends[work] for work in works], color=_COLOURS[kind], label=kind)
+        ends = {work: ends[work] + width for work, width in zip(works, widths, strict=True)}
+    _finish(axes, "What one image costs, ViT-B, fp32", has_legend=bool(works))
+
+
+def _draw_limits(axes: Any, figures: Sequence[Figure]) -> None:
+    """One bar for each stage that has a limit, and within it the limit."""
+    limited = [figure for figure in figures if figure.limit]
+    names = [figure.stage for figure in limited]
+    axes.barh(names, [figure.ours for figure in limited], color="#BBBBBB", label="measured")
+    least = [figure.limit for figure in limited]
+    axes.barh(names, least, height=0.4, color="#4477AA", label="least, by the machine's limits")
+    for place, figure in enumerate(limited):
+        axes.text(figure.ours, place, f" {figure.share:.0%}", va="center")
+    _finish(axes, "How near to the limit", has_legend=bool(names))
+
+
+def _finish(axes: Any, title: str, *, has_legend: bool) -> None:
+    axes.invert_yaxis()
+    axes.set_title(title)
+    axes.set_xlabel("seconds")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    if has_legend:
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.45, -0.13), ncols=3)
 
 
 if __name__ == "__main__":

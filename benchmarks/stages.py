@@ -1,4 +1,4 @@
-"""The stages that are compared, each against the plain way to do it."""
+"""The stages that are compared, each with the plain way to do it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft.tuners.lora.layer import Linear
 from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 
 from benchmarks import subjects
-from benchmarks.measuring import Row, in_a_process, in_turns
+from benchmarks.figures import Figure
+from benchmarks.measuring import in_a_process, in_turns, peak_above_now
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.evaluation.loader import Loader
@@ -26,81 +29,80 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.lean_lora import LeanLora
+from cosam_bench.sam.attention import LeanAttention
+from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import serving
 
 MATRIX_ROWS = 9  # CoSAM's: frozen SAM and eight domains
+PRECISIONS = ("fp32", "bf16")
 
 
-def encoder() -> Iterator[Row]:
-    """One image through ViT-B's encoder, and the highest memory of one global block."""
+def encoder() -> Iterator[Figure]:
+    """One image through ViT-B's encoder, and the peak memory of one global block."""
     stock, lean = (subjects.model(is_lean=is_lean) for is_lean in (False, True))
-    yield from encoder_rows(stock.image_encoder, lean.image_encoder, subjects.images(1), name="encoder")
-    for what in ("fp32", "bf16", "training"):
-        plain, ours = in_a_process(f"block-{what}-plain"), in_a_process(f"block-{what}-ours")
-        yield Row(f"global block, {what}", plain, ours, "MiB")
+    yield from encoder_figures(stock.image_encoder, lean.image_encoder, subjects.image(), name="encoder")
+    for what in (*PRECISIONS, "training"):
+        plain, ours = (in_a_process(block_memory, what, is_lean=is_lean) for is_lean in (False, True))
+        yield Figure(f"global block, {what}", plain, ours, "MiB")
 
 
-def encoder_rows(stock: nn.Module, lean: nn.Module, image: Tensor, *, name: str) -> Iterator[Row]:
-    """One image through two encoders of the same weights, in both precisions."""
-    for precision in ("fp32", "bf16"):
+def encoder_figures(stock: nn.Module, lean: nn.Module, image: Tensor, *, name: str) -> Iterator[Figure]:
+    """One image through two encoders with the same weights, in both precisions."""
+    for precision in PRECISIONS:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             one, other = stock(image).float(), lean(image).float()
             plain, ours = in_turns(lambda: stock(image), lambda: lean(image), repeats=2)
         apart = ((one - other).norm() / one.norm()).item()
-        yield Row(f"{name}, {precision}", plain, ours, "s", f"{apart:.0e} apart" if apart else "the same bits")
+        yield Figure(f"{name}, {precision}", plain, ours, "s", f"{apart:.0e} apart" if apart else "the same bits")
 
 
-def matrix(*, images: int = 1) -> Iterator[Row]:
+def block_memory(what: str, *, is_lean: bool) -> float:
+    """Peak MiB of one of ViT-B's global blocks on one image, in a precision or while training."""
+    layer = Block(768, 12, use_rel_pos=True, input_size=(64, 64))
+    if is_lean:
+        layer.attn.__class__ = LeanAttention
+    maps = torch.randn(1, 64, 64, 768, requires_grad=what == "training")
+    if what == "training":
+        return peak_above_now(lambda: layer(maps).sum().backward())
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=what == "bf16"):
+        return peak_above_now(lambda: layer(maps))
+
+
+def matrix(*, images: int = 1) -> Iterator[Figure]:
     """Nine rows of some images: stock's predictor with the whole encoder each time, against kept features."""
     split, prompts = subjects.split(images)
-    yield from matrix_rows(
-        subjects.model(is_lean=True), sam_model_registry["vit_b"](), split, prompts, adapter=subjects.ADAPTER
-    )
+    stock = sam_model_registry["vit_b"]()
+    yield from matrix_figures(subjects.model(is_lean=True), stock, split, prompts, adapter=subjects.ADAPTER)
 
 
-def matrix_rows(
+def matrix_figures(
     sam: Sam, stock: nn.Module, split: Split, prompts: Prompts, *, adapter: AdapterSettings, count: int = MATRIX_ROWS
-) -> Iterator[Row]:
-    """So many rows of a split by random adapters.
+) -> Iterator[Figure]:
+    """This many rows of a split by random adapters.
 
     Args:
-        stock: segment-anything's model of the same kind; it is given the weights of each row.
+        stock: segment-anything's model of the same kind; it receives the weights of each row.
     """
     updates: list[Update | None] = [None, *subjects.updates(sam, count - 1, settings=adapter)]
-    found: dict[str, list[list[float]]] = {}
+    found: dict[str, np.ndarray] = {}  # IoU by row and image
 
     def plain() -> None:
-        found["plain"] = [_plain_row(stock, sam, update, split, prompts) for update in updates]
+        found["plain"] = np.array([_plain_row(stock, sam, update, split, prompts) for update in updates])
 
     def ours(precision: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            is_bf16 = precision == "bf16"
-            bench = subjects.workbench(sam, folder=Path(folder), is_bf16=is_bf16, adapter=adapter)
+            bench = subjects.workbench(sam, folder=Path(folder), is_bf16=precision == "bf16", adapter=adapter)
             loader = Loader.for_device(bench.view.device, with_digests=True)  # one for all rows, as in a run
-            found[precision] = [row_of(bench, update, split, prompts, loader=loader) for update in updates]
+            found[precision] = np.array([row_of(bench, update, split, prompts, loader=loader) for update in updates])
 
-    taken, *mine = in_turns(plain, lambda: ours("fp32"), lambda: ours("bf16"), repeats=1)
-    for precision, seconds in zip(("fp32", "bf16"), mine, strict=True):
-        cells, images = (
-            max(abs(gap) for gap in gaps)
-            for gaps in (_mean_gaps(found["plain"], found[precision]), _gaps(found["plain"], found[precision]))
-        )
-        note = f"IoU {cells:.4f} apart a cell" + (f", {images:.4f} an image" if len(split) > 1 else "")
-        note += f", of {_mean(found['plain'][0]):.2f}"
-        yield Row(f"{count} rows, {precision} against fp32", taken, seconds, "s", note)
-
-
-def _gaps(one: list[list[float]], other: list[list[float]]) -> list[float]:
-    return [a - b for row, same in zip(one, other, strict=True) for a, b in zip(row, same, strict=True)]
-
-
-def _mean_gaps(one: list[list[float]], other: list[list[float]]) -> list[float]:
-    return [_mean(row) - _mean(same) for row, same in zip(one, other, strict=True)]
-
-
-def _mean(row: list[float]) -> float:
-    return sum(row) / len(row)
+    plain_seconds, *seconds = in_turns(plain, lambda: ours("fp32"), lambda: ours("bf16"), repeats=1)
+    for precision, taken in zip(PRECISIONS, seconds, strict=True):
+        apart = found["plain"] - found[precision]
+        note = f"IoU {abs(apart.mean(axis=1)).max():.4f} apart per cell"
+        note += f", {abs(apart).max():.4f} per image" if len(split) > 1 else ""
+        note += f", of {found['plain'][0].mean():.2f}"
+        yield Figure(f"{count} rows, {precision} against fp32", plain_seconds, taken, "s", note)
 
 
 def _plain_row(stock: nn.Module, sam: Sam, update: Update | None, split: Split, prompts: Prompts) -> list[float]:
@@ -121,37 +123,44 @@ def _plain_score(predictor: SamPredictor, sample: Sample, box: Tensor) -> float:
 def row_of(
     bench: Workbench, update: Update | None, split: Split, prompts: Prompts, *, loader: Loader | None = None
 ) -> list[float]:
-    """The IoU of each image by the model that an update makes, as this package scores, one image at a time."""
-    scores = score_split(
-        lambda batch: bench.predict(update, batch),
-        split,
-        prompts,
-        kind="box",
-        view=bench.view,
-        batch_size=1,
-        loader=loader,
-    )
+    """The IoU of each image with an update served, as this package scores, one image at a time."""
+
+    def predict(batch: Batch) -> Tensor:
+        return bench.predict(update, batch)
+
+    scores = score_split(predict, split, prompts, kind="box", view=bench.view, batch_size=1, loader=loader)
     return [score.values["iou"] for score in scores]
 
 
-def step() -> Iterator[Row]:
-    """A training step of one image: the whole stock encoder, against kept features and lean attention."""
+def step() -> Iterator[Figure]:
+    """A training step on one image: the whole stock encoder, against kept features and lean attention."""
     split, prompts = subjects.split(1)
     stock, lean = (subjects.model(is_lean=is_lean) for is_lean in (False, True))
-    yield from step_rows(stock, lean, split, prompts, adapter=subjects.ADAPTER)
-    yield Row("training step, fp32", in_a_process("step-plain"), in_a_process("step-ours"), "MiB")
+    yield from step_figures(stock, lean, split, prompts, adapter=subjects.ADAPTER)
+    with tempfile.TemporaryDirectory() as folder:
+        in_a_process(step_memory, Path(folder))  # keeps the features, as the first epoch does
+        plain, ours = in_a_process(step_memory, None), in_a_process(step_memory, Path(folder))
+    yield Figure("training step, fp32", plain, ours, "MiB")
 
 
-def step_rows(stock: Sam, lean: Sam, split: Split, prompts: Prompts, *, adapter: AdapterSettings) -> Iterator[Row]:
+def step_figures(
+    stock: Sam, lean: Sam, split: Split, prompts: Prompts, *, adapter: AdapterSettings
+) -> Iterator[Figure]:
     """A forward and a backward pass of a split's first image, in both precisions."""
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         with tempfile.TemporaryDirectory() as folder:
             is_bf16 = precision == "bf16"
             plain = trainer(stock, None, split, prompts, is_bf16=is_bf16, adapter=adapter)
             ours = trainer(lean, Path(folder), split, prompts, is_bf16=is_bf16, adapter=adapter)
             ours()  # keeps the features
             slow, fast = in_turns(plain, ours, repeats=2)
-        yield Row(f"training step, {precision}", slow, fast, "s")
+        yield Figure(f"training step, {precision}", slow, fast, "s")
+
+
+def step_memory(folder: Path | None) -> float:
+    """Peak MiB of a training step; the plain one's without a folder of features."""
+    sam = subjects.model(is_lean=folder is not None)
+    return peak_above_now(trainer(sam, folder, *subjects.split(1), is_bf16=False))
 
 
 def trainer(
@@ -163,34 +172,33 @@ def trainer(
     is_bf16: bool,
     adapter: AdapterSettings = subjects.ADAPTER,
 ) -> Callable[[], None]:
-    """A forward and a backward pass of the first image; by peft's own layers where no features are kept."""
+    """A forward and a backward pass of the first image; by peft's own layers without a folder of features."""
     bench = subjects.workbench(sam, folder=folder, is_bf16=is_bf16, adapter=adapter)
     batch, target = bench.augmented(split, prompts, [0], order=torch.Generator().manual_seed(0))
 
     def work() -> None:
         with attach(sam, bench.adapter, generator=torch.Generator().manual_seed(0)):
             if folder is None:
-                as_peft(sam)
+                _as_peft(sam)
             loss, _ = bench.loss(batch, target)
             loss.backward()  # type: ignore[no-untyped-call]
 
     return work
 
 
-def as_peft(sam: Sam) -> None:
-    """Let the adapter that is attached compute as peft's own layers do."""
+def _as_peft(sam: Sam) -> None:
+    """Let the attached adapter compute as peft's own layers do."""
     for module in sam.modules():
         if isinstance(module, LeanLora):
             module.__class__ = Linear  # type: ignore[assignment]  # its base class
 
 
-def start() -> Iterator[Row]:
-    """The command line, from nothing to its last line: wall seconds, the least of three."""
-    for words in (["--help"], ["methods"]):
-        command = [sys.executable, "-m", "cosam_bench.cli.main", *words]
-        seconds = []
+def start() -> Iterator[Figure]:
+    """Wall seconds of the whole command line, the least of three."""
+    for word in ("--help", "methods"):
+        command, seconds = [sys.executable, "-m", "cosam_bench.cli.main", word], []
         for _ in range(3):
             began = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             seconds.append(time.perf_counter() - began)
-        yield Row(f"cosam-bench {words[0]}", None, min(seconds), "s")
+        yield Figure(f"cosam-bench {word}", None, min(seconds), "s")

@@ -1,4 +1,4 @@
-"""What is measured: models with random weights, images of noise, adapters drawn at random."""
+"""What is measured: models with random weights, images of noise, random adapters."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ADAPTER = AdapterSettings(rank=10, alpha=10.0, blocks=(7, 8, 9, 10, 11))
 
 
 def model(*, is_lean: bool, name: str = "vit_b") -> Sam:
-    """A model with random weights; segment-anything's own attention where it is not lean."""
+    """A model with random weights; with segment-anything's own attention unless it is lean."""
     return build_sam(name, checkpoint="random", is_attention_lean=is_lean)
 
 
-def images(count: int, *, side: int = 1024) -> Tensor:
-    """Normalised noise, float32 ``(count, 3, side, side)``."""
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+def image(side: int = 1024) -> Tensor:
+    """Normalised noise, float32 ``(1, 3, side, side)``."""
+    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def split(count: int, *, size: tuple[int, int] = (768, 1024)) -> tuple[Split, Prompts]:
@@ -54,21 +54,19 @@ def split(count: int, *, size: tuple[int, int] = (768, 1024)) -> tuple[Split, Pr
 def updates(sam: Sam, count: int, *, settings: AdapterSettings = ADAPTER) -> list[Update]:
     """Small random adapters of the layers that the settings name."""
     generator = torch.Generator().manual_seed(1)
-    found = []
-    for _ in range(count):
-        low_rank = {}
-        for name in target_layers(sam, settings):
-            outputs, inputs = sam.get_parameter(f"{name}.weight").shape
-            a = torch.randn(settings.rank, inputs, generator=generator) / inputs**0.5
-            low_rank[name] = LowRank(a, 0.02 * torch.randn(outputs, settings.rank, generator=generator))
-        found.append(Update(low_rank))
-    return found
+
+    def factors(name: str) -> LowRank:
+        outputs, inputs = sam.get_parameter(f"{name}.weight").shape
+        a = torch.randn(settings.rank, inputs, generator=generator) / inputs**0.5
+        return LowRank(a, 0.02 * torch.randn(outputs, settings.rank, generator=generator))
+
+    return [Update({name: factors(name) for name in target_layers(sam, settings)}) for _ in range(count)]
 
 
 def workbench(
     sam: Sam, *, folder: Path | None = None, is_bf16: bool = False, adapter: AdapterSettings = ADAPTER
 ) -> Workbench:
-    """What methods predict and train with; features of the frozen blocks are kept where there is a folder."""
+    """What methods predict and train with; features of the frozen blocks are kept in the folder, if one is given."""
     precision: Precision = "bf16" if is_bf16 else "fp32"
     return trial_workbench(
         sam,
@@ -76,11 +74,11 @@ def workbench(
         fit=FitSettings(epochs=1, batch_size=1, flip=False, precision=precision),
         precision=precision,
         batch_size=1,
-        prefixes=None if folder is None else _kept(folder, sam, adapter),
+        prefixes=None if folder is None else _feature_cache(folder, sam, adapter),
     )
 
 
-def _kept(folder: Path, sam: Sam, adapter: AdapterSettings) -> PrefixCache:
+def _feature_cache(folder: Path, sam: Sam, adapter: AdapterSettings) -> PrefixCache:
     depth = deepest_cut(sam.image_encoder, touched_layers(sam, adapter))
-    assert depth is not None, "no block comes before the first adapted one"
+    assert depth is not None, "the first block is adapted, so there is nothing to keep"
     return PrefixCache(FeatureFiles(folder, limit_bytes=8 * 2**30), sam=sam, depth=depth)

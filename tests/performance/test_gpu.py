@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from benchmarks.figures import Figure, read_figures, write_figures
-from benchmarks.gpu import Asked, largest
+from benchmarks.gpu import Plan, largest
+from benchmarks.gpu import figures as gpu_figures
 from benchmarks.gpu import main as gpu_main
-from benchmarks.gpu import rows as gpu_rows
 from benchmarks.imitation import NATURAL, RETENTION, SIZES, TEST, write_stream
-from benchmarks.measuring import Row
 from cosam_bench.data.opening import open_stream
 from cosam_bench.data.streams import load_stream
 
@@ -28,7 +27,7 @@ def test_the_imitation_has_cosams_size(tmp_path: Path) -> None:
 
 
 def test_the_gpu_script_measures_all_of_it_on_the_tiny_model() -> None:
-    asked = Asked(
+    plan = Plan(
         torch.device("cpu"),
         models=("tiny",),
         blocks=(3, 4, 5),
@@ -39,16 +38,16 @@ def test_the_gpu_script_measures_all_of_it_on_the_tiny_model() -> None:
         shrunk=8,
         counts=(2, 1),
     )
-    found = list(gpu_rows(asked))
+    found = list(gpu_figures(plan))
     assert [row.note for row in found[:3]] == ["within 0.0001", "within 0.01", "within 0.0001"]
     by_stage = {row.stage: row for row in found}
     encoder = by_stage["encoder, tiny, bf16 against fp32, one image"]
     assert encoder.share is not None
-    assert encoder.note.endswith("2 a pass")
+    assert encoder.note.endswith("2 per pass")
     step = by_stage["training step of 4 images, bf16 against fp32"]
     assert step.note.endswith("features kept")
     assert by_stage["a matrix of 9 rows"].note.startswith("of 9 images")
-    assert all(isinstance(row, Row) and row.ours >= 0 for row in found)
+    assert all(isinstance(row, Figure) and row.ours >= 0 for row in found)
 
 
 def test_what_does_not_fit_is_tried_smaller() -> None:
@@ -70,16 +69,19 @@ def test_the_gpu_script_ends_with_an_error_where_the_attention_is_off(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "figures.csv"
-    write_figures(path, [Figure("encoder", Row("kept", 2.0, 1.0, "s"), "a CPU")])
-    rows = [Row("near", None, 1e-5, "relative", "within 0.0001"), Row("far", None, 0.2, "relative", "TOO FAR: 0.01")]
+    write_figures(path, [Figure("kept", 2.0, 1.0, "s", group="encoder", machine="a CPU")])
+    near = Figure("near", None, 1e-5, "relative", "within 0.0001")
+    far = Figure("far", None, 0.2, "relative", "TOO FAR: 0.01")
     monkeypatch.setattr("sys.argv", ["gpu", "--device", "cpu", "--csv", str(path)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for found, is_wrong in ((rows[:1], False), (rows, True)):
-        monkeypatch.setattr("benchmarks.gpu.rows", lambda asked, found=found: iter(found))
+    for found, is_wrong in (([near], False), ([near, far], True)):
+        monkeypatch.setattr("benchmarks.gpu.figures", lambda plan, found=found: iter(found))
         with pytest.raises(SystemExit, match="further from segment-anything's") if is_wrong else nullcontext():
             gpu_main()
-        assert [(figure.group, figure.row) for figure in read_figures(path)[1:]] == [("gpu", row) for row in found]
-    assert read_figures(path)[0].row.stage == "kept"
+        assert [(figure.group, figure.stage) for figure in read_figures(path)[1:]] == [
+            ("gpu", row.stage) for row in found
+        ]
+    assert read_figures(path)[0].stage == "kept"
     assert "TOO FAR" in capsys.readouterr().out
 
 

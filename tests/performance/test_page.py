@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import Figure, amount, read_figures
-from benchmarks.kinds import KINDS, kind_of
-from benchmarks.measuring import Row
-from benchmarks.page import filled
-from benchmarks.picture import draw
+from benchmarks.page import draw, filled
+from benchmarks.shares import KINDS, kind_of
 from cosam_bench.core.errors import CosamError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +22,11 @@ def place(group: str, content: str = "old\n") -> str:
 
 
 def test_a_table_holds_a_line_a_row_without_empty_columns() -> None:
-    rows = [Row("one", 6.0, 2.0, "s", "well"), Row("two", 2398.6, 158.04, "MiB")]
-    page = filled("before\n" + place("a") + "after", [Figure("a", row, "a machine") for row in rows])
+    figures = [
+        Figure("one", 6.0, 2.0, "s", "well", group="a", machine="a machine"),
+        Figure("two", 2398.6, 158.04, "MiB", group="a", machine="a machine"),
+    ]
+    page = filled("before\n" + place("a") + "after", figures)
     assert page == (
         "before\n<!-- figures: a -->\n\n"
         "| stage | plain | ours |  | times less | note |\n| --- | --- | --- | --- | --- | --- |\n"
@@ -35,7 +36,7 @@ def test_a_table_holds_a_line_a_row_without_empty_columns() -> None:
 
 
 def test_filling_twice_changes_nothing_and_a_group_without_figures_says_so() -> None:
-    figures = [Figure("a", Row("one", None, 2.0, "s", limit=1.0), "a machine")]
+    figures = [Figure("one", None, 2.0, "s", limit=1.0, group="a", machine="a machine")]
     page = filled(place("a") + place("b"), figures)
     assert filled(page, figures) == page
     assert "| one | 2 | s | 50% |" in page
@@ -44,7 +45,7 @@ def test_filling_twice_changes_nothing_and_a_group_without_figures_says_so() -> 
 
 def test_growth_stands_in_columns() -> None:
     figures = [
-        Figure("growth", Row(f"{what}, average, {count} domains", None, count / 2, "s"), "x")
+        Figure(f"{what}, average, {count} domains", None, count / 2, "s", group="growth")
         for what in ("fitting", "scoring")
         for count in (4, 8)
     ]
@@ -55,7 +56,7 @@ def test_growth_stands_in_columns() -> None:
 
 
 def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(CosamError, match="nothing to fill"):
+    with pytest.raises(CosamError, match="has no `<!-- figures: GROUP -->`.*; add a pair"):
         filled("# Performance\n", [])
 
 
@@ -69,12 +70,12 @@ def test_a_figure_has_three_digits(number: float | None, text: str) -> None:
 
 def test_the_picture_shows_each_work_and_limit_and_is_the_same_each_time(tmp_path: Path) -> None:
     figures = [
-        Figure("shares", Row(f"{kind}, {work}", None, seconds, "s"), "x")
+        Figure(f"{kind}, {work}", None, seconds, "s", group="shares")
         for work in ("encoder, stock", "encoder, ours")
         for seconds, kind in enumerate(KINDS, start=1)
     ]
-    figures.append(Figure("limits", Row("decoder, fp32", None, 2.0, "s", limit=0.5), "x"))
-    figures.append(Figure("limits", Row("too short to be seen", None, 0.01, "s", limit=0.005), "x"))
+    figures.append(Figure("decoder, fp32", None, 2.0, "s", limit=0.5, group="limits"))
+    figures.append(Figure("too short to be seen", None, 0.01, "s", limit=0.005, group="limits"))
     draw(figures, tmp_path / "one.svg")
     draw(figures, tmp_path / "two.svg")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()

@@ -12,14 +12,11 @@ import pytest
 import torch
 from peft.tuners.lora.layer import Linear
 
-from benchmarks import compiled, growth, limits, merges, methods, shares, subjects
-from benchmarks.costs import Cost
-from benchmarks.kinds import KINDS
-from benchmarks.limits import Machine
+from benchmarks import compiled, merges, runs, shares, subjects
 from benchmarks.measuring import Skipped
 from benchmarks.mobile import DOMAINS, as_published, real_images, stock_of
 from benchmarks.runs import Clock, run_each, stream_file
-from benchmarks.stages import encoder_rows, matrix_rows, step_rows, trainer
+from benchmarks.stages import encoder_figures, matrix_figures, step_figures, trainer
 from cosam_bench.data.opening import open_stream
 from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.protocol import resolve_run
@@ -44,13 +41,13 @@ def plain() -> Sam:
 
 def test_both_ways_through_encoder_matrix_and_training_agree(tiny: Sam, plain: Sam) -> None:
     split, prompts = subjects.split(2, size=(400, 500))
-    image = subjects.images(1, side=tiny.image_size)
-    found = list(encoder_rows(plain.image_encoder, tiny.image_encoder, image, name="encoder"))
+    image = subjects.image(tiny.image_size)
+    found = list(encoder_figures(plain.image_encoder, tiny.image_encoder, image, name="encoder"))
     assert found[0].note == "the same bits"
-    matrix = list(matrix_rows(tiny, stock_of(plain), split, prompts, adapter=LAST, count=3))
+    matrix = list(matrix_figures(tiny, stock_of(plain), split, prompts, adapter=LAST, count=3))
     assert [row.stage for row in matrix] == ["3 rows, fp32 against fp32", "3 rows, bf16 against fp32"]
     assert float(matrix[0].note.split()[1]) < 0.002
-    steps = list(step_rows(plain, tiny, split, prompts, adapter=LAST))
+    steps = list(step_figures(plain, tiny, split, prompts, adapter=LAST))
     assert all(row.plain and row.plain > 0 and row.ours > 0 for row in [*found, *matrix, *steps])
 
 
@@ -61,7 +58,7 @@ def test_a_matrix_that_disagrees_says_so(tiny: Sam) -> None:
     # The weights of each row are put into the stock model, so only what no state holds can differ.
     stock = stock_of(other)
     stock.pixel_mean += 80
-    [row, _] = matrix_rows(tiny, stock, split, prompts, adapter=LAST, count=2)
+    [row, _] = matrix_figures(tiny, stock, split, prompts, adapter=LAST, count=2)
     assert float(row.note.split()[1]) > 0.002
 
 
@@ -79,35 +76,6 @@ def test_the_plain_step_runs_pefts_own_layers(plain: Sam, monkeypatch: pytest.Mo
     assert seen == ["Linear"] * 4  # qkv and proj of two blocks
 
 
-def test_limits_are_rates_and_a_share_is_least_over_measured() -> None:
-    machine = limits.measured(dtypes=(torch.float32,), side=64, megabytes=1, repeats=2)
-    assert machine.flops[torch.float32] > 1e6
-    assert machine.bytes_a_second > 1e6
-    known = Machine({torch.float32: 100.0}, 8.0)
-    assert limits.against(known, "a", Cost(flops=50), 2.0, torch.float32).share == 0.25
-    assert limits.against(known, "a", Cost(numbers=2), 2.0, torch.float32).share == 0.5  # 8 bytes in a second of two
-
-
-def test_every_stage_has_a_limit(tiny: Sam) -> None:
-    types = (torch.float32, torch.bfloat16, torch.float64)
-    machine = Machine(dict.fromkeys(types, 1e15), 1e15)  # a machine that leaves any stage far behind
-    found = list(limits.rows("tiny", adapter=LAST, machine=machine))
-    stages = [row for row in found if row.limit]
-    assert [row.stage for row in found[:4]] == [
-        *(f"limit of products, {n}" for n in ("fp32", "bf16", "fp64")),
-        "limit of copies",
-    ]
-    assert [row.stage for row in stages[:5]] == [
-        "encoder, 6 blocks, fp32",
-        "prefix, 4 blocks, fp32",
-        "suffix, 2 blocks, fp32",
-        "decoder, fp32",
-        "training step, kept features, fp32",
-    ]
-    assert len(stages) == len(found) - 4 == 13
-    assert all(row.share and 0 < row.share < 1 for row in stages)
-
-
 def test_shares_are_of_products_where_products_are_all_there_is() -> None:
     one = torch.randn(700, 700)
     seconds = shares.by_kind(lambda: [one @ one for _ in range(5)])
@@ -115,9 +83,9 @@ def test_shares_are_of_products_where_products_are_all_there_is() -> None:
 
 
 def test_shares_name_every_kind_of_every_work() -> None:
-    found = list(shares.rows("tiny", adapter=LAST))
+    found = list(shares.figures("tiny", adapter=LAST))
     works = ("encoder", "training step", "row of one image")
-    expected = [f"{kind}, {work}, {whose}" for work in works for whose in ("stock", "ours") for kind in KINDS]
+    expected = [f"{kind}, {work}, {whose}" for work in works for whose in ("stock", "ours") for kind in shares.KINDS]
     assert [row.stage for row in found] == expected
     assert all(row.ours >= 0 for row in found)
 
@@ -132,14 +100,14 @@ def test_a_longer_stream_has_new_images_of_the_same_kinds(tmp_path: Path) -> Non
 
 
 def test_time_is_counted_by_what_a_run_says_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    now = iter([1.0, 3.0, 6.0, 10.0])
+    now = iter([0.0, 3.0, 6.0, 10.0])
     monkeypatch.setattr("time.process_time", lambda: next(now))
-    clock.begin(1)  # at 1
+    clock = Clock()
+    clock.begin(1)
     clock.say("Learning a (step 1 of 2)")  # at 3
     clock.say("Scoring after step 1 of 2")  # at 6
-    clock.stop()  # at 10
-    assert (clock.learning, clock.scoring) == (3.0, 4.0)
+    clock.say("")  # at 10
+    assert clock.seconds == {"Learning": 3.0, "Scoring": 4.0}
 
 
 def test_methods_that_run_together_share_experts_and_frozen_sams_row(tmp_path: Path) -> None:
@@ -147,16 +115,16 @@ def test_methods_that_run_together_share_experts_and_frozen_sams_row(tmp_path: P
     overrides = (f"stream={stream}", "fit.epochs=2", "model.checkpoint=random")
     first, second = run_each(["average", "ties"], results=tmp_path / "results", overrides=overrides)
     cost, same = first.record.info.cost, second.record.info.cost
-    assert cost.train_seconds == same.train_seconds  # taken over with the experts, not measured anew
+    assert cost.train_seconds == same.train_seconds  # taken over with the experts, not measured again
     assert second.learning < first.learning
     assert 0 < first.learning + first.scoring <= first.seconds
 
 
 def test_growth_is_said_for_each_number_of_domains() -> None:
-    found = list(growth.rows((1, 2), images=2, epochs=1))
+    found = list(runs.growth((1, 2), images=2, epochs=1))
     assert [row.stage for row in found] == [
         f"{what}, {method}, {count} domains"
-        for method in growth.METHODS
+        for method in ("average", "finetune")
         for count in (1, 2)
         for what in ("fitting a domain", "scoring a cell", "state")
     ]
@@ -175,9 +143,9 @@ def test_ten_methods_start_every_expert_from_the_base(
         return trained(bench, domain, **given)
 
     monkeypatch.setattr(merges.RandomBench, "train", watched)
-    assert len(set(methods.METHODS)) == 10
-    for name in methods.METHODS:
-        override = (methods.SAME_EXPERTS,) if f".{name}." in methods.SAME_EXPERTS else ()
+    assert len(set(runs.TEN)) == 10
+    for name in runs.TEN:
+        override = (runs.SAME_EXPERTS,) if f".{name}." in runs.SAME_EXPERTS else ()
         case = merges.Case(name, resolve_run(method=name, overrides=override).settings)
         merges.prepare(case, merges.workbench(case, tiny), tmp_path, domains=2)
         assert started == [(None, None)] * 2, name
@@ -185,16 +153,16 @@ def test_ten_methods_start_every_expert_from_the_base(
 
 
 def test_the_proportion_is_cosams() -> None:
-    trained, scored = 10 * 8 * 24, 9 * (8 * methods.TEST + methods.RETENTION)
-    assert trained / scored == pytest.approx(methods.COSAM_TRAINING / methods.COSAM_SCORED, rel=0.03)
+    trained, scored = 10 * 8 * 24, 9 * (8 * runs.TEST + runs.RETENTION)
+    assert trained / scored == pytest.approx(runs.COSAM_TRAINING / runs.COSAM_SCORED, rel=0.03)
 
 
 def test_ten_methods_are_put_beside_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def taken(names: tuple[str, ...], **_: object) -> list[object]:
         return [SimpleNamespace(seconds=seconds, learning=1.0, scoring=0.5) for seconds in (10.0, 2.0, 3.0)]
 
-    monkeypatch.setattr(methods, "run_each", taken)
-    one, all_three, *_ = methods.rows(("a", "b", "c"))
+    monkeypatch.setattr(runs, "run_each", taken)
+    one, all_three, *_ = runs.methods(("a", "b", "c"))
     assert (one.ours, all_three.ours) == (10.0, 15.0)
     assert all_three.note.startswith("1.50 times one")
     assert "merges, with their passes over data, 2 s, scoring 1 s" in all_three.note
@@ -203,7 +171,7 @@ def test_ten_methods_are_put_beside_the_first(monkeypatch: pytest.MonkeyPatch) -
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(Skipped, match=r"C\+\+ compiler"):
-        next(compiled.rows("tiny"))
+        next(compiled.figures("tiny"))
 
 
 @pytest.mark.skipif("COSAM_BENCH_REAL" not in os.environ, reason="COSAM_BENCH_REAL names no folder of real images")
