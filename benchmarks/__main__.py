@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import Figure, machine_name, read_figures, replaced, show, write_figures
+from benchmarks.figures import Figure, machine_name, markdown, read_figures, replaced, table, write_figures
 from benchmarks.measuring import CPU, Skipped
 
 # By stage the function that measures it, imported only when the stage is asked for.
@@ -41,7 +41,7 @@ def main() -> None:
         found += measured(name, work(), device=CPU)
         if given.csv:  # after each stage, so that a stopped one costs no other
             write_figures(given.csv, replaced(known, found, order=list(STAGES)))
-    show(found)
+    print(markdown(table(found)))
 
 
 def stage(name: str) -> Callable[..., Iterator[Figure]]:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from rich.console import Console
 
-from cosam_bench.core.console import plain_table
 from cosam_bench.core.environment import hardware
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
@@ -116,15 +114,10 @@ def table(figures: Sequence[Figure]) -> list[list[str]]:
     return [[line[place] for place in used] for line in [heads, *lines]]
 
 
-def show(figures: Sequence[Figure]) -> None:
-    """Print the figures as a table, in full width also into a pipe."""
-    heads, *lines = table(figures)
-    printed = plain_table(*heads)
-    for line in lines:
-        printed.add_row(*line)
-    console = Console()
-    console.width = console.width if console.is_terminal else 160
-    console.print(printed)
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Heads and lines as a table of Markdown."""
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
 def amount(number: float | None, *, digits: int = 3) -> str:

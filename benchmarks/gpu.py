@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import subjects
 from benchmarks.__main__ import measured as announced
-from benchmarks.figures import Figure, read_figures, replaced, show, write_figures
+from benchmarks.figures import Figure, markdown, read_figures, replaced, table, write_figures
 from benchmarks.imitation import RETENTION, TEST, write_stream
 from benchmarks.limits import Cost, Machine, counted, limit_figures, measured
 from benchmarks.measuring import in_turns
@@ -222,7 +222,7 @@ def main() -> None:
         if given.csv:
             known = read_figures(given.csv) if given.csv.exists() else []
             write_figures(given.csv, replaced(known, found, order=()))
-    show(found)
+    print(markdown(table(found)))
     if any("TOO FAR" in figure.note for figure in found):
         sys.exit("Our attention is further from segment-anything's than the tolerance allows.")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, amount, read_figures, table
+from benchmarks.figures import Figure, amount, markdown, read_figures, table
 from benchmarks.shares import KINDS
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
@@ -47,9 +47,7 @@ def _section(group: str, figures: Sequence[Figure]) -> str:
     if not found:
         return "Not measured."
     lines = _crossed(found) if group in ("growth", "shares") else table(found)
-    lines.insert(1, ["---"] * len(lines[0]))
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\nMeasured on {'; '.join(dict.fromkeys(figure.machine for figure in found))}."
+    return f"{markdown(lines)}\n\nMeasured on {'; '.join(dict.fromkeys(figure.machine for figure in found))}."
 
 
 def _crossed(figures: Sequence[Figure]) -> list[list[str]]:

@@ -56,7 +56,7 @@ def test_growth_stands_in_columns() -> None:
 
 
 def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(CosamError, match="has no `<!-- figures: GROUP -->`.*; add a pair"):
+    with pytest.raises(CosamError, match=r"has no `<!-- figures: GROUP -->`.*; add a pair"):
         filled("# Performance\n", [])
 
 
