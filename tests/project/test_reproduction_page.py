@@ -61,7 +61,7 @@ def test_the_page_states_every_published_figure(head: str, metric: str) -> None:
 
 
 def test_the_page_has_one_command_a_row_and_says_why_numbers_may_differ() -> None:
-    rows = rows_below("### One command a row")
+    rows = rows_below("### One command per row")
     assert list(rows) == [row.name for row in COSAM.rows]
     for row in COSAM.rows:
         command, why = rows[row.name]
@@ -83,7 +83,7 @@ def test_the_page_states_the_logged_matrix(matrix: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "head"), [(COSAM, "### What must come out"), (REGCL, "### What RegCL must come out at")]
+    ("one", "head"), [(COSAM, "### Expected values"), (REGCL, "### Expected values for RegCL")]
 )
 def test_the_page_states_every_anchor(one: Published, head: str) -> None:
     rows = rows_below(head)
@@ -100,7 +100,7 @@ def test_the_page_states_every_anchor(one: Published, head: str) -> None:
 
 
 def test_the_page_states_every_claim() -> None:
-    rows = rows_below("### What is stated of SAMCL")
+    rows = rows_below("### What is claimed for SAMCL")
     assert list(rows) == [claim.name for claim in REGCL.claims]
     for claim in REGCL.claims:
         stated = f"{claim.value:g} {claim.unit}".strip()
