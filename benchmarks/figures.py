@@ -82,7 +82,8 @@ def read_figures(path: Path) -> list[Figure]:
             "Write one by `python -m benchmarks --csv FILE`."
         ) from None
     kept = frame.assign(**{name: pd.Series(numbers[name], dtype=object) for name in ("plain", "ours", "limit")})
-    return [Figure(**line) for line in kept.to_dict("records")]  # type: ignore[misc]  # its columns are the fields
+    lines: list[dict[str, Any]] = kept.to_dict("records")  # type: ignore[assignment]  # its names are strings
+    return [Figure(**line) for line in lines]
 
 
 def replaced(known: Sequence[Figure], new: Sequence[Figure], *, order: Sequence[str]) -> list[Figure]:

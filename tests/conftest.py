@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
+from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.sam import Sam
 
 QUICK_DOMAINS = ("pitting", "pill", "polyp")
 
@@ -59,3 +61,9 @@ def squares() -> Split:
         entries.append(Entry(f"square {index}", str(index), str(index)))
     source = Pixels(tuple(images), tuple(masks))
     return Split("squares", part="train", manifest=Manifest(tuple(entries)), source=source)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Sam:
+    """The tiny SAM, untrained; tests of a module share it and leave it as it was."""
+    return build_sam("tiny", checkpoint="random")

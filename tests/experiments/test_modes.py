@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.records import run_info
 from typer.testing import CliRunner, Result
 
 from cosam_bench.cli.main import app
@@ -20,7 +21,7 @@ from cosam_bench.experiments.protocol import Protocol, resolve_run
 from cosam_bench.experiments.protocol_files import SECTIONS, read_protocol
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.records import Record, RecordWriter
-from cosam_bench.results.run_info import RunInfo
+from cosam_bench.results.run_info import Cost
 
 MODES = """
 [methods.ewc]
@@ -212,24 +213,8 @@ def test_reading_leaves_the_clean_protocol_as_the_file_has_it(protocol: str) -> 
 def recorded(prepared: Prepared, protocol: str, results: Path) -> Record:
     """A complete record of what was prepared, every score one half."""
     names = tuple(domain.name for domain in prepared.domains)
-    info = RunInfo(
-        protocol=protocol,
-        protocol_version=1,
-        method=prepared.method_name,
-        settings={},
-        config={},
-        seed=0,
-        order=names,
-        retention=(),
-        marks=(),
-        conditions=prepared.conditions,
-        versions={},
-        commit="",
-        hardware={},
-        device="cpu",
-        status="complete",
-        started="2025-01-01T00:00:00+00:00",
-    )
+    facts = {"method": prepared.method_name, "settings": {}, "conditions": prepared.conditions, "cost": Cost()}
+    info = run_info(protocol=protocol, order=names, retention=(), summary={}, **facts)
     folder = results / protocol / info.method / prepared.digest[:12]
     cells = [Cell(step, name, metric, 0.5, 3) for step in range(4) for name in names for metric in METRICS]
     RecordWriter(folder).write_matrix(cells)

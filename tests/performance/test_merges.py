@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import merges, subjects
+from benchmarks import merges
 from cosam_bench.merging import elementwise
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import State
@@ -19,11 +19,6 @@ from cosam_bench.method.registry import method_names
 from cosam_bench.sam.sam import Sam
 
 needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a highest use")
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return subjects.model(is_lean=True, name="tiny")
 
 
 def test_every_merging_method_but_the_search_is_measured() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console, RenderableType
+from support.records import run_info
 
 from cosam_bench.cli.leaderboard_table import render_leaderboard
 from cosam_bench.cli.matrix_table import render_matrix, render_summary
@@ -20,7 +21,7 @@ from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
 from cosam_bench.results.records import Record, RecordWriter, record_folder
-from cosam_bench.results.run_info import Conditions, Cost, RunInfo
+from cosam_bench.results.run_info import Conditions, Cost
 
 ORDER = ("ball_screw", "pill", "polyp")
 DATA = {"ball_screw": "aa", "pill": "bb", "polyp": "cc", "photo": "dd"}
@@ -43,34 +44,18 @@ def record(
     rows: tuple[int, ...] = (0, 1, 2, 3),
     **changes: Any,
 ) -> Record:
-    facts: dict[str, Any] = {
-        "protocol": "mini",
-        "protocol_version": 1,
-        "settings": {},
-        "marks": (),
-        "hardware": {"processor": "two cores"},
-        "device": "cpu",
-        "status": "complete",
-        "cost": Cost(
-            train_seconds=(1.0, 2.0, 3.0),
-            merge_seconds=(0.5, 0.5, 0.5),
-            state_bytes=(1024, 2048, 2048),
-            peak_memory_bytes=2**21,
-            encoder_passes_per_image=1.0,
-            trainable_parameters=1000,
-        ),
-    }
-    info = RunInfo(
-        method=method,
-        config={},
-        seed=seed,
-        order=order,
-        retention=("photo",),
-        conditions=Conditions(data=data, checkpoint="ee", config=config),
-        versions={},
-        commit="",
-        started="2025-01-01T00:00:00+00:00",
-        **(facts | changes),
+    cost = Cost(
+        train_seconds=(1.0, 2.0, 3.0),
+        merge_seconds=(0.5, 0.5, 0.5),
+        state_bytes=(1024, 2048, 2048),
+        peak_memory_bytes=2**21,
+        encoder_passes_per_image=1.0,
+        trainable_parameters=1000,
+    )
+    conditions = Conditions(data=data, checkpoint="ee", config=config)
+    facts: dict[str, Any] = {"method": method, "seed": seed, "order": order, "conditions": conditions, "cost": cost}
+    info = run_info(
+        **(facts | {"settings": {}, "config": {}, "summary": {}, "hardware": {"processor": "two cores"}} | changes)
     )
     folder = record_folder(
         results, protocol=info.protocol, method=method, digest=f"{len(list(results.rglob('*'))):012x}"

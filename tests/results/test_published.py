@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 from segment_anything.modeling import ImageEncoderViT
+from support.records import run_info
 from typer.testing import CliRunner, Result
 
 from cosam_bench.cli.leaderboard_table import render_leaderboard
@@ -28,7 +29,7 @@ from cosam_bench.method.registry import read_card
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
 from cosam_bench.results.published import PublishedRow, all_published, leaderboard_rows, read_published
 from cosam_bench.results.records import Record, RecordWriter, record_folder
-from cosam_bench.results.run_info import Conditions, RunInfo
+from cosam_bench.results.run_info import Conditions, Cost
 from cosam_bench.sam.adapters.augmodule import AugModule
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.parallel_lora import ParallelLora
@@ -39,24 +40,9 @@ COSAM, REGCL = all_published()
 
 def record(results: Path, method: str, *, protocol: str = "cosam", score: float = 0.5, seed: int = 0) -> Record:
     """A complete run over two domains whose every score is ``score``."""
-    info = RunInfo(
-        protocol=protocol,
-        protocol_version=1,
-        method=method,
-        settings={},
-        config={},
-        seed=seed,
-        order=("a", "b"),
-        retention=("c",),
-        marks=(),
-        conditions=Conditions(data={"a": "00"}, checkpoint="11", config=protocol),
-        versions={},
-        commit="",
-        hardware={},
-        device="cpu",
-        status="complete",
-        started="2025-01-01T00:00:00+00:00",
-    )
+    conditions = Conditions(data={"a": "00"}, checkpoint="11", config=protocol)
+    facts = {"protocol": protocol, "method": method, "settings": {}, "seed": seed, "conditions": conditions}
+    info = run_info(order=("a", "b"), retention=("c",), cost=Cost(), summary={}, **facts)
     folder = record_folder(results, protocol=protocol, method=method, digest=f"{seed:012x}")
     writer = RecordWriter(folder)
     writer.write_info(info)

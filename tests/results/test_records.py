@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import save
+from support.records import run_info
 
 from cosam_bench.cli.matrix_table import render_matrix, render_summary
 from cosam_bench.core.errors import CosamError
@@ -37,7 +38,7 @@ from cosam_bench.results.records import (
     read_cells,
     record_folder,
 )
-from cosam_bench.results.run_info import Conditions, Cost, RunInfo, read_run_info
+from cosam_bench.results.run_info import Cost, read_run_info
 
 CELLS = [
     Cell(step, domain, metric, (step + 1) / 3 + 0.1 * place, 12)
@@ -45,30 +46,6 @@ CELLS = [
     for place, domain in enumerate(("pill", "camo", "photo"))
     for metric in METRICS
 ]
-
-
-def run_info(**changes: Any) -> RunInfo:
-    facts: dict[str, Any] = {
-        "protocol": "mini",
-        "protocol_version": 1,
-        "method": "regcl",
-        "settings": {"ridge": 1e-3},
-        "config": {"seed": 3, "protocol": {"name": "mini"}},
-        "seed": 3,
-        "order": ("pill", "camo"),
-        "retention": ("photo",),
-        "marks": (),
-        "conditions": Conditions(data={"pill": "aa", "camo": "bb"}, checkpoint="cc", config="dd"),
-        "versions": {"torch": "2.6"},
-        "commit": "",
-        "hardware": {"cpu": "two cores", "memory_bytes": 2**33},
-        "device": "cpu",
-        "status": "complete",
-        "started": "2025-01-01T00:00:00+00:00",
-        "cost": Cost(train_seconds=(1.5, 2.25), merge_seconds=(0.1, 0.2), state_bytes=(10, 10)),
-        "summary": {"iou": {"last": 1 / 3, "ff": math.nan}},
-    }
-    return RunInfo(**(facts | changes))
 
 
 def record(results: Path, *, digest: str = "0123456789abcdef", **changes: Any) -> Path:

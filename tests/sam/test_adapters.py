@@ -22,11 +22,6 @@ QKV = "image_encoder.blocks.0.attn.qkv"
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return build_sam("tiny", checkpoint="random")
-
-
-@pytest.fixture(scope="module")
 def images() -> Tensor:
     return torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 

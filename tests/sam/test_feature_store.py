@@ -17,7 +17,6 @@ from cosam_bench.experiments import experiment as prepare
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam import feature_store as kept_features
-from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.feature_cache import PrefixCache, clock, encode, first_blocks
 from cosam_bench.sam.feature_store import FeatureFiles, FeatureMemory, Kept
 from cosam_bench.sam.inputs import Batch, View, collate
@@ -26,11 +25,6 @@ from cosam_bench.training.augmentation import mirror
 
 DEPTH = 3
 ENTRY_BYTES = 16 * 16 * 96 * 4  # of the tiny model at that depth
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return build_sam("tiny", checkpoint="random")
 
 
 @pytest.fixture(scope="module")

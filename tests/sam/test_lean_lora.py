@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.lean_lora import LeanLora
-from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
 
 LAYER = "image_encoder.blocks.1.attn.qkv"
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return build_sam("tiny", checkpoint="random")
 
 
 @pytest.fixture(params=[8.0, 5.0], ids=["scale 2", "scale 1.25"])
