@@ -120,8 +120,10 @@ def figures(
     stock, lean = (subjects.model(is_lean=is_lean, name=name) for is_lean in (False, True))
     costs = stage_costs(stock, adapter)
     for dtype in (torch.float32, torch.bfloat16):
-        for stage, seconds in stage_seconds(lean, adapter, dtype).items():
-            yield against(machine, stage, costs[stage], seconds, dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = in_turns(*_works(lean, adapter, Path(folder), is_bf16=dtype == torch.bfloat16), repeats=2)
+        for (stage, cost), taken in zip(costs.items(), [seconds[0] + seconds[1], *seconds], strict=True):
+            yield against(machine, stage, cost, taken, dtype)
     yield _average(machine, sam=lean)
     yield _regression(machine)
     yield _metrics(machine)
@@ -142,34 +144,29 @@ def against(machine: Machine, stage: str, cost: Cost, seconds: float, dtype: tor
 
 def stage_costs(stock: Sam, adapter: AdapterSettings) -> dict[str, Cost]:
     """By stage what it costs for one image, counted in a model with segment-anything's own attention."""
-    with torch.inference_mode():
-        costs = [counted(work) for work in _parts(stock, adapter)]
     with tempfile.TemporaryDirectory() as folder:
-        costs.append(counted(_step(stock, adapter, Path(folder), torch.float32)))
-    prefix, suffix, *_ = costs
-    whole = Cost(prefix.flops + suffix.flops, prefix.numbers + suffix.numbers)
-    return dict(zip(_stages(stock, adapter), [whole, *costs], strict=True))
+        prefix, suffix, decoder, step = (counted(work) for work in _works(stock, adapter, Path(folder), is_bf16=False))
+    blocks: Any = stock.image_encoder.blocks
+    depth, count = _depth(adapter), len(blocks)
+    return {
+        f"encoder, {count} blocks": Cost(prefix.flops + suffix.flops, prefix.numbers + suffix.numbers),
+        f"prefix, {depth} blocks": prefix,
+        f"suffix, {count - depth} blocks": suffix,
+        "decoder": decoder,
+        "training step, kept features": step,
+    }
 
 
-def stage_seconds(lean: Sam, adapter: AdapterSettings, dtype: torch.dtype) -> dict[str, float]:
-    """By stage its seconds for one image."""
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        seconds = in_turns(*_parts(lean, adapter), repeats=2)
-    with tempfile.TemporaryDirectory() as folder:
-        seconds += in_turns(_step(lean, adapter, Path(folder), dtype), repeats=2)
-    return dict(zip(_stages(lean, adapter), [seconds[0] + seconds[1], *seconds], strict=True))
+def _depth(adapter: AdapterSettings) -> int:
+    return min(adapter.blocks or (0,))
 
 
-def _stages(sam: Sam, adapter: AdapterSettings) -> list[str]:
-    blocks: Any = sam.image_encoder.blocks
-    depth, count = min(adapter.blocks or (0,)), len(blocks)
-    cut = [f"prefix, {depth} blocks", f"suffix, {count - depth} blocks"]
-    return [f"encoder, {count} blocks", *cut, "decoder", "training step, kept features"]
+def _works(sam: Sam, adapter: AdapterSettings, folder: Path, *, is_bf16: bool) -> list[Callable[[], object]]:
+    """One image through the encoder, cut before the first adapted block, and the decoder; and a training step.
 
-
-def _parts(sam: Sam, adapter: AdapterSettings) -> list[Callable[[], object]]:
-    """One image through the encoder, cut before the first adapted block, and the decoder: to be run in this order."""
-    depth, image, grid = min(adapter.blocks or (0,)), subjects.image(sam.image_size), sam.logits_size
+    They are to be run in this order; the step's features are kept in the folder.
+    """
+    depth, image, grid = _depth(adapter), subjects.image(sam.image_size), sam.logits_size
     box = torch.tensor([[0.2, 0.1, 0.7, 0.6]]) * sam.image_size
     prompts = FramePrompts(("box",), box, torch.zeros(1, 1, 2), torch.zeros(1, 1, grid, grid))
     found: dict[str, Features] = {}
@@ -183,14 +180,10 @@ def _parts(sam: Sam, adapter: AdapterSettings) -> list[Callable[[], object]]:
     def decode() -> None:
         sam.decode(found["embeddings"], prompts)
 
-    return [prefix, suffix, decode]
-
-
-def _step(sam: Sam, adapter: AdapterSettings, folder: Path, dtype: torch.dtype) -> Callable[[], None]:
-    """A training step of one image, whose features are kept in the folder."""
-    step = trainer(sam, folder, *subjects.split(1), is_bf16=dtype == torch.bfloat16, adapter=adapter)
-    step()  # keeps them
-    return step
+    step = trainer(sam, folder, *subjects.split(1), is_bf16=is_bf16, adapter=adapter)
+    step()  # keeps the features
+    within = torch.autocast("cpu", torch.bfloat16, enabled=is_bf16)
+    return [*(torch.inference_mode()(within(part)) for part in (prefix, suffix, decode)), step]
 
 
 def _average(machine: Machine, *, sam: Sam) -> Figure:

@@ -2,8 +2,8 @@
 
 Usage: python tools/train_tiny.py [--steps 2400] [--batch 16] [--threads 1] [--out FOLDER]
 
-A scene is asked about in five rounds: twice by a loose box, twice by one to four points, by a noisy mask. The
-single-mask token learns from all of them; of the three multimask tokens only the best one learns (SAM's
+Each scene is prompted in five rounds: twice with a loose box, twice with one to four points, once with a noisy mask.
+The single-mask token learns from all of them; of the three multimask tokens only the best one learns (SAM's
 practice for ambiguous prompts); the quality head learns each token's true IoU.
 """
 
@@ -39,7 +39,7 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of one training run; with the torch version they fix the weights."""
+    """The settings of one training run; together with torch's version they determine the weights."""
 
     seed: int = 0
     steps: int = 2400
@@ -52,16 +52,16 @@ class Training:
 
 
 class ScenePool:
-    """Scenes drawn once; batches of them turned, mirrored and with their colour channels exchanged."""
+    """Scenes drawn once; batches of them are rotated, mirrored and have their colour channels permuted."""
 
     def __init__(self, settings: Training) -> None:
-        """Draw all scenes; every later choice depends on ``settings.seed`` too."""
+        """Draw all scenes; every later choice also depends on ``settings.seed``."""
         self._rng = np.random.default_rng(settings.seed)
         drawn = (scene(self._rng, TINY_IMAGE_SIZE) for _ in range(settings.scenes))
         self._scenes = [(picture, np.packbits(masks, axis=-1)) for picture, masks in drawn]
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """uint8 images ``(count, 3, S, S)`` and a bool mask for each round ``(count, rounds, S, S)``."""
+        """uint8 images ``(count, 3, S, S)`` and one bool mask per round ``(count, rounds, S, S)``."""
         pictures, targets = zip(*(self._one() for _ in range(count)), strict=True)
         return torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(targets))
 
@@ -87,7 +87,7 @@ class TinySam(nn.Module):
         self.image_encoder, self.prompt_encoder, self.mask_decoder = tiny_parts()
 
     def decode(self, embeddings: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, 4, 64, 64)`` and predicted IoU ``(B, 4)``, one image and prompt a row."""
+        """Logits ``(B, 4, 64, 64)`` and predicted IoU ``(B, 4)``, one image and prompt per row."""
         decoder = self.mask_decoder
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([tokens.expand(len(sparse), -1, -1), sparse], dim=1)
@@ -162,8 +162,8 @@ def losses(logits: Tensor, quality: Tensor, target: Tensor) -> tuple[Tensor, Ten
 def train(settings: Training, out: Path) -> TinySam:
     """The trained model.
 
-    While it trains, its weights so far lie in ``out``, and beside them a log: every ``LOG_EVERY`` steps a
-    line with the mean loss and the single mask's mean IoU by prompt kind.
+    During training, ``out`` has the current weights and a log: every ``LOG_EVERY`` steps one line with the mean
+    loss and the single mask's mean IoU by prompt kind.
     """
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
@@ -192,7 +192,7 @@ def train(settings: Training, out: Path) -> TinySam:
 
 
 def save(model: TinySam, out: Path) -> Path:
-    """Write the weights; returns their file."""
+    """Write the weights, and return their file."""
     path = out / "tiny.safetensors"
     path.write_bytes(save_tensors({name: value.contiguous() for name, value in model.state_dict().items()}))
     return path
