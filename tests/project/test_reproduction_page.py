@@ -82,9 +82,7 @@ def test_the_page_states_the_logged_matrix(matrix: object) -> None:
     assert np.array(logged.scores).shape[1] == 9
 
 
-@pytest.mark.parametrize(
-    ("one", "head"), [(COSAM, "### Expected values"), (REGCL, "### Expected values for RegCL")]
-)
+@pytest.mark.parametrize(("one", "head"), [(COSAM, "### Expected values"), (REGCL, "### Expected values for RegCL")])
 def test_the_page_states_every_anchor(one: Published, head: str) -> None:
     rows = rows_below(head)
     assert list(rows) == [anchor.name for anchor in one.anchors]
