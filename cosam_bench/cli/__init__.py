@@ -12,6 +12,7 @@ catalogue_commands: `domains` and `models`
 data_commands: `data`
 records_commands: `leaderboard` and `show`
 doctor: `doctor`
+export_command: `export`
 run_command: `run`
 methods_commands: `methods`, `check` and `new-method`
 main: all commands

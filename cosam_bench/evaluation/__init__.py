@@ -3,8 +3,11 @@
 Modules, bottom to top:
 
 score_settings: the settings of scoring
+erosion: masks eroded by a square
 metrics: numbers of one mask
 loader: test images, decoded ahead and kept
 scoring: a model's masks against the true ones
-score_matrix: the matrix and its figures
+score_matrix: scores by step and domain
+figures: what sums up a matrix
+statistics: intervals, tests and ranks
 """

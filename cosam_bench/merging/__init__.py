@@ -4,6 +4,8 @@ Modules, bottom to top:
 
 updates: changes of weights, dense or as thin factors
 gram_matrices: sums of products of a layer's inputs
+spectral: singular values and truncation of thin factors
+factoring: updates as low-rank factors of linear layers
 order_statistics: exact quantiles and thresholds of large tensors
 elementwise: sums and means, entry by entry
 competition: PCB-Merging's weights
@@ -12,6 +14,5 @@ interpolation: steps from the served update towards a new one
 osrm: first factors that are orthogonal to other domains' inputs
 regression: RegMean's least squares
 sign_election: TIES
-spectral: singular values and truncation of thin factors
 trajectory: search in the subspace that a training run spanned
 """

@@ -4,7 +4,11 @@ Modules, bottom to top:
 
 run_info: what run.json holds
 records: a run's folder
+costs: the table of costs
 published: numbers from papers
 conditions: which records are comparable
 leaderboard: one row per method and settings
+image_scores: scores of single images
+export: a record's model in other programs' formats
+report: one page about several runs
 """

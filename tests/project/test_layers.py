@@ -53,7 +53,9 @@ def room_of(module: str) -> str:
 def listed(package: str) -> list[str]:
     """The modules that a package's docstring lists, bottom to top: lines such as ``errors: what users can act on``."""
     docstring = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8"))) or ""
-    return [f"{package}.{name}" for name in re.findall(r"^([a-z_]+(?:\.[a-z_]+)*): \S", docstring, flags=re.MULTILINE)]
+    return [
+        f"{package}.{name}" for name in re.findall(r"^ *([a-z_]+(?:\.[a-z_]+)*): \S", docstring, flags=re.MULTILINE)
+    ]
 
 
 def entry_of(module: str, entries: list[str]) -> str | None:
