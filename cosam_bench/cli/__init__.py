@@ -7,13 +7,14 @@ domain_sheet: one card in full
 error_handling: from an exception to a message and an exit code
 matrix_table: one run's matrix
 leaderboard_table: the leaderboard
-settings_table: a settings model's keys
+settings_listing: a settings model's keys
 catalogue_commands: `domains` and `models`
 data_commands: `data`
 records_commands: `leaderboard` and `show`
 doctor: `doctor`
 export_command: `export`
 run_command: `run`
+settings_command: `settings`
 methods_commands: `methods`, `check` and `new-method`
 main: all commands
 """

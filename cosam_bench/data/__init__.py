@@ -2,6 +2,7 @@
 
 Modules, bottom to top:
 
+prompt_settings: which prompts a protocol trains and tests with
 samples: images with masks, in splits and domains
 prompts: boxes, points and masks drawn once and frozen
 foreground: which pixel values of a mask file are foreground

@@ -6,9 +6,11 @@ card: what a method says about itself
 training_domain: data that is open only while a method learns
 cost_meter: seconds and peak memory of learning
 workbench: the frozen model and the protocol's training
+trial: small workbenches and domains to try a method on
 interface: Method, MergingMethod and State
 contract_check: whether a method keeps the contract
 registry: methods by name, module or file
+source_reading: a method's card and settings, read without importing it
 package_template: the skeleton of a method as a package
 """
 

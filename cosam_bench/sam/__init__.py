@@ -2,6 +2,7 @@
 
 Modules, bottom to top:
 
+frame_choices: the ways to resize images and logits
 frames: between an image's own pixels and the model's input
 inputs: batches of images and prompts
 mobile_sam: MobileSAM's image encoder
@@ -12,6 +13,7 @@ adapters.hq: HQ-SAM's decoder layers
 sam: the model: encode and decode
 models: the models' names, sizes and downloads
 tiny_sam: the embedded model's shape
+adapters.adapter_settings: which adapter a protocol trains
 build: a model by name
 adapters.parallel_lora: RegCL's adapter
 adapters.augmodule: RegCL's AugModule
