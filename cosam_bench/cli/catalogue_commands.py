@@ -1,4 +1,4 @@
-"""``cosam-bench domains`` and ``models``: the data and the weights, and whether they are here."""
+"""``cosam-bench domains`` and ``models``: the known data and weights, and whether they are on this machine."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ TO_FETCH = "to be fetched"
 
 def domains(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A stream, a card, or the TOML file of either; all if empty.")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="A stream, a card, or the TOML file of either; by default all."),
     ] = None,
 ) -> None:
-    """List the streams and domains: where data comes from, under which terms, and whether it is here."""
+    """List streams and domains: the source and licence of their data, and whether it is on this machine."""
     console = results_console()
     for part in _all() if name is None else _one(name):
         console.print(part)
@@ -56,7 +57,7 @@ def _all() -> Iterator[RenderableType]:
         yield from _listing(rows)
         yield from _notes(rows)
         if any(row.is_missing for row in rows):
-            yield Text("\n`cosam-bench domains NAME` shows one in full and tells how to get its data.")
+            yield Text("\nRun `cosam-bench domains NAME` to see one in full and how to get its data.")
 
 
 def _one(name: str) -> Iterator[RenderableType]:
@@ -66,7 +67,7 @@ def _one(name: str) -> Iterator[RenderableType]:
     from cosam_bench.data.streams import load_card, load_stream, names_of
 
     if name.endswith(".toml"):
-        # A stream has its domains as tables; only a card may do without them.
+        # A stream has its domains as tables; a card has none.
         table = read_toml(expanded(name))
         is_card = "domain" not in table and any(key in table for key in ("root", "layouts", "generator"))
     else:
@@ -102,13 +103,13 @@ def _stream(stream: Stream) -> Iterator[RenderableType]:
             yield Text.assemble(("\nfault: ", "bold red"), legible(row.fault))
     missing = [row for row in rows if row.is_missing]
     if missing:
-        yield Text("\nMissing (`cosam-bench domains NAME` tells more of one):", style="bold")
+        yield Text("\nMissing (run `cosam-bench domains NAME` for details):", style="bold")
     for row in missing:
         yield Padding(Text.assemble((f"{row.name}: ", "bold"), row.step or row.fault), (0, 0, 0, 2))
 
 
 def _listing(rows: Sequence[DomainRow]) -> Iterator[RenderableType]:
-    """A table, or three lines a domain where addresses would not fit into one."""
+    """A table, or three lines per domain if there are addresses, which would not fit."""
     if not any(row.source for row in rows):
         yield _table(rows)
         return
@@ -140,7 +141,7 @@ def _table(rows: Sequence[DomainRow]) -> RenderableType:
 
 def _notes(rows: Sequence[DomainRow]) -> Iterator[RenderableType]:
     if any(row.source and row.licence and not row.licence_is_checked for row in rows):
-        yield "\n?  nobody has checked this licence at the source for this project."
+        yield "\n?  this licence has not been checked at the source."
 
 
 def _images(row: DomainRow) -> str:
@@ -154,10 +155,10 @@ def _images(row: DomainRow) -> str:
 def models(
     *,
     fetch: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Fetch this model's published weights, checked by sha256.")
+        str | None, typer.Option(metavar="NAME", help="Fetch this model's published weights and check their sha256.")
     ] = None,
 ) -> None:
-    """List the base models and where their weights are, or fetch one's weights."""
+    """List the base models and where their weights are, or fetch the weights of one."""
     console = results_console()
     if fetch is not None:
         from cosam_bench.sam.checkpoints import fetch_checkpoint
@@ -173,11 +174,11 @@ def models(
         size = f"{spec.size_bytes / 2**20:,.0f} MiB" if spec.size_bytes else ""
         table.add_row(spec.name, spec.title, side, size, spec.licence, weights_state(spec))
     console.print(table)
-    console.print(f"\n`cosam-bench models --fetch NAME` puts weights into {cache_folder()}.", soft_wrap=True)
+    console.print(f"\nRun `cosam-bench models --fetch NAME` to fetch weights to {cache_folder()}.", soft_wrap=True)
 
 
 def weights_state(spec: ModelSpec) -> str:
-    """Where a model's weights are: in the package, in the cache, or still to be fetched."""
+    """Where a model's weights are: in the package, in the cache, or not fetched yet."""
     from cosam_bench.sam.models import cache_folder
 
     if spec.file_name is None:

@@ -16,16 +16,16 @@ _UNCHECKED = "not checked at the source"
 
 
 def domain_sheet(card: Card) -> Iterator[RenderableType]:
-    """What the card says, what of it somebody has checked, and how to get the data."""
+    """What the card says, which facts have been checked, and how to get the data."""
     from rich.text import Text
 
     yield Text.assemble((card.name, "bold"), f"  {card.full_title}")
-    yield _pairs(_facts(card))
+    yield _grid(_facts(card))
     if card.layouts:
         from cosam_bench.data.layouts import describe
 
-        yield Text("\nLayouts that are recognised", style="bold")
-        yield _pairs({name: f"{layout.title}\n{describe(card, name)}" for name, layout in card.layouts.items()})
+        yield Text("\nRecognised layouts", style="bold")
+        yield _grid({name: f"{layout.title}\n{describe(card, name)}" for name, layout in card.layouts.items()})
     steps = list(_steps(card))
     if steps:
         yield Text("\nHow to get the data", style="bold")
@@ -36,13 +36,13 @@ def _facts(card: Card) -> dict[str, str]:
     facts: dict[str, tuple[str, Fact | None]] = {
         "source": (card.source, "source"),
         "licence": (card.licence, "licence"),
-        "its text": (card.licence_url, None),
+        "text": (card.licence_url, None),
         "terms": (card.terms, None),
         "citation": (card.citation, "citation"),
         "samples": (_samples(card), None),
         "images": (_expected(card), "expected"),
         "split": (_split(card), "split" if card.layouts else None),
-        "layout": ("the published folders, below" if card.layouts else "", "layout"),
+        "layout": ("as published, see below" if card.layouts else "", "layout"),
         "downloads": ("\n".join(download.url for download in card.downloads), "downloads"),
         "data": (_data(card), None),
     }
@@ -50,17 +50,17 @@ def _facts(card: Card) -> dict[str, str]:
 
 
 def _check(card: Card, fact: Fact | None) -> str:
-    # A user's own card and one of synthetic images claim nothing about a source.
+    # Users' own cards and those of synthetic images claim nothing about a source.
     if fact is None or not card.layouts:
         return ""
     return f"\n({_CHECKED if fact in card.verified else _UNCHECKED})"
 
 
 def _samples(card: Card) -> str:
-    one = {"union": "an image", "component": "a connected component", "polygon": "a drawn polygon"}[card.samples]
+    unit = {"union": "image", "component": "connected component", "polygon": "drawn polygon"}[card.samples]
     least = f", at least {card.min_pixels} pixels" if card.min_pixels > 1 else ""
     pool = f"; images of the collection {card.pool!r}" if card.pool else ""
-    return f"one {one}{least}{pool}"
+    return f"one per {unit}{least}{pool}"
 
 
 def _expected(card: Card) -> str:
@@ -78,7 +78,7 @@ def _split(card: Card) -> str:
     texts = []
     for name, rule in rules.items():
         if rule.kind == "ratio":
-            text = f"by image, {rule.test} of them for testing, seed {rule.seed}"
+            text = f"by image, a share of {rule.test} for testing, seed {rule.seed}"
         elif rule.kind == "counts":
             text = f"{rule.train} samples for training, {rule.test} for testing, seed {rule.seed}"
         else:
@@ -95,7 +95,7 @@ def _data(card: Card) -> str:
     if row.kind == "synthetic":
         return f"{row.found} images, drawn by code"
     if row.fault:
-        return "not here" if row.is_missing and card.layouts else legible(row.fault)
+        return "not on this machine" if row.is_missing and card.layouts else legible(row.fault)
     return f"{row.found} pairs of image and mask in {card.root}{f', layout {card.layout}' if card.layout else ''}"
 
 
@@ -110,7 +110,7 @@ def _steps(card: Card) -> Iterator[RenderableType]:
         yield Text(card.instructions.strip().replace("\n", " "))
 
 
-def _pairs(facts: dict[str, str]) -> Table:
+def _grid(facts: dict[str, str]) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 0, 0))

@@ -1,4 +1,4 @@
-"""Image and mask files as tensors: decoded rightly, or refused by name."""
+"""Image and mask files as tensors: decoded correctly, or refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cosam_bench.data.foreground import Foreground, foreground_pixels
 
 Array = NDArray[Any]
 
-ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4: tag of the stored picture's orientation
+ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4: tag of the image's orientation
 NEUTRAL = 16  # channels of a grey JPEG that was stored in colour differ by less than this
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
@@ -28,14 +28,14 @@ def decode_image(data: bytes, *, name: str) -> Tensor:
     """An image file's pixels, uint8 RGB ``(3, H, W)``, turned upright by its EXIF orientation.
 
     Grey is repeated; 16 bit greys are divided by 257 and rounded; CMYK is converted as PIL does (Adobe's
-    inverted JPEGs too); alpha is dropped and the colours stay as stored. Colour profiles are not applied.
+    inverted JPEGs too); alpha is dropped and colours stay as stored. Colour profiles are not applied.
 
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
 
     Raises:
-        CosamError: damaged, animated, too large, or of a pixel type whose range nobody states (floats).
+        CosamError: damaged, animated, too large, or of a pixel type whose range is not stated (floats).
     """
     image = _open(data, name=name)
     orientation = _orientation(image)
@@ -48,10 +48,10 @@ def decode_mask(data: bytes, *, name: str, foreground: Foreground) -> Tensor:
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
-        foreground: which pixels are meant.
+        foreground: which pixels are foreground.
 
     Raises:
-        CosamError: as for :func:`decode_image`, or it cannot be told which pixels are meant.
+        CosamError: as for :func:`decode_image`, or it is ambiguous which pixels are foreground.
     """
     image = _open(data, name=name)
     orientation = _orientation(image)
@@ -70,7 +70,7 @@ def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     """An image file's height and width after its EXIF orientation, from its header alone."""
     image = _open(data, name=name, is_header_enough=True)
     width, height = image.size
-    # PIL's size of a TIFF has been turned already.
+    # PIL's size of a TIFF is upright already.
     is_turned = image.format != "TIFF" and _orientation(image) >= 5
     return (width, height) if is_turned else (height, width)
 
@@ -81,18 +81,18 @@ def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Im
         limit = Image.MAX_IMAGE_PIXELS
         if limit and image.width * image.height > limit:
             raise Image.DecompressionBombError
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO's first frame is the picture
-            raise CosamError(f"{name} holds {getattr(image, 'n_frames', 1)} frames. Give one image a file.")
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO's first frame is the image
+            raise CosamError(f"{name} holds {getattr(image, 'n_frames', 1)} frames. Give one image per file.")
         if not is_header_enough:
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise CosamError(
             f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression "
-            "bombs. Make it smaller or cut it into tiles."
+            "bombs. Make it smaller or split it into tiles."
         ) from None
     except UnidentifiedImageError:
         raise CosamError(
-            f"{name} is no image in one of the formats {', '.join(FORMATS)}. Replace it or leave it out."
+            f"{name} is not an image in one of the formats {', '.join(FORMATS)}. Replace it or leave it out."
         ) from None
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, struct.error) as error:
         raise CosamError(f"{name} is damaged: {error}. Replace it or leave it out.") from None
@@ -100,7 +100,7 @@ def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Im
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 as in EXIF; 1 where none or nonsense is stated. PIL turns TIFFs while loading."""
+    """1 to 8 as in EXIF; 1 if it is missing or invalid. PIL turns TIFFs while loading."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, struct.error):
@@ -109,14 +109,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: Array, orientation: int) -> Array:
-    """The picture as it is to be seen; ``pixels`` are ``(H, W)`` or ``(H, W, channels)``."""
+    """The image turned upright; ``pixels`` are ``(H, W)`` or ``(H, W, channels)``."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return pixels.copy()  # torch takes no negative strides
+    return pixels.copy()  # torch does not take negative strides
 
 
 def _rgb(image: Image.Image, *, name: str) -> Array:
@@ -144,7 +144,7 @@ def _rgba(image: Image.Image, *, name: str) -> Image.Image:
 
 
 def _check_inks(image: Image.Image, *, name: str) -> None:
-    """PIL takes every CMYK JPEG for Adobe's inverted kind; without Adobe's marker nobody can tell."""
+    """PIL takes every CMYK JPEG for Adobe's inverted kind; without Adobe's marker this is a guess."""
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         raise CosamError(f"{name} is a CMYK JPEG that does not say whether it is inverted. Save it as RGB.")
 
@@ -162,7 +162,7 @@ def _deep(image: Image.Image, *, name: str) -> Array:
 
 
 def _levels(image: Image.Image, *, name: str, foreground: Foreground) -> Array:
-    """One whole number a pixel, ``(H, W)``, in the file's own range."""
+    """One whole number per pixel, ``(H, W)``, in the file's own range."""
     _check_inks(image, name=name)
     if foreground.channel:
         return np.asarray(_rgba(image, name=name))[..., CHANNELS.index(foreground.channel)]
@@ -175,8 +175,8 @@ def _levels(image: Image.Image, *, name: str, foreground: Foreground) -> Array:
     rgba = np.asarray(_rgba(image, name=name)).astype(np.int64)
     if not _is_neutral(rgba[..., :3][rgba[..., 3] > 0]):
         raise CosamError(
-            f"{name} is a coloured mask. Say which colours are meant, say foreground = "
-            '{ colours = [[255, 0, 0]] }, or which channel, say { above = 127, channel = "red" }.'
+            f"{name} is a coloured mask. Say which colours are foreground, such as foreground = "
+            '{ colours = [[255, 0, 0]] }, or which channel, such as { above = 127, channel = "red" }.'
         )
     return rgba[..., 0] * rgba[..., 3] // 255
 
@@ -188,12 +188,12 @@ def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground) ->
     colours = np.array(image.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(indices.ravel()))
     if used.max(initial=0) >= len(colours):
-        raise CosamError(f"{name} uses colours that its palette does not have. Replace it or leave it out.")
+        raise CosamError(f"{name} uses colours that are not in its palette. Replace it or leave it out.")
     if _is_neutral(colours[used]):
         grey: Array = colours[indices][..., 0]
         return grey
     if foreground.rule == "above":
-        raise CosamError(f"{name} has a coloured palette, which has no levels. Give values or colours.")
+        raise CosamError(f"{name} has a coloured palette, which has no levels. Give foreground as values or colours.")
     return np.asarray(indices != 0).astype(np.uint8)
 
 

@@ -13,8 +13,8 @@ from cosam_bench.core.settings import Settings, setting
 
 Array = NDArray[Any]
 
-CLASS_IDS = 32  # a mask of levels below this beside 255 holds class ids with an ignored one
-HAZE = 16  # a black JPEG's noise stays below this
+CLASS_IDS = 32  # a mask with levels below this and 255 holds class ids and an ignored one
+JPEG_NOISE = 16  # the noise of a black JPEG stays below this
 
 
 _OURS = "this project"
@@ -63,9 +63,9 @@ class Foreground(Settings):
     def _is_complete(self) -> Self:
         given = {"above": self.above is not None, "values": bool(self.values), "colours": bool(self.colours)}
         if any(is_given != (key == self.rule) for key, is_given in given.items()):
-            raise ValueError(f"the rule {self.rule!r} does not go with the other keys of this table")
+            raise ValueError(f"the rule {self.rule!r} contradicts the other keys of this table")
         if self.channel and self.rule == "colours":
-            raise ValueError("colours look at all channels, so leave channel out")
+            raise ValueError("colours use all channels, so leave channel out")
         return self
 
 
@@ -74,9 +74,9 @@ def foreground_pixels(levels: Array, *, rule: Foreground, name: str, is_lossy: b
 
     Args:
         levels: whole numbers, ``(H, W)``, in the mask file's own range.
-        rule: which are meant.
+        rule: which of them are foreground.
         name: the file's name, for errors.
-        is_lossy: the file's compression changes levels, so odd ones mean nothing.
+        is_lossy: the file's compression changes levels, so unusual ones mean nothing.
 
     Raises:
         CosamError: the rule is ``auto`` and the levels look like class ids.
@@ -87,19 +87,19 @@ def foreground_pixels(levels: Array, *, rule: Foreground, name: str, is_lossy: b
         return np.asarray(levels > rule.above)
     if rule.rule == "values":
         return np.isin(levels, rule.values)
-    return _by_itself(levels, name=name, is_lossy=is_lossy)
+    return _auto(levels, name=name, is_lossy=is_lossy)
 
 
-def _by_itself(levels: Array, *, name: str, is_lossy: bool) -> Array:
+def _auto(levels: Array, *, name: str, is_lossy: bool) -> Array:
     largest = int(levels.max(initial=0))
-    if largest <= 1 or (is_lossy and largest < HAZE):
+    if largest <= 1 or (is_lossy and largest < JPEG_NOISE):
         return np.asarray((levels == 1) & (not is_lossy))
     half = 128 if largest <= 255 else 32768
     is_ids_and_ignored = not is_lossy and largest == 255 and _has_low_ids(levels)
     if largest < half or is_ids_and_ignored:
         raise CosamError(
             f"{name} looks like a mask of class ids (levels {_some_levels(levels)}). "
-            "Say which are foreground, say foreground = { values = [1] }."
+            "Say which are foreground, such as foreground = { values = [1] }."
         )
     return np.asarray(levels >= half)
 

@@ -1,4 +1,4 @@
-"""Labelme's annotation files (``.json``): the shapes somebody has drawn on an image, and their pixels."""
+"""Labelme's annotation files (``.json``): the shapes drawn on an image, and their pixels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 
 SUFFIX = ".json"
-SIZE_BYTES = 1 << 27  # the image is often embedded, which makes a file a third larger than the image
+SIZE_BYTES = 1 << 27  # the image is often embedded, which makes the file a third larger than the image
 SHAPES = 2_000
 POINTS = 100_000  # of one shape
-REACH = 1e5  # pixels from the corner; beyond it a file is damaged, and drawing takes long
+REACH = 1e5  # pixels from the corner; beyond it a file is damaged, and drawing is slow
 ALLOWED = ("polygon", "rectangle", "circle")
 
 
@@ -29,7 +29,7 @@ class Shape:
 
     Attributes:
         kind: ``polygon``; ``rectangle``, two opposite corners; ``circle``, its centre and a point on it.
-        points: x, y in pixels of the upright image; they may lie outside it.
+        points: x, y in pixels of the upright image; they may be outside it.
     """
 
     kind: str
@@ -42,11 +42,11 @@ def read_shapes(data: bytes, *, name: str, size: tuple[int, int]) -> list[Shape]
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
-        size: height and width of the upright image, which the file must agree with.
+        size: height and width of the upright image, which the file must match.
 
     Raises:
-        CosamError: it is no labelme file, was drawn on an image of another size, or holds shapes without an
-            area (lines, points) or of a kind that is not known.
+        CosamError: it is not a labelme file, was drawn on an image of another size, or holds shapes without an
+            area (lines, points) or of an unknown kind.
     """
     content = _parsed(data, name=name)
     stated = content.get("imageHeight"), content.get("imageWidth")
@@ -58,14 +58,16 @@ def read_shapes(data: bytes, *, name: str, size: tuple[int, int]) -> list[Shape]
         )
     shapes = content.get("shapes")
     if not isinstance(shapes, list):
-        raise CosamError(f"{name} is no labelme file: it has no list of shapes. Replace it or leave it out.")
+        raise CosamError(f"{name} is not a labelme file: it has no list of shapes. Replace it or leave it out.")
     if len(shapes) > SHAPES:
-        raise CosamError(f"{name} holds {len(shapes)} shapes; more than {SHAPES} are not read.")
+        raise CosamError(
+            f"{name} holds {len(shapes)} shapes, but at most {SHAPES} are read. Split the image or merge shapes."
+        )
     return [_shape(shape, name=name, number=number) for number, shape in enumerate(shapes, start=1)]
 
 
 def draw_shapes(shapes: list[Shape], *, size: tuple[int, int]) -> Tensor:
-    """The pixels of all these shapes together, bool ``(H, W)``; what lies outside the image is cut off.
+    """The pixels of all the shapes together, bool ``(H, W)``; what is outside the image is cut off.
 
     Outlines belong to the shapes, as in labelme's own ``shape_to_mask``.
 
@@ -90,29 +92,30 @@ def draw_shapes(shapes: list[Shape], *, size: tuple[int, int]) -> Tensor:
 
 def _parsed(data: bytes, *, name: str) -> dict[str, Any]:
     if len(data) > SIZE_BYTES:
-        raise CosamError(f"{name} has {len(data)} bytes; labelme files beyond {SIZE_BYTES} are not read.")
+        what = f"{name} has {len(data)} bytes; labelme files of more than {SIZE_BYTES} are not read"
+        raise CosamError(f"{what}. Save it without the image.")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:  # a bad encoding is a ValueError too
-        raise CosamError(f"{name} is no labelme file: {error}. Replace it or leave it out.") from None
+        raise CosamError(f"{name} is not a labelme file: {error}. Replace it or leave it out.") from None
     if not isinstance(content, dict):
-        raise CosamError(f"{name} is no labelme file: it holds no table. Replace it or leave it out.")
+        raise CosamError(f"{name} is not a labelme file: it does not hold a table. Replace it or leave it out.")
     return content
 
 
 def _shape(shape: object, *, name: str, number: int) -> Shape:
     where = f"shape {number} of {name}"
-    kind = (shape.get("shape_type") or "polygon") if isinstance(shape, dict) else None  # old files leave it out
+    kind = (shape.get("shape_type") or "polygon") if isinstance(shape, dict) else None  # missing in old files
     if not isinstance(shape, dict) or not isinstance(kind, str) or kind not in ALLOWED:
         raise CosamError(
-            f"{where} is of the kind {reprlib.repr(kind)}; known are {', '.join(ALLOWED)}. Remove or redraw it."
+            f"{where} is of the kind {reprlib.repr(kind)}; known kinds are {', '.join(ALLOWED)}. Remove or redraw it."
         )
     points = shape.get("points")
     if not isinstance(points, list) or len(points) > POINTS or not all(_is_point(point) for point in points):
         raise CosamError(f"{where} has no list of points (pairs of numbers within {REACH:.0f} pixels). Redraw it.")
     wanted = 3 if kind == "polygon" else 2
     if len(points) < wanted or (kind != "polygon" and len(points) > wanted):
-        raise CosamError(f"{where} is a {kind} of {len(points)} points. Remove or redraw it.")
+        raise CosamError(f"{where} is a {kind} with {len(points)} points. Remove or redraw it.")
     return Shape(kind, tuple((float(x), float(y)) for x, y in points))
 
 
@@ -121,5 +124,5 @@ def _is_point(point: object) -> bool:
         isinstance(point, list)
         and len(point) == 2
         and all(isinstance(number, int | float) and not isinstance(number, bool) for number in point)
-        and all(abs(number) <= REACH for number in point)  # false for nan as well
+        and all(abs(number) <= REACH for number in point)  # false for nan, too
     )

@@ -1,4 +1,4 @@
-"""Images that one domain of a stream trains on and another is tested on."""
+"""Images that one domain of a stream trains on and another tests on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cosam_bench.data.samples import Domain, Split
 
 
 def check_leaks(opened: Sequence[tuple[Card, Domain]], *, stream: str) -> None:
-    """Refuse domains of which one trains on an image that another is tested on.
+    """Refuse a domain that trains on an image that another is tested on.
 
     Two images are the same if their bytes are, or if their cards draw on the same pool and their names
-    agree but for the suffix.
+    differ only in the suffix.
 
     Raises:
-        CosamError: there are such domains; all are named, each with the number of images.
+        CosamError: there are such domains; all are named, with the numbers of images.
     """
     faults = []
     for (card, domain), (other_card, other) in permutations(opened, 2):
@@ -26,11 +26,11 @@ def check_leaks(opened: Sequence[tuple[Card, Domain]], *, stream: str) -> None:
         if shared := _shared(domain.train, other.test, by_name=same_pool):
             faults.append(f"{card.name!r} trains on {shared} of the images that {other_card.name!r} is tested on")
     if faults:
-        raise CosamError(f"Stream {stream!r}: {'; '.join(faults)}. Leave one of each two out.")
+        raise CosamError(f"Stream {stream!r}: {'; '.join(faults)}. Leave out one of each two.")
 
 
 def _shared(train: Split, test: Split, *, by_name: bool) -> int:
-    """The number of different images of ``test`` that are in ``train`` as well."""
+    """The number of distinct images of ``test`` that are also in ``train``."""
     trained = {entry.image_sha256 for entry in train.manifest.entries}
     names = {PurePath(entry.image_name).stem for entry in train.manifest.entries} if by_name else set()
     return len(

@@ -1,8 +1,7 @@
-"""Where the data of the cards lies on this machine: one small record a card, the data itself stays in place."""
+"""Where the data of each card is on this machine: one small file per card; the data itself stays in place."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded, write_atomically
 from cosam_bench.core.settings import Settings, read_toml, validate
 from cosam_bench.data.cards import Key, Sha256
+from cosam_bench.data.file_patterns import is_utf8
 
 
 class Archive(Settings):
-    """An archive that placed data was unpacked from.
+    """An archive that a card's data was unpacked from.
 
     Attributes:
         file: its name.
@@ -28,13 +28,13 @@ class Archive(Settings):
     size_bytes: int = 0
 
 
-class Placed(Settings):
-    """Where one card's data lies.
+class Location(Settings):
+    """Where one card's data is.
 
     Attributes:
         layout: the card's layout that was recognised.
-        root: the folder that the layout's paths start at, absolute.
-        archives: what the data was unpacked from, where that is known.
+        root: the folder that the layout's paths are relative to, absolute.
+        archives: what the data was unpacked from, if known.
     """
 
     layout: Key
@@ -50,10 +50,10 @@ class Placed(Settings):
 
 
 def data_folder() -> Path:
-    """Where records and fetched data lie: ``COSAM_BENCH_DATA``, else ``data`` in the cache folder.
+    """The folder of locations and fetched data: ``COSAM_BENCH_DATA``, else ``data`` in the cache folder.
 
     Raises:
-        CosamError: the folder begins with ``~name`` for somebody who has no home here.
+        CosamError: the path begins with ``~name``, and that user has no home folder here.
     """
     if chosen := os.environ.get("COSAM_BENCH_DATA"):
         return expanded(chosen).absolute()
@@ -61,42 +61,34 @@ def data_folder() -> Path:
     return (expanded(cache) / "data").absolute()
 
 
-def record_path(name: str) -> Path:
-    """The file that says where the data of the card called ``name`` lies."""
+def location_path(name: str) -> Path:
+    """The file that holds the location of the data of the card ``name``."""
     return data_folder() / f"{name}.toml"
 
 
-def read_placed(name: str) -> Placed | None:
-    """Where the data of a card lies; None where it has not been placed.
+def read_location(name: str) -> Location | None:
+    """Where the data of a card is; None if it has not been prepared.
 
     Raises:
-        CosamError: the record is damaged.
+        CosamError: the file is damaged.
     """
-    path = record_path(name)
+    path = location_path(name)
     if not path.exists():
         return None
-    return validate(Placed, read_toml(path), source=f"{path} (delete it and run `cosam-bench data prepare {name}`)")
+    return validate(Location, read_toml(path), source=f"{path} (delete it and run `cosam-bench data prepare {name}`)")
 
 
-def write_placed(name: str, placed: Placed) -> Path:
-    """Record where a card's data lies; returns the record's path.
+def write_location(name: str, location: Location) -> Path:
+    """Write where a card's data is; returns the path of the file.
 
     Raises:
-        CosamError: the data folder cannot be written, or a path cannot be put into TOML.
+        CosamError: the data folder cannot be written, or a path is not UTF-8.
     """
-    lines = [f"layout = {_quoted(placed.layout)}", f"root = {_quoted(str(placed.root))}"]
-    for archive in placed.archives:
-        lines += ["", "[[archives]]", f"file = {_quoted(archive.file)}"]
-        lines += [f"sha256 = {_quoted(archive.sha256)}", f"size_bytes = {archive.size_bytes}"]
-    path = record_path(name)
-    write_atomically(path, "\n".join(lines) + "\n")
+    import tomli_w
+
+    for text in (str(location.root), *(archive.file for archive in location.archives)):
+        if not is_utf8(text):
+            raise CosamError(f"The path {text!r} is not UTF-8, so it cannot be recorded. Rename it.")
+    path = location_path(name)
+    write_atomically(path, tomli_w.dumps(location.model_dump() | {"root": str(location.root)}))
     return path
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string, whose escapes are JSON's but for one character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise CosamError(f"The path {text!r} is not UTF-8, so it cannot be recorded. Rename the folder.") from None
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""Opening streams and domains: files found, hashed, checked and divided, or images drawn."""
+"""Opening streams and domains: files are found, hashed, checked and divided; synthetic images are drawn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.seeds import derived_seed
-from cosam_bench.data.cards import Card
+from cosam_bench.data.availability import NOT_HERE, missing_reason
+from cosam_bench.data.cards import Card, Part
+from cosam_bench.data.faults import refuse
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.image_files import open_files
 from cosam_bench.data.leakage import check_leaks
-from cosam_bench.data.pairing import NOT_HERE, refuse, why_missing
-from cosam_bench.data.samples import Domain, Entry, Manifest, Part, Pixels, Split, empty_split
+from cosam_bench.data.samples import Domain, Entry, Manifest, Pixels, Split, empty_split
 from cosam_bench.data.streams import Stream
 
 
@@ -28,7 +29,7 @@ class OpenedStream:
     Attributes:
         name: the stream's.
         domains: in the order of learning.
-        retention: only ever tested; their training splits are empty.
+        retention: only tested; their training splits are empty.
     """
 
     name: str
@@ -37,20 +38,20 @@ class OpenedStream:
 
 
 def open_stream(stream: Stream, *, foreground: Foreground | None = None) -> OpenedStream:
-    """The stream with its data: files are found, hashed and checked, synthetic images are drawn.
+    """The stream with its data.
 
-    No seed of a run enters: data and splits are fixed by the cards, so every run sees the same.
+    Cards alone determine data and splits, so every run sees the same, whatever its seed.
 
     Args:
         stream: the stream.
-        foreground: a protocol's own rule for all masks that are images; none: each card's.
+        foreground: a protocol's rule for all masks that are images; None for each card's own.
 
     Raises:
-        CosamError: data is missing (all domains at once, each with the next step), does not fit, or one
+        CosamError: data is missing (all domains are named, each with the next step) or faulty, or one
             domain trains on an image that another is tested on.
     """
     cards = [stream.card(name) for name in (*stream.order, *stream.retention)]
-    _check_all_here(stream, cards)
+    _check_none_missing(stream, cards)
     if foreground is not None:
         cards = [card.model_copy(update={"foreground": foreground}) for card in cards]
     opened = [(card, open_domain(card, is_retention=card.name in stream.retention)) for card in cards]
@@ -60,14 +61,14 @@ def open_stream(stream: Stream, *, foreground: Foreground | None = None) -> Open
     return OpenedStream(stream.name, domains=domains[:learned], retention=domains[learned:])
 
 
-def _check_all_here(stream: Stream, cards: Sequence[Card]) -> None:
-    missing = [(card, fault) for card in cards if card.kind == "files" and (fault := why_missing(card))]
+def _check_none_missing(stream: Stream, cards: Sequence[Card]) -> None:
+    missing = [(card, fault) for card in cards if card.kind == "files" and (fault := missing_reason(card))]
     if len(missing) == 1:
         refuse(missing[0][0], [missing[0][1]])
     if missing:
         lines = [f"  {card.name}: {fault.removeprefix(f'{NOT_HERE}: ')}" for card, fault in missing]
         head = f"Stream {stream.name!r}: the data of {len(missing)} of its {len(cards)} domains is missing."
-        head += " `cosam-bench domains NAME` tells more of each."
+        head += " Run `cosam-bench domains NAME` for details of each."
         raise CosamError("\n".join([head, *lines]))
 
 
@@ -79,16 +80,22 @@ def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
         is_retention: open the test part alone.
 
     Raises:
-        CosamError: what is missing or does not fit.
+        CosamError: data is missing or faulty.
     """
     train, test = _synthetic(card) if card.kind == "synthetic" else open_files(card)
-    if is_retention:
-        train = empty_split(card.name, part="train")
-    elif not len(train):
-        refuse(card, ["its split leaves nothing to train on; correct it or list the domain as retention"])
-    if not len(test):
-        refuse(card, ["its split leaves nothing to test on; correct it"])
-    return Domain(card.name, card.full_title, train, test)
+    if faults := empty_parts(len(train), len(test), is_retention=is_retention):
+        refuse(card, faults)
+    return Domain(card.name, card.full_title, empty_split(card.name, part="train") if is_retention else train, test)
+
+
+def empty_parts(train: int, test: int, *, is_retention: bool) -> list[str]:
+    """The faults of a split with these numbers of samples."""
+    faults = []
+    if not train and not is_retention:
+        faults.append("its split leaves nothing to train on; correct it or list the domain as retention")
+    if not test:
+        faults.append("its split leaves nothing to test on; correct it")
+    return faults
 
 
 def _synthetic(card: Card) -> tuple[Split, Split]:
@@ -106,12 +113,12 @@ def _drawn(card: Card, part: Part) -> Split:
         hashes = (hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in (image, mask))
         entries.append(Entry(f"{part}-{index:04d}", *hashes))
     source = Pixels(tuple(image for image, _ in pairs), tuple(mask for _, mask in pairs))
-    # The pixels lie in memory already.
+    # The pixels are in memory already.
     return Split(card.name, part=part, manifest=Manifest(tuple(entries)), source=source, decoded_bytes=0)
 
 
 def _draw(card: Card, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
-    """Image and mask by image and mask; each depends on generator, part, index and the card's seed alone."""
+    """Images with their masks; each depends only on generator, part, index and the card's seed."""
     from cosam_bench.data.synthetic import GENERATORS
 
     draw = GENERATORS[card.generator]

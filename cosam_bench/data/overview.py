@@ -1,12 +1,12 @@
-"""A stream's domains at a glance, without opening a file or importing torch."""
+"""An overview of a stream's domains, without opening a file or importing torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.data.availability import next_step
 from cosam_bench.data.cards import Card
-from cosam_bench.data.pairing import find_pairs, next_step, why_missing
+from cosam_bench.data.pairing import Pairing, pair_files, pairing_error
 from cosam_bench.data.streams import Stream
 
 
@@ -20,13 +20,13 @@ class DomainRow:
         role: ``learned`` or ``retention``.
         kind: ``files`` or ``synthetic``.
         source: address the data comes from.
-        licence: its terms.
+        licence: its name.
         licence_is_checked: somebody has read the licence at the source.
-        expected: images that the source states, both parts together; None where the card does not say.
-        found: pairs of image and mask, or images to be drawn; 0 where there is a fault.
-        fault: why the domain cannot be opened; empty if its files are in place.
-        is_missing: the fault is that the data is not here.
-        step: the command that brings missing data here; empty where the user's own folder is missing.
+        expected: images that the source states, both parts together; None if it states none.
+        found: pairs of image and mask, or images to be drawn; 0 if there is a fault.
+        fault: why the domain cannot be opened; empty if its files pair.
+        is_missing: the fault is that the data is not on this machine.
+        step: the command that gets missing data; empty if the user's own folder is missing.
     """
 
     name: str
@@ -44,20 +44,16 @@ class DomainRow:
 
 
 def domain_overview(stream: Stream) -> list[DomainRow]:
-    """One row a domain, in the order of learning, then the retention domains."""
+    """One row per domain, in the order of learning, then the retention domains."""
     learned = [domain_row(stream.card(name), role="learned") for name in stream.order]
     return learned + [domain_row(stream.card(name), role="retention") for name in stream.retention]
 
 
 def domain_row(card: Card, *, role: str = "") -> DomainRow:
     """The row of one card."""
-    found, fault = 0, ""
-    missing = why_missing(card) if card.kind == "files" else ""
-    try:
-        if not missing:
-            found = sum(card.split.counts.values()) if card.kind == "synthetic" else len(find_pairs(card))
-    except CosamError as error:
-        fault = str(error)
+    pairing = pair_files(card) if card.kind == "files" else Pairing()
+    error = pairing_error(card, pairing)
+    found = len(pairing.pairs) if card.kind == "files" else sum(card.split.counts.values())
     return DomainRow(
         name=card.name,
         title=card.full_title if card.own else card.title,
@@ -67,8 +63,8 @@ def domain_row(card: Card, *, role: str = "") -> DomainRow:
         licence=card.licence,
         licence_is_checked="licence" in card.verified,
         expected=card.expected.train + card.expected.test if card.expected else None,
-        found=found,
-        fault=missing or fault,
-        is_missing=bool(missing),
-        step=next_step(card).partition(" (")[0] if missing and card.layouts and not card.root else "",
+        found=0 if error else found,
+        fault=pairing.faults[0].text if pairing.is_missing else str(error or ""),
+        is_missing=pairing.is_missing,
+        step=next_step(card).partition(" (")[0] if pairing.is_missing and card.layouts and not card.root else "",
     )

@@ -19,9 +19,9 @@ from cosam_bench.data.samples import Split
 from cosam_bench.merging.updates import digest_tensors
 
 MASK_SIZE = 256  # side of SAM's mask prompts, segment-anything's PromptEncoder at 1024 px
-COARSER = 8  # the noise lies where a mask differs from itself after shrinking by this (CoSAM's training)
+COARSER = 8  # noise is added where a mask differs from itself after shrinking by this (CoSAM's training)
 DIFFERENCE = 0.01  # ... by at least this
-VERSION = 1  # of the drawing below; another version never reads this one's files
+VERSION = 1  # of the drawing below; other versions do not read the files of this one
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Prompts:
         boxes: float32, ``(N, 4)``, x0 y0 x1 y1 of the tight box, ends exclusive.
         points: float32, ``(N, k, 2)``, x y at pixel centres (``column + 0.5``), all on the foreground.
         masks: bool, ``(N, 256, 256)``, a noisy mask of the whole image, squashed to a square.
-        digest: sha256 of the three; a selection keeps the digest of what it was taken from.
+        digest: sha256 of the three; a selection keeps the digest of the prompts that it was taken from.
     """
 
     boxes: Tensor
@@ -51,12 +51,12 @@ class Prompts:
 
 
 def draw_prompts(split: Split, *, points: int, seed: int) -> Prompts:
-    """The prompts of a split, drawn anew; each sample's depend on its own key and mask alone.
+    """The prompts of a split, newly drawn; each sample's depend only on its own key and mask.
 
     Args:
         split: the samples.
-        points: how many points for each sample, at least 1. They are distinct pixels unless the mask
-            has fewer.
+        points: number of points per sample, at least 1. They are distinct pixels unless the mask has
+            fewer.
         seed: the run's.
     """
     boxes = torch.zeros(len(split), 4)
@@ -87,11 +87,11 @@ def tight_box(mask: Tensor) -> Tensor:
 
 
 def random_points(mask: Tensor, *, count: int, generator: np.random.Generator) -> Tensor:
-    """Foreground pixels chosen evenly, float32 ``(count, 2)``: x y of their centres.
+    """Foreground pixels chosen uniformly, float32 ``(count, 2)``: x y of their centres.
 
     Args:
         mask: bool, ``(H, W)``, with at least one true pixel.
-        count: distinct pixels; only where the mask has fewer may they repeat.
+        count: number of pixels; distinct unless the mask has fewer.
         generator: is advanced.
     """
     pixels = mask.nonzero().flip(1)  # (n, 2), x y
@@ -100,7 +100,7 @@ def random_points(mask: Tensor, *, count: int, generator: np.random.Generator) -
 
 
 def noisy_mask(mask: Tensor, *, generator: np.random.Generator) -> Tensor:
-    """A mask as a careless annotator leaves it, bool ``(256, 256)``: wrong only near edges and details.
+    """A mask as a careless annotator draws it, bool ``(256, 256)``: wrong only near edges and details.
 
     The mask is resized to the square bilinearly; where it differs from itself shrunk by eight and
     enlarged again, standard normal noise is added; foreground is what is then at least a half.
@@ -110,7 +110,7 @@ def noisy_mask(mask: Tensor, *, generator: np.random.Generator) -> Tensor:
         generator: is advanced.
 
     Source: the noise of HQ-SAM's training ("Segment Anything in High Quality", NeurIPS 2023), which
-    CoSAM's training uses. Here the mask goes straight to 256 pixels, not by way of 1024.
+    CoSAM's training uses. Here the mask is resized to 256 pixels directly, not via 1024.
     """
     whole = mask[None, None].to(torch.float32)
     fine = _resize(whole, MASK_SIZE)
@@ -157,12 +157,12 @@ def replace_points(prompts: Prompts, points: Tensor) -> Prompts:
 
 
 def write_prompts(path: Path, prompts: Prompts, *, identity: str) -> None:
-    """Freeze prompts to a file; ``identity`` is the hash of what they belong to."""
+    """Freeze prompts to a file; ``identity`` is the hash of the data that they belong to."""
     from safetensors.torch import save
 
     bits = torch.from_numpy(np.packbits(prompts.masks.numpy(), axis=-1))
     tensors = {"boxes": prompts.boxes, "points": prompts.points, "masks": bits}
-    # One key alone: safetensors writes several in a random order, and the file's bytes should repeat.
+    # A single key: safetensors writes several in random order, and the file's bytes should be reproducible.
     write_atomically(path, save(tensors, metadata={"digest": f"{identity}-{prompts.digest}"}))
 
 
@@ -182,11 +182,13 @@ def read_prompts(path: Path, *, identity: str) -> Prompts:
         masks = torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1).astype(bool))
         prompts = Prompts(boxes, points, masks, _digest(boxes, points, masks))
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CosamError(f"The prompt file {path} cannot be read ({error}). Delete it to draw it anew.") from None
+        raise CosamError(
+            f"The prompt file {path} cannot be read ({error}). Delete it to draw the prompts again."
+        ) from None
     if stored.get("digest") != f"{identity}-{prompts.digest}":
         raise CosamError(
-            f"The prompt file {path} is damaged: its content does not have the hash that it states. "
-            "Delete it to draw it anew."
+            f"The prompt file {path} is damaged: its content does not match its hash. "
+            "Delete it to draw the prompts again."
         )
     return prompts
 

@@ -7,19 +7,19 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import Protocol, overload
 
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.cards import Part
 
-Part = Literal["train", "test"]
-DECODED_BYTES = 1 << 30  # decoded samples that one split keeps: about a thousand at 512 x 512
+DECODED_BYTES = 1 << 30  # of decoded samples that one split keeps: about a thousand at 512 x 512
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is to be found in it.
+    """One image and the mask to be found in it.
 
     Attributes:
         key: unique in its split.
@@ -40,7 +40,7 @@ class Entry:
         key: unique in its split.
         image_sha256: of the file's bytes, or of the pixels if drawn.
         mask_sha256: likewise.
-        image_name: the image file's name; empty if drawn. Names are no part of the manifest's hash.
+        image_name: the image file's name; empty if drawn. Names do not enter the manifest's hash.
         mask_name: the mask file's name; empty if drawn.
     """
 
@@ -53,12 +53,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a split consists of, exactly.
+    """The exact content of a split.
 
     Attributes:
-        entries: one a sample, in order.
-        rule: how masks are read from their files, as text; another rule is another split.
-        left_out: samples of the whole domain without foreground (or with less than the card's least).
+        entries: one per sample, in order.
+        rule: how masks are read from their files, as text; another rule makes another split.
+        left_out: number of samples of the whole domain with less foreground than the card's ``min_pixels``.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -72,8 +72,8 @@ class Manifest:
         return hashlib.sha256(json.dumps([self.rule, rows]).encode()).hexdigest()
 
 
-class Source(Protocol):
-    """Where a split's pixels come from, by position."""
+class PixelSource(Protocol):
+    """Gives a split's pixels by position."""
 
     def image(self, index: int) -> Tensor:
         """uint8, ``(3, H, W)``."""
@@ -85,9 +85,9 @@ class Source(Protocol):
 
 
 class Split(Sequence[Sample]):
-    """The training or the test part of a domain; images are decoded when they are asked for.
+    """The training or the test part of a domain; images are decoded on access.
 
-    Decoded samples are kept until they fill ``decoded_bytes``; the others are decoded anew each time.
+    Decoded samples are kept until they fill ``decoded_bytes``; the others are decoded again each time.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Split(Sequence[Sample]):
         *,
         part: Part,
         manifest: Manifest,
-        source: Source,
+        source: PixelSource,
         decoded_bytes: int = DECODED_BYTES,
         points_file: Path | None = None,
     ) -> None:
@@ -105,11 +105,11 @@ class Split(Sequence[Sample]):
         Args:
             domain: the domain's name.
             part: which part of it this is.
-            manifest: what it consists of.
+            manifest: the samples.
             source: gives the pixels.
-            decoded_bytes: how much of what is decoded is kept.
-            points_file: the file of point prompts that was published with the data, if there is one; its
-                keys are names of mask files, see ``manifest.entries``, or names with their stems.
+            decoded_bytes: limit of the decoded samples to keep.
+            points_file: the file of point prompts that was published with the data, if any; its keys are
+                names of mask files, see ``manifest.entries``, or names with their stems.
         """
         self.domain = domain
         self.part: Part = part
@@ -144,7 +144,7 @@ class Split(Sequence[Sample]):
         return sample
 
     def read(self, index: int) -> Sample:
-        """The sample at a position, which is not kept for being asked; threads may read at the same time."""
+        """The sample at a position, without keeping it; threads may read at the same time."""
         position = range(len(self))[index]
         kept = self._kept.get(position)
         return kept or Sample(self.keys[position], self._source.image(position), self._source.mask(position))
@@ -178,13 +178,13 @@ class Domain:
 
     @property
     def digest(self) -> str:
-        """sha256 over both splits: equal digests mean equal data, divided in the same way."""
+        """sha256 over both splits: equal digests mean equal data, divided equally."""
         return hashlib.sha256(f"{self.train.digest}|{self.test.digest}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A source that lies in memory."""
+    """A source in memory."""
 
     images: tuple[Tensor, ...] = ()
     masks: tuple[Tensor, ...] = ()
@@ -204,20 +204,20 @@ def empty_split(domain: str, *, part: Part) -> Split:
 
 
 def union(domains: Iterable[Domain], name: str) -> Split:
-    """All training splits one after another, as one; keys get their domain's name in front.
+    """All training splits as one; keys get the name of their domain as a prefix.
 
     Raises:
-        CosamError: there is no training sample in any of them.
+        CosamError: none of them has a training sample.
     """
     splits = tuple(domain.train for domain in domains)
     entries = tuple(
         replace(entry, key=f"{split.domain}/{entry.key}") for split in splits for entry in split.manifest.entries
     )
     if not entries:
-        raise CosamError(f"The union {name!r} has no training samples: give domains that are trained on.")
+        raise CosamError(f"The union {name!r} has no training samples. Give domains that are trained on.")
     rule = json.dumps([split.manifest.rule for split in splits])
     manifest = Manifest(entries, rule, sum(split.manifest.left_out for split in splits))
-    # The parts keep what they decode; a second copy here would be in vain.
+    # The parts keep what they decode; a second copy here would be useless.
     return Split(name, part="train", manifest=manifest, source=_Joined(splits), decoded_bytes=0)
 
 

@@ -1,4 +1,4 @@
-"""Dividing a domain's images into training and test, so that no image lies in both."""
+"""Dividing a domain's images into training and test, so that no image is in both."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosam_bench.data.cards import Card
-from cosam_bench.data.pairing import Pair, refuse
-from cosam_bench.data.samples import Entry, Part
+from cosam_bench.data.cards import Card, Part
+from cosam_bench.data.faults import refuse
+from cosam_bench.data.pairing import Pair
+from cosam_bench.data.samples import Entry
 
 PARTS: tuple[Part, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
-class Item:
+class FileSample:
     """One sample on disk.
 
     Attributes:
         pair: its files.
         entry: its line in the manifest.
-        component: number of the connected component that it is, from 1; 0 for the whole mask.
+        component: number of its connected component or shape, from 1; 0 for the whole mask.
     """
 
     pair: Pair
@@ -30,32 +31,51 @@ class Item:
     component: int = 0
 
 
-def divide(card: Card, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """The training and the test samples, each in the order of ``items``.
+def divide(card: Card, samples: Sequence[FileSample]) -> tuple[list[FileSample], list[FileSample]]:
+    """The training and the test samples, each in the order of ``samples``.
 
     Raises:
-        CosamError: there are too few samples, a listed image is not there, or an image lies in both parts.
+        CosamError: there are too few samples, a listed image is missing, or an image is in both parts.
     """
-    parts = _parts(card, items)
-    train = [item for item in items if parts.get(item.entry.key) == "train"]
-    test = [item for item in items if parts.get(item.entry.key) == "test"]
-    if card.split.without_test:
-        tested = {item.entry.image_sha256 for item in test}
-        train = [item for item in train if item.entry.image_sha256 not in tested]
-    _check_apart(card, train, test)
+    train, test = assign_parts(card, samples)
+    if faults := shared_images(train, test):
+        advice = "Remove one of each, give the split by lists, or add without_test = true to a split by folders."
+        refuse(card, faults, advice=advice)
     return train, test
 
 
-def _parts(card: Card, items: Sequence[Item]) -> dict[str, str]:
-    """``train`` or ``test`` by sample key; samples that neither part wants are missing."""
+def assign_parts(card: Card, samples: Sequence[FileSample]) -> tuple[list[FileSample], list[FileSample]]:
+    """The training and the test samples; an image with two names may still be in both.
+
+    Raises:
+        CosamError: there are too few samples, or a listed image is missing.
+    """
+    parts = _parts(card, samples)
+    train = [sample for sample in samples if parts.get(sample.entry.key) == "train"]
+    test = [sample for sample in samples if parts.get(sample.entry.key) == "test"]
+    if card.split.without_test:
+        tested = {sample.entry.image_sha256 for sample in test}
+        train = [sample for sample in train if sample.entry.image_sha256 not in tested]
+    return train, test
+
+
+def shared_images(train: Sequence[FileSample], test: Sequence[FileSample]) -> list[str]:
+    """One line per training image whose bytes are those of a test image."""
+    tested = {sample.entry.image_sha256: sample.pair.key for sample in test}
+    twins = {sample.pair.key: tested.get(sample.entry.image_sha256) for sample in train}
+    return [f"{key} in training and {twin} in test are the same image" for key, twin in twins.items() if twin]
+
+
+def _parts(card: Card, samples: Sequence[FileSample]) -> dict[str, Part | None]:
+    """The part of each sample by its key; samples that neither part wants have none."""
     if card.split.kind == "folders":
-        return {item.entry.key: item.pair.part or "" for item in items}
+        return {sample.entry.key: sample.pair.part for sample in samples}
     if card.split.kind == "lists":
-        listed = _listed(card, [item.pair for item in items])
-        return {item.entry.key: listed.get(item.pair.key, "") for item in items}
+        listed = _by_lists(card, [sample.pair for sample in samples])
+        return {sample.entry.key: listed.get(sample.pair.key) for sample in samples}
     by_image: dict[str, list[str]] = {}
-    for item in items:
-        by_image.setdefault(item.pair.key, []).append(item.entry.key)
+    for sample in samples:
+        by_image.setdefault(sample.pair.key, []).append(sample.entry.key)
     ranked = sorted(by_image, key=lambda image: _rank(image, seed=card.split.seed))
     if card.split.kind == "counts":
         return _by_counts(card, ranked, by_image)
@@ -66,48 +86,48 @@ def _rank(image: str, *, seed: int) -> str:
     return hashlib.sha256(f"{seed}/{image}".encode()).hexdigest()
 
 
-def _by_ratio(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _by_ratio(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, Part | None]:
     share = card.split.test
     count = len(ranked)
     if isinstance(share, float | int) and share < 1:
         if len(ranked) < 2:
-            refuse(card, [f"{len(ranked)} image cannot be divided into training and test"])
+            refuse(card, [f"{len(ranked)} image cannot be divided into training and test; add images"])
         count = min(max(round(share * len(ranked)), 1), len(ranked) - 1)
-    parts = {image: "test" if rank < count else "train" for rank, image in enumerate(ranked)}
+    parts: dict[str, Part] = {image: "test" if rank < count else "train" for rank, image in enumerate(ranked)}
     return {sample: parts[image] for image in ranked for sample in by_image[image]}
 
 
-def _by_counts(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Whole images go to test until it is full, then to training; what is too many is left out."""
+def _by_counts(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, Part | None]:
+    """Whole images go to test until it is full, then to training; the rest is left out."""
     images = iter(ranked)
-    parts: dict[str, str] = {}
+    parts: dict[str, Part | None] = {}
     for part, wanted in card.split.counts.items():
         chosen: list[str] = []
         while len(chosen) < wanted and (image := next(images, None)) is not None:
             chosen += by_image[image]
         if len(chosen) < wanted:
-            total = sum(len(samples) for samples in by_image.values())
+            total = sum(map(len, by_image.values()))
             asked = f"{card.split.train} training and {card.split.test} test samples"
             refuse(card, [f"its split asks for {asked}, but {len(ranked)} images hold {total}; ask for fewer"])
         parts |= dict.fromkeys(chosen[:wanted], part)
     return parts
 
 
-def _listed(card: Card, pairs: Sequence[Pair]) -> dict[str, str]:
-    """``train`` or ``test`` by image key, from the card's two lists."""
+def _by_lists(card: Card, pairs: Sequence[Pair]) -> dict[str, Part]:
+    """The part of each listed image by its key."""
     names: dict[str, set[str]] = {}
     for pair in pairs:
         whole = f"{pair.key}{pair.image.suffix}"
         for name in {pair.key, whole, pair.image.name, pair.image.stem}:
             names.setdefault(name, set()).add(pair.key)
-    parts: dict[str, str] = {}
+    parts: dict[str, Part] = {}
     faults: list[str] = []
     lists = [(part, path) for part in PARTS for path in card.split.paths(part)]
     lines = [(part, path, line) for part, path in lists for line in _lines(card, path)]
     for part, path, line in lines:
         keys = names.get(line, set())
         if len(keys) != 1:
-            faults.append(f"{path} lists {line}, and {len(keys)} images are called so")
+            faults.append(f"{path} lists {line}, which is the name of {len(keys)} images")
         elif parts.setdefault(key := next(iter(keys)), part) != part:
             faults.append(f"{key} is listed for training and for test")
     if faults:
@@ -116,7 +136,7 @@ def _listed(card: Card, pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def _lines(card: Card, path: str) -> list[str]:
-    """The names in a list: a line each in a text file, the keys of the object in a JSON file."""
+    """The names in a list: one per line in a text file, the keys of the object in a JSON file."""
     try:
         text = (Path(card.root) / path).read_text(encoding="utf-8-sig")
         if path.endswith(".json"):
@@ -128,17 +148,5 @@ def _lines(card: Card, path: str) -> list[str]:
 
 def _keys(content: object) -> list[str]:
     if not isinstance(content, dict):
-        raise TypeError("it holds no object whose keys are names")
+        raise TypeError("it does not hold an object whose keys are names")
     return list(content)
-
-
-def _check_apart(card: Card, train: Sequence[Item], test: Sequence[Item]) -> None:
-    in_train = {item.entry.image_sha256: item.pair for item in train}
-    faults = []
-    for item in test:
-        twin = in_train.pop(item.entry.image_sha256, None)
-        if twin is not None:
-            faults.append(f"{twin.key} in training and {item.pair.key} in test are the same image")
-    if faults:
-        advice = "Remove one of each, give the split by lists, or add without_test = true to a split by folders."
-        refuse(card, faults, advice=advice)

@@ -1,6 +1,6 @@
-"""Streams: TOML files that say in which order domains come, each described by its card.
+"""Streams: TOML files that list domains in their order, each described by its card.
 
-Nothing here imports torch, so that the command line can list domains at once.
+Nothing here imports torch, so that the command line lists domains without delay.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pydantic import Field, model_validator
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import Settings, read_toml, validate
-from cosam_bench.data.cards import DATASETS, Card, Key, Name, over
-from cosam_bench.data.locations import read_placed
+from cosam_bench.data.cards import DATASETS, Card, Key, Name, merge_layout
+from cosam_bench.data.locations import read_location
 
 
 class Stream(Settings):
-    """Domains in the order in which a method meets them, and domains it is only ever tested on.
+    """Domains in the order in which a method learns them, and domains that it is only tested on.
 
     Attributes:
         name: short, lower case.
         title: one line for people.
-        order: names of the domains to learn, first to last. In TOML by default all that are not retention.
+        order: names of the domains to learn, first to last. In TOML, by default all that are not retention.
         orders: other orders of the same domains, by the name that ``--order`` takes.
-        retention: names of the domains that are only ever tested.
+        retention: names of the domains that are only tested.
         cards: the domains, ``[[domain]]`` in TOML: a card, or ``card = "NAME"`` for one that comes with
-            the package (or ``card = "path/to/card.toml"``), whose keys may be overridden beside it.
+            the package (or ``card = "path/to/card.toml"``), with keys that override it.
     """
 
     name: Name
@@ -60,12 +60,12 @@ class Stream(Settings):
 
 
 def load_stream(name_or_path: str) -> Stream:
-    """The stream of that name in the package, or the one in a TOML file of the user's.
+    """The stream of that name in the package, or the one in a TOML file.
 
-    Where a domain's data has been placed by ``cosam-bench data``, its card has root and layout filled in.
+    If ``cosam-bench data`` has located a domain's data, its card has root and layout filled in.
 
     Raises:
-        CosamError: there is no such stream or card, or a file has faults.
+        CosamError: there is no such stream or card, or a file is invalid.
     """
     path = _find(name_or_path, kind="stream")
     data = read_toml(path)
@@ -79,13 +79,13 @@ def load_stream(name_or_path: str) -> Stream:
 
 
 def load_card(name_or_path: str) -> Card:
-    """The card of that name in the package, or the one in a TOML file, as a stream would have it.
+    """The card of that name in the package, or the one in a TOML file, as in a stream.
 
     Raises:
-        CosamError: there is no such card, or the file has faults.
+        CosamError: there is no such card, or the file is invalid.
     """
     path = _find(name_or_path, kind="card")
-    return _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout goes over the card
+    return _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout overrides the card
 
 
 def names_of(kind: Literal["stream", "card"]) -> list[str]:
@@ -94,7 +94,7 @@ def names_of(kind: Literal["stream", "card"]) -> list[str]:
 
 
 def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | None = None) -> Path:
-    """The TOML file that is meant: a path, else a name of the package's."""
+    """The TOML file of that path, or of that name in the package."""
     if name_or_path.endswith(".toml"):
         return (beside or Path()) / expanded(name_or_path)
     names = names_of(kind)
@@ -107,7 +107,7 @@ def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | 
 def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
     """The card of one ``[[domain]]`` table.
 
-    The keys of the card that it refers to lie lowest, those of the layout over them, the table's own on top.
+    A layout's keys override those of the card that the table refers to, and the table's own override both.
     """
     own = _rooted({key: value for key, value in table.items() if key != "card"}, path=path)
     base: dict[str, Any] = {}
@@ -116,13 +116,14 @@ def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
         base = _rooted(read_toml(card_path), path=card_path)
     source = f"{path}, domain {own.get('name', base.get('name', f'number {number}'))}"
     card = validate(Card, base | own, source=source)
-    laid = base | own
-    if card.layouts and not card.root and (placed := read_placed(str(base.get("name", card.name)))) is not None:
-        laid |= {"root": str(placed.root), "layout": card.layout or placed.layout}
-    if not laid.get("layout"):
+    merged = base | own
+    if card.layouts and not card.root and (found := read_location(str(base.get("name", card.name)))) is not None:
+        merged |= {"root": str(found.root), "layout": card.layout or found.layout}
+    if not merged.get("layout"):
         return card
-    validate(Card, laid, source=source)  # names a layout that is not there
-    return validate(Card, over(laid, laid["layout"]) | own | {"root": laid.get("root", "")}, source=source)
+    validate(Card, merged, source=source)  # names an unknown layout
+    merged = merge_layout(merged, merged["layout"]) | own | {"root": merged.get("root", "")}
+    return validate(Card, merged, source=source)
 
 
 def _rooted(table: dict[str, Any], *, path: Path) -> dict[str, Any]:
@@ -130,5 +131,5 @@ def _rooted(table: dict[str, Any], *, path: Path) -> dict[str, Any]:
         return table
     root = os.path.expandvars(expanded(table["root"]))
     if re.search(r"\$\w|\$\{", root):
-        return table  # a variable is not set: an error only once somebody opens the domain
+        return table  # a variable is not set: an error only when the domain is opened
     return table | {"root": os.path.normpath(path.resolve().parent / root)}

@@ -14,14 +14,12 @@ from support.imitations import BUILDERS, TEST, TRAIN, build
 from typer.testing import CliRunner, Result
 
 from cosam_bench.cli.main import app
-from cosam_bench.data.acquire import archives
-from cosam_bench.data.acquire.check import KINDS, report
-from cosam_bench.data.acquire.pairing_faults import pair_all
-from cosam_bench.data.acquire.prepare import bare_card, open_sources, place
+from cosam_bench.data.acquire import archives, extraction
+from cosam_bench.data.acquire.check import KINDS, check_domain
+from cosam_bench.data.acquire.prepare import locate, open_candidates, published_card
 from cosam_bench.data.cards import DATASETS, Card
-from cosam_bench.data.locations import read_placed, record_path
+from cosam_bench.data.locations import location_path, read_location
 from cosam_bench.data.opening import open_domain
-from cosam_bench.data.pairing import find_pairs
 from cosam_bench.data.streams import load_card, names_of
 
 COSAM_DOMAINS = [name for name, layout in BUILDERS if layout == "cosam_bundle"]
@@ -60,9 +58,9 @@ def test_a_folder_is_recognised_and_not_copied(cli: Callable[..., Result], data:
     assert result.exit_code == 0
     root = Path("isic").resolve()
     assert result.stdout == f"isic@regcl: source, {TRAIN + TEST} images with masks, in {root}\n"
-    placed = read_placed("isic@regcl")
-    assert placed is not None
-    assert (placed.layout, placed.root, placed.archives) == ("source", root, ())
+    location = read_location("isic@regcl")
+    assert location is not None
+    assert (location.layout, location.root, location.archives) == ("source", root, ())
     assert [path.name for path in data.iterdir()] == ["isic@regcl.toml"]
 
 
@@ -72,7 +70,7 @@ def test_a_bundle_holds_all_domains(cli: Callable[..., Result], cosam_bundle: Pa
     # CAMO lies there as published, so it serves the other stream too.
     assert first_words(result) == sorted([*COSAM_DOMAINS, "camo@regcl"])
     assert "Not recognised there: coco100@samcl, cod@regcl, isic@regcl, istd@regcl, kvasir@regcl." in result.stderr
-    assert all(record_path(name).is_file() for name in COSAM_DOMAINS)
+    assert all(location_path(name).is_file() for name in COSAM_DOMAINS)
     assert cli("prepare", "cosam", "--from", cosam_bundle).exit_code == 0
 
 
@@ -85,10 +83,10 @@ def test_a_bundle_as_an_archive_is_unpacked_once(
     monkeypatch.setattr(archives, "_unpack", lambda *_: pytest.fail("unpacked a second time"))
     result = cli("prepare", "mvtec_i@cosam", "--from", archive)
     assert result.exit_code == 0
-    placed = read_placed("mvtec_i@cosam")
-    assert placed is not None
-    assert placed.root == folder / "mvtec_groups"
-    assert [one.file for one in placed.archives] == ["bundle.tar.gz"]
+    location = read_location("mvtec_i@cosam")
+    assert location is not None
+    assert location.root == folder / "mvtec_groups"
+    assert [one.file for one in location.archives] == ["bundle.tar.gz"]
 
 
 def test_several_archives_make_one_source(cli: Callable[..., Result], data: Path) -> None:
@@ -109,16 +107,16 @@ def test_a_second_preparation_replaces_the_first_and_says_so(cli: Callable[..., 
     again = cli("prepare", "kvasir@cosam", "--from", "source")
     assert "This replaces" not in again.stderr
     second = cli("prepare", "kvasir@cosam", "--from", cosam_bundle)
-    assert f"This replaces what was recorded for kvasir@cosam: source in {Path('source').resolve()}." in second.stderr
-    placed = read_placed("kvasir@cosam")
-    assert placed is not None
-    assert placed.layout == "cosam_bundle"
+    assert f"This replaces the location of kvasir@cosam: source in {Path('source').resolve()}." in second.stderr
+    location = read_location("kvasir@cosam")
+    assert location is not None
+    assert location.layout == "cosam_bundle"
 
 
 def test_a_layout_can_be_asked_for(cli: Callable[..., Result], cosam_bundle: Path) -> None:
     result = cli("prepare", "kvasir@cosam", "--from", cosam_bundle, "--layout", "source")
     assert result.exit_code == 2
-    assert "Looked for: source (" in result.stderr
+    assert "Expected: source (" in result.stderr
     assert "cosam_bundle (" not in result.stderr
     assert cli("prepare", "kvasir@cosam", "--from", cosam_bundle, "--layout", "cosam_bundle").exit_code == 0
     result = cli("prepare", "--all", "--from", cosam_bundle, "--layout", "samcl_bundle")
@@ -149,10 +147,10 @@ WRONG = [
     (["prepare", "camo@cosam", "--from", "empty"], "empty does not hold the data of camo@cosam"),
     (["prepare", "camo@cosam", "--from", "isic"], "It holds: ISBI2016_ISIC_Part1_Test_Data/"),
     (["prepare", "camo@cosam", "--from", "isic", "--layout", "sauce"], "No layout of camo@cosam is called 'sauce'."),
-    (["prepare", "camo@cosam", "--from", "text.zip"], "text.zip is no archive of a known kind"),
+    (["prepare", "camo@cosam", "--from", "text.zip"], "text.zip is not an archive of a known kind"),
     (["prepare", "camo@cosam", "--from", "cut.zip"], "cut.zip is damaged or cut off"),
     (["prepare", "camo@cosam", "--from", "data.rar"], "is a rar archive"),
-    (["prepare", "camo@cosam", "--from", "outer"], "There are archives in it: "),
+    (["prepare", "camo@cosam", "--from", "outer"], "It contains archives: "),
     (["prepare", "--from", "empty"], "give --all"),
     (["prepare", "camo@cosam", "--all", "--from", "empty"], "give --all"),
     (["prepare", "--all", "--from", "empty"], "No domain's data was recognised in empty."),
@@ -206,10 +204,10 @@ def test_ctrl_c_while_unpacking_says_that_nothing_is_left(
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(archives._Room, "take", pressed)
+    monkeypatch.setattr(extraction.Quota, "take", pressed)
     result = cli("prepare", "--all", "--from", shutil.make_archive("bundle", "zip", cosam_bundle))
     assert result.exit_code == 130
-    assert result.stderr == "Stopped: What was unpacked so far is removed; the same command unpacks it anew.\n"
+    assert result.stderr == "Stopped: The unpacked files are removed; run the same command to unpack again.\n"
     assert [*(data / "_unpacked").iterdir()] == []
 
 
@@ -219,10 +217,10 @@ def test_a_full_disk_while_unpacking_is_one_error(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(archives._Room, "take", full)
+    monkeypatch.setattr(extraction.Quota, "take", full)
     result = cli("prepare", "--all", "--from", shutil.make_archive("bundle", "zip", cosam_bundle))
     assert result.exit_code == 2
-    assert "cannot be written: No space left on device. Nothing was kept of it." in result.stderr
+    assert "cannot be written: No space left on device. Nothing was kept." in result.stderr
 
 
 # What `data check` finds.
@@ -230,12 +228,12 @@ def test_a_full_disk_while_unpacking_is_one_error(
 
 def prepared(name: str, layout: str, folder: Path) -> Card:
     build(name, folder, layout)
-    found = place(bare_card(name), open_sources([folder]))
+    found = locate(published_card(name), open_candidates([folder]))
     return found.card.model_copy(update={"expected": None})
 
 
 def faults(card: Card) -> dict[str, list[str]]:
-    return {kind: found for kind, found in report(card).faults.items() if found}
+    return {kind: found for kind, found in check_domain(card).faults.items() if found}
 
 
 @pytest.mark.parametrize(
@@ -243,26 +241,23 @@ def faults(card: Card) -> dict[str, list[str]]:
 )
 def test_sound_data_has_no_faults_and_the_hash_of_records(data: Path, name: str, layout: str) -> None:
     card = prepared(name, layout, Path("from"))
-    found = report(card)
+    found = check_domain(card)
     assert found.fault_count == 0, found.faults
     domain = open_domain(card)
     assert found.digest == domain.digest
     assert found.samples == len(domain.train) + len(domain.test)
     for part, count in ((domain.train, found.train), (domain.test, found.test)):
         assert count == len({entry.image_name + entry.key.partition("#")[0] for entry in part.manifest.entries})
-    assert sorted(pair_all(card).pairs, key=lambda pair: pair.key) == sorted(
-        find_pairs(card), key=lambda pair: pair.key
-    )
     by_name = load_card(name)
-    assert report(by_name).digest in (found.digest, "")  # the card of a name is the one that a stream has
+    assert check_domain(by_name).digest in (found.digest, "")  # the card of a name is the one that a stream has
 
 
 def test_retention_data_has_the_hash_of_records(data: Path) -> None:
     for name, layout in (("coco200@cosam", "cosam_bundle"), ("coco100@samcl", "samcl_bundle")):
         card = prepared(name, layout, Path(name))
-        assert report(card).digest == report(card, is_retention=True).digest
-        assert report(card).digest == open_domain(card, is_retention=True).digest
-        assert (report(card).train, report(card).test) == (0, TEST)
+        assert check_domain(card).digest == check_domain(card, is_retention=True).digest
+        assert check_domain(card).digest == open_domain(card, is_retention=True).digest
+        assert (check_domain(card).train, check_domain(card).test) == (0, TEST)
 
 
 TRAINING = "ISBI2016_ISIC_Part1_Training"
@@ -287,8 +282,8 @@ def broken_isic(folder: Path) -> dict[str, list[str]]:
         "no image": ["ISIC_0000001_Segmentation.png"],
         "empty": ["ISIC_0000002_Segmentation.png"],
         "size": ["its mask ISIC_0000003_Segmentation.png is 5 x 6"],
-        "broken": ["ISIC_0000004.jpg is damaged", "ISIC_0000005_Segmentation.png is no image"],
-        "twice": ["ISIC_0000006 in training is ISBI2016_ISIC_Part1_Test_Data/ISIC_0000007 in test"],
+        "broken": ["ISIC_0000004.jpg is damaged", "ISIC_0000005_Segmentation.png is not an image"],
+        "twice": ["ISIC_0000006 in training and ISBI2016_ISIC_Part1_Test_Data/ISIC_0000007 in test are the same image"],
     }
 
 
@@ -300,8 +295,8 @@ def test_all_kinds_of_faults_are_found_at_once(data: Path) -> None:
     for kind, texts in expected.items():
         assert len(found[kind]) == len(texts)
         assert all(text in fault for text, fault in zip(texts, found[kind], strict=True)), found[kind]
-    assert report(card).digest == ""
-    assert (report(card).train, report(card).test) == (1, TEST)
+    assert check_domain(card).digest == ""
+    assert (check_domain(card).train, check_domain(card).test) == (1, TEST)
 
 
 def test_what_is_found_is_shown_with_an_exit_code(cli: Callable[..., Result], data: Path) -> None:
@@ -342,7 +337,10 @@ def test_five_faults_of_a_kind_are_shown_and_the_rest_counted(cli: Callable[...,
         mask.unlink()
     lines = cli("check", "isic@regcl").stdout.splitlines()
     at = lines.index("isic@regcl: images without a mask: 6")
-    assert lines[at + 1 : at + 6] == [f"  {TRAINING}_Data/ISIC_000000{number}.jpg" for number in range(5)]
+    assert lines[at + 1 : at + 6] == [
+        f"  {TRAINING}_Data/ISIC_000000{n}.jpg has no mask {TRAINING}_GroundTruth/ISIC_000000{n}_Segmentation.png"
+        for n in range(5)
+    ]
     assert lines[at + 6] == "  and 1 more"
 
 
@@ -353,7 +351,7 @@ def test_the_stated_number_counts_only_where_somebody_checked_it(data: Path) -> 
     assert stated is not None
     checked = card.model_copy(update={"expected": stated, "verified": ("expected",)})
     assert faults(checked) == {"other": [f"{told} source states 900 and 379"]}
-    unchecked = report(checked.model_copy(update={"verified": ()}))
+    unchecked = check_domain(checked.model_copy(update={"verified": ()}))
     assert unchecked.fault_count == 0
     assert unchecked.notes == [f"{told} card states 900 and 379, which nobody has checked"]
     assert unchecked.digest
@@ -365,7 +363,7 @@ def test_labelme_files_are_looked_into(data: Path) -> None:
     labels[0].write_text("{")
     labels[1].write_text('{"shapes": []}')
     (labels[2].with_name("nobody.json")).write_text("{}")
-    found = report(card)
+    found = check_domain(card)
     assert {kind: len(texts) for kind, texts in found.faults.items() if texts} == {
         "no image": 1,
         "empty": 1,
@@ -394,7 +392,8 @@ def test_a_folder_whose_images_are_gone_leaves_its_masks_alone(data: Path) -> No
         "no image": ["tile/ground_truth/cut/000_mask.png", "tile/ground_truth/cut/002_mask.png"],
     }
     shutil.rmtree(root / "tile")
-    assert faults(card) == {"other": [f"no image matches 'tile/test/*/*.png' in {root}"]}
+    text = f"no image matches 'tile/test/*/*.png' in {root}; there is no folder {root}/tile/test"
+    assert faults(card) == {"other": [text]}
 
 
 def test_sorted_pairing_tells_which_mask_is_missing(data: Path) -> None:
@@ -404,7 +403,8 @@ def test_sorted_pairing_tells_which_mask_is_missing(data: Path) -> None:
     shutil.copy(masks[1], masks[1].with_name("zzz.jpg"))
     shutil.copy(masks[1], masks[1].with_name("zzzz.jpg"))
     assert faults(card) == {
-        "no mask": [f"Kvasir/train/images/{masks[0].name}"],
+        "no mask": [f"Kvasir/train/images/{masks[0].name} has no mask called {masks[0].stem}"],
+        "other": ["7 images but 8 masks for train; sorted pairing needs one mask per image"],
         "no image": ["Kvasir/train/masks/zzz.jpg", "Kvasir/train/masks/zzzz.jpg"],
     }
 
@@ -430,15 +430,13 @@ def test_several_masks_and_shared_names_are_unclear(tmp_path: Path) -> None:
     four(tmp_path)
     square(tmp_path / "masks/0.bmp")
     square(tmp_path / "images/1.bmp", at=5)
-    found = report(own_card(tmp_path))
+    found = check_domain(own_card(tmp_path))
     assert found.train + found.test == 2
     assert {kind: texts for kind, texts in found.faults.items() if texts} == {
         "unclear": [
             "images/0.png has several masks (0.bmp, 0.png)",
             "images/1.bmp shares its name with another image",
             "images/1.png shares its name with another image",
-            "images/1.bmp shares its mask with another image",
-            "images/1.png shares its mask with another image",
         ]
     }
 
@@ -446,9 +444,9 @@ def test_several_masks_and_shared_names_are_unclear(tmp_path: Path) -> None:
 def test_a_mask_below_the_least_size_is_a_note_and_an_empty_one_a_fault(tmp_path: Path) -> None:
     four(tmp_path)
     square(tmp_path / "masks/0.png", at=7)  # one pixel
-    found = report(own_card(tmp_path, min_pixels=2))
+    found = check_domain(own_card(tmp_path, min_pixels=2))
     assert found.fault_count == 0
-    assert found.notes == ["left out, as the card says: 1 with less than 2 pixels"]
+    assert found.notes == ["left out, as the card says: 1 with fewer than 2 pixels"]
     square(tmp_path / "masks/1.png", level=0)
     assert faults(own_card(tmp_path, min_pixels=2)) == {"empty": [f"{tmp_path}/masks/1.png"]}
 
@@ -462,12 +460,12 @@ def test_training_images_that_are_tested_under_another_name_go_as_the_card_says(
     shutil.copy(tmp_path / "test/2.png", tmp_path / "train/3.png")
     split = {"kind": "folders", "train": "train/*", "test": "test/*", "without_test": True}
     card = own_card(tmp_path, split=split, masks="masks/{stem}.png")
-    found = report(card)
+    found = check_domain(card)
     assert (found.fault_count, found.train, found.test) == (0, 1, 2)
     assert found.digest == open_domain(card).digest
     (tmp_path / "train/3.png").unlink()  # which has a test image's name
     both = card.model_copy(update={"split": card.split.model_copy(update={"without_test": False})})
-    assert faults(both) == {"twice": ["train/1 in training is test/2 in test"]}
+    assert faults(both) == {"twice": ["train/1 in training and test/2 in test are the same image"]}
 
 
 def test_masks_that_are_not_understood_are_told(tmp_path: Path) -> None:
@@ -480,7 +478,9 @@ def test_masks_that_are_not_understood_are_told(tmp_path: Path) -> None:
 def test_a_split_that_leaves_nothing_is_told(tmp_path: Path) -> None:
     four(tmp_path)
     split = {"kind": "counts", "train": 0, "test": 4}
-    assert faults(own_card(tmp_path, split=split)) == {"other": ["the split leaves nothing to train on"]}
+    assert faults(own_card(tmp_path, split=split)) == {
+        "other": ["its split leaves nothing to train on; correct it or list the domain as retention"]
+    }
     found = faults(own_card(tmp_path, split={"kind": "counts", "train": 4, "test": 4}))
     assert "its split asks for 4 training and 4 test samples" in found["other"][0]
 
@@ -495,7 +495,7 @@ def test_data_that_is_not_there_is_a_fault_with_the_next_step(cli: Callable[...,
     shutil.rmtree("isic")
     result = cli("check")
     assert result.exit_code == 1
-    assert f"there is no folder {Path('isic').resolve()} any more" in result.stdout
+    assert f"the folder {Path('isic').resolve()} no longer exists" in result.stdout
 
 
 def test_a_stream_is_checked_whole_and_between_its_domains(cli: Callable[..., Result], data: Path) -> None:
@@ -516,7 +516,7 @@ def test_a_stream_is_checked_whole_and_between_its_domains(cli: Callable[..., Re
 
 def test_a_damaged_record_is_named(cli: Callable[..., Result], data: Path) -> None:
     data.mkdir()
-    record_path("isic@regcl").write_text("layout = 3")
+    location_path("isic@regcl").write_text("layout = 3")
     result = cli("check")
     assert result.exit_code == 2
     assert "isic@regcl.toml" in result.stderr
@@ -524,8 +524,8 @@ def test_a_damaged_record_is_named(cli: Callable[..., Result], data: Path) -> No
 
 def test_every_name_of_a_card_is_a_name_of_a_record(data: Path) -> None:
     for name in names_of("card"):
-        assert record_path(name) == data / f"{name}.toml"
-    assert KINDS.keys() == report(Card(name="x", root="nowhere")).faults.keys()
+        assert location_path(name) == data / f"{name}.toml"
+    assert KINDS.keys() == check_domain(Card(name="x", root="nowhere")).faults.keys()
 
 
 def test_names_that_are_no_text_are_told_legibly(cli: Callable[..., Result], tmp_path: Path) -> None:
@@ -564,5 +564,5 @@ def test_the_error_of_an_incomplete_folder_stays_short(cli: Callable[..., Result
     for mask in sorted((tmp_path / "isic").rglob("*_Segmentation.png"))[:6]:
         mask.unlink()
     result = cli("prepare", "isic@regcl", "--from", tmp_path / "isic")
-    assert "and 1 more like these. Complete the data.\n" in result.stderr
+    assert "and 1 more. Complete the data.\n" in result.stderr
     assert len(result.stderr.replace(str(tmp_path), "")) < 800

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from support.imitations import place
+from support.imitations import prepare
 from typer.testing import CliRunner
 
 from cosam_bench.cli.main import app
@@ -25,7 +25,7 @@ def shown(*arguments: str, width: int = 80) -> Result:
 
 
 def test_domains_lists_streams_and_cards_in_80_columns(tmp_path: Path) -> None:
-    place("camo@cosam", tmp_path)
+    prepare("camo@cosam", tmp_path)
     result = shown()
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -42,9 +42,9 @@ def test_domains_lists_streams_and_cards_in_80_columns(tmp_path: Path) -> None:
 
 
 def test_a_stream_tells_its_orders_and_the_next_steps(tmp_path: Path) -> None:
-    place("camo@cosam", tmp_path)
+    prepare("camo@cosam", tmp_path)
     (tmp_path / "camo@cosam/CAMO-COCO-V.1.0-CVIU2019/Camouflage/GT/camourflage_00001.png").unlink()
-    place("kvasir@cosam", tmp_path)
+    prepare("kvasir@cosam", tmp_path)
     text = shown("cosam").stdout
     assert "Other orders, as `--order NAME`: published_reverse, pos2, pos3, pos4, pos5." in text
     assert "  bsdata@cosam: cosam-bench data fetch bsdata@cosam --accept-licence" in text
@@ -67,7 +67,7 @@ def test_a_card_is_shown_in_full(name: str) -> None:
         card.terms,
         card.citation,
         " ".join(card.instructions.split()),
-        "not here",
+        "not on this machine",
     ):
         assert said in text
     assert text.count("(checked at the source)") == len(set(card.verified) - {"downloads"}) + (
@@ -80,14 +80,14 @@ def test_a_card_is_shown_in_full(name: str) -> None:
 
 
 def test_a_card_whose_data_is_here_says_where(tmp_path: Path) -> None:
-    place("bsdata@cosam", tmp_path)
+    prepare("bsdata@cosam", tmp_path)
     text = "".join(line.strip() for line in shown("bsdata@cosam", width=200).stdout.splitlines())
     assert f"10 pairs of image and mask in {tmp_path}/bsdata@cosam/BSData-main, layout source" in text
 
 
 @pytest.mark.parametrize("name", ["", "cosam", "bsdata@cosam"])
 def test_listing_imports_no_torch(tmp_path: Path, name: str) -> None:
-    place("bsdata@cosam", tmp_path)
+    prepare("bsdata@cosam", tmp_path)
     code = (
         "import sys; from cosam_bench.cli.main import app\n"
         "try: app(sys.argv[1:])\n"

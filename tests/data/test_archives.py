@@ -20,9 +20,10 @@ import pytest
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.data.acquire import archive_members as members
-from cosam_bench.data.acquire import archives
-from cosam_bench.data.acquire.archive_members import BadArchive, DamagedArchive
-from cosam_bench.data.acquire.archives import Part, unpack
+from cosam_bench.data.acquire import extraction
+from cosam_bench.data.acquire.archive_formats import BadArchive, DamagedArchive
+from cosam_bench.data.acquire.archives import unpack
+from cosam_bench.data.acquire.extraction import DataFile
 
 TREE = {"set/images/a.jpg": b"image" * 900, "set/masks/a.png": b"mask", "set/empty.txt": b""}
 MODES = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.xz": "w:xz", ".tar.bz2": "w:bz2"}
@@ -62,12 +63,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def unpacked(path: Path, into: Path) -> dict[str, bytes]:
-    return files(unpack([Part(path)], into=into)[0])
+    return files(unpack([DataFile(path)], into=into)[0])
 
 
 def refused(path: Path, into: Path, match: str, *, kind: type[CosamError] = BadArchive) -> None:
     with pytest.raises(kind, match=match) as caught:
-        unpack([Part(path)], into=into)
+        unpack([DataFile(path)], into=into)
     assert str(path) in str(caught.value)
     assert not into.exists() or list(into.iterdir()) == []
 
@@ -76,7 +77,7 @@ def refused(path: Path, into: Path, match: str, *, kind: type[CosamError] = BadA
 def test_every_format_gives_the_same_files(tmp_path: Path, suffix: str) -> None:
     make = zipped if suffix == ".zip" else tarred
     path = make(tmp_path / f"data{suffix}", TREE)
-    folder, (record,) = unpack([Part(path)], into=tmp_path / "into")
+    folder, (record,) = unpack([DataFile(path)], into=tmp_path / "into")
     assert files(folder) == TREE
     assert folder.parent == tmp_path / "into"
     assert folder.name.startswith("data-")
@@ -87,13 +88,13 @@ def test_every_format_gives_the_same_files(tmp_path: Path, suffix: str) -> None:
 
 def test_a_known_archive_is_not_unpacked_twice_and_another_of_that_name_is(tmp_path: Path) -> None:
     path = zipped(tmp_path / "data.zip", TREE)
-    first, _ = unpack([Part(path)], into=tmp_path / "into")
+    first, _ = unpack([DataFile(path)], into=tmp_path / "into")
     (first / "mark").write_text("")
-    again, _ = unpack([Part(path)], into=tmp_path / "into")
+    again, _ = unpack([DataFile(path)], into=tmp_path / "into")
     assert again == first
     assert (first / "mark").exists()
     zipped(path, {"b": b""})
-    other, _ = unpack([Part(path)], into=tmp_path / "into")
+    other, _ = unpack([DataFile(path)], into=tmp_path / "into")
     assert other != first
     assert files(other) == {"b": b""}
 
@@ -101,12 +102,12 @@ def test_a_known_archive_is_not_unpacked_twice_and_another_of_that_name_is(tmp_p
 def test_several_archives_make_one_folder_each_where_it_belongs(tmp_path: Path) -> None:
     one = zipped(tmp_path / "one.zip", {"images/a": b"1"})
     two = tarred(tmp_path / "two.tar", {"a": b"2"})
-    folder, records = unpack([Part(one), Part(two, "masks")], into=tmp_path / "into")
+    folder, records = unpack([DataFile(one), DataFile(two, "masks")], into=tmp_path / "into")
     assert files(folder) == {"images/a": b"1", "masks/a": b"2"}
     assert [record.file for record in records] == ["one.zip", "two.tar"]
-    assert unpack([Part(one), Part(two, "images2")], into=tmp_path / "into")[0] != folder
+    assert unpack([DataFile(one), DataFile(two, "images2")], into=tmp_path / "into")[0] != folder
     with pytest.raises(BadArchive, match=r"two\.tar was not unpacked: two of its members are called 'images/a'"):
-        unpack([Part(one), Part(two, "images")], into=tmp_path / "into")
+        unpack([DataFile(one), DataFile(two, "images")], into=tmp_path / "into")
 
 
 def test_what_macos_adds_and_odd_spellings_of_paths_do_not_matter(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_empty_folders_are_kept_and_modes_are_not(tmp_path: Path) -> None:
     folder.mode = 0
     script = tarfile.TarInfo("only/script")
     script.mode = 0o4777
-    path, _ = unpack([Part(tarred(tmp_path / "data.tar", {"1": folder, "2": script}))], into=tmp_path / "into")
+    path, _ = unpack([DataFile(tarred(tmp_path / "data.tar", {"1": folder, "2": script}))], into=tmp_path / "into")
     assert (path / "only").is_dir()
     assert stat.S_IMODE((path / "only/script").stat().st_mode) & 0o7111 == 0
 
@@ -167,14 +168,14 @@ def test_a_link_that_leads_out_refuses_the_archive(tmp_path: Path, link: tarfile
 def test_a_link_to_a_folder_or_to_nothing_refuses_the_archive(tmp_path: Path) -> None:
     for target in ("set", "nothing"):
         path = tarred(tmp_path / "data.tar", {**TREE, "l": special("l", tarfile.SYMTYPE, target=target)})
-        refused(path, tmp_path / "into", f"'l' is a link to '{target}', which is no file in the archive")
+        refused(path, tmp_path / "into", f"'l' is a link to '{target}', which is not a file in the archive")
 
 
 def test_a_link_into_another_archives_folder_is_refused(tmp_path: Path) -> None:
     one = zipped(tmp_path / "one.zip", {"a": b"1"})
     two = tarred(tmp_path / "two.tar", {"l": special("l", tarfile.SYMTYPE, target="../a")})
     with pytest.raises(BadArchive, match=r"two\.tar was not unpacked: 'l' is a link that leads out, to '\.\./a'"):
-        unpack([Part(one), Part(two, "deep")], into=tmp_path / "into")
+        unpack([DataFile(one), DataFile(two, "deep")], into=tmp_path / "into")
 
 
 def test_writing_through_a_link_is_not_possible(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_link_is_copied_where_the_file_system_has_no_hard_links(
     def no_links(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(archives.os, "link", no_links)
+    monkeypatch.setattr(extraction.os, "link", no_links)
     tree = {"a": b"1", "h": special("b", tarfile.LNKTYPE, target="a")}
     assert unpacked(tarred(tmp_path / "data.tar", dict(tree)), tmp_path / "into") == {"a": b"1", "b": b"1"}
 
@@ -252,7 +253,7 @@ def test_names_that_some_file_system_takes_for_one_are_refused(tmp_path: Path, f
     with tarfile.open(tmp_path / "data.tar", "w") as archive:
         for name in (first, second):
             archive.addfile(tarfile.TarInfo(name))
-    refused(tmp_path / "data.tar", tmp_path / "into", "differ in case alone|is a file and a folder")
+    refused(tmp_path / "data.tar", tmp_path / "into", "differ only in case|is both a file and a folder")
 
 
 def test_folders_that_differ_in_case_do_no_harm(tmp_path: Path) -> None:
@@ -262,11 +263,11 @@ def test_folders_that_differ_in_case_do_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.xz"])
 def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    monkeypatch.setattr(archives, "FREE_RATIO_BYTES", 2**20)
+    monkeypatch.setattr(extraction, "FREE_RATIO_BYTES", 2**20)
     make: Callable[..., Path] = zipped if suffix == ".zip" else tarred
     path = make(tmp_path / f"bomb{suffix}", {"a": b"", "zeros": bytes(30 * 2**20)})
     assert path.stat().st_size * 200 < 30 * 2**20
-    refused(path, tmp_path / "into", "far more than its size makes likely")
+    refused(path, tmp_path / "into", "far more than its size suggests")
     fair = make(tmp_path / f"fair{suffix}", {"zeros": bytes(2**20 // 2)})
     assert len(unpacked(fair, tmp_path / "into")["zeros"]) == 2**20 // 2
 
@@ -281,11 +282,11 @@ def test_a_zip_that_states_too_little_does_not_get_more(tmp_path: Path, monkeypa
 def test_what_does_not_fit_the_disk_is_refused_before_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = archives.KEPT_FREE_BYTES + 1000
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    free = extraction.KEPT_FREE_BYTES + 1000
+    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     path = zipped(tmp_path / "data.zip", {"a": b"x" * 600, "b": b"x" * 600})
     with monkeypatch.context() as patch:
-        patch.setattr(archives._Writer, "_file", lambda *_: pytest.fail("something was written"))
+        patch.setattr(extraction.MemberWriter, "_write_file", lambda *_: pytest.fail("something was written"))
         refused(path, tmp_path / "into", r"more than the 0 MiB that are free", kind=CannotWrite)
     plain = tarred(tmp_path / "data.tar", {"a": b"x" * 600, "b": b"x" * 600})  # which states no sum
     refused(plain, tmp_path / "into", r"more than the 0 MiB that are free", kind=CannotWrite)
@@ -293,7 +294,7 @@ def test_what_does_not_fit_the_disk_is_refused_before_it_is_written(
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(extraction, "MOST_MEMBERS", 3)
     path = tarred(tmp_path / "data.tar", {str(number): b"" for number in range(4)})
     refused(path, tmp_path / "into", "more than 3 members")
 
@@ -326,7 +327,7 @@ def test_every_truncation_is_noticed(tmp_path: Path, suffix: str) -> None:
     for size in {0, 1, 100, 512, 1536, 3072, 4608, *range(0, last, 97), last} & set(range(last + 1)):
         path.write_bytes(whole[:size])
         with pytest.raises(BadArchive):
-            unpack([Part(path)], into=tmp_path / "into")
+            unpack([DataFile(path)], into=tmp_path / "into")
     assert not list((tmp_path / "into").glob("*"))
 
 
@@ -341,7 +342,7 @@ def test_a_broken_byte_gives_one_clear_error_or_the_files(tmp_path: Path, suffix
         broken[position] ^= 0xFF
         path.write_bytes(broken)
         try:
-            folder, _ = unpack([Part(path)], into=tmp_path / "into")
+            folder, _ = unpack([DataFile(path)], into=tmp_path / "into")
         except CosamError:
             continue
         if suffix != ".tar":  # which has no checksum of what lies in it
@@ -382,7 +383,7 @@ def test_a_chain_of_headers_without_end_is_refused(tmp_path: Path) -> None:
         (b"7z\xbc\xaf\x27\x1crest", "is a 7z archive.*by hand"),
         (b"", "is empty. Fetch it again"),
         (b"\n<!DOCTYPE html><html>Google Drive", "is a web page, not an archive"),
-        (b"\x89PNG", "is no archive of a known kind"),
+        (b"\x89PNG", "is not an archive of a known kind"),
         (b"PK\x03\x04" + bytes(100), "is damaged or cut off"),
     ],
 )
@@ -401,7 +402,7 @@ def test_an_archive_is_told_by_its_content_not_its_name(tmp_path: Path) -> None:
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(CosamError, match=r"nothing\.zip cannot be read: No such file"):
-        unpack([Part(tmp_path / "nothing.zip")], into=tmp_path)
+        unpack([DataFile(tmp_path / "nothing.zip")], into=tmp_path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
@@ -409,23 +410,23 @@ def test_an_interrupted_unpacking_leaves_nothing_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     path = zipped(tmp_path / "data.zip", TREE)
-    real = archives._Room.take
+    real = extraction.Quota.take
 
     def stop(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(archives._Room, "take", stop)
-    told = "removed; the same command" if isinstance(error, KeyboardInterrupt) else "No space left.*Free space"
+    monkeypatch.setattr(extraction.Quota, "take", stop)
+    told = "removed; run the same command" if isinstance(error, KeyboardInterrupt) else "No space left.*Free space"
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else CannotWrite, match=told):
-        unpack([Part(path)], into=tmp_path / "into")
+        unpack([DataFile(path)], into=tmp_path / "into")
     assert list((tmp_path / "into").iterdir()) == []
-    monkeypatch.setattr(archives._Room, "take", real)
+    monkeypatch.setattr(extraction.Quota, "take", real)
     assert unpacked(path, tmp_path / "into") == TREE
 
 
 def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
     path = zipped(tmp_path / "data.zip", TREE)
-    folder, _ = unpack([Part(path)], into=tmp_path / "into")
+    folder, _ = unpack([DataFile(path)], into=tmp_path / "into")
     folder.rename(folder.with_name(f".{folder.name}.unpacking"))
     (folder.with_name(f".{folder.name}.unpacking") / "half").write_text("")
     assert unpacked(path, tmp_path / "into") == TREE
@@ -433,18 +434,18 @@ def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_unpack_the_same_at_once(tmp_path: Path) -> None:
     path = zipped(tmp_path / "data.zip", TREE)
-    folder, _ = unpack([Part(path)], into=tmp_path / "into")
+    folder, _ = unpack([DataFile(path)], into=tmp_path / "into")
     folder.rename(tmp_path / "away")
     with folder.with_name(f".{folder.name}.lock").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(CosamError, match="Another process is unpacking"):
-            unpack([Part(path)], into=tmp_path / "into")
+            unpack([DataFile(path)], into=tmp_path / "into")
 
 
 def test_names_with_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
     path = tarred(tmp_path / "data.tar", {"../\x1b[31mred\udcff" + "x" * 500: b""})
     with pytest.raises(BadArchive) as caught:
-        unpack([Part(path)], into=tmp_path / "into")
+        unpack([DataFile(path)], into=tmp_path / "into")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400 + len(str(path))
 
@@ -471,11 +472,11 @@ def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(fcntl, "flock", other_finishes)
     with pytest.raises(CosamError, match="Another process is unpacking"):
-        unpack([Part(path)], into=tmp_path / "into")
+        unpack([DataFile(path)], into=tmp_path / "into")
 
 
 def test_a_name_that_is_too_long_is_no_full_disk(tmp_path: Path) -> None:
     path = zipped(tmp_path / "data.zip", {f"folder/{'n' * 300}": b"a"})
-    with pytest.raises(BadArchive, match=r"data\.zip was not unpacked: one of its names is too long"):
-        unpack([Part(path)], into=tmp_path / "into")
+    with pytest.raises(BadArchive, match=r"data\.zip was not unpacked: a name in it is too long"):
+        unpack([DataFile(path)], into=tmp_path / "into")
     assert not list((tmp_path / "into").iterdir())

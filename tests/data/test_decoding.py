@@ -195,8 +195,8 @@ REFUSED = {
     ),
     "truncated": (encoded(Image.fromarray(smooth()), "JPEG")[:-200], "is damaged"),
     "cut png": (encoded(Image.fromarray(RGB))[:-30], "is damaged"),
-    "text": (b"no image at all", "no image in one of the formats"),
-    "empty": (b"", "no image in one of the formats"),
+    "text": (b"no image at all", "not an image in one of the formats"),
+    "empty": (b"", "not an image in one of the formats"),
 }
 
 

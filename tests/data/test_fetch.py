@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 
 from cosam_bench.cli.main import app
 from cosam_bench.core import http as resuming
-from cosam_bench.data.acquire import fetch as getting
+from cosam_bench.data.acquire.fetch import known_hashes
 from cosam_bench.data.cards import DATASETS
-from cosam_bench.data.locations import read_placed
+from cosam_bench.data.locations import read_location
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.streams import load_card, names_of
 
@@ -93,7 +93,7 @@ def test_fetched_prepared_and_checked(cli: Callable[..., Result], site: Site, tm
     assert (result.exit_code, result.stdout.count("\n")) == (0, 1), result.output
     assert result.stdout.startswith(f"{name}: ")
     assert f", {train + test} images with masks, in {tmp_path}/data/" in result.stdout
-    placed = read_placed(name)
+    placed = read_location(name)
     assert placed is not None
     assert [archive.file for archive in placed.archives] == [path.lstrip("/") for path in site.pages]
     for archive in placed.archives:
@@ -137,7 +137,8 @@ def test_the_licence_is_shown_and_must_be_accepted(cli: Callable[..., Result], s
     for word in ("MIT", "https://example.org/mit", "Be kind.", *(f"{site.url}/{file}" for file in site.pages)):
         assert word in result.stdout
     assert result.stderr == (
-        f"Error: Nothing was fetched. To accept these terms and fetch: cosam-bench data fetch {card} --accept-licence\n"
+        "Error: Nothing was fetched. To accept these terms and fetch, run: "
+        f"cosam-bench data fetch {card} --accept-licence\n"
     )
     assert not (tmp_path / "data").exists()
     assert [page.asked for page in site.pages.values()] == [[]] * 4
@@ -155,7 +156,7 @@ def test_a_stream_stands_for_its_domains(cli: Callable[..., Result]) -> None:
     result = cli("fetch", "cosam")
     assert result.exit_code == 2
     assert "bsdata@cosam\n" in result.stdout
-    assert "camo@cosam: to be fetched by hand" in result.stdout
+    assert "camo@cosam: get it by hand" in result.stdout
     assert "cosam-bench data fetch cosam --accept-licence" in result.stderr
 
 
@@ -238,7 +239,7 @@ def test_a_damaged_archive_is_not_kept(cli: Callable[..., Result], site: Site, t
     result = cli("fetch", card, "--accept-licence")
     assert result.exit_code == 2
     assert "BSData-main.zip is" in result.stderr
-    assert "It is removed, so the same command fetches it anew." in result.stderr
+    assert "It is removed; run the same command to fetch it again." in result.stderr
     assert not (tmp_path / "data/_archives/hashes.toml").exists()
     site.add("BSData-main.zip", good)
     assert cli("fetch", card, "--accept-licence").exit_code == 0
@@ -266,7 +267,7 @@ def test_the_right_archive_of_the_wrong_data_is_told(cli: Callable[..., Result],
     result = cli("fetch", card, "--accept-licence")
     assert result.exit_code == 2
     assert "does not hold the data of bsdata@cosam" in result.stderr
-    assert read_placed("bsdata@cosam") is None
+    assert read_location("bsdata@cosam") is None
 
 
 def test_one_domain_that_fails_does_not_stop_the_others(cli: Callable[..., Result], site: Site, tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_an_archive_that_was_put_there_by_hand_is_taken(cli: Callable[..., Resul
     (tmp_path / "data/_archives/BSData-main.zip").write_bytes(page.content)
     assert cli("fetch", card, "--accept-licence").exit_code == 0
     assert page.asked == []
-    assert getting.remembered()["BSData-main.zip"]["sha256"] == hashlib.sha256(page.content).hexdigest()
+    assert known_hashes()["BSData-main.zip"]["sha256"] == hashlib.sha256(page.content).hexdigest()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>Sign in</html>"])
@@ -318,6 +319,6 @@ def test_a_plain_file_that_is_none_is_not_kept(
     result = cli("fetch", card, "--accept-licence")
     assert result.exit_code == 2
     assert "test-points.json is" in result.stderr
-    assert "It is removed, so the same command fetches it anew." in result.stderr
+    assert "It is removed; run the same command to fetch it again." in result.stderr
     site.add("test-points.json", good)
     assert cli("fetch", card, "--accept-licence").exit_code == 0

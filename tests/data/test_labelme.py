@@ -100,11 +100,11 @@ def test_shapes_are_read_in_order_whatever_their_labels() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"\xff\xfe\x00", "is no labelme file"),
-        (b"{", "is no labelme file"),
-        (b"[" * 100_000, "is no labelme file"),
-        (b"9" * 5000, "is no labelme file"),
-        (b"[]", "it holds no table"),
+        (b"\xff\xfe\x00", "is not a labelme file"),
+        (b"{", "is not a labelme file"),
+        (b"[" * 100_000, "is not a labelme file"),
+        (b"9" * 5000, "is not a labelme file"),
+        (b"[]", "it does not hold a table"),
         (b"{}", "has no list of shapes"),
         (b'{"shapes": {}}', "has no list of shapes"),
         (file_of(polygon(), imageHeight=21), "was drawn on an image of 30 x 21 pixels, but its image has 30 x 20"),
@@ -124,8 +124,8 @@ def test_shapes_are_read_in_order_whatever_their_labels() -> None:
         (file_of(polygon([[1, 2], [3, 4], [5, float("-inf")]])), "has no list of points"),
         (file_of(polygon([[1, 2], [3, 4], [5, 10**400]])), "has no list of points"),
         (file_of(polygon([[0, 0]] * (POINTS + 1))), "has no list of points"),
-        (file_of(polygon(TRIANGLE[:2])), "is a polygon of 2 points"),
-        (file_of(polygon(shape_type="circle")), "is a circle of 3 points"),
+        (file_of(polygon(TRIANGLE[:2])), "is a polygon with 2 points"),
+        (file_of(polygon(shape_type="circle")), "is a circle with 3 points"),
         (file_of(*[polygon()] * (SHAPES + 1)), "holds 2001 shapes"),
     ],
 )
@@ -137,7 +137,7 @@ def test_what_is_no_labelme_file_is_refused(data: bytes, said: str) -> None:
 
 def test_a_file_of_enormous_size_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cosam_bench.data.labelme.SIZE_BYTES", 50)
-    with pytest.raises(CosamError, match="beyond 50 are not read"):
+    with pytest.raises(CosamError, match="of more than 50 are not read"):
         read_shapes(file_of(polygon()), name="a.json", size=SIZE)
 
 
@@ -154,7 +154,7 @@ def overlapping(folder: Path) -> Path:
 
 
 def bsdata(root: Path, **keys: object) -> Card:
-    card = load_card("bsdata@cosam").laid_out("source", root=root)
+    card = load_card("bsdata@cosam").with_layout("source", root=root)
     return card.model_copy(update={"split": card.split.model_copy(update={"test": 1.0})} | keys)
 
 
@@ -195,7 +195,7 @@ def test_images_without_a_labelme_file_are_no_part_of_bsdata(tmp_path: Path) -> 
 
 def test_polygons_need_labelme_files(tmp_path: Path) -> None:
     root = build("camo@cosam", tmp_path) / "CAMO-COCO-V.1.0-CVIU2019/Camouflage"
-    card = load_card("camo@cosam").laid_out("source", root=root).model_copy(update={"samples": "polygon"})
+    card = load_card("camo@cosam").with_layout("source", root=root).model_copy(update={"samples": "polygon"})
     with pytest.raises(CosamError, match=r"00001\.png is an image; samples = \"polygon\" needs labelme files"):
         open_domain(card)
 

@@ -29,7 +29,7 @@ BUNDLES = {"cosam_bundle": 9, "samcl_bundle": 6}
 def opened(name: str, folder: Path) -> Domain:
     card = load_card(name)
     layout, root = recognise(card, folder)
-    return open_domain(card.laid_out(layout, root=root), is_retention=name.startswith("coco"))
+    return open_domain(card.with_layout(layout, root=root), is_retention=name.startswith("coco"))
 
 
 def test_every_layout_of_every_card_has_an_imitation() -> None:
@@ -148,7 +148,7 @@ def test_images_without_camouflage_are_no_part_of_camo(tmp_path: Path) -> None:
 def test_two_copies_are_not_chosen_between_but_the_shallower_one_is(tmp_path: Path) -> None:
     card = camo(tmp_path / "a")
     camo(tmp_path / "b")
-    with pytest.raises(CosamError, match=r"lies in several places: source in .*/a/.*; source in .*/b/"):
+    with pytest.raises(CosamError, match=r"is in several folders: source in .*/a/.*; source in .*/b/"):
         recognise(card, tmp_path)
     camo(tmp_path / "c/deeper")
     for path in (tmp_path / "b").rglob("*.png"):
@@ -160,13 +160,11 @@ def test_what_is_not_recognised_is_told(tmp_path: Path) -> None:
     card = load_card("kvasir@cosam")
     with pytest.raises(CosamError, match=r"There is no folder .*gone"):
         recognise(card, tmp_path / "gone")
-    with pytest.raises(
-        CosamError, match=r"It holds: nothing\. Looked for: source \(Kvasir-SEG/images/\*\.jpg\); cosam"
-    ):
+    with pytest.raises(CosamError, match=r"It holds: nothing\. Expected: source \(Kvasir-SEG/images/\*\.jpg\); cosam"):
         recognise(card, tmp_path)
     for number in range(10):
         (tmp_path / f"x{number}").mkdir()
-    with pytest.raises(CosamError, match=r"It holds: x0/, .*x7/ and 2 more\."):
+    with pytest.raises(CosamError, match=r"It holds: x0/, .*x7/, and 2 more\."):
         recognise(card, tmp_path)
     folder = build("kvasir@cosam", tmp_path / "data")
     (folder / "Kvasir-SEG/masks/cju0qkwl35piu0993l0dewe03.jpg").unlink()
@@ -189,7 +187,9 @@ def test_lists_are_the_names_of_a_json_object(tmp_path: Path, text: str) -> None
     tested = {entry.image_name for entry in opened("kvasir@regcl", tmp_path).test.manifest.entries}
     assert tested == {"cju0qkwl35piu0993l0dewe00.jpg", "cju0qkwl35piu0993l0dewe01.jpg"}
     (folder / "samcl/test-points.json").write_text(text)
-    with pytest.raises(CosamError, match=r"test-points\.json (cannot be read|lists moon\.jpg, and 0 images)"):
+    with pytest.raises(
+        CosamError, match=r"test-points\.json (cannot be read|lists moon\.jpg, which is the name of 0 images)"
+    ):
         opened("kvasir@regcl", tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_a_coco_layout_needs_its_annotations(tmp_path: Path) -> None:
     folder = build("coco200@cosam", tmp_path)
     card = load_card("coco200@cosam")
     with pytest.raises(CosamError, match=r"must be converted first: cosam-bench data prepare coco200@cosam"):
-        open_domain(card.laid_out("source", root=folder), is_retention=True)
+        open_domain(card.with_layout("source", root=folder), is_retention=True)
     (folder / "annotations/instances_val2017.json").unlink()
     with pytest.raises(CosamError, match="does not hold the data of coco200@cosam"):
         recognise(card, tmp_path)
@@ -266,5 +266,5 @@ def test_several_files_of_points_are_refused(tmp_path: Path) -> None:
     folder = root / next(path.name for path in root.glob("CAMO*"))
     (root / "CAMO-old/test/masks").mkdir(parents=True)
     shutil.copy(folder / "test/masks/points.json", root / "CAMO-old/test/masks")
-    with pytest.raises(CosamError, match=r"several files of published points: .*; leave one"):
-        open_domain(card.laid_out(layout, root=root))
+    with pytest.raises(CosamError, match=r"several files of published points: .*; keep one"):
+        open_domain(card.with_layout(layout, root=root))

@@ -162,7 +162,7 @@ def test_damaged_prompt_files_are_refused(tmp_path: Path) -> None:
     sound = path.read_bytes()
     for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound[:-9], b"", b"\xff" * 40):
         path.write_bytes(damaged)
-        with pytest.raises(CosamError, match=r"The prompt file .* Delete it to draw it anew"):
+        with pytest.raises(CosamError, match=r"The prompt file .* Delete it to draw the prompts again"):
             frozen_prompts(split, points=3, seed=0, folder=tmp_path)
     path.unlink()
     frozen_prompts(split, points=3, seed=0, folder=tmp_path)

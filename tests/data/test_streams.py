@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.imitations import place
+from support.imitations import prepare
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.cards import Card
 from cosam_bench.data.foreground import Foreground
-from cosam_bench.data.locations import Archive, Placed, data_folder, read_placed, record_path, write_placed
+from cosam_bench.data.locations import Archive, Location, data_folder, location_path, read_location, write_location
 from cosam_bench.data.opening import open_stream
 from cosam_bench.data.streams import Stream, load_card, load_stream, names_of
 from cosam_bench.experiments.options import domain_order
@@ -97,7 +97,7 @@ def test_cards_state_what_a_user_must_know() -> None:
         own = any((layout.split or card.split).kind == "ratio" for layout in card.layouts.values())
         assert not (own and "split" in card.verified), name
         assert not own or card.own, name
-        bundles = [card.laid_out(one, root="/x") for one in card.layouts if one.endswith("_bundle")]
+        bundles = [card.with_layout(one, root="/x") for one in card.layouts if one.endswith("_bundle")]
         assert not any("own" in bundle.full_title for bundle in bundles), name
         assert not (card.licence == "unknown" and "licence" in card.verified), name
     assert {name for name in names_of("card") if load_card(name).downloads} == {
@@ -106,19 +106,19 @@ def test_cards_state_what_a_user_must_know() -> None:
 
 
 def test_placed_data_is_found_by_every_stream(tmp_path: Path) -> None:
-    placed = place("kvasir@cosam", tmp_path)
+    placed = prepare("kvasir@cosam", tmp_path)
     for stream in ("cosam", "union"):
         card = load_stream(stream).card("kvasir@cosam")
         assert (card.layout, card.root, card.split.kind) == ("source", str(placed.root), "folders")
     assert load_card("kvasir@cosam").root == str(placed.root)
-    bundle = place("kvasir@cosam", tmp_path / "bundle", layout="cosam_bundle")
+    bundle = prepare("kvasir@cosam", tmp_path / "bundle", layout="cosam_bundle")
     card = load_card("kvasir@cosam")
     assert (card.layout, card.root) == ("cosam_bundle", str(bundle.root))
     assert card.split.train == "train/images/*.jpg"
 
 
 def test_a_user_s_own_keys_lie_on_top(tmp_path: Path) -> None:
-    place("kvasir@cosam", tmp_path)
+    prepare("kvasir@cosam", tmp_path)
     text = '[[domain]]\ncard = "kvasir@cosam"\n'
     mine = stream_of(tmp_path, text + 'min_pixels = 7\nmasks = "m/{stem}.png"\n').card("kvasir@cosam")
     assert (mine.min_pixels, mine.masks, mine.split.kind) == (7, "m/{stem}.png", "folders")
@@ -135,17 +135,17 @@ def test_a_user_s_own_keys_lie_on_top(tmp_path: Path) -> None:
 
 def test_records_hold_odd_paths_and_damaged_ones_are_named(tmp_path: Path, data: Path) -> None:
     odd = tmp_path / 'a "b"\\c\t\x7f é'
-    placed = Placed(layout="source", root=odd, archives=(Archive(file="x.zip", sha256="0" * 64, size_bytes=3),))
-    assert write_placed("kvasir@cosam", placed) == data / "kvasir@cosam.toml" == record_path("kvasir@cosam")
-    assert read_placed("kvasir@cosam") == placed
-    assert read_placed("camo@cosam") is None
+    placed = Location(layout="source", root=odd, archives=(Archive(file="x.zip", sha256="0" * 64, size_bytes=3),))
+    assert write_location("kvasir@cosam", placed) == data / "kvasir@cosam.toml" == location_path("kvasir@cosam")
+    assert read_location("kvasir@cosam") == placed
+    assert read_location("camo@cosam") is None
     for text, said in (("layout = 3", "'layout' is 3"), ('layout = "a"\nroot = "b"', "absolute"), ("[", "as TOML")):
-        record_path("camo@cosam").write_text(text)
+        location_path("camo@cosam").write_text(text)
         with pytest.raises(CosamError, match=said) as error:
             load_stream("cosam")
         assert "camo@cosam.toml" in str(error.value)
     with pytest.raises(CosamError, match="is not UTF-8"):
-        write_placed("camo@cosam", Placed(layout="source", root=Path("/\udcff")))
+        write_location("camo@cosam", Location(layout="source", root=Path("/\udcff")))
 
 
 def test_the_data_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +157,8 @@ def test_the_data_folder_follows_the_environment(tmp_path: Path, monkeypatch: py
 
 
 def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
-    place("camo@cosam", tmp_path)
-    gone = place("rsdd_i@cosam", tmp_path)
+    prepare("camo@cosam", tmp_path)
+    gone = prepare("rsdd_i@cosam", tmp_path)
     gone.root.rename(tmp_path / "moved")
     with pytest.raises(CosamError) as error:
         open_stream(load_stream("cosam"))
@@ -170,7 +170,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     assert lines[0] == (
         "  bsdata@cosam: cosam-bench data fetch bsdata@cosam --accept-licence (from https://github.com/2Obe/BSData)"
     )
-    assert f"there is no folder {gone.root} any more: cosam-bench data prepare rsdd_i@cosam --from PATH" in lines[1]
+    assert f"the folder {gone.root} no longer exists: cosam-bench data prepare rsdd_i@cosam --from PATH" in lines[1]
     assert "mvtec_i@cosam --from PATH (get it from https://www.mvtec.com/" in lines[3]
     one = Stream(name="one", order=("isic@regcl",), domain=(load_card("isic@regcl"),))
     with pytest.raises(CosamError, match=r"^Domain 'isic@regcl': its data is not here: cosam-bench data fetch isic"):
@@ -183,7 +183,7 @@ def domains(*names: str) -> str:
 
 def test_training_on_what_another_domain_tests_is_refused(tmp_path: Path) -> None:
     for name in ("kvasir@cosam", "kvasir@regcl", "camo@cosam", "camo@regcl"):
-        place(name, tmp_path)
+        prepare(name, tmp_path)
     # The sessile test images are numbers 7 to 9, SAMCL's 0 and 1: each trains on all that the other tests.
     both = stream_of(tmp_path, domains("kvasir@cosam", "kvasir@regcl"))
     said = (
@@ -202,7 +202,7 @@ def test_training_on_what_another_domain_tests_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("pool", ["kvasir-seg", "another"])
 def test_images_of_one_pool_are_the_same_by_name(tmp_path: Path, pool: str) -> None:
     for name in ("kvasir@cosam", "kvasir@regcl"):
-        place(name, tmp_path)
+        prepare(name, tmp_path)
     for path in (tmp_path / "kvasir@regcl/Kvasir-SEG/images").iterdir():
         path.write_bytes(path.read_bytes() + b" ")  # other bytes, the same picture
     stream = stream_of(tmp_path, domains("kvasir@cosam", "kvasir@regcl") + f'pool = "{pool}"\n')
@@ -217,8 +217,8 @@ def test_images_of_one_pool_are_the_same_by_name(tmp_path: Path, pool: str) -> N
 def test_the_whole_union_opens_without_a_leak(tmp_path: Path) -> None:
     names = (*of("cosam", C8), *of("regcl", "istd isic cod"))
     for name in names:
-        place(name, tmp_path, layout="source")
-    place("coco200@cosam", tmp_path, layout="cosam_bundle")
+        prepare(name, tmp_path, layout="source")
+    prepare("coco200@cosam", tmp_path, layout="cosam_bundle")
     opened = open_stream(load_stream("union"))
     assert tuple(domain.name for domain in opened.domains) == names
     assert all(len(domain.train) and len(domain.test) for domain in opened.domains)
@@ -227,7 +227,7 @@ def test_the_whole_union_opens_without_a_leak(tmp_path: Path) -> None:
 
 def test_a_protocol_s_foreground_goes_before_the_cards(tmp_path: Path) -> None:
     for name in of("regcl", R5):
-        place(name, tmp_path, layout="samcl_bundle")
+        prepare(name, tmp_path, layout="samcl_bundle")
     stream = stream_of(tmp_path, domains(*of("regcl", R5)))
     clean, strict = open_stream(stream), open_stream(stream, foreground=Foreground.model_validate({"values": [255]}))
     for card_name, mine, other in zip(stream.order, clean.domains, strict.domains, strict=True):
@@ -250,8 +250,8 @@ def test_a_protocol_s_foreground_goes_before_the_cards(tmp_path: Path) -> None:
         ({"downloads": [{"url": "https://x/x.zip", "file": "../x.zip"}], "root": "."}, "file"),
         ({"downloads": [{"url": "https://x/x.zip", "file": "x.zip", "folder": "a/../.."}], "root": "."}, "folder"),
         ({"downloads": [{"url": "https://x/x.zip", "file": "x.zip", "sha256": "12"}], "root": "."}, "sha256"),
-        ({"split": {"without_test": True}, "root": "."}, "without_test goes with"),
-        ({"masks": "{part}/*", "pairing": "sorted", "root": "."}, "{part} in masks goes with"),
+        ({"split": {"without_test": True}, "root": "."}, "without_test needs kind"),
+        ({"masks": "{part}/*", "pairing": "sorted", "root": "."}, "{part} in masks needs"),
         ({}, "needs root"),
     ],
 )

@@ -17,7 +17,7 @@ import numpy as np
 from support.imitated_scenes import Scene, grey_rgb, points, save, scene
 
 from cosam_bench.data.layouts import recognise
-from cosam_bench.data.locations import Placed, write_placed
+from cosam_bench.data.locations import Location, write_location
 from cosam_bench.data.streams import load_card
 
 TRAIN, TEST = 7, 3  # images of each part where the layout divides them; together where it does not
@@ -272,9 +272,9 @@ def build(card_name: str, folder: Path, layout: str = "source") -> Path:
     return folder
 
 
-def place(card_name: str, folder: Path, *, layout: str = "source") -> Placed:
-    """Lay out a card's data below ``folder`` and record where it lies, as ``cosam-bench data prepare`` does."""
+def prepare(card_name: str, folder: Path, *, layout: str = "source") -> Location:
+    """Lay out a card's data below ``folder`` and record its location, as ``cosam-bench data prepare`` does."""
     found, root = recognise(load_card(card_name), build(card_name, folder / card_name, layout))
-    placed = Placed(layout=found, root=root)
-    write_placed(card_name, placed)
-    return placed
+    location = Location(layout=found, root=root)
+    write_location(card_name, location)
+    return location

@@ -1,11 +1,10 @@
-"""What lies in an archive, member by member, whatever its format; nothing is written here."""
+"""The members of an archive of any format; nothing is written here."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
-import reprlib
 import stat
 import struct
 import tarfile
@@ -17,43 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NoReturn, cast
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.data.acquire.archive_formats import BadArchive, DamagedArchive, Format, archive_format
 
-HEADER_BYTES = 2**20  # of one header in a tar file: a longer one is no file name
-LINK_BYTES = 4096  # of one link's target in a zip file: Linux's longest path
+HEADER_BYTES = 2**20  # limit of one header in a tar file; file names are far shorter
+LINK_BYTES = 4096  # limit of a link's target in a zip file: Linux's longest path
 
-Format = Literal["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 Kind = Literal["file", "folder", "link", "other"]
-
-_MAGICS: dict[bytes, str] = {
-    b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip",  # an empty one
-    b"\x1f\x8b": "tar.gz",
-    b"BZh": "tar.bz2",
-    b"\xfd7zXZ\x00": "tar.xz",
-    b"Rar!\x1a\x07": "rar",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-}
-_TAR_MAGIC = (257, b"ustar")
-_PAGES = (b"<!doctype html", b"<html")
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz", ".rar", ".7z")
-
-
-class BadArchive(CosamError):
-    """An archive cannot be unpacked, or must not be."""
-
-
-class DamagedArchive(BadArchive):
-    """An archive is cut off or broken: fetching it again may help.
-
-    Args:
-        path: of the archive.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} {reason.strip().rstrip('.')}. Fetch it again.")
-        self.path = path
 
 
 @dataclass(frozen=True)
@@ -61,11 +29,11 @@ class Member:
     """One entry of an archive.
 
     Attributes:
-        name: as it stands there, untrusted.
+        name: as stated, untrusted.
         kind: of entry; devices and pipes are ``other``.
-        target: of a link, as it stands there: from a hard link's name, from the archive's top.
-        is_hard_link: the link is one of tar's hard links.
-        open: the content, to be read before the next member is asked for.
+        target: of a link, as stated: relative to the link, or for a hard link to the archive's top.
+        is_hard_link: a hard link of tar.
+        open: opens the content, which must be read before the next member is taken.
     """
 
     name: str
@@ -75,66 +43,14 @@ class Member:
     is_hard_link: bool = False
 
 
-def shown(name: str) -> str:
-    """A foreign name as it may stand in a message: short, and without control characters."""
-    return reprlib.repr(name)
-
-
-def archive_format(path: Path) -> Format:
-    """An archive's format, by its content.
-
-    Raises:
-        BadArchive: it is none that can be unpacked here; what it is, and what to do.
-        DamagedArchive: it is empty or a web page.
-    """
-    head = _head(path, wanted="an archive")
-    is_tar = head[_TAR_MAGIC[0] :].startswith(_TAR_MAGIC[1])
-    name = next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "tar" if is_tar else "")
-    if name in ("rar", "7z"):
-        raise BadArchive(
-            f"{path} is a {name} archive, which cannot be unpacked here. Unpack it by hand (7-Zip reads it), and give "
-            "the folder in its place."
-        )
-    if not name:
-        raise BadArchive(f"{path} is no archive of a known kind (zip, tar, tar.gz, tar.bz2, tar.xz).")
-    return name  # type: ignore[return-value]  # of _MAGICS without the two above
-
-
-def check_plain(path: Path) -> None:
-    """See that a file that is no archive holds something, and no web page.
-
-    Raises:
-        BadArchive: it cannot be read.
-        DamagedArchive: it is empty or a web page.
-    """
-    _head(path, wanted="the file")
-
-
-def _head(path: Path, *, wanted: str) -> bytes:
-    """The first bytes of a file that is neither empty nor a web page."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise BadArchive(f"{path} cannot be read: {error.strerror or error}.") from None
-    if not head:
-        raise DamagedArchive(path, "is empty")
-    if head.lstrip().lower().startswith(_PAGES):
-        raise DamagedArchive(
-            path,
-            f"is a web page, not {wanted}: the site asked for a login or a confirmation in place of sending it",
-        )
-    return head
-
-
 @dataclass(frozen=True)
 class Opened:
     """An archive while it is read.
 
     Attributes:
         members: in the archive's order.
-        position: how many of the archive's own bytes lie behind the member just read.
-        stated_bytes: of all members together, unpacked, as the archive states; None where it has no list.
+        position: the number of the archive's own bytes that have been read.
+        stated_bytes: the unpacked size of all members, as stated; None if the archive has no list.
     """
 
     members: Iterator[Member]
@@ -144,11 +60,11 @@ class Opened:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Opened]:
-    """An archive, opened to be read once from its beginning to its end.
+    """An archive, opened to be read once from beginning to end.
 
     Raises:
-        DamagedArchive: it is cut off or broken; also while the members are gone through.
-        BadArchive: it is encrypted, or in a format or with a compression that cannot be read here.
+        DamagedArchive: it is cut off or broken; also raised while the members are read.
+        BadArchive: it is encrypted, or its format or compression cannot be read here.
     """
     kind = archive_format(path)
     try:
@@ -159,10 +75,10 @@ def opened(path: Path) -> Iterator[Opened]:
                     yield Opened(_zip(path, archive), file.tell, stated)
             else:
                 yield Opened(_tar(path, file, kind), file.tell, None)
-    except NotImplementedError as error:  # zipfile's word for a compression it does not know
+    except NotImplementedError as error:  # zipfile does not know the compression
         raise BadArchive(
             f"{path} cannot be unpacked here: {error}. Unpack it by hand (7-Zip reads most compressions), and give the "
-            "folder in its place."
+            "folder instead."
         ) from None
     except (
         zipfile.BadZipFile,
@@ -186,9 +102,9 @@ def _damaged(path: Path, reason: str) -> NoReturn:
 def _zip(path: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
     entries = archive.infolist()
     if any(entry.flag_bits & 0x1 for entry in entries):
-        raise BadArchive(f"{path} is encrypted. Unpack it by hand with its password, and give the folder in its place.")
+        raise BadArchive(f"{path} is encrypted. Unpack it by hand with its password, and give the folder instead.")
     for entry in entries:
-        mode = entry.external_attr >> 16 if entry.create_system == 3 else 0  # 3: Unix, which alone has modes
+        mode = entry.external_attr >> 16 if entry.create_system == 3 else 0  # 3 is Unix; other systems have no modes
         kind: Kind = "folder" if entry.is_dir() else "file"
         if stat.S_ISLNK(mode):
             kind = "link"
@@ -209,11 +125,11 @@ def _tar(path: Path, file: IO[bytes], kind: Format) -> Iterator[Member]:
     plain = _Capped(path, _decompressed(file, kind))
     with tarfile.open(fileobj=plain, mode="r:") as archive:  # type: ignore[call-overload]  # it reads, seeks and tells
         while (entry := archive.next()) is not None:
-            archive.members.clear()  # else they pile up in memory
+            archive.members.clear()  # or they would accumulate in memory
             found: Kind = "file" if entry.isreg() else "folder" if entry.isdir() else "other"
             if entry.issym() or entry.islnk():
                 found = "link"
-            if entry.size < 0:  # tarfile would go back and read the same for ever
+            if entry.size < 0:  # tarfile would go back and read the same forever
                 _damaged(path, f"a member of {entry.size} bytes")
             yield Member(
                 entry.name,
@@ -223,7 +139,7 @@ def _tar(path: Path, file: IO[bytes], kind: Format) -> Iterator[Member]:
                 is_hard_link=entry.islnk(),
             )
         plain.seek(archive.offset)
-        # tarfile takes a file that ends between two members, or goes on with rubbish, for a whole one.
+        # tarfile accepts a file that ends between two members or continues with garbage.
         if plain.read(tarfile.BLOCKSIZE).strip(b"\0") or plain.tell() < archive.offset + tarfile.BLOCKSIZE:
             _damaged(path, "its end is missing")
         while plain.read(tarfile.BLOCKSIZE * 16):
@@ -231,7 +147,7 @@ def _tar(path: Path, file: IO[bytes], kind: Format) -> Iterator[Member]:
 
 
 def _reader(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
-    return lambda: cast("IO[bytes]", archive.extractfile(entry))  # None of what is no file, which nobody opens
+    return lambda: cast("IO[bytes]", archive.extractfile(entry))  # None only for what is not a file, which nobody opens
 
 
 def _decompressed(file: IO[bytes], kind: Format) -> IO[bytes]:
@@ -243,7 +159,7 @@ def _decompressed(file: IO[bytes], kind: Format) -> IO[bytes]:
 
 
 class _Capped:
-    """A file of which no more is read at once than a header may have: tarfile trusts what headers say."""
+    """A file whose reads are limited to the size of a header, since tarfile trusts the sizes in headers."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path = path
@@ -255,7 +171,7 @@ class _Capped:
             _damaged(self._path, f"a header of {size} bytes")
         try:
             return self._file.read(size)
-        except OSError as error:  # bz2's word for a broken stream
+        except OSError as error:  # bz2 raises this for a broken stream
             if error.errno is None:
                 _damaged(self._path, str(error))
             raise

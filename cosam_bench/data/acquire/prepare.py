@@ -1,4 +1,4 @@
-"""From folders and archives to the record that says where a card's data lies."""
+"""From folders and archives to the location of a card's data."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from pathlib import Path
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import read_toml, validate
-from cosam_bench.data.acquire.archives import Part, is_archive_name, unpack
-from cosam_bench.data.acquire.coco import SELECTED, write_selection
+from cosam_bench.data.acquire.archive_formats import is_archive_name
+from cosam_bench.data.acquire.archives import unpack
+from cosam_bench.data.acquire.coco_selection import SELECTED, write_selection
+from cosam_bench.data.acquire.extraction import DataFile
 from cosam_bench.data.cards import DATASETS, Card
+from cosam_bench.data.faults import first_few
 from cosam_bench.data.layouts import recognise
-from cosam_bench.data.locations import Archive, Placed, data_folder, read_placed, write_placed
+from cosam_bench.data.locations import Archive, Location, data_folder, read_location, write_location
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.streams import load_stream, names_of
 
-_ARCHIVES_DEPTH = 3  # levels of folders in which forgotten archives are looked for
-_ARCHIVES_SHOWN = 3
+_ARCHIVES_DEPTH = 3  # levels of folders that are searched for forgotten archives
 
 
 @dataclass(frozen=True)
-class Source:
-    """A folder that may hold a card's data, and what it was unpacked from."""
+class Candidate:
+    """A folder that may hold a card's data, and the archives that it was unpacked from."""
 
     folder: Path
     archives: tuple[Archive, ...] = ()
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a card's data was found.
+class LocatedData:
+    """A card's data on this machine.
 
     Attributes:
-        card: with its layout and its root filled in.
-        placed: what was recorded.
+        card: with its layout and root filled in.
+        location: as it was recorded.
         pairs: images with their masks.
-        before: what had been recorded earlier; None if nothing.
-        passed_over: images that a selection had to pass over, a line each.
+        previous: the location recorded before; None if there was none.
+        skipped: images that a selection could not use, a line each.
     """
 
     card: Card
-    placed: Placed
+    location: Location
     pairs: tuple[Pair, ...]
-    before: Placed | None = None
-    passed_over: tuple[str, ...] = ()
+    previous: Location | None = None
+    skipped: tuple[str, ...] = ()
 
 
-def bare_card(name: str) -> Card:
+def published_card(name: str) -> Card:
     """The package's card of that name, or the one in a TOML file, without a root.
 
     Raises:
-        CosamError: there is none, or its data cannot be placed.
+        CosamError: there is no such card, or it has a root already.
     """
     path = expanded(name)
     if not name.endswith(".toml"):
@@ -63,22 +65,22 @@ def bare_card(name: str) -> Card:
         path = DATASETS / "cards" / f"{name}.toml"
     card = validate(Card, read_toml(path), source=str(path))
     if not card.layouts or card.root:
-        raise CosamError(f"The data of {card.name} is where its card says: there is nothing to prepare.")
+        raise CosamError(f"The card of {card.name} says where its data is, so there is nothing to prepare.")
     return card
 
 
-def with_streams(names: Sequence[str]) -> list[str]:
-    """The names of cards, each once; a stream's name among them stands for its domains with layouts.
+def expand_streams(names: Sequence[str]) -> list[str]:
+    """The names of cards, each once; the name of a stream is replaced by its domains with layouts.
 
     Raises:
-        CosamError: something is called neither as a card nor as a stream.
+        CosamError: a name is neither a card nor a stream.
     """
     found: list[str] = []
     for name in names:
         if name in names_of("stream"):
             found += (published := [card.name for card in load_stream(name).cards if card.layouts])
             if not published:
-                raise CosamError(f"The domains of {name} come with the package: there is nothing to get.")
+                raise CosamError(f"The domains of {name} come with the package, so there is nothing to get.")
         elif name in names_of("card") or name.endswith(".toml"):
             found.append(name)
         else:
@@ -87,7 +89,7 @@ def with_streams(names: Sequence[str]) -> list[str]:
 
 
 def _unknown(name: str) -> CosamError:
-    """The error for a name that nothing is called by; cards are often asked for without what follows the @."""
+    """The error for an unknown name; users often leave out the part of a card's name after the @."""
     names = names_of("card")
     sets = {card.partition("@")[0] for card in names}
     near = difflib.get_close_matches(name.partition("@")[0], sets, n=1)
@@ -98,33 +100,33 @@ def _unknown(name: str) -> CosamError:
     return CosamError(f"No domain or stream is called {name!r}. Did you mean {meant}? Offered: {offered}.")
 
 
-def open_sources(paths: Sequence[Path]) -> list[Source]:
-    """The folders that are given, as they are, and one into which all archives that are given are unpacked.
+def open_candidates(paths: Sequence[Path]) -> list[Candidate]:
+    """The given folders, and one into which all given archives are unpacked.
 
     Raises:
-        CosamError: a path is not there, or an archive cannot or must not be unpacked.
+        CosamError: a path does not exist, or an archive cannot or must not be unpacked.
     """
     for path in paths:
         if not path.exists():
             raise CosamError(f"There is no file or folder {path}. Give the folder or the archive with the data.")
-    folders = [Source(path) for path in paths if path.is_dir()]
-    parts = [Part(path) for path in paths if not path.is_dir()]
-    return folders + ([unpack_parts(parts)] if parts else [])
+    folders = [Candidate(path) for path in paths if path.is_dir()]
+    files = [DataFile(path) for path in paths if not path.is_dir()]
+    return folders + ([unpack_candidate(files)] if files else [])
 
 
-def unpack_parts(parts: Sequence[Part]) -> Source:
-    """The folder in the data folder that archives are unpacked into."""
-    folder, archives = unpack(parts, into=data_folder() / "_unpacked")
-    return Source(folder, archives)
+def unpack_candidate(files: Sequence[DataFile]) -> Candidate:
+    """The folder in the data folder that the files are unpacked into."""
+    folder, archives = unpack(files, into=data_folder() / "_unpacked")
+    return Candidate(folder, archives)
 
 
-def place(card: Card, sources: Sequence[Source], *, layout: str = "") -> Placement:
-    """Find a card's data in one of the sources, and record where it lies.
+def locate(card: Card, candidates: Sequence[Candidate], *, layout: str = "") -> LocatedData:
+    """Find a card's data in one of the candidates, and record where it is.
 
     Args:
         card: without a root.
-        sources: are tried one after another.
-        layout: the only layout to look for; empty: all of the card's.
+        candidates: tried one after another.
+        layout: the only layout to look for; empty for all of the card's.
 
     Raises:
         CosamError: none of them holds the data in a known layout.
@@ -134,38 +136,36 @@ def place(card: Card, sources: Sequence[Source], *, layout: str = "") -> Placeme
         raise unknown_name(f"layout of {card.name}", layout, card.layouts)
     wanted = card.model_copy(update={"layouts": {layout: card.layouts[layout]}}) if layout else card
     faults = []
-    for source in sources:
+    for candidate in candidates:
         try:
-            found, root = recognise(wanted, source.folder)
+            found, root = recognise(wanted, candidate.folder)
         except CosamError as error:
-            faults.append(f"{error}{_forgotten(source.folder)}")
+            faults.append(f"{error}{_archive_hint(candidate.folder)}")
             continue
-        return _record(card, found, root, source.archives)
+        return _record(card, found, root, candidate.archives)
     raise CosamError("\n".join(faults))
 
 
-def _record(card: Card, layout: str, root: Path, archives: tuple[Archive, ...]) -> Placement:
-    before = read_placed(card.name)
-    passed_over: list[str] = []
+def _record(card: Card, layout: str, root: Path, archives: tuple[Archive, ...]) -> LocatedData:
+    previous = read_location(card.name)
+    skipped: list[str] = []
     if card.layouts[layout].annotations:
         selected = data_folder() / card.name
-        passed_over = write_selection(card.layouts[layout], root=root, into=selected)
+        skipped = write_selection(card.layouts[layout], root=root, into=selected)
         layout, root = SELECTED, selected
-    laid_out = card.laid_out(layout, root=root)
-    pairs = tuple(find_pairs(laid_out))
-    placed = Placed(layout=layout, root=root, archives=archives)
-    write_placed(card.name, placed)
-    return Placement(laid_out, placed, pairs, before, tuple(passed_over))
+    card = card.with_layout(layout, root=root)
+    pairs = find_pairs(card)
+    location = Location(layout=layout, root=root, archives=archives)
+    write_location(card.name, location)
+    return LocatedData(card, location, pairs, previous, tuple(skipped))
 
 
-def _forgotten(folder: Path) -> str:
-    """A hint where a folder still holds archives, as those do that were packed twice."""
-    found = sorted(_archives_below(folder, depth=_ARCHIVES_DEPTH))
+def _archive_hint(folder: Path) -> str:
+    """A hint if a folder still holds archives, as after unpacking an archive of archives."""
+    found = [str(path) for path in sorted(_archives_below(folder, depth=_ARCHIVES_DEPTH))]
     if not found:
         return ""
-    more = f" and {len(found) - _ARCHIVES_SHOWN} more" if len(found) > _ARCHIVES_SHOWN else ""
-    listed = ", ".join(str(path) for path in found[:_ARCHIVES_SHOWN])
-    return f" There are archives in it: {listed}{more}. If they hold the data, give each of them with --from."
+    return f" It contains archives: {first_few(found, shown=3)}. If they hold the data, give each of them with --from."
 
 
 def _archives_below(folder: Path, *, depth: int) -> Iterator[Path]:
@@ -177,4 +177,4 @@ def _archives_below(folder: Path, *, depth: int) -> Iterator[Path]:
                 elif depth and entry.is_dir(follow_symlinks=False) and not entry.name.startswith((".", "__")):
                     yield from _archives_below(Path(entry.path), depth=depth - 1)
     except OSError:
-        return  # not ours to read
+        return  # no permission

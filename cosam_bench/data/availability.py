@@ -1,0 +1,32 @@
+"""Whether the data of a card is on this machine, and the command that gets it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cosam_bench.data.cards import Card
+
+NOT_HERE = "its data is not here"
+
+
+def missing_reason(card: Card) -> str:
+    """Why a card's folder is missing and what to do, as half a sentence; empty if it is there."""
+    if unset := re.findall(r"\$\{?(\w+)", card.root):
+        return f"its root is {card.root}, but the variable {unset[0]} is not set; set it to a folder"
+    if card.layout and card.layouts[card.layout].annotations:
+        return f"its layout {card.layout!r} must be converted first: cosam-bench data prepare {card.name} --from FOLDER"
+    if card.root and Path(card.root).is_dir():
+        return ""
+    if not card.layouts:
+        source = f" from {card.source}" if card.source else ""
+        return f"there is no folder {card.root}; get the data{source} or correct root"
+    gone = f"the folder {card.root} no longer exists" if card.root else NOT_HERE
+    return f"{gone}: {next_step(card)}"
+
+
+def next_step(card: Card) -> str:
+    """The command that fetches or prepares the data of a card with layouts, and where the data comes from."""
+    if card.downloads:
+        return f"cosam-bench data fetch {card.name} --accept-licence (from {card.source})"
+    return f"cosam-bench data prepare {card.name} --from PATH (get it from {card.source})"
