@@ -1,6 +1,10 @@
 """Continual adaptation of the Segment Anything Model by model merging, measured.
 
-``import cosam_bench as cb`` is quick and loads no torch: each name below is imported when it is first used.
+``import cosam_bench as cb`` takes milliseconds and loads no torch: each public name is imported on first use.
+
+>>> import cosam_bench as cb
+>>> record = cb.run("regcl", protocol="mini", seed=0)  # doctest: +SKIP
+>>> record.matrix("iou")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -12,16 +16,21 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
+    from cosam_bench.api import leaderboard, predict, run
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
     from cosam_bench.data.samples import Sample
+    from cosam_bench.experiments.method_faults import MethodFailed
+    from cosam_bench.experiments.predictor import Predictor, load_predictor
     from cosam_bench.merging.updates import LowRank, Update, weight_changes
     from cosam_bench.method.card import MethodCard
     from cosam_bench.method.contract_check import ContractViolation, check_method
     from cosam_bench.method.interface import MergingMethod, Method, State
     from cosam_bench.method.training_domain import TrainingDomain
     from cosam_bench.method.workbench import Workbench
+    from cosam_bench.results.records import Record
+    from cosam_bench.results.results_folder import load_record
     from cosam_bench.sam.adapters.attach import Adapter
     from cosam_bench.sam.inputs import Batch
     from cosam_bench.sam.sam import Features, Masks, Sam
@@ -38,8 +47,11 @@ __all__ = [
     "MergingMethod",
     "Method",
     "MethodCard",
+    "MethodFailed",
     "NoSettings",
+    "Predictor",
     "Prompts",
+    "Record",
     "Sam",
     "Sample",
     "Settings",
@@ -50,21 +62,31 @@ __all__ = [
     "Workbench",
     "__version__",
     "check_method",
+    "leaderboard",
+    "load_predictor",
+    "load_record",
+    "predict",
+    "run",
     "setting",
     "weight_changes",
 ]
 
 _HOMES = {
+    "api": ("leaderboard", "predict", "run"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),
     "data.samples": ("Sample",),
+    "experiments.method_faults": ("MethodFailed",),
+    "experiments.predictor": ("Predictor", "load_predictor"),
     "merging.updates": ("LowRank", "Update", "weight_changes"),
     "method.card": ("MethodCard",),
     "method.contract_check": ("ContractViolation", "check_method"),
     "method.interface": ("MergingMethod", "Method", "State"),
     "method.training_domain": ("TrainingDomain",),
     "method.workbench": ("Workbench",),
+    "results.records": ("Record",),
+    "results.results_folder": ("load_record",),
     "sam.adapters.attach": ("Adapter",),
     "sam.inputs": ("Batch",),
     "sam.sam": ("Features", "Masks", "Sam"),

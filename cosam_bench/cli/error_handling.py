@@ -1,7 +1,7 @@
-"""From an exception to one clear message and an exit code: no traceback reaches a user.
+"""Exceptions as one clear message and an exit code: users see no traceback.
 
-Exit codes: 2 for what was asked wrongly, 1 where a method or a check failed, 130 after Ctrl-C, 70 for a defect
-of this package. ``COSAM_BENCH_DEBUG=1`` lets every exception through.
+Exit codes: 2 for bad input, 1 if a method or a check failed, 130 after Ctrl-C, 70 for a defect in this package.
+``COSAM_BENCH_DEBUG=1`` lets every exception through.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ INTERRUPTED = 130
 DEFECT = 70  # EX_SOFTWARE of BSD's sysexits
 
 _LESS_MEMORY = (
-    "Lower score.batch_size or fit.batch_size (--set score.batch_size=1), or take a smaller --model. "
-    "Each makes another experiment, which the leaderboard lists apart."
+    "Lower score.batch_size or fit.batch_size (--set score.batch_size=1), or choose a smaller --model. "
+    "Each of these changes the experiment, so the leaderboard lists it separately."
 )
 
 _Parameters = ParamSpec("_Parameters")
 
 
 class Failed(CosamError):
-    """Nothing was asked wrongly, but a method or a check failed: exit code 1."""
+    """The input was valid, but a method or a check failed: exit code 1."""
 
 
 class Stopped(Exception):
-    """Ctrl-C was pressed; the message says how to go on."""
+    """Ctrl-C was pressed; the message says how to continue."""
 
 
 def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]:
-    """The command with its exceptions turned into messages and exit codes."""
+    """The command, with its exceptions turned into messages and exit codes."""
 
     @functools.wraps(command)
     def wrapped(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> None:
@@ -60,9 +60,9 @@ def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]
 
 
 def _explain(error: BaseException) -> int:
-    """Say what happened, and return the exit code."""
+    """Print what happened, and return the exit code."""
     if isinstance(error, Stopped | KeyboardInterrupt):
-        say("Stopped", str(error) or "Nothing was left half done.", style="bold yellow")
+        say("Stopped", str(error) or "No file was left half written.", style="bold yellow")
         return INTERRUPTED
     if ran_out_of_memory(error) or (error.__cause__ is not None and ran_out_of_memory(error.__cause__)):
         say("Error", f"Out of memory: {_first_line(error)} {_LESS_MEMORY}", style="bold red")
@@ -86,7 +86,7 @@ def _defect(error: BaseException) -> str:
 
 
 def _keep_traceback(error: BaseException) -> str:
-    """The path of a new file that holds the traceback and what was called."""
+    """The path of a new file with the traceback and the command line."""
     handle, path = tempfile.mkstemp(prefix="cosam-bench-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"cosam-bench {__version__}, Python {platform.python_version()}, {platform.platform()}\n")

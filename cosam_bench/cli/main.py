@@ -15,6 +15,7 @@ from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.error_handling import guarded
 from cosam_bench.cli.export_command import export
 from cosam_bench.cli.methods_commands import check, methods, new_method
+from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import leaderboard, show
 from cosam_bench.cli.run_command import run
 from cosam_bench.cli.settings_command import settings
@@ -28,16 +29,17 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, leaderboard, show, export),
+    "Measure": (run, leaderboard, show),
+    "Use a result": (predict, export),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),
-    "Look after": (doctor,),
+    "Troubleshoot": (doctor,),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(guarded(_command))
 
-_data = typer.Typer(no_args_is_help=True, help="Get published data: fetch it, say where it lies, look at every file.")
+_data = typer.Typer(no_args_is_help=True, help="Get published data: download it, say where it is, check every file.")
 for _command in (data.fetch, data.prepare, data.check):
     _data.command()(guarded(_command))
 app.add_typer(_data, name="data", rich_help_panel="Get data")
@@ -53,7 +55,7 @@ def _version(is_asked: bool) -> None:
 def _benchmark(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Continual adaptation of the Segment Anything Model by model merging, measured."""
@@ -61,8 +63,8 @@ def _benchmark(
 
 def main() -> None:
     """Run the command line."""
-    # Set before torch loads OpenMP: threads that spin while they wait make a small model many times slower on a
-    # machine with other work.
+    # Set before torch loads OpenMP: threads that spin while waiting make a small model many times slower on a busy
+    # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 

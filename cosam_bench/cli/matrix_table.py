@@ -26,7 +26,7 @@ MISSING = "-"
 def render_summary(record: Record) -> Group:
     """The figures of one run in every metric, then its costs."""
     info = record.info
-    summaries = [summary(record.matrix(metric)) for metric in METRICS]
+    summaries = [summary(record.score_matrix(metric)) for metric in METRICS]
     figures = Table(box=box.SIMPLE_HEAD, title=_run_title(info), title_justify="left", title_style="bold")
     figures.add_column("")
     for metric in METRICS.values():
@@ -84,7 +84,7 @@ def render_matrix(record: Record, metric: str = "iou", *, width: int = 100) -> T
     fit into ``width`` characters, the columns are numbered by step and explained below the table. Rows that were
     not measured are left out.
     """
-    matrix = record.matrix(metric)
+    matrix = record.score_matrix(metric)
     at_once = "all domains at once" in record.info.marks
     learned = ["all at once"] * matrix.steps if at_once else matrix.domains
     labels = ["0 frozen", *(f"{step} {name}" for step, name in enumerate(learned, start=1))]

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from cosam_bench.core.environment import free_memory_bytes
 from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.core.seeds import torch_generator
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.opening import OpenedStream, open_stream
 from cosam_bench.data.prompts import Prompts, frozen_prompts
@@ -19,19 +15,18 @@ from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import load_stream
 from cosam_bench.evaluation.loader import Loader
+from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of
 from cosam_bench.experiments.fingerprint import conditions_of, run_digest
-from cosam_bench.experiments.protocol import Protocol, RunConfig
+from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import load_method, short_name
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.run_info import Conditions
-from cosam_bench.sam.adapters.targets import add_side_layers, check_adapter, touched_layers
+from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
 from cosam_bench.sam.batch_size import fitting_batch_size
-from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.encoder_sections import deepest_cut
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.feature_store import FeatureFiles, FeatureMemory
-from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
 from cosam_bench.sam.sam import Sam
 
 SHARED = "_shared"
@@ -143,16 +138,9 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
 
     test_prompts = {domain.name: prompts(domain.test) for domain in columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in domains}
-    sam = build_sam(
-        protocol.model.name,
-        checkpoint=_checkpoint(config),
-        device=device,
-        seed=0,
-        global_attention=protocol.model.global_attention,
-    )
-    add_side_layers(sam, protocol.adapter, generator=torch_generator(config.seed, "adapter"))
+    sam = build_base_model(config, device=device)
     conditions = conditions_of(config, columns, sam)
-    view = _view(protocol, sam, device)
+    view = view_of(protocol, sam, device)
     bench = Workbench(
         sam=sam,
         adapter=protocol.adapter,
@@ -193,42 +181,6 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
             f"{kind!r}. Take another method, or --set adapter.kind=lora."
         )
     return method, settings
-
-
-def _view(protocol: Protocol, sam: Sam, device: torch.device) -> View:
-    return View(
-        size=sam.image_size,
-        grid=sam.logits_size,
-        resize=protocol.resize,
-        device=device,
-        precision=protocol.score.precision,
-        resampling=protocol.resampling,
-        mask_levels=RAW_MASK_LEVELS if protocol.prompts.masks == "raw" else None,
-    )
-
-
-def choose_device(asked: str) -> torch.device:
-    """The device of a run; ``auto`` is CUDA where it works, else the CPU.
-
-    Raises:
-        CosamError: a GPU is asked for that torch does not see.
-    """
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(asked)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise CosamError(
-            f"The device {asked!r} was asked for, but torch sees {torch.cuda.device_count()} GPUs. "
-            "Use --device cpu or auto."
-        )
-    return device
-
-
-def _checkpoint(config: RunConfig) -> Path | Literal["random"] | None:
-    asked = config.protocol.model.checkpoint
-    if asked == "random":
-        return "random"
-    return Path(asked) if asked else None
 
 
 def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:

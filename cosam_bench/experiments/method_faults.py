@@ -1,29 +1,66 @@
-"""Telling a method's faults from the harness's own."""
+"""Faults of a method, told from those of the harness."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, write_atomically
 from cosam_bench.merging.updates import digest_tensors
+from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
 
 
 class MethodFailed(CosamError):
-    """The method raised, or broke its contract; its record says ``failed``."""
+    """The method raised an error or broke its contract.
+
+    Attributes:
+        records: of several methods that were run together, the complete records of those that did not fail.
+    """
+
+    def __init__(self, message: str, *, records: Sequence[Record] = ()) -> None:
+        super().__init__(message)
+        self.records = list(records)
 
 
-class FaultWatch:
-    """Stands around each call of a method's own code, and around nothing else.
+@contextmanager
+def method_faults(method: str, act: str, *, error_file: Path | None = None) -> Iterator[None]:
+    """Turn what a method raises in ``act`` into MethodFailed.
+
+    Running out of memory in ``predict`` passes through: a smaller batch may fit.
 
     Args:
         method: its name in messages.
-        sam: the frozen model, as it must stay.
-        error_file: where the traceback goes if the method raises.
+        act: the function of the method that is called.
+        error_file: receives the traceback.
+    """
+    try:
+        yield
+    except CannotWrite:
+        raise  # a full disk is not the method's fault
+    except CosamError as error:
+        raise MethodFailed(f"The method {method!r} failed in {act}(): {error}") from error
+    except Exception as error:  # a method may raise anything, and it must break its own run only
+        if act == "predict" and ran_out_of_memory(error):
+            raise
+        message = f"The method {method!r} raised {type(error).__name__} in {act}(): {error}."
+        if error_file is not None:
+            message += f" The traceback is in {error_file}."
+            with suppress(CannotWrite):
+                write_atomically(error_file, traceback.format_exc())
+        raise MethodFailed(message) from error
+
+
+class FaultWatch:
+    """Guards each call of a method's own code during a run.
+
+    Args:
+        method: its name in messages.
+        sam: the frozen model, which must not change.
+        error_file: receives the traceback if the method raises.
     """
 
     def __init__(self, method: str, *, sam: Sam, error_file: Path) -> None:
@@ -31,41 +68,22 @@ class FaultWatch:
         self._sam = sam
         self._error_file = error_file
         self._base_digest = digest_tensors(sam.state_dict())
-        self._base_ways = _ways(sam)
+        self._base_structure = _structure(sam)
 
-    @contextmanager
-    def __call__(self, act: str) -> Iterator[None]:
-        """Turn what the method raises in ``act`` into MethodFailed.
-
-        A device without memory left in ``predict`` goes through: fewer images at once may do.
-        """
-        try:
-            yield
-        except CannotWrite:
-            raise  # a full disk is not the method's fault
-        except CosamError as error:
-            raise MethodFailed(f"The method {self._method!r} failed in {act}(): {error}") from error
-        except Exception as error:  # a method may raise anything, and it must break its own run only
-            if act == "predict" and ran_out_of_memory(error):
-                raise
-            with suppress(CannotWrite):
-                write_atomically(self._error_file, traceback.format_exc())
-            raise MethodFailed(
-                f"The method {self._method!r} raised {type(error).__name__} in {act}(): {error}. "
-                f"The traceback is in {self._error_file}."
-            ) from error
+    def __call__(self, act: str) -> AbstractContextManager[None]:
+        """``method_faults`` for a function of the method."""
+        return method_faults(self._method, act, error_file=self._error_file)
 
     def check_base(self, act: str) -> None:
-        """See that the frozen model is as it was.
+        """Check that the frozen model is unchanged.
 
         Raises:
-            MethodFailed: ``act`` changed its weights or what is done with them, which is memory outside of the
-                method's state.
+            MethodFailed: ``act`` changed its weights, modules or hooks, which is memory outside of the method's state.
         """
-        if _ways(self._sam) != self._base_ways:
+        if _structure(self._sam) != self._base_structure:
             raise MethodFailed(
-                f"The method {self._method!r} left hooks, other modules or parameters that want gradients in the "
-                f"frozen base model in {act}(). Take back there what it changes."
+                f"The method {self._method!r} left hooks, other modules or parameters that require gradients in the "
+                f"frozen base model in {act}(). Undo such changes before it returns."
             )
         if digest_tensors(self._sam.state_dict()) != self._base_digest:
             raise MethodFailed(
@@ -74,8 +92,8 @@ class FaultWatch:
             )
 
 
-def _ways(sam: Sam) -> tuple[object, ...]:
-    """All beside its weights that decides what a model answers: its modules, their hooks, and what is trained."""
+def _structure(sam: Sam) -> tuple[object, ...]:
+    """All that decides a model's answers beside its weights: modules, their hooks, and which parameters train."""
     modules = tuple(
         (name, id(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks))
         for name, module in sam.named_modules()

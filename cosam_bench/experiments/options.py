@@ -1,10 +1,11 @@
-"""From the options of ``run`` to one resolved configuration."""
+"""From the options of ``run`` to resolved configurations."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What was asked for on the command line; None and empty where nothing was."""
+    """The options of one or more runs; None and empty if not given.
 
-    method: str | None = None
+    Attributes:
+        order: as in ``domain_order``.
+        settings: ``KEY=VALUE`` each, as ``--set`` takes them.
+    """
+
     protocol: str | None = None
     mode: str | None = None
     config: Path | None = None
@@ -33,7 +38,7 @@ class RunOptions:
     settings: tuple[str, ...] = ()
 
     def overrides(self) -> tuple[str, ...]:
-        """The shortcuts, but the order, as ``KEY=VALUE``; the ``--set`` options follow and win."""
+        """The options with a key of their own, except the order, as ``KEY=VALUE``; ``settings`` follow and win."""
         texts = {
             "stream": self.stream,
             "model.name": self.model,
@@ -46,51 +51,50 @@ class RunOptions:
         return (*given, *self.settings)
 
 
-def one_each(options: RunOptions) -> list[RunOptions]:
-    """The options for each of the methods that are asked as ``a,b,c``.
+def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
+    """The configuration of each method's run, checked as far as possible without data.
+
+    Args:
+        methods: as ``--method`` takes them; none: the one that ``options.config`` names.
 
     Raises:
-        CosamError: a method is named twice, or ``--set`` gives several a setting of one.
+        CosamError: an unknown name, key or file, a value that does not fit, a method named twice, or a setting of
+            one method for several.
     """
-    names = [name.strip() for name in (options.method or "").split(",")]
-    if len(names) == 1:
-        return [options]
-    for name in names:
-        if not name:
-            raise CosamError(f"--method {options.method!r} has an empty name. Write, say, --method regcl,opcm.")
-        if names.count(name) > 1:
-            raise CosamError(f"--method names {name!r} twice. Name each method once.")
-    for text in options.settings:
-        if text.partition("=")[0].strip().partition(".")[0] in ("method", "settings"):
-            raise CosamError(
-                f"--set {text!r} is a setting of one method, and {len(names)} are asked. Run that method by itself, or "
-                "write the setting into the protocol's [methods.NAME]."
-            )
-    return [replace(options, method=name) for name in names]
-
-
-def resolve(options: RunOptions) -> RunConfig:
-    """The run's whole configuration, checked as far as no data is needed.
-
-    Raises:
-        CosamError: an unknown name, key or file, or a value that does not fit.
-    """
+    if options.config is not None and options.protocol is not None:
+        raise CosamError("A config holds a protocol already. Leave out --protocol, or change single keys by --set.")
+    if options.config is not None and options.mode is not None:
+        raise CosamError("A config holds a protocol in its mode already. Leave out --mode or --config.")
+    _check_several(methods, options)
     from cosam_bench.method.registry import load_method
 
-    if options.config is not None and options.protocol is not None:
-        raise CosamError("--config holds a protocol already. Leave out --protocol, or change single keys by --set.")
-    if options.config is not None and options.mode is not None:
-        raise CosamError("--config holds a protocol in its mode already. Leave out --mode, or --config.")
-    if options.method:
-        load_method(options.method)  # a misspelt name is refused before torch is loaded
+    for method in methods:
+        load_method(method)  # a misspelt name is refused before torch is loaded
+    return [_resolve_one(method, options) for method in methods or ("",)]
 
+
+def _check_several(methods: Sequence[str], options: RunOptions) -> None:
+    for name in methods:
+        if not name.strip():
+            raise CosamError(f"One of the methods {','.join(methods)!r} has an empty name. Write, say, regcl,opcm.")
+        if methods.count(name) > 1:
+            raise CosamError(f"The method {name!r} is given twice. Name each method once.")
+    for text in options.settings if len(methods) > 1 else ():
+        if text.partition("=")[0].strip().partition(".")[0] in ("method", "settings"):
+            raise CosamError(
+                f"{text!r} is a setting of one method, but {len(methods)} methods are given. Run that method by "
+                "itself, or write the setting into the protocol's [methods.NAME]."
+            )
+
+
+def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     from cosam_bench.data.streams import load_stream
     from cosam_bench.experiments.protocol import resolve_run
     from cosam_bench.sam.models import model_spec
 
     def resolved(*last: str) -> RunConfig:
         return resolve_run(
-            method=options.method or "",
+            method=method,
             protocol=options.protocol or "mini",
             mode=options.mode or "clean",
             config=options.config,
@@ -105,16 +109,46 @@ def resolve(options: RunOptions) -> RunConfig:
     return config
 
 
+def setting_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
+    """The settings as ``KEY=VALUE`` texts; tables within tables become dotted keys.
+
+    Raises:
+        CosamError: a value that TOML cannot hold, such as None.
+
+    >>> setting_texts({"adapter.rank": 4, "method": {"space": "factors"}})
+    ('adapter.rank=4', 'method.space="factors"')
+    """
+    texts: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            texts += [f"{key}.{inner}" for inner in setting_texts(value)]
+        else:
+            texts.append(f"{key}={_toml_value(key, value)}")
+    return tuple(texts)
+
+
+def _toml_value(key: str, value: object) -> str:
+    """Text, truth values, numbers and lists of these are written alike in JSON and TOML."""
+    try:
+        text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+        tomllib.loads(f"value = {text}")
+    except (TypeError, ValueError):  # a TOMLDecodeError is a ValueError
+        raise CosamError(
+            f"The setting {key!r} is {value!r}. Give text, a number, a truth value or a list of these, "
+            "or leave the key out for its default."
+        ) from None
+    return text
+
+
 def domain_order(
     asked: str, names: tuple[str, ...], *, named: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ) -> list[str]:
     """The stream's domains in the order that ``--order`` asks for.
 
     Args:
-        asked: ``a,b,c``, an order that the stream names, ``reverse``, or ``random:N`` for the N-th of the seeded
-            orders.
+        asked: ``a,b,c``, an order that the stream names, ``reverse``, or ``random:N`` for the N-th seeded order.
         names: the domains in the stream's own order.
-        named: the stream's other orders by name; one called ``reverse`` or ``random:N`` goes before those above.
+        named: the stream's other orders by name; one called ``reverse`` or ``random:N`` takes precedence.
 
     Raises:
         CosamError: a domain or an order is unknown, or a domain is missing or named twice.
@@ -130,7 +164,7 @@ def domain_order(
     if kind == "random":
         if not (number.isascii() and number.isdigit()):
             raise CosamError(f"--order {asked!r} needs a number. Write, say, --order random:1.")
-        # Ranked by a hash of each name, so the order is the same under every version of every library.
+        # Sorted by a hash of each name, so the order is the same under every version of every library.
         return sorted(names, key=lambda name: derived_seed("order", int(number), name))
     wanted = [name.strip() for name in asked.split(",") if name.strip()]
     if len(wanted) == 1 and wanted[0] not in names:

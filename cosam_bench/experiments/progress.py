@@ -1,24 +1,65 @@
-"""How far a run is: a bar on a terminal, a plain line now and then elsewhere. All on the standard error."""
+"""Progress of a run: a bar on a terminal or in a notebook, plain lines elsewhere, or nothing. All on standard error."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Protocol, Self, TextIO
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
 from cosam_bench.core.console import notes_console
 
-_LINE_SECONDS = 20.0  # between two plain lines of one and the same activity
-_SPEED_SECONDS = 300.0  # the bar's speed is a mean over these: one batch of a large model takes a minute
+_LINE_SECONDS = 20.0  # between two plain lines about the same activity
+_SPEED_SECONDS = 300.0  # the bar's speed is a mean over this time: one batch of a large model takes a minute
 
 
-class BarReporter:
-    """A bar with what is being done, the share done, and the time spent and left; gone when the run ends."""
+class Reporter(Protocol):
+    """Shows the progress of one run; the runner calls it."""
+
+    def begin(self, total: float) -> None:
+        """A run of about ``total`` units of work starts; one unit is an encoder pass over one image."""
+
+    def say(self, text: str) -> None:
+        """Name the current activity."""
+
+    def note(self, text: str) -> None:
+        """Show a message that stays visible."""
+
+    def advance(self, units: float) -> None:
+        """Count finished work."""
+
+
+class SilentReporter:
+    """Shows nothing; like every reporter made here, it is opened and closed as a context."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Nothing to close."""
+
+    def begin(self, total: float) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def advance(self, units: float) -> None:
+        """Nothing."""
+
+
+class BarReporter(SilentReporter):
+    """A bar with the current activity, the share done, and the time spent and left; removed when the run ends."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -43,14 +84,15 @@ class BarReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        """Remove the bar."""
         self._progress.stop()
 
     def begin(self, total: float) -> None:
-        """A run of ``total`` units of work starts."""
+        """Start the bar at zero of ``total``."""
         self._progress.update(self._task, total=total)
 
     def say(self, text: str) -> None:
-        """Show what is being done now."""
+        """Show the activity beside the bar."""
         self._progress.update(self._task, description=text)
 
     def note(self, text: str) -> None:
@@ -62,8 +104,8 @@ class BarReporter:
         self._progress.advance(self._task, units)
 
 
-class LineReporter:
-    """Plain lines: one for each new activity, and one every 20 seconds within one."""
+class LineReporter(SilentReporter):
+    """Plain lines: one for each new activity, and one every 20 seconds during an activity."""
 
     def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
@@ -73,51 +115,43 @@ class LineReporter:
         self._total = 0.0
         self._text = ""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Nothing is left open."""
-
     def begin(self, total: float) -> None:
-        """A run of ``total`` units of work starts."""
+        """Count from now on towards ``total``."""
         self._begun, self._total = self._clock(), total
 
     def say(self, text: str) -> None:
-        """Write what is being done now."""
+        """Write a line with the activity."""
         self._text = text
         self._write()
 
     def note(self, text: str) -> None:
-        """Write a line of its own."""
+        """Write the message as a line."""
         print(text, file=self._stream, flush=True)
 
     def advance(self, units: float) -> None:
-        """Write a line where the last one is old."""
+        """Write a line if the last one is old."""
         self._done += units
         if self._clock() - self._shown >= _LINE_SECONDS:
             self._write()
 
     def _write(self) -> None:
         self._shown = self._clock()
-        parts = [spent(self._shown - self._opened), f"{self._share():4.0%}", f"{self._left():>12}", self._text]
+        parts = [duration(self._shown - self._opened), f"{self._share():4.0%}", f"{self._left():>12}", self._text]
         print("  ".join(parts).rstrip(), file=self._stream, flush=True)
 
     def _share(self) -> float:
-        """At most 99 %: the total is an estimate, and a run is over when it says so."""
+        """At most 99 %: the total is an estimate, and only the runner knows that a run has ended."""
         return min(self._done / self._total, 0.99) if self._total else 0.0
 
     def _left(self) -> str:
         share, seconds = self._share(), self._shown - self._begun
-        return f"{spent(seconds / share - seconds)} left" if share > 0 and seconds > 0 else ""
+        return f"{duration(seconds / share - seconds)} left" if share > 0 and seconds > 0 else ""
 
 
-def spent(seconds: float) -> str:
-    """A duration as people write it.
+def duration(seconds: float) -> str:
+    """Seconds as ``minutes:seconds`` or ``hours:minutes:seconds``.
 
-    >>> spent(75), spent(3675)
+    >>> duration(75), duration(3675)
     ('1:15', '1:01:15')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -125,6 +159,18 @@ def spent(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def progress_reporter() -> BarReporter | LineReporter:
-    """The reporter that suits the standard error; FORCE_COLOR alone makes no terminal of a log."""
-    return BarReporter() if sys.stderr.isatty() and notes_console().is_interactive else LineReporter()
+def make_reporter(progress: bool | None) -> BarReporter | LineReporter | SilentReporter:
+    """The reporter for this process's standard error.
+
+    Args:
+        progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
+            outside of a terminal or notebook; False: nothing. A notebook without ipywidgets gets plain lines.
+    """
+    if progress is False:
+        return SilentReporter()
+    console = notes_console()
+    if console.is_jupyter:
+        return BarReporter() if find_spec("ipywidgets") else LineReporter()  # rich draws its bar as a widget
+    if sys.stderr.isatty() and console.is_interactive:  # FORCE_COLOR alone does not make a log a terminal
+        return BarReporter()
+    return LineReporter() if progress else SilentReporter()

@@ -1,8 +1,8 @@
-"""Rows of the score matrix that are not measured twice: frozen SAM's, and that of a state which did not change.
+"""Rows of the score matrix that are not measured twice: that of frozen SAM, and that of an unchanged state.
 
-Row 0 belongs to no method, so all runs under the same conditions share one file of it. A method is a function of its
-state, so where a domain left the state as it was, byte for byte, the row before is the row after. Neither makes a
-difference to a record: scores are the same bits, and seconds are those of the measured row.
+Row 0 does not depend on the method, so all runs under the same conditions share one file of it. A method is a function
+of its state, so if a domain leaves the state unchanged, byte for byte, its row equals the row before. Records do not
+show the difference: scores are the same bits, and seconds are those of the measured row.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from cosam_bench.sam.feature_cache import processor
 
 
 class FrozenRow:
-    """Frozen SAM's row under the conditions of a run, in a file that other runs may have written."""
+    """Frozen SAM's row under the conditions of a run, in a file shared with other runs."""
 
     def __init__(self, prepared: Prepared, *, results: Path) -> None:
         self._prepared = prepared
         self._path = results / SHARED / "rows" / f"{_identity(prepared)}.json"
 
     def read(self) -> StepResult | None:
-        """The row, columns in the run's own order; None where nobody has measured it, or its file is damaged."""
+        """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
         try:
             result = StepResult.read(self._path)
         except CosamError:
@@ -43,20 +43,20 @@ class FrozenRow:
         return replace(result, scores={name: result.scores[name] for name in columns})
 
     def write(self, result: StepResult) -> None:
-        """Keep the row for other runs; where that fails they measure it themselves."""
+        """Keep the row for other runs; if that fails, they measure it themselves."""
         with suppress(CannotWrite):
             result.save(self._path)
 
 
 def _identity(prepared: Prepared) -> str:
-    """Hash of all that decides the bits of the row."""
+    """Hash of everything that decides the bits of the row."""
     bench = prepared.bench
     facts = {
         "conditions": prepared.conditions.digest,
         "prompts": {name: digest for name, digest in prepared.prompt_digests.items() if name.endswith("/test")},
         "processor": processor(bench.view.device),
         "threads": torch.get_num_threads(),
-        "batch size": bench.batch_size,  # the conditions may say "auto"
+        "batch size": bench.batch_size,  # the protocol may say "auto"
         "kept features": bench.prefixes is not None,  # they are computed image by image, not in batches
         "versions": versions(),
     }
@@ -64,5 +64,5 @@ def _identity(prepared: Prepared) -> str:
 
 
 def is_unchanged(before: Path, after: Path) -> bool:
-    """Whether a method's state after a domain is, byte for byte, what it was before."""
+    """Whether a domain left the method's state file unchanged, byte for byte."""
     return before.is_file() and filecmp.cmp(before, after, shallow=False)

@@ -1,4 +1,4 @@
-"""Measuring one row of the score matrix: a model's predictions in every column, and what they cost."""
+"""Scoring one row of the score matrix: a model's predictions on every column, and their cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cosam_bench.core.environment import peak_memory_bytes
 from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, score_split
 from cosam_bench.experiments.experiment import Prepared
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
-from cosam_bench.experiments.reporter import Reporter
+from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.method.interface import Method
 from cosam_bench.sam.batch_size import BatchSize, ImageDoesNotFit
@@ -20,7 +20,7 @@ from cosam_bench.sam.inputs import Batch
 
 
 class RowScorer:
-    """Measures the rows of one run; where a batch did not fit into the memory, later ones are smaller too."""
+    """Scores the rows of one run; after a batch that did not fit into memory, all later ones are smaller."""
 
     def __init__(self, prepared: Prepared, *, watch: FaultWatch, reporter: Reporter) -> None:
         self._prepared = prepared
@@ -30,13 +30,13 @@ class RowScorer:
         self._passes = self._tried = 0
 
     @property
-    def is_as_asked(self) -> bool:
-        """Whether all batches so far had the size that was asked for."""
+    def is_batch_size_unchanged(self) -> bool:
+        """Whether all batches so far had the configured size."""
         return self._batch_size.now == self._prepared.bench.batch_size
 
     @property
     def images(self) -> int:
-        """The images of a row."""
+        """The number of images in a row."""
         return sum(len(domain.test) for domain in self._prepared.columns)
 
     def frozen(self, result: StepResult) -> StepResult:
@@ -44,10 +44,10 @@ class RowScorer:
         return self._measured(result, lambda batch: self._prepared.bench.predict(None, batch))
 
     def of_method(self, result: StepResult, method: Method) -> StepResult:
-        """The step with the row of the method as it is.
+        """The step with the row of the method in its current state.
 
         Raises:
-            MethodFailed: it raises, breaks the contract, or has too little memory even for a single image.
+            MethodFailed: it raises, breaks the contract, or runs out of memory even for a single image.
         """
 
         def predict(batch: Batch) -> Tensor:
@@ -59,8 +59,8 @@ class RowScorer:
         except ImageDoesNotFit as error:
             raise MethodFailed(f"The method {self._prepared.method_name!r} failed in predict(): {error}") from error
 
-    def like(self, result: StepResult, other: StepResult) -> StepResult:
-        """The step with another's row, at the cost at which that was measured."""
+    def reused(self, result: StepResult, other: StepResult) -> StepResult:
+        """The step with the row of another one, at the cost at which that row was measured."""
         self._advance(self.images)
         return replace(
             result,
@@ -87,7 +87,7 @@ class RowScorer:
         )
 
     def _counted(self, predict: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
-        """Note the encoder passes of a prediction; they count once its batch is measured, see ``_count``."""
+        """Remember the encoder passes of a prediction; ``_count`` adds them once its batch is scored."""
 
         def counted(batch: Batch) -> Tensor:
             before = self._prepared.bench.sam.encoder_passes

@@ -1,7 +1,7 @@
 """Streaming the domains through a method, and filling the score matrix row by row.
 
-Between two domains the method's state is written to disk, the object is dropped and a new one is built from
-the file. A run that was stopped therefore goes on where it was by the same path as one that was not.
+Between two domains the method's state is written to disk, the object is dropped and a new one is built from the
+file. Resuming a stopped run therefore takes the same path as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
 from cosam_bench.experiments.experiment import Prepared
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
-from cosam_bench.experiments.reporter import Reporter, SilentReporter
+from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.row_reuse import FrozenRow, is_unchanged
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.running_record import RunningRecord
@@ -26,8 +26,8 @@ from cosam_bench.results.records import Record
 from cosam_bench.sam.feature_cache import clock
 from cosam_bench.training.epochs import images_seen
 
-# Encoder passes over each training image that a rule takes beside the training, by what its card needs:
-# as many as the harness's own rules take. They only move the progress bar.
+# Encoder passes over each training image that a rule makes in addition to training, by what its card needs: as
+# many as the built-in rules make. They only move the progress bar.
 _PASSES = {"inputs": 1, "labels": 1, "gradients": 3, "replay": 0}
 
 
@@ -44,25 +44,25 @@ class Runner:
 
     @property
     def folder(self) -> Path:
-        """The record's."""
+        """The record's folder."""
         return self._record.folder
 
     def finished(self) -> Record | None:
-        """The record of this very run where it is already complete."""
+        """The record of this run if it is already complete."""
         return self._record.finished()
 
     def run(self, *, fresh: bool = False) -> Record:
-        """Measure every row that is missing, and return the complete record.
+        """Measure every missing row, and return the complete record.
 
-        The record says ``failed`` where the method is at fault, and ``interrupted`` where the run was stopped
-        or something else went wrong: the next run of the same settings goes on after the last whole step.
+        The record says ``failed`` if the method is at fault, and ``interrupted`` if the run was stopped or anything
+        else went wrong: the next run with the same settings continues after the last complete step.
 
         Args:
-            fresh: forget what an earlier run of the same settings left.
+            fresh: discard what an earlier run with the same settings left.
 
         Raises:
-            MethodFailed: the method raised, or broke its contract.
-            CosamError: a file cannot be written or read, or another process is at this run.
+            MethodFailed: the method raised an error, or broke its contract.
+            CosamError: a file cannot be written or read, or another process is working on this run.
         """
         with self._record.locked():
             if fresh:
@@ -104,28 +104,28 @@ class Runner:
         return scoring + sum(3 * images_seen(count, prepared.bench.fit) + extra * count for count in learned)
 
     def _measure(self, step: int) -> StepResult:
-        """One row: learn the step's domain, then score all columns; row 0 is the frozen model."""
+        """One row: learn the step's domain, then score all columns. Row 0 is the frozen model."""
         if step == 0:
             return self._frozen_row()
         result = self._learn(step)
         before = self._record.before(step)
         if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
-            return self._scorer.like(result, before)
+            return self._scorer.reused(result, before)
         self._reporter.say(f"Scoring after step {step} of {self._prepared.steps[-1]}")
         return self._scorer.of_method(result, self._build(step, Meter()))
 
     def _frozen_row(self) -> StepResult:
         known = self._frozen.read()
         if known is not None:
-            return self._scorer.like(StepResult(0, {}), known)
+            return self._scorer.reused(StepResult(0, {}), known)
         self._reporter.say("Scoring frozen SAM")
         result = self._scorer.frozen(StepResult(0, {}))
-        if self._scorer.is_as_asked:  # else its last bits are those of smaller batches
+        if self._scorer.is_batch_size_unchanged:  # otherwise its last bits are those of smaller batches
             self._frozen.write(result)
         return result
 
     def _learn(self, step: int) -> StepResult:
-        """Let the method learn the step's domain, and write its state."""
+        """Let the method learn the step's domain, and save its state."""
         domain = self._training_domain(step)
         steps = self._prepared.steps
         self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
@@ -160,7 +160,7 @@ class Runner:
         return TrainingDomain("all", split, prompts)
 
     def _build(self, step: int, meter: Meter) -> Method:
-        """A new method object, as the state after ``step`` makes it."""
+        """A new method object, restored from the state after ``step``."""
         bench = replace(self._prepared.bench, meter=meter, advance=self._reporter.advance)
         with self._watch("__init__"):
             method = self._prepared.method(self._prepared.settings, bench)

@@ -1,14 +1,14 @@
-"""A record while its run goes on: what is final, what is still missing, and who is writing.
+"""A record while its run is in progress: what is final, what is still missing, and who is writing.
 
-In the record's folder stand, from the first moment on, ``config.toml`` and ``run.json``; then, step by step,
-``scores.csv`` and ``matrix.csv``; at the end ``state.safetensors`` (all that the method keeps) and
-``update.safetensors`` (what it serves, where that is one update). Until then ``steps/`` holds
+The record's folder has ``config.toml`` and ``run.json`` from the start; ``scores.csv`` and ``matrix.csv`` grow with
+every step; at the end come ``state.safetensors`` (all that the method keeps) and ``update.safetensors`` (what it
+serves, if that is one update). Until then ``steps/`` holds
 
     NNN.safetensors   the method's state after step NNN
     NNN.json          the step's scores and costs; written last, it makes the step final
 
-A run that is killed between any two writes goes on after the last final step: the state that it starts from
-is removed only once the next step is final, and all else is written again.
+A run that is killed between any two writes continues after the last final step: the state that it starts from is
+removed only once the next step is final, and everything else is written again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCK = ".lock"
 
 
 class RunningRecord:
-    """The folder of one run, for the one process that writes it."""
+    """The folder of one run, written by one process at a time."""
 
     def __init__(self, prepared: Prepared, *, results: Path) -> None:
         self.folder = record_folder(
@@ -53,16 +53,16 @@ class RunningRecord:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only writer for the time; a killed process holds no lock.
+        """Be the only writer within the context; a killed process leaves no lock.
 
         Raises:
-            CosamError: another process has it.
-            CannotWrite: the folder cannot be made.
+            CosamError: another process is writing.
+            CannotWrite: the folder cannot be created.
         """
         path = self.folder / LOCK
         busy = CosamError(
-            f"Another process is running this very run, into {self.folder}. Wait for it, stop it, or give "
-            "--results another folder."
+            f"Another process is writing this same run to {self.folder}. Wait for it, stop it, or give another "
+            "folder with --results."
         )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,10 +74,10 @@ class RunningRecord:
             yield
 
     def finished(self) -> Record | None:
-        """The record where it is already complete.
+        """The record if it is already complete.
 
         Raises:
-            CosamError: there is a record that cannot be read.
+            CosamError: the folder has a record that cannot be read.
         """
         info = self._info()
         return Record(self.folder, info) if info is not None and info.status == "complete" else None
@@ -89,10 +89,10 @@ class RunningRecord:
         try:
             return read_run_info(path)
         except CosamError as error:
-            raise CosamError(f"{error} --fresh puts this run in its place.") from None
+            raise CosamError(f"{error} Use --fresh to replace it with this run.") from None
 
     def forget(self) -> None:
-        """Remove all that an earlier run left."""
+        """Remove everything that an earlier run left."""
         with _removing(self.folder):
             for path in self.folder.iterdir():
                 if path.is_dir():
@@ -101,10 +101,10 @@ class RunningRecord:
                     path.unlink()
 
     def begin(self) -> None:
-        """Read the steps that are final, and say that the run goes on.
+        """Read the steps that are final, and mark the record as running.
 
         Raises:
-            CosamError: a step that should be final cannot be read, or is another run's.
+            CosamError: a step that should be final cannot be read, or belongs to another run.
         """
         earlier = self._info()
         if earlier is not None:
@@ -132,13 +132,13 @@ class RunningRecord:
         return [step for step in self._prepared.steps if step not in self._done]
 
     def before(self, step: int) -> StepResult | None:
-        """The final step before this one, where a method has a state after it; None for the first domain."""
+        """The last final step before this one that left a state; None for the first domain."""
         found = [done for number, done in self._done.items() if 0 < number < step]
         return found[-1] if found else None
 
     @property
     def error_file(self) -> Path:
-        """Where the traceback of a failed method is kept."""
+        """The file for the traceback of a failed method."""
         return self.folder / "error.txt"
 
     def state_file(self, step: int) -> Path:
@@ -161,7 +161,7 @@ class RunningRecord:
                     path.unlink()
 
     def keep_outcome(self, served: Update | None) -> None:
-        """Keep the final state, and the served update where there is one."""
+        """Keep the final state, and the served update if the method has one."""
         state = self.state_file(self._prepared.steps[-1])
         with replacing(self.folder / "state.safetensors") as temporary:
             shutil.copyfile(state, temporary)
@@ -169,7 +169,7 @@ class RunningRecord:
             write_tensors(self.folder / "update.safetensors", served.tensors())
 
     def complete(self) -> Record:
-        """Remove what only a running record needs, and return the complete one."""
+        """Remove what only a running record needs, and return the complete record."""
         self.write_info("complete")
         with _removing(self.folder):
             shutil.rmtree(self.folder / "steps")
@@ -177,7 +177,7 @@ class RunningRecord:
         return Record(self.folder, read_run_info(self.folder / "run.json"))
 
     def stop(self, status: Status, *, error: str | None) -> None:
-        """Say why the run ended early, as far as that can still be written."""
+        """Record why the run ended early, if that can still be written."""
         with suppress(CannotWrite):
             self.write_info(status, error=error)
 

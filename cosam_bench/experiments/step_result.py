@@ -1,4 +1,4 @@
-"""What one step of a run measured, and the file that makes the step final."""
+"""The measurements of one step of a run, and the file that makes the step final."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cosam_bench.evaluation.scoring import ImageScore
 
 @dataclass(frozen=True)
 class StepResult:
-    """One row of the score matrix, image by image, and what the step cost.
+    """One row of the score matrix, image by image, and the cost of the step.
 
     Attributes:
-        step: how many domains are learned; 0 is the frozen model.
+        step: the number of domains learned; 0 is the frozen model.
         scores: by column, the scores of its test images.
-        training_seconds: of the adapter, in full also where an expert was reused.
+        training_seconds: time to train the adapter; counted in full even if an expert was reused.
         merge_seconds: the rest of ``learn``.
-        scoring_seconds: of the row.
+        scoring_seconds: time to score the row.
         state_bytes: size of the method's state on disk.
         encoder_passes_per_image: of the row's predictions.
         trainable_parameters: of the adapter.
-        peak_memory_bytes: the highest use up to the step's end, in the process that measured it.
+        peak_memory_bytes: the highest use up to the end of the step, in the process that measured it.
     """
 
     step: int
@@ -40,7 +40,7 @@ class StepResult:
     peak_memory_bytes: int = 0
 
     def save(self, path: Path) -> None:
-        """Write the step as JSON; numbers read back are the same bits."""
+        """Write the step as JSON; numbers keep their exact bits."""
         write_atomically(path, json.dumps(asdict(self)))
 
     @classmethod

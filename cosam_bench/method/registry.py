@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
 
 GROUP = "cosam_bench.methods"
+FILE_MODULE = "cosam_bench_method_"  # what the names of modules loaded from a file's path begin with
 
 
 def method_names() -> list[str]:
@@ -83,7 +84,7 @@ def _import(module_name: str, asked: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise CosamError(f"No file {path}. Give the path of a Python file that defines one Method.")
-    name = f"cosam_bench_method_{path.stem}"
+    name = f"{FILE_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CosamError(f"{path} cannot be loaded as Python.")

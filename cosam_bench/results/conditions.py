@@ -43,7 +43,7 @@ def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measu
         if record.info.status != "complete":
             continue
         try:
-            runs.append(Measured(record, record.matrix(metric), conditions_of(record.info)))
+            runs.append(Measured(record, record.score_matrix(metric), conditions_of(record.info)))
         except CosamError as error:
             notes.append(f"Left out: {error}")
     return runs, notes + _set_apart(runs)

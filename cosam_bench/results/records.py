@@ -1,8 +1,8 @@
-"""Records: one folder a run, written so that a reader never sees half a file.
+"""Records: one folder per run, written so that a reader never sees half a file.
 
-``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value,
-count) and ``scores.csv`` (step, domain, key, then one column a metric). Numbers stand in full precision:
-reading a file back gives the same bits. Folders whose name begins with ``_`` are shared by runs.
+``results/<protocol>/<method>/<hash>/`` holds ``run.json``, ``matrix.csv`` (step, domain, metric, value, count) and
+``scores.csv`` (step, domain, key, then one column per metric). Numbers have full precision: reading a file back gives
+the same bits. Folders whose name begins with ``_`` are shared by runs.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
-from cosam_bench.results.run_info import RunInfo, read_run_info
+from cosam_bench.results.run_info import Cost, RunInfo, Status
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from cosam_bench.evaluation.scoring import ImageScore
 
 _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
-_CELL_COLUMNS = tuple(field.name for field in fields(Cell))
+_CELL_COLUMNS = tuple(column.name for column in fields(Cell))
 _SCORE_COLUMNS = ("step", "domain", "key")
 
 
@@ -124,17 +126,70 @@ def read_cells(path: Path) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Record:
-    """One run as it lies on disk."""
+    """One recorded run.
+
+    Attributes:
+        folder: holds the files.
+        info: all of ``run.json``: conditions, versions, hardware, and more than the properties below show.
+    """
 
     folder: Path
-    info: RunInfo
+    info: RunInfo = field(repr=False)
 
     @property
     def name(self) -> str:
-        """``protocol/method/hash``, by which ``load_record`` finds it again."""
+        """``protocol/method/hash``, which ``load_record`` finds again."""
         return "/".join(self.folder.resolve().parts[-3:])
 
-    def matrix(self, metric: str = "iou") -> ScoreMatrix:
+    @property
+    def protocol(self) -> str:
+        """The protocol's name."""
+        return self.info.protocol
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.info.method
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's own settings, defaults included."""
+        return dict(self.info.settings)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.info.seed
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The domains in the order in which they were learned."""
+        return self.info.order
+
+    @property
+    def status(self) -> Status:
+        """``complete``, ``failed``, ``interrupted``, or ``running``, also if the process was killed."""
+        return self.info.status
+
+    @property
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By metric, every figure by name: ``record.summary["iou"]["last"]``; NaN if undefined."""
+        return {metric: dict(figures) for metric, figures in self.info.summary.items()}
+
+    @property
+    def cost(self) -> Cost:
+        """Seconds, bytes and encoder passes."""
+        return self.info.cost
+
+    def matrix(self, metric: str = "iou") -> DataFrame:
+        """The score matrix by one metric as a table: one row per step, one column per domain; NaN if not measured.
+
+        Raises:
+            CosamError: ``matrix.csv`` is missing or damaged, or no metric has this name.
+        """
+        return self.score_matrix(metric).to_frame()
+
+    def score_matrix(self, metric: str = "iou") -> ScoreMatrix:
         """The score matrix by one metric, read from ``matrix.csv``.
 
         Raises:
@@ -146,66 +201,3 @@ class Record:
             return ScoreMatrix.from_cells(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
         except CosamError as error:
             raise CosamError(f"{path}: {error}") from None
-
-
-def find_records(results: Path) -> tuple[list[Record], list[str]]:
-    """All records in a folder of results by name, and one message for each that cannot be read.
-
-    Raises:
-        CosamError: there is no such folder.
-    """
-    if not results.is_dir():
-        raise CosamError(f"No folder {results}. Give --results DIR, or run something first.")
-    records, problems = [], []
-    for path in _run_files(results):
-        try:
-            records.append(Record(path.parent, read_run_info(path)))
-        except CosamError as error:
-            problems.append(str(error))
-    return records, problems
-
-
-def _run_files(results: Path) -> list[Path]:
-    found = results.glob("*/*/*/run.json")
-    return sorted(path for path in found if not path.relative_to(results).parts[0].startswith(("_", ".")))
-
-
-def load_record(asked: str | Path, *, results: Path) -> Record:
-    """The record that ``asked`` names.
-
-    Args:
-        asked: a record's folder or its ``run.json``; or, within ``results``, ``protocol/method/hash`` with as
-            many of its parts as make it unique, in order. The hash may be cut short.
-        results: the folder of results.
-
-    Raises:
-        CosamError: nothing or more than one record fits, or the record is damaged.
-    """
-    path = Path(asked)
-    for candidate in (path, path / "run.json"):
-        if candidate.name == "run.json" and candidate.is_file():
-            return Record(candidate.parent, read_run_info(candidate))
-    files = _run_files(results) if results.is_dir() else []
-    fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
-    if len(fitting) == 1:
-        return Record(fitting[0].parent, read_run_info(fitting[0]))
-    offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
-    listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
-    if fitting:
-        raise CosamError(f"{len(fitting)} records fit {str(asked)!r}. Name one of: {listed}.")
-    raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
-
-
-def _fits(asked: str, name: tuple[str, ...]) -> bool:
-    """Whether the parts of ``asked`` come in ``name`` in order; the hash, its last part, may be cut short."""
-    *folders, digest = name
-    parts = [part for part in asked.split("/") if part]
-    if not parts:
-        return False
-    tails = [parts[:-1]] if digest.startswith(parts[-1]) else []
-    return any(_in_order(wanted, folders) for wanted in (parts, *tails))
-
-
-def _in_order(wanted: Sequence[str], names: Iterable[str]) -> bool:
-    left = iter(names)
-    return all(part in left for part in wanted)

@@ -47,9 +47,10 @@ class FramePrompts:
     Attributes:
         kinds: per row, which of the three is the prompt; the others are not looked at.
         boxes: float32, ``(B, 4)``, x0 y0 x1 y1 in pixels of the input.
-        points: float32, ``(B, k, 2)``, x y in pixels of the input, all foreground.
+        points: float32, ``(B, k, 2)``, x y in pixels of the input.
         masks: float32, ``(B, 1, g, g)``, on the decoder's grid, 1 inside to -1 outside.
         mask_levels: what -1 and 1 become on entering SAM's mask encoder; None: the logits that suit the model.
+        labels: float32, ``(B, k)``, 1 for a point on the foreground, 0 on the background; None: all foreground.
     """
 
     kinds: tuple[PromptKind, ...]
@@ -57,6 +58,7 @@ class FramePrompts:
     points: Tensor
     masks: Tensor
     mask_levels: tuple[float, float] | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -65,7 +67,8 @@ class FramePrompts:
     def to(self, device: torch.device | str) -> FramePrompts:
         """The same prompts on a device."""
         boxes, points, masks = (hurried(part, device) for part in (self.boxes, self.points, self.masks))
-        return replace(self, boxes=boxes, points=points, masks=masks)
+        labels = None if self.labels is None else hurried(self.labels, device)
+        return replace(self, boxes=boxes, points=points, masks=masks, labels=labels)
 
     def mask_input(self, *, mask_logit: float) -> Tensor:
         """What enters SAM's mask encoder, float32 ``(B, 1, g, g)``.
@@ -82,7 +85,13 @@ class FramePrompts:
         """The prompts of these rows, in this order."""
         index = list(rows)
         kinds = tuple(self.kinds[row] for row in index)
-        return replace(self, kinds=kinds, boxes=self.boxes[index], points=self.points[index], masks=self.masks[index])
+        boxes, points, masks = (part[index] for part in (self.boxes, self.points, self.masks))
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, kinds=kinds, boxes=boxes, points=points, masks=masks, labels=labels)
+
+    def point_labels(self) -> Tensor:
+        """1 for each point on the foreground, 0 on the background: float32 ``(B, k)``."""
+        return torch.ones(self.points.shape[:2], device=self.points.device) if self.labels is None else self.labels
 
     def groups(self) -> list[tuple[PromptKind, list[int]]]:
         """The rows of each kind, kinds in order of their first row."""

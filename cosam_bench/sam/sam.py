@@ -229,7 +229,7 @@ class Sam(nn.Module):
         if kind == "box":
             return self.prompt_encoder(points=None, boxes=prompts.boxes, masks=None)  # type: ignore[no-any-return]
         if kind == "points":
-            labels = torch.ones(prompts.points.shape[:2], device=prompts.points.device)
-            return self.prompt_encoder(points=(prompts.points, labels), boxes=None, masks=None)  # type: ignore[no-any-return]
+            points = (prompts.points, prompts.point_labels())
+            return self.prompt_encoder(points=points, boxes=None, masks=None)  # type: ignore[no-any-return]
         masks = prompts.mask_input(mask_logit=self.mask_logit)
         return self.prompt_encoder(points=None, boxes=None, masks=masks)  # type: ignore[no-any-return]

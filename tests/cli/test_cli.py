@@ -110,19 +110,19 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("run --method regcl --device tpu", "'device' is 'tpu'"),
         ("run", "No method was given."),
         ("run --method regcl,opcmm", "Did you mean 'opcm'?"),
-        ("run --method regcl,opcm,regcl", "--method names 'regcl' twice"),
+        ("run --method regcl,opcm,regcl", "The method 'regcl' is given twice"),
         ("run --method regcl,,opcm", "has an empty name"),
-        ("run --method regcl,opcm --set method.ridge=1", "is a setting of one method, and 2 are asked"),
-        ("run --method regcl,opcm --dry-run", "--dry-run prints the settings of one run, and 2 methods are asked"),
+        ("run --method regcl,opcm --set method.ridge=1", "'method.ridge=1' is a setting of one method, but 2 methods are given"),
+        ("run --method regcl,opcm --dry-run", "--dry-run prints the settings of one run, but 2 methods are given"),
         ("run --method average,lorm --protocol cosam", "'lorm' is a rule about LoRA's factors"),
-        ("run --config a.toml --protocol mini", "--config holds a protocol already"),
+        ("run --config a.toml --protocol mini", "A config holds a protocol already"),
         ("run --config a.toml", "No file a.toml."),
         ("methods regcll", "Did you mean 'regcl'?"),
         ("domains mimi", "Did you mean 'mini'?"),
         ("models --fetch tini", "Did you mean 'tiny'?"),
         ("models --fetch tiny", "nothing to fetch"),
         ("leaderboard", "No folder results."),
-        ("leaderboard --results .", "No record of a run lies in ."),
+        ("leaderboard --results .", ". has no record of a run."),
         ("show regcl", "No record in results fits 'regcl'."),
         ("check nope.py", "No file nope.py."),
         ("run --metod regcl", "--method"),
@@ -200,7 +200,7 @@ def test_a_stopped_run_goes_on_where_it_was(cli: Callable[..., Result], quick_pr
     run = ["run", "--method", method_file(tmp_path, stop), "--protocol", quick_protocol]
     stopped = cli(*run)
     assert stopped.exit_code == 130
-    assert stopped.stderr.endswith("Stopped: The same command goes on where it was.\n")
+    assert stopped.stderr.endswith("Stopped: To continue, give the same command again.\n")
     assert "without --fresh" in cli(*run, "--fresh").stderr
     Path("go").touch()
     resumed = cli(*run)
@@ -255,7 +255,7 @@ def test_what_is_measured_reaches_the_leaderboard_where_a_later_method_stops(
     stopped = cli(*run)
     assert stopped.exit_code == 130
     assert pandas.read_csv("results/leaderboard.csv")["method"].tolist() == ["finetune"]
-    assert "those that follow it still want --fresh" in words(cli(*run, "--fresh").stderr)
+    assert "then those after it with --fresh" in words(cli(*run, "--fresh").stderr)
     Path("go").touch()
     assert cli(*run).exit_code == 0
     assert sorted(pandas.read_csv("results/leaderboard.csv")["method"]) == ["finetune", "mine"]

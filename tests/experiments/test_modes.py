@@ -152,7 +152,7 @@ def test_a_file_named_as_a_method_is_not_that_method(protocol: str, tmp_path: Pa
     ("arguments", "said"),
     [
         (("--mode", "faithfull"), "Did you mean 'faithful'? Offered: clean, faithful, slow."),
-        (("--mode", "faithful", "--config", "x.toml"), "--config holds a protocol in its mode already"),
+        (("--mode", "faithful", "--config", "x.toml"), "A config holds a protocol in its mode already"),
         (("--set", "mode=faithful"), "cannot choose the mode. Give --mode NAME"),
         (("--set", "protocol.mode=faithful"), "cannot choose the mode. Give --mode NAME"),
         (("--set", "modes.faithful.fit.epochs=1"), "no setting is called 'protocol.modes'"),

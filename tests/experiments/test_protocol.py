@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.experiments.experiment import choose_device, prepare
+from cosam_bench.experiments.base_model import choose_device
+from cosam_bench.experiments.experiment import prepare
 from cosam_bench.experiments.protocol import RunConfig, protocol_names, resolve_run
 
 METHOD = """

@@ -268,14 +268,14 @@ def test_the_written_config_is_this_very_run(small: Prepare, tmp_path: Path) -> 
 
 def test_joint_training_learns_once_and_has_two_rows(small: Prepare, tmp_path: Path) -> None:
     record = Runner(small("AtOnce"), results=tmp_path).run()
-    matrix = record.matrix("iou")
+    matrix = record.score_matrix("iou")
     assert (~torch.from_numpy(matrix.values).isnan()).all(1).tolist() == [True, False, True]
     assert len(record.info.cost.state_bytes) == 1
 
 
 def test_frozen_learns_nothing(small: Prepare, tmp_path: Path) -> None:
     record = Runner(small("frozen"), results=tmp_path).run()
-    values = record.matrix("iou").values
+    values = record.score_matrix("iou").values
     assert (values == values[0]).all()
     cost = record.info.cost
     assert set(cost.train_seconds) == {0.0}
@@ -368,7 +368,7 @@ def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, 
         ("ReturnsMasks", r"broke its contract: predict\(\) must return float logits"),
         ("Complains", r"failed in learn\(\): Training diverged"),
         ("HooksTheBase", r"left hooks, .* in the frozen base model in learn\(\)"),
-        ("TrainsTheBase", r"parameters that want gradients in the frozen base model in learn\(\)"),
+        ("TrainsTheBase", r"parameters that require gradients in the frozen base model in learn\(\)"),
         ("ChangesTheBase", r"changed the frozen base model's weights in learn\(\)"),
         ("NeedsMoreMemory", r"failed in predict\(\): The device has too little memory for .* a single image"),
         ("NeedsMemoryToLearn", r"raised OutOfMemoryError in learn\(\): CUDA out of memory"),
@@ -506,7 +506,7 @@ def test_a_record_of_another_form_is_refused_and_a_fresh_run_replaces_it(
 ) -> None:
     folder = Runner(small("Quick"), results=tmp_path).run().folder
     (folder / "run.json").write_text('{"schema": 99}')
-    with pytest.raises(CosamError, match=r"has schema 99.*--fresh puts this run in its place"):
+    with pytest.raises(CosamError, match=r"has schema 99.*Use --fresh to replace it with this run"):
         Runner(small("Quick"), results=tmp_path).run()
     assert contents(Runner(small("Quick"), results=tmp_path).run(fresh=True).folder) == whole
 
@@ -516,7 +516,7 @@ def test_a_second_process_at_the_same_run_is_refused(small: Prepare, whole: dict
         pass
     with RunningRecord(small("Quick"), results=tmp_path).locked():
         for fresh in (False, True):
-            with pytest.raises(CosamError, match="Another process is running this very run"):
+            with pytest.raises(CosamError, match="Another process is writing this same run"):
                 Runner(small("Quick"), results=tmp_path).run(fresh=fresh)
     assert contents(Runner(small("Quick"), results=tmp_path).run().folder) == whole
 

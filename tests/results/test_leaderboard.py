@@ -286,7 +286,7 @@ def test_the_summary_has_every_figure_and_every_cost(tmp_path: Path) -> None:
     for words in ("failed", "the merge diverged", "two cores"):
         assert words in text
     lines = {line.strip().partition("  ")[0]: line.split() for line in text.splitlines()}
-    for name, value in summary(made.matrix()).items():
+    for name, value in summary(made.score_matrix()).items():
         assert f"{value + 0.0:.3f}" in lines[FIGURES[name].title], name
     values = {"training": "6.0 s", "merging": "1.5 s", "peak memory": "2.0 MiB", "state": "2.0 KiB at the end"}
     values |= {"state grows": "no", "encoder passes": "1.0 per image", "trainable": "1,000 parameters"}

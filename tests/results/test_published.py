@@ -271,7 +271,7 @@ def test_the_command_line_says_what_is_not_at_hand(cli: Callable[..., Result], t
 def test_nothing_published_is_said_so(cli: Callable[..., Result], tmp_path: Path) -> None:
     record(tmp_path / "results", "moda", protocol="mini")
     assert (
-        "nothing that was published belongs to this protocol"
+        "no published numbers belong to this protocol"
         in cli("leaderboard", "--with-published", "--protocol", "mini").stdout
     )
     assert "Did you mean 'mini'?" in cli("leaderboard", "--with-published", "--protocol", "minii").stderr

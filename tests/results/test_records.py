@@ -33,11 +33,10 @@ from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.records import (
     Record,
     RecordWriter,
-    find_records,
-    load_record,
     read_cells,
     record_folder,
 )
+from cosam_bench.results.results_folder import find_records, load_record
 from cosam_bench.results.run_info import Cost, read_run_info
 
 CELLS = [
@@ -83,7 +82,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert math.isnan(found.info.cost.encoder_passes_per_image)
     assert found.info.summary["iou"]["last"] == 1 / 3
     assert math.isnan(found.info.summary["iou"]["ff"])
-    matrix = found.matrix("dice")
+    matrix = found.score_matrix("dice")
     assert matrix.domains == ("pill", "camo")
     assert matrix.retention == ("photo",)
     assert matrix.values[2, 2] == 3 / 3 + 0.1 * 2
@@ -301,13 +300,13 @@ def test_conditions_that_were_edited_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_matrix_names_its_file(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "matrix.csv").write_text(text, encoding="utf-8")
     with pytest.raises(CosamError, match=message) as caught:
-        Record(tmp_path, run_info()).matrix()
+        Record(tmp_path, run_info()).score_matrix()
     assert str(tmp_path / "matrix.csv") in str(caught.value)
 
 
 def test_a_record_without_a_matrix_says_so(tmp_path: Path) -> None:
     with pytest.raises(CosamError, match=r"matrix\.csv cannot be read"):
-        Record(tmp_path, run_info()).matrix()
+        Record(tmp_path, run_info()).score_matrix()
 
 
 @pytest.mark.parametrize(

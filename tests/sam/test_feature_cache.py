@@ -550,7 +550,7 @@ def test_a_whole_run_with_the_cache_scores_as_one_without(quick_protocol: Path, 
     for results, option in ((tmp_path / "with", "prefix_cache_gib=8"), (tmp_path / "without", "prefix_cache_gib=0")):
         prepared = prepare(configured(quick_protocol, late, option, method="regcl"), results)
         record = Runner(prepared, results=results).run()
-        matrices.append(record.matrix())
+        matrices.append(record.score_matrix())
         costs.append(record.info.cost)
     assert len(files(tmp_path / "with" / "_shared" / "prefix")) >= 4 * 3 + 3 * 3
     assert not (tmp_path / "without" / "_shared" / "prefix").exists()

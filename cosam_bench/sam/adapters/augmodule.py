@@ -157,7 +157,7 @@ def _positions(prompts: FramePrompts, size: int) -> Iterator[Tensor]:
     """By row, ``(n, 2)``: x and y of what its prompt marks."""
     for row, kind in enumerate(prompts.kinds):
         if kind == "points":
-            yield prompts.points[row]
+            yield prompts.points[row][prompts.point_labels()[row] > 0]
         elif kind == "box":
             yield prompts.boxes[row].view(2, 2).mean(0, keepdim=True)
         else:

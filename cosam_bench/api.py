@@ -1,0 +1,217 @@
+"""The benchmark as functions: run methods, read the leaderboard, segment an image; see ``docs/python-api.md``.
+
+They raise ``CosamError`` for all that a caller can act on, and never end the interpreter. torch is loaded by the first
+call that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import expanded
+from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
+from cosam_bench.method.registry import FILE_MODULE, GROUP
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from pandas import DataFrame
+
+    from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
+    from cosam_bench.method.interface import Method
+    from cosam_bench.results.records import Record
+
+MethodLike: TypeAlias = "str | Path | type[Method]"
+
+
+class _Options(TypedDict, total=False):
+    """The keyword arguments of ``run``, for its two kinds of result."""
+
+    protocol: str | Path | None
+    mode: str | None
+    config: str | Path | None
+    stream: str | Path | None
+    model: str | None
+    checkpoint: str | Path | None
+    seed: int | None
+    order: str | Sequence[str] | None
+    device: str | None
+    settings: Mapping[str, object] | None
+    results: str | Path
+    fresh: bool
+    progress: bool | None
+
+
+@overload  # a text is a sequence of texts, too, but matches here first
+def run(method: MethodLike | None = None, **options: Unpack[_Options]) -> Record: ...  # type: ignore[overload-overlap]
+
+
+@overload
+def run(method: Sequence[MethodLike], **options: Unpack[_Options]) -> list[Record]: ...
+
+
+def run(
+    method: MethodLike | Sequence[MethodLike] | None = None,
+    *,
+    protocol: str | Path | None = None,
+    mode: str | None = None,
+    config: str | Path | None = None,
+    stream: str | Path | None = None,
+    model: str | None = None,
+    checkpoint: str | Path | None = None,
+    seed: int | None = None,
+    order: str | Sequence[str] | None = None,
+    device: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    results: str | Path = "results",
+    fresh: bool = False,
+    progress: bool | None = None,
+) -> Record | list[Record]:
+    """Run a method over a stream of domains, and return its record; of several methods, a list of records.
+
+    A run that is already complete is returned as it is; one that was stopped continues where it stopped.
+
+    Args:
+        method: a registered name, ``package.module:Class``, the path of a file, or a class that a module or file
+            defines; or a list of these. Several share data, model and trained experts.
+        protocol: a built-in name or the path of a TOML file; None: ``mini``.
+        mode: the protocol's mode: ``clean``, or ``faithful`` to the paper's code; None: ``clean``.
+        config: the ``config.toml`` of a record, to repeat its run; in place of protocol and mode.
+        stream: another stream: a built-in name or the path of a TOML file.
+        model: another base model.
+        checkpoint: the model's weights; ``random`` for untrained ones.
+        seed: of training, prompts and method; None: 0.
+        order: the domains' names, an order that the stream names, ``reverse``, or ``random:N``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: ``auto``.
+        settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
+        results: the folder of records.
+        fresh: discard what earlier runs with the same settings left.
+        progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
+            outside of a terminal or notebook; False: nothing.
+
+    Raises:
+        MethodFailed: the method raised an error or broke its contract. Of several methods, all others are run
+            first; the error's ``records`` holds theirs.
+        CosamError: anything else that does not fit or is missing.
+        KeyboardInterrupt: passed on; the record then says ``interrupted``.
+    """
+    is_one = method is None or isinstance(method, str | Path | type)
+    names = [] if method is None else _references(method)
+    if not is_one and not names:
+        raise CosamError("The list of methods is empty. Name at least one.")
+    options = RunOptions(
+        protocol=_text(protocol),
+        mode=mode,
+        config=None if config is None else expanded(config),
+        stream=_text(stream),
+        model=model,
+        checkpoint=_text(checkpoint),
+        seed=seed,
+        order=order if order is None or isinstance(order, str) else ",".join(order),
+        device=device,
+        settings=setting_texts(settings or {}),
+    )
+    configs = resolve(names, options)
+    from cosam_bench.experiments.method_faults import MethodFailed
+    from cosam_bench.experiments.progress import make_reporter
+    from cosam_bench.experiments.run_methods import run_methods
+
+    folder, show = expanded(results), partial(make_reporter, progress)
+    outcomes = list(run_methods(configs, results=folder, fresh=fresh, make_reporter=show))
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    if failures and is_one:
+        raise failures[0]
+    if failures:
+        raise MethodFailed(
+            f"{len(failures)} of {len(outcomes)} methods failed: {' '.join(map(str, failures))}", records=records
+        ) from failures[0]
+    return records[0] if is_one else records
+
+
+def _references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:
+    if isinstance(methods, str | Path | type):
+        return [method_reference(methods)]
+    return [method_reference(method) for method in methods]
+
+
+def _text(value: str | Path | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def method_reference(method: MethodLike) -> str:
+    """What ``--method`` would be given for a method.
+
+    Raises:
+        CosamError: a class that no file of its own defines. The identity of a run covers the source of its method,
+            and a notebook's cell or a running script cannot be read again to repeat it.
+    """
+    if not isinstance(method, type):
+        return str(method)
+    module, name = sys.modules.get(method.__module__), method.__qualname__
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or module.__name__ == "__main__" or getattr(module, name, None) is not method:
+        raise CosamError(
+            f"The class {name!r} is defined in a notebook, a running script or a function, so the run could not be "
+            "repeated from its source. Put it into a file of its own, and give that file's path as the method."
+        )
+    if module.__name__.startswith(FILE_MODULE):
+        return f"{file}:{name}"
+    reference = f"{module.__name__}:{name}"
+    return next((point.name for point in entry_points(group=GROUP) if point.value == reference), reference)
+
+
+def leaderboard(results: str | Path = "results", *, metric: str = "iou", protocol: str | None = None) -> DataFrame:
+    """All complete runs as one table: one row per method and settings under the same conditions, best first.
+
+    Only rows with equal ``conditions`` compare. A record that cannot be read is left out with a warning.
+
+    Args:
+        results: the folder of records.
+        metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
+        protocol: only records of this protocol; None: of all.
+
+    Returns:
+        The columns of the leaderboard's CSV, which docs/metrics.md explains; ``attrs["notes"]`` lists what a reader
+        must be told.
+
+    Raises:
+        CosamError: there is no record, or no metric or protocol has this name.
+    """
+    from cosam_bench.results.results_folder import read_leaderboard
+
+    frame = read_leaderboard(expanded(results), metric=metric, protocol=protocol)
+    for problem in frame.attrs["unreadable"]:
+        warnings.warn(f"Left out: {problem}", stacklevel=2)
+    return frame
+
+
+def predict(
+    record: Record | str | Path,
+    image: ImageLike,
+    *,
+    box: Box | Sequence[float] | None = None,
+    points: Sequence[Point] | None = None,
+    labels: Sequence[int] | None = None,
+    mask: NDArray[Any] | None = None,
+    domain: str | None = None,
+    model: str | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+) -> NDArray[np.bool_]:
+    """The mask ``(H, W)`` of the object that a prompt marks in an image, by a run's final model.
+
+    For several images, ``load_predictor`` loads the model once. Its docstring and that of ``Predictor.predict``
+    describe the arguments and errors.
+    """
+    from cosam_bench.experiments.predictor import load_predictor
+
+    predictor = load_predictor(record, model=model, checkpoint=checkpoint, device=device)
+    return predictor.predict(image, box=box, points=points, labels=labels, mask=mask, domain=domain)

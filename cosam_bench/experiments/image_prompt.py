@@ -1,0 +1,119 @@
+"""One image and its prompt, as a user gives them, checked and made tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import expanded
+from cosam_bench.data.decoding import decode_image
+from cosam_bench.data.image_files import read_bytes
+from cosam_bench.data.prompts import Prompts
+from cosam_bench.sam.frames import PromptKind
+
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+Point: TypeAlias = tuple[float, float]
+Box: TypeAlias = tuple[float, float, float, float]
+
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # PIL's, of at most 8 bits per channel
+
+
+def image_pixels(image: ImageLike) -> Tensor:
+    """uint8 RGB ``(3, H, W)``.
+
+    Args:
+        image: a file, which is turned upright by its EXIF orientation; a PIL image; or uint8 RGB ``(H, W, 3)``.
+
+    Raises:
+        CosamError: it is none of these, or the file cannot be read.
+    """
+    if isinstance(image, str | Path):
+        path = expanded(image)
+        return decode_image(read_bytes(path), name=str(path))
+    if isinstance(image, Image.Image):
+        if image.mode not in _MODES:
+            raise CosamError(f"The image has PIL's mode {image.mode!r}. Convert it to RGB.")
+        image = np.array(image.convert("RGB"))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise CosamError(f"The image is {found}. Give a path, a PIL image or a uint8 array of shape (H, W, 3).")
+    if not image.size:
+        raise CosamError(f"The image has no pixels: its shape is {image.shape}.")
+    return torch.tensor(image).permute(2, 0, 1).contiguous()
+
+
+def image_prompt(
+    size: tuple[int, int],
+    *,
+    box: Sequence[float] | None,
+    points: Sequence[Point] | None,
+    mask: NDArray[Any] | None,
+) -> tuple[PromptKind, Prompts]:
+    """The prompt of one image, of which exactly one kind is given.
+
+    Args:
+        size: height and width of the image.
+        box: x0, y0, x1, y1 in pixels of the image.
+        points: x, y each.
+        mask: of the whole image, non-zero inside, of any height and width.
+
+    Raises:
+        CosamError: not one kind is given, or it does not fit the image.
+    """
+    if sum(prompt is not None for prompt in (box, points, mask)) != 1:
+        raise CosamError("Give one prompt for the image: a box, points or a mask.")
+    kind: PromptKind = "box" if box is not None else "points" if points is not None else "mask"
+    boxes, places, masks = torch.zeros(1, 4), torch.zeros(1, 1, 2), torch.zeros(1, 1, 1, dtype=torch.bool)
+    if box is not None:
+        boxes = _numbers(box, "The box", shape=(4,), means="x0, y0, x1, y1")[None]
+        if not (boxes[0, :2] < boxes[0, 2:]).all():
+            raise CosamError(f"The box {_listed(boxes[0])} is empty: x0 must be below x1, and y0 below y1.")
+        _check_inside(boxes.view(2, 2), size, f"The box {_listed(boxes[0])}")
+    elif points is not None:
+        places = _numbers(points, "The points", shape=(len(points), 2), means="x, y each")[None]
+        for point in places[0]:
+            _check_inside(point[None], size, f"The point {_listed(point)}")
+    else:
+        masks = torch.tensor(np.asarray(mask) != 0)[None]
+        if masks.ndim != 3 or not masks.any():
+            raise CosamError(f"The mask of shape {tuple(masks.shape[1:])} should be (H, W), with some pixels inside.")
+    return kind, Prompts(boxes, places, masks, digest="")
+
+
+def _numbers(values: object, name: str, *, shape: tuple[int, ...], means: str) -> Tensor:
+    try:
+        numbers = torch.tensor(np.asarray(values, dtype=np.float64), dtype=torch.float32)
+    except (TypeError, ValueError):
+        numbers = torch.tensor(torch.nan)
+    if tuple(numbers.shape) != shape or not numbers.isfinite().all() or not numbers.numel():
+        raise CosamError(f"{name} should be finite numbers, {means}; found {values!r}.")
+    return numbers
+
+
+def _check_inside(corners: Tensor, size: tuple[int, int], name: str) -> None:
+    height, width = size
+    if (corners < 0).any() or (corners > torch.tensor([width, height])).any():
+        raise CosamError(f"{name} is not inside the image, which is {width} pixels wide and {height} high.")
+
+
+def _listed(numbers: Tensor) -> str:
+    return ",".join(f"{number:g}" for number in numbers.tolist())
+
+
+def point_labels(labels: Sequence[int], *, count: int) -> Tensor:
+    """The labels of ``count`` points, float32 ``(1, count)``: 1 on the object, 0 on the background.
+
+    Raises:
+        CosamError: another number of labels, or another label.
+    """
+    if not count or len(labels) != count or any(label not in (0, 1) for label in labels):
+        raise CosamError(f"Labels are one per point, 1 on the object or 0 on the background; found {list(labels)!r}.")
+    return torch.tensor([list(labels)], dtype=torch.float32)

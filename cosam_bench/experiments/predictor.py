@@ -1,0 +1,204 @@
+"""Segmenting single images with a recorded run's final model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import expanded
+from cosam_bench.core.settings import validate
+from cosam_bench.evaluation.scoring import checked_logits
+from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of
+from cosam_bench.experiments.experiment import method_of
+from cosam_bench.experiments.image_prompt import Box, ImageLike, Point, image_pixels, image_prompt, point_labels
+from cosam_bench.experiments.method_faults import method_faults
+from cosam_bench.experiments.protocol import ModelSettings, Protocol, RunConfig
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.interface import State
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.results.records import Record
+from cosam_bench.results.results_folder import load_record
+from cosam_bench.sam.adapters.targets import SIDE
+from cosam_bench.sam.batch_size import BatchSize
+from cosam_bench.sam.build import read_checkpoint
+from cosam_bench.sam.frames import Upsampling, to_original
+from cosam_bench.sam.inputs import Batch, View, collate_inputs
+from cosam_bench.sam.serving import check_fits
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is loaded once and segments one image after another, exactly as its run was scored.
+
+    Attributes:
+        name: in messages.
+        view: how images become input of the model.
+        upsampling: of the logits to the image's size, as the protocol scores them.
+        domains: those that the run tested, if the method must be told an image's domain; else None.
+    """
+
+    name: str
+    view: View
+    upsampling: Upsampling
+    domains: tuple[str, ...] | None
+    _logits: Callable[[Batch], Tensor] = field(repr=False)
+
+    def predict(
+        self,
+        image: ImageLike,
+        *,
+        box: Box | Sequence[float] | None = None,
+        points: Sequence[Point] | None = None,
+        labels: Sequence[int] | None = None,
+        mask: NDArray[Any] | None = None,
+        domain: str | None = None,
+    ) -> NDArray[np.bool_]:
+        """The mask of the object that the prompt marks, ``(H, W)``, True on the foreground.
+
+        Give one of ``box``, ``points`` and ``mask``. Coordinates are pixels of the image, x before y, from its top
+        left corner: the centre of the first pixel is (0.5, 0.5).
+
+        Args:
+            image: a file, which is turned upright by its EXIF orientation; a PIL image; or uint8 RGB ``(H, W, 3)``.
+            box: x0, y0, x1, y1 of a box around the object.
+            points: x, y each.
+            labels: for each point, 1 on the object or 0 on the background; None: all on the object.
+            mask: a coarse mask of the whole image, non-zero inside, of any height and width.
+            domain: the image's domain, only if the method must be told it (see ``domains``).
+
+        Raises:
+            CosamError: the image cannot be read, the prompt does not fit it, or memory runs out.
+            MethodFailed: the method raised an error.
+        """
+        told = self._told(domain)
+        prepared = self.view.prepared(image_pixels(image))
+        kind, prompts = image_prompt(prepared.frame.original, box=box, points=points, mask=mask)
+        batch, [frame] = collate_inputs([prepared], prompts, kinds=[kind], view=self.view, domains=told)
+        if labels is not None:
+            placed = point_labels(labels, count=len(points or ())).to(self.view.device)
+            batch = replace(batch, prompts=replace(batch.prompts, labels=placed))
+        with torch.inference_mode():
+            # With one image at most, a full memory becomes the error that the runner raises.
+            [logits] = BatchSize(1).each(iter([batch]), lambda batches: self._logits(batches[0]))
+            logits = checked_logits(logits, batch, self.view)
+            mask_found: NDArray[np.bool_] = (
+                (to_original(logits[0], frame, upsampling=self.upsampling) > 0).cpu().numpy()
+            )
+        return mask_found
+
+    def _told(self, domain: str | None) -> tuple[str] | None:
+        if self.domains is None and domain is not None:
+            raise CosamError(f"{self.name} is not told an image's domain. Leave the domain out.")
+        if self.domains is None or domain is None:
+            if self.domains is not None:
+                raise CosamError(
+                    f"{self.name} must be told the image's domain. Give one of: {', '.join(self.domains)}."
+                )
+            return None
+        if domain not in self.domains:
+            raise unknown_name("domain of this run", domain, self.domains)
+        return (domain,)
+
+
+def load_predictor(
+    record: Record | str | Path,
+    *,
+    model: str | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+) -> Predictor:
+    """The final model of a complete run, or the one that an update makes of a base model.
+
+    Args:
+        record: a record; its folder, or part of its name within the folder ``results``; or the path of an
+            ``update.safetensors``. A record is served by its method's own code, with the protocol's resizing and
+            precision; an update alone with SAM's own resizing, in float32.
+        model: the base model of an update, as ``cosam-bench models`` lists it.
+        checkpoint: the base model's weights, if they are not where the run had them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        CosamError: the record is not complete or is damaged, the weights are missing or not those of the run, or
+            the update does not fit the model.
+        MethodFailed: the method raised an error while it was loaded.
+    """
+    if not isinstance(record, Record) and str(record).endswith(".safetensors"):
+        return _of_update(expanded(record), model=model, checkpoint=checkpoint, device=device)
+    if model is not None:
+        raise CosamError("A record names its own model. Leave the model out, or give an update.safetensors.")
+    record = record if isinstance(record, Record) else load_record(record)
+    return _of_record(record, checkpoint=checkpoint, device=device)
+
+
+def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) -> Predictor:
+    if record.status != "complete":
+        raise CosamError(f"The run in {record.folder} is {record.status}. Complete it by the same run again.")
+    config = validate(RunConfig, record.info.config, source=f"The settings in {record.folder / 'run.json'}")
+    config = _with_checkpoint(config, checkpoint)
+    method, settings = method_of(config)
+    bench = _workbench(config, device)
+    if bench.sam.digest != record.info.conditions.checkpoint:
+        raise CosamError(
+            f"The run in {record.folder} used other weights of {bench.sam.name} than those found now. "
+            "Give the checkpoint file that it used."
+        )
+    state = State.read(record.folder / "state.safetensors")
+    with method_faults(record.method, "__init__"):
+        loaded = method(settings, bench)
+    with method_faults(record.method, "load"):
+        loaded.load(state)
+
+    def logits(batch: Batch) -> Tensor:
+        with method_faults(record.method, "predict"):
+            return loaded.predict(batch)
+
+    tested = record.order + record.info.retention
+    domains = tested if method.card.told_domain else None
+    return Predictor(f"The method {record.method!r}", bench.view, config.protocol.score.upsampling, domains, logits)
+
+
+def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, device: str) -> Predictor:
+    if model is None:
+        raise CosamError(f"{path} does not name its base model. Give the model, or the record's folder in its place.")
+    if not path.is_file():
+        raise CosamError(f"No file {path}. Give an update.safetensors or the folder of a record.")
+    try:
+        update = Update.from_tensors(read_checkpoint(path))
+    except KeyError as error:
+        raise CosamError(f"{path} is not an update: {error} is missing. Give a record's update.safetensors.") from None
+    if any(name.startswith(SIDE) for name in (*update.low_rank, *update.dense)):
+        raise CosamError(f"{path} changes layers beside SAM, whose first weights it lacks. Give the record's folder.")
+    protocol = Protocol(name="update", stream="", model=ModelSettings(name=model))
+    bench = _workbench(_with_checkpoint(RunConfig(method="", protocol=protocol), checkpoint), device)
+    check_fits(bench.sam, update)
+    upsampling = protocol.score.upsampling
+    return Predictor(f"The update {path}", bench.view, upsampling, None, lambda batch: bench.predict(update, batch))
+
+
+def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunConfig:
+    if checkpoint is None:
+        return config
+    model = config.protocol.model.model_copy(update={"checkpoint": str(expanded(checkpoint))})
+    return config.model_copy(update={"protocol": config.protocol.model_copy(update={"model": model})})
+
+
+def _workbench(config: RunConfig, device: str) -> Workbench:
+    """What the run's methods work with, without data and stored experts."""
+    protocol, place = config.protocol, choose_device(device)
+    sam = build_base_model(config, device=place)
+    return Workbench(
+        sam=sam,
+        adapter=protocol.adapter,
+        fit=protocol.fit,
+        prompt_kind=protocol.prompts.train,
+        view=view_of(protocol, sam, place),
+        seed=config.seed,
+    )

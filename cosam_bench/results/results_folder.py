@@ -1,0 +1,128 @@
+"""Reading a folder of results: all records, one by its name, or the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import expanded
+from cosam_bench.results.leaderboard import leaderboard
+from cosam_bench.results.published import Published, all_published
+from cosam_bench.results.records import Record
+from cosam_bench.results.run_info import read_run_info
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def find_records(results: Path) -> tuple[list[Record], list[str]]:
+    """All records in a folder of results by name, and one message for each that cannot be read.
+
+    Raises:
+        CosamError: the folder does not exist.
+    """
+    if not results.is_dir():
+        raise CosamError(f"No folder {results}. Give another folder of results, or run a method first.")
+    records, problems = [], []
+    for path in _run_files(results):
+        try:
+            records.append(Record(path.parent, read_run_info(path)))
+        except CosamError as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def _run_files(results: Path) -> list[Path]:
+    found = results.glob("*/*/*/run.json")
+    return sorted(path for path in found if not path.relative_to(results).parts[0].startswith(("_", ".")))
+
+
+def load_record(asked: str | Path, *, results: str | Path = "results") -> Record:
+    """The record that ``asked`` names.
+
+    Args:
+        asked: a record's folder or its ``run.json``; or, within ``results``, ``protocol/method/hash`` with as
+            many of its parts as make it unique, in order. The hash may be cut short.
+        results: the folder of results.
+
+    Raises:
+        CosamError: no record or more than one fits, or the record is damaged.
+    """
+    path, results = expanded(asked), expanded(results)
+    for candidate in (path, path / "run.json"):
+        if candidate.name == "run.json" and candidate.is_file():
+            return Record(candidate.parent, read_run_info(candidate))
+    files = _run_files(results) if results.is_dir() else []
+    fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
+    if len(fitting) == 1:
+        return Record(fitting[0].parent, read_run_info(fitting[0]))
+    offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
+    listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
+    if fitting:
+        raise CosamError(f"{len(fitting)} records fit {str(asked)!r}. Name one of: {listed}.")
+    raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
+
+
+def _fits(asked: str, name: tuple[str, ...]) -> bool:
+    """Whether the parts of ``asked`` come in ``name`` in order; the hash, its last part, may be cut short."""
+    *folders, digest = name
+    parts = [part for part in asked.split("/") if part]
+    if not parts:
+        return False
+    tails = [parts[:-1]] if digest.startswith(parts[-1]) else []
+    return any(_in_order(wanted, folders) for wanted in (parts, *tails))
+
+
+def _in_order(wanted: Sequence[str], names: Iterable[str]) -> bool:
+    left = iter(names)
+    return all(part in left for part in wanted)
+
+
+def read_leaderboard(
+    results: Path, *, metric: str = "iou", protocol: str | None = None, with_published: bool = False
+) -> DataFrame:
+    """The leaderboard of all records in a folder.
+
+    Args:
+        results: the folder; with published numbers it may be missing or empty.
+        metric: of the scores.
+        protocol: leave out the records and published numbers of all others.
+        with_published: add what papers published, as rows of their own.
+
+    Returns:
+        As ``leaderboard`` does; in ``attrs`` also ``unreadable``, one message for each record that cannot be read.
+
+    Raises:
+        CosamError: no metric or protocol has this name, or there is nothing to show.
+    """
+    published = [one for one in all_published() if protocol is None or protocol in one.protocols]
+    published = published if with_published else []
+    records, unreadable = ([], []) if published and not results.exists() else find_records(results)
+    if not records and not published:
+        raise CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
+    names = {record.protocol for record in records}
+    if protocol is not None and protocol not in names and not published:
+        raise unknown_name("protocol in these records", protocol, names)
+    records = [record for record in records if protocol in (None, record.protocol)]
+    frame = leaderboard(records, metric=metric, published=published)
+    notes = _published_notes(published, records, metric=metric) if with_published else []
+    frame.attrs.update(notes=(*frame.attrs["notes"], *notes), unreadable=tuple(unreadable))
+    return frame
+
+
+def _published_notes(published: Sequence[Published], records: Sequence[Record], *, metric: str) -> list[str]:
+    """The sources of the published rows, and which tables have no other rows."""
+    if not published:
+        return ["no published numbers belong to this protocol."]
+    recorded = {record.protocol for record in records}
+    notes = []
+    for one in published:
+        notes += one.notes()
+        if one.rows and not any(row.scores(metric) for row in one.rows):
+            notes.append(f"{one.protocol}: nothing was published in {metric}.")
+        if not recorded.intersection(one.protocols):
+            command = f"cosam-bench run --protocol {one.protocol} --method {one.method}"
+            notes.append(f"{one.protocol}: no run is recorded here. Make one: {command}.")
+    return notes
