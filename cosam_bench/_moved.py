@@ -1,4 +1,4 @@
-"""The module paths that plugins imported from before 0.2: they work for one more version, with a warning."""
+"""Module paths that plugins imported from before 0.2: they work for one more version, with a warning."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ MOVED = {
     "merging.ties": "merging.sign_election",
     "prefix_cache": "sam.feature_cache",
     "registry": "method.registry",
+    "sam.tokens": "methods.moda_tokens",
     "testing": "method.contract_check",
     "training_domain": "method.training_domain",
     "updates": "merging.updates",
     "workbench": "method.workbench",
 }
-"""Old name: new name, both within the package. ``domains`` itself has nothing to import."""
+"""Old name to new name, both within the package. ``domains`` itself has nothing to import."""
 
 _PACKAGE = "cosam_bench."
 _EMPTY = "domains"
 
 
 class _OldPaths(MetaPathFinder, Loader):
-    """Finds a moved module by its old path; asked only after every ordinary finder has found nothing."""
+    """Finds a moved module by its old path; consulted only after all ordinary finders have found nothing."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -55,7 +56,7 @@ class _OldPaths(MetaPathFinder, Loader):
 
 
 def forwarding(old: str, new: str) -> _Forward:
-    """A module's ``__getattr__`` that takes names from the module ``new`` and warns that ``old`` has moved."""
+    """A ``__getattr__`` for the module ``old``: it takes names from the module ``new``, with a warning."""
     return _Forward(old, new)
 
 
@@ -73,7 +74,7 @@ class _Forward:
         public = name in sys.modules["cosam_bench"].__all__
         better = "cosam_bench" if public else self._new
         warnings.warn(
-            f"{self._old} has moved and goes in the next version; write: from {better} import {name}",
+            f"{self._old} has moved, and the next version will drop this path. Write: from {better} import {name}",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -81,6 +82,6 @@ class _Forward:
 
 
 def install() -> None:
-    """Let the old paths be imported."""
+    """Make the old paths importable."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(_OldPaths())

@@ -9,42 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.quick_protocol import write_quick_protocol
 
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
 
-QUICK_DOMAINS = ("pitting", "pill", "polyp")
-
-
-def _card(name: str, *, train: int) -> str:
-    return f"""
-[[domain]]
-name = "{name}"
-kind = "synthetic"
-generator = "{name}"
-size = 64
-split = {{ kind = "counts", train = {train}, test = 3, seed = 0 }}
-"""
-
 
 @pytest.fixture
 def quick_protocol(tmp_path: Path) -> Path:
     """A protocol file whose run takes seconds: untrained tiny SAM, three small domains, one epoch."""
-    stream = tmp_path / "quick-stream.toml"
-    cards = [_card(name, train=4) for name in QUICK_DOMAINS] + [_card("natural", train=0)]
-    stream.write_text('name = "quick"\nretention = ["natural"]\n' + "".join(cards))
-    protocol = tmp_path / "quick.toml"
-    protocol.write_text(
-        """
-name = "quick"
-stream = "quick-stream.toml"
-model = { name = "tiny", checkpoint = "random" }
-adapter = { rank = 2, alpha = 2.0 }
-fit = { epochs = 1, batch_size = 4 }
-"""
-    )
-    return protocol
+    return write_quick_protocol(tmp_path)
 
 
 @pytest.fixture(scope="session")

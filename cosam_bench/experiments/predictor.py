@@ -36,7 +36,9 @@ from cosam_bench.sam.serving import check_fits
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is loaded once and segments one image after another, exactly as its run was scored.
+    """A model that is loaded once and segments one image after another, by the same steps as its run was scored.
+
+    Images go through the model one at a time. A run scores them in batches, which may change a logit's last bits.
 
     Attributes:
         name: in messages.

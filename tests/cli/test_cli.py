@@ -112,7 +112,10 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("run --method regcl,opcmm", "Did you mean 'opcm'?"),
         ("run --method regcl,opcm,regcl", "The method 'regcl' is given twice"),
         ("run --method regcl,,opcm", "has an empty name"),
-        ("run --method regcl,opcm --set method.ridge=1", "'method.ridge=1' is a setting of one method, but 2 methods are given"),
+        (
+            "run --method regcl,opcm --set method.ridge=1",
+            "'method.ridge=1' is a setting of one method, but 2",
+        ),
         ("run --method regcl,opcm --dry-run", "--dry-run prints the settings of one run, but 2 methods are given"),
         ("run --method average,lorm --protocol cosam", "'lorm' is a rule about LoRA's factors"),
         ("run --config a.toml --protocol mini", "A config holds a protocol already"),

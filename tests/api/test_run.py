@@ -1,0 +1,245 @@
+"""``cosam_bench.run`` and ``leaderboard``: as the command line, but as functions of a script or a notebook."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import math
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pandas
+import pytest
+
+import cosam_bench as cb
+from cosam_bench.api import method_reference
+from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.experiments import progress
+from cosam_bench.experiments.options import setting_texts
+from cosam_bench.experiments.progress import BarReporter, LineReporter, SilentReporter, make_reporter
+
+FAILING = """
+from cosam_bench import MethodCard, Method, State
+
+class Failing(Method):
+    card = MethodCard(title="Failing")
+
+    def learn(self, domain, *, step):
+        {learn}
+
+    def predict(self, batch):
+        return self.bench.predict(None, batch)
+
+    def state(self):
+        return State()
+
+    def load(self, state):
+        pass
+"""
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of results that the module's runs share."""
+    return tmp_path_factory.mktemp("results")
+
+
+def failing(folder: Path, learn: str = "1 / 0") -> Path:
+    path = folder / "failing.py"
+    path.write_text(FAILING.format(learn=learn), encoding="utf-8")
+    return path
+
+
+def test_a_run_gives_a_record_with_its_matrix_and_figures(quick_protocol: Path, quick: Path) -> None:
+    record = cb.run("finetune", protocol=quick_protocol, seed=1, order="reverse", results=quick, progress=False)
+    assert (record.method, record.protocol, record.seed, record.status) == ("finetune", "quick", 1, "complete")
+    assert record.order == ("polyp", "pill", "pitting")
+    assert record.settings == {}
+    assert record.folder.parent == quick / "quick" / "finetune"
+    table = record.matrix("dice")
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.columns) == [*record.order, "natural"]
+    assert table.index.get_level_values("step").tolist() == [0, 1, 2, 3]
+    cells = pandas.read_csv(record.folder / "matrix.csv").query("metric == 'dice' and domain == 'pill'")
+    assert table["pill"].tolist() == pytest.approx(cells["value"].tolist(), rel=0, abs=1e-15)
+    assert set(record.summary) == set(METRICS)
+    last = record.matrix("iou").iloc[-1][list(record.order)].mean()
+    assert record.summary["iou"]["last"] == pytest.approx(last, abs=1e-12)
+    assert record.cost.state_bytes
+    assert len(repr(record)) < 200
+    assert cb.load_record(record.name, results=quick) == record == cb.load_record(record.folder)
+    assert cb.run(config=record.folder / "config.toml", results=str(quick)) == record
+
+
+def test_options_reach_the_configuration(quick_protocol: Path, quick: Path) -> None:
+    record = cb.run(
+        "regcl",
+        protocol=str(quick_protocol),
+        stream=quick_protocol.with_name("quick-stream.toml"),
+        order=["pill", "polyp", "pitting"],
+        device="cpu",
+        model="tiny",
+        checkpoint="random",
+        settings={"adapter": {"rank": 3}, "adapter.blocks": [1], "method": {"ridge": 0.5}},
+        results=quick,
+    )
+    config = tomllib.loads((record.folder / "config.toml").read_text())
+    adapter = config["protocol"]["adapter"]
+    assert (adapter["rank"], adapter["blocks"]) == (3, [1])
+    assert (config["device"], config["order"]) == ("cpu", ["pill", "polyp", "pitting"])
+    assert record.settings["ridge"] == 0.5
+
+
+def test_several_methods_give_a_list_and_a_failure_keeps_the_other_records(
+    quick_protocol: Path, quick: Path, tmp_path: Path
+) -> None:
+    records = cb.run(["finetune", "average"], protocol=quick_protocol, results=quick)
+    assert [record.method for record in records] == ["finetune", "average"]
+    assert cb.run(["average"], protocol=quick_protocol, results=quick) == records[1:]
+    with pytest.raises(cb.MethodFailed, match=r"1 of 3 methods failed: .* ZeroDivisionError") as caught:
+        cb.run(["finetune", failing(tmp_path), "average"], protocol=quick_protocol, results=quick)
+    assert caught.value.records == records
+    with pytest.raises(cb.MethodFailed, match=r"ZeroDivisionError in learn\(\)") as caught:
+        cb.run(failing(tmp_path), protocol=quick_protocol, results=quick)
+    assert caught.value.records == []
+
+
+def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Path, tmp_path: Path) -> None:
+    stop = f"import os\n        if step == 2 and not os.path.exists({str(tmp_path / 'go')!r}): raise KeyboardInterrupt"
+    path = failing(tmp_path, stop)
+    with pytest.raises(KeyboardInterrupt):
+        cb.run(path, protocol=quick_protocol, results=tmp_path)
+    assert cb.load_record("failing", results=tmp_path).status == "interrupted"
+    (tmp_path / "go").touch()
+    record = cb.run(path, protocol=quick_protocol, results=tmp_path)
+    assert record.status == "complete"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: cb.run("regcll"), "Did you mean 'regcl'"),
+        (lambda: cb.run(), "No method is named"),
+        (lambda: cb.run([]), "list of methods is empty"),
+        (lambda: cb.run(["regcl", "regcl"]), "'regcl' is given twice"),
+        (lambda: cb.run("regcl", protocol="minii"), "Did you mean 'mini'"),
+        (lambda: cb.run("regcl", settings={"method.rigde": 1}), "did you mean 'ridge'"),
+        (lambda: cb.run("regcl", settings={"adapter.blocks": None}), "'adapter.blocks' is None"),
+        (lambda: cb.run("regcl", settings={"adapter.blocks": [None]}), r"'adapter.blocks' is \[None\]"),
+        (lambda: cb.run("regcl", order="pil,rim"), "Did you mean 'pill'"),
+        (lambda: cb.run("regcl", device="tpu"), "'device' is 'tpu'"),
+        (lambda: cb.run(["regcl", "opcm"], settings={"method.ridge": 1}), "a setting of one method"),
+        (lambda: cb.run(config="none.toml"), "No file none.toml"),
+        (lambda: cb.leaderboard("nowhere"), "No folder nowhere"),
+        (lambda: cb.load_record("regcl", results="nowhere"), "No record in nowhere fits 'regcl'"),
+    ],
+)
+def test_bad_input_raises_one_clear_error(call: object, said: str) -> None:
+    assert callable(call)
+    with pytest.raises(cb.CosamError, match=said):
+        call()
+
+
+def test_settings_become_the_texts_that_set_takes() -> None:
+    given = {"a": 1e-6, "b": True, "c": 'x "y"', "d": ["é", "f"], "e": {"f": {"g": Path("h")}}}
+    assert setting_texts(given) == ("a=1e-06", "b=true", 'c="x \\"y\\""', 'd=["é", "f"]', 'e.f.g="h"')
+
+
+def test_a_class_is_named_by_where_it_is_defined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cosam_bench.methods.regcl import RegCL  # type: ignore[import-not-found,unused-ignore]
+
+    assert method_reference(RegCL) == "regcl"
+    failing(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("failing").Failing
+    assert method_reference(own) == "failing:Failing"
+    monkeypatch.setattr(own, "__module__", "__main__")
+    with pytest.raises(cb.CosamError, match=r"'Failing' is defined in a notebook, .* file of its own"):
+        cb.run(own)
+
+
+def test_a_class_from_a_file_can_be_run_again(quick_protocol: Path, tmp_path: Path) -> None:
+    from cosam_bench.method.registry import load_method
+
+    path = failing(tmp_path, "pass")
+    record = cb.run(load_method(str(path)), protocol=quick_protocol, results=tmp_path)
+    assert record.info.config["method"] == f"{path}:Failing"
+    assert cb.run(config=record.folder / "config.toml", results=tmp_path) == record
+
+
+def test_the_leaderboard_is_a_table_and_warns_of_what_it_leaves_out(quick_protocol: Path, tmp_path: Path) -> None:
+    record = cb.run("frozen", protocol=quick_protocol, results=tmp_path)
+    table = cb.leaderboard(tmp_path, metric="dice", protocol="quick")
+    assert table["method"].tolist() == ["frozen"]
+    assert table["last"].item() == record.summary["dice"]["last"]
+    assert math.isnan(table["last_std"].item())
+    damaged = tmp_path / "quick" / "frozen" / "0123456789ab"
+    damaged.mkdir()
+    (damaged / "run.json").write_text("{")
+    with pytest.warns(UserWarning, match="Left out: .*0123456789ab"):
+        assert len(cb.leaderboard(tmp_path)) == 1
+    with pytest.raises(cb.CosamError, match="Did you mean 'dice'"):
+        cb.leaderboard(tmp_path, metric="dise")
+    with pytest.raises(cb.CosamError, match="Did you mean 'quick'"):
+        cb.leaderboard(tmp_path, protocol="quik")
+
+
+def test_progress_is_silent_in_a_script_unless_asked_for(
+    quick_protocol: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cb.run("frozen", protocol=quick_protocol, results=tmp_path)
+    cb.run("frozen", protocol=quick_protocol, results=tmp_path, fresh=True, progress=False)
+    assert capsys.readouterr() == ("", "")
+    cb.run("frozen", protocol=quick_protocol, results=tmp_path, fresh=True, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Learning pill (step 2 of 3)" in err
+
+
+class ZMQInteractiveShell:
+    """The class whose name tells rich that it is in a notebook."""
+
+
+def test_a_notebook_gets_a_bar_or_without_widgets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(make_reporter(None)) is SilentReporter
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    assert type(make_reporter(None)) is LineReporter
+    monkeypatch.setattr(progress, "find_spec", lambda name: object())
+    assert type(make_reporter(None)) is type(make_reporter(True)) is BarReporter
+    assert type(make_reporter(False)) is SilentReporter
+
+
+def test_the_bar_is_drawn_as_a_widget_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With imitations of the two modules through which rich draws."""
+    shown: list[str] = []
+
+    class Output:
+        is_open = True
+
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+        def clear_output(self, *, wait: bool) -> None: ...
+        def close(self) -> None:
+            self.is_open = False
+
+    widgets, ipython, display = ModuleType("ipywidgets"), ModuleType("IPython"), ModuleType("IPython.display")
+    outputs: list[Output] = []
+
+    def show(thing: object) -> None:
+        outputs.append(thing) if isinstance(thing, Output) else shown.append(str(vars(thing)))
+
+    widgets.Output = Output  # type: ignore[attr-defined]
+    display.display = show  # type: ignore[attr-defined]
+    for module in (widgets, ipython, display):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    with BarReporter() as reporter:
+        reporter.begin(4)
+        reporter.say("Learning pill")
+        reporter.advance(1)
+        reporter._progress.refresh()
+    assert any("Learning pill" in text and "25%" in text for text in shown)
+    assert [output.is_open for output in outputs] == [False]
