@@ -68,7 +68,16 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--help", "--version", "methods", "methods regcl", "models", "run --help", "settings --protocol cosam -m ewc"],
+    [
+        "--help",
+        "--version",
+        "methods",
+        "methods regcl",
+        "models",
+        "run --help",
+        "predict --help",
+        "settings --protocol cosam -m ewc",
+    ],
 )
 def test_torch_is_not_imported_for_what_only_lists(arguments: str) -> None:
     code = (
