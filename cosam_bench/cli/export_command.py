@@ -32,7 +32,7 @@ def export(
     of the weights as it is. Each folder has a README.md that says how to load it.
     """
     from cosam_bench.results.export.formats import export_record
-    from cosam_bench.results.records import load_record
+    from cosam_bench.results.results_folder import load_record
 
     found = load_record(record, results=results)
     folder = out or Path(f"{found.info.method.rpartition(':')[2].rpartition('/')[2]}-{format_name}")
