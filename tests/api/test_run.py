@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import math
-import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pandas
 import pytest
@@ -16,9 +13,6 @@ import pytest
 import cosam_bench as cb
 from cosam_bench.api import method_reference
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.experiments import progress
-from cosam_bench.experiments.options import setting_texts
-from cosam_bench.experiments.progress import BarReporter, LineReporter, SilentReporter, make_reporter
 
 FAILING = """
 from cosam_bench import MethodCard, Method, State
@@ -142,11 +136,6 @@ def test_bad_input_raises_one_clear_error(call: object, said: str) -> None:
         call()
 
 
-def test_settings_become_the_texts_that_set_takes() -> None:
-    given = {"a": 1e-6, "b": True, "c": 'x "y"', "d": ["é", "f"], "e": {"f": {"g": Path("h")}}}
-    assert setting_texts(given) == ("a=1e-06", "b=true", 'c="x \\"y\\""', 'd=["é", "f"]', 'e.f.g="h"')
-
-
 def test_a_class_is_named_by_where_it_is_defined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cosam_bench.methods.regcl import RegCL  # type: ignore[import-not-found,unused-ignore]
 
@@ -196,50 +185,3 @@ def test_progress_is_silent_in_a_script_unless_asked_for(
     out, err = capsys.readouterr()
     assert out == ""
     assert "Learning pill (step 2 of 3)" in err
-
-
-class ZMQInteractiveShell:
-    """The class whose name tells rich that it is in a notebook."""
-
-
-def test_a_notebook_gets_a_bar_or_without_widgets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(make_reporter(None)) is SilentReporter
-    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
-    monkeypatch.setattr(progress, "find_spec", lambda name: None)
-    assert type(make_reporter(None)) is LineReporter
-    monkeypatch.setattr(progress, "find_spec", lambda name: object())
-    assert type(make_reporter(None)) is type(make_reporter(True)) is BarReporter
-    assert type(make_reporter(False)) is SilentReporter
-
-
-def test_the_bar_is_drawn_as_a_widget_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With imitations of the two modules through which rich draws."""
-    shown: list[str] = []
-
-    class Output:
-        is_open = True
-
-        def __enter__(self) -> None: ...
-        def __exit__(self, *_: object) -> None: ...
-        def clear_output(self, *, wait: bool) -> None: ...
-        def close(self) -> None:
-            self.is_open = False
-
-    widgets, ipython, display = ModuleType("ipywidgets"), ModuleType("IPython"), ModuleType("IPython.display")
-    outputs: list[Output] = []
-
-    def show(thing: object) -> None:
-        outputs.append(thing) if isinstance(thing, Output) else shown.append(str(vars(thing)))
-
-    widgets.Output = Output  # type: ignore[attr-defined]
-    display.display = show  # type: ignore[attr-defined]
-    for module in (widgets, ipython, display):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
-    with BarReporter() as reporter:
-        reporter.begin(4)
-        reporter.say("Learning pill")
-        reporter.advance(1)
-        reporter._progress.refresh()
-    assert any("Learning pill" in text and "25%" in text for text in shown)
-    assert [output.is_open for output in outputs] == [False]
