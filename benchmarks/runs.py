@@ -15,8 +15,8 @@ from benchmarks.figures import Figure
 from cosam_bench.data.cards import Card
 from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.progress import SilentReporter
 from cosam_bench.experiments.protocol import resolve_run
-from cosam_bench.experiments.reporter import SilentReporter
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.records import Record
 

@@ -1,13 +1,13 @@
-"""Protocols, and one run of a method on a protocol.
+"""Protocols, one run of a method on a protocol, and predictions by its final model.
 
 Modules, bottom to top:
 
 protocol_files: the TOML files of protocols
 protocol: a protocol and the settings of one run
-options: the command line's options as settings
-progress: a bar or lines that show how far a run is
-reporter: what a run tells whoever shows its progress
+options: the options of a run as settings
+progress: a bar or lines that show the progress of a run
 fingerprint: hashes of what decides a score
+base_model: the frozen model that the settings ask for
 experiment: data, prompts and model of one run
 method_faults: a method's faults, told from the harness's
 step_result: what one step measured
@@ -15,4 +15,7 @@ row_reuse: rows that need no second measurement
 running_record: a record while its run continues
 row_scorer: one row of the matrix
 runner: all domains through a method
+run_methods: several methods, one after another
+image_prompt: one image and its prompt, checked
+predictor: segmenting images with a run's final model
 """

@@ -16,8 +16,8 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.data.decoding import decode_image
 from cosam_bench.data.image_files import read_bytes
+from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
-from cosam_bench.sam.frames import PromptKind
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 Point: TypeAlias = tuple[float, float]

@@ -29,7 +29,8 @@ from cosam_bench.results.results_folder import load_record
 from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.batch_size import BatchSize
 from cosam_bench.sam.build import read_checkpoint
-from cosam_bench.sam.frames import Upsampling, to_original
+from cosam_bench.sam.frame_choices import Upsampling
+from cosam_bench.sam.frames import to_original
 from cosam_bench.sam.inputs import Batch, View, collate_inputs
 from cosam_bench.sam.serving import check_fits
 
@@ -163,7 +164,7 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
             return loaded.predict(batch)
 
     tested = record.order + record.info.retention
-    domains = tested if method.card.told_domain else None
+    domains = tested if method.card.receives_domain else None
     return Predictor(f"The method {record.method!r}", bench.view, config.protocol.score.upsampling, domains, logits)
 
 

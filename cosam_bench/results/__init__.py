@@ -8,6 +8,7 @@ costs: the table of costs
 published: numbers from papers
 conditions: which records are comparable
 leaderboard: one row per method and settings
+results_folder: a folder of records: all, one, or as a leaderboard
 image_scores: scores of single images
 export: a record's model in other programs' formats
 report: one page about several runs
