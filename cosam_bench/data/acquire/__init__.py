@@ -2,11 +2,14 @@
 
 Modules, bottom to top:
 
-pairing_faults: what is wrong with a folder's pairs
-check: every file of a domain opened and looked at
-archive_members: what may be unpacked from an archive
-archives: unpacking
-coco: COCO's annotations as mask files
-prepare: from a published archive or folder to a card's layout
-fetch: downloads under the data's licence
+unused_masks: masks without an image
+check: every file of a domain opened and checked
+archive_formats: the format of an archive, by its content
+archive_members: the members of an archive of any format
+extraction: members written below one folder, within limits
+archives: unpacking completely or not at all
+coco_annotations: the largest instance of each image of COCO
+coco_selection: images selected from COCO, with mask files
+prepare: from a folder or an archive to a card's location
+fetch: downloads of files with direct addresses
 """

@@ -1,4 +1,4 @@
-"""What every synthetic domain is painted with: noise, colour, light, and layers laid over each other.
+"""The tools that paint every synthetic domain: noise, colour, light, and layers.
 
 Pictures are float ``(size, size, 3)`` in [0, 1]; coordinates are in image widths, the centre of the
 top left pixel at half a pixel, so that a scene looks the same at every size.
@@ -110,7 +110,7 @@ def light(picture: Array, gain: Array | float) -> Array:
 
 
 def tone(red: float, green: float, blue: float) -> Array:
-    """A colour ``(3,)`` to reckon with."""
+    """A colour ``(3,)`` for arithmetic."""
     return np.array([red, green, blue], dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Two living subjects that hide: an animal that wears its ground's texture, and a polyp in a gut."""
+"""Two camouflaged living subjects: an animal with the texture of its ground, and a polyp in a gut."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _animal(rng: np.random.Generator, size: int) -> Array:
 
 
 def polyp(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
-    """A dome of mucosa in an endoscope's view: same colour as the wall, told by its shading.
+    """A dome of mucosa in an endoscope's view: same colour as the wall, visible by its shading.
 
     Caricature of Kvasir-SEG: black corners, folds with sharp shadows, wet highlights that cut across
     everything; the mask is the whole dome, highlights included and its cast shadow excluded.

@@ -11,7 +11,7 @@ import numpy as np
 from cosam_bench.data.synthetic import canvas, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
-MIN_FOREGROUND = 12  # pixels; below this a mask is no target
+MIN_FOREGROUND = 12  # pixels; below this a mask is not a target
 
 
 def scene(rng: np.random.Generator, size: int) -> tuple[Picture, list[Mask]]:

@@ -10,7 +10,7 @@ from cosam_bench.data.synthetic.canvas import Array, coordinates
 
 
 def local(size: int, centre: tuple[float, float], angle: float = 0.0) -> tuple[Array, Array]:
-    """Coordinates along and across a shape that lies at ``centre`` (x, y), turned by ``angle`` radians."""
+    """Coordinates along and across a shape at ``centre`` (x, y), turned by ``angle`` radians."""
     x, y = coordinates(size)
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
