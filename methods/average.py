@@ -14,8 +14,8 @@ rounding. The output is of rank up to t r.
 from __future__ import annotations
 
 from cosam_bench import MergingMethod, MethodCard, TrainingDomain, Update
-from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.merging.updates import changes_in_turn
+from cosam_bench.merging.elementwise import add_task_vector
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
 class Average(MergingMethod):
@@ -31,4 +31,4 @@ class Average(MergingMethod):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The mean over all experts so far."""
         mean = self.served.dense if self.served else None
-        return Update(dense=add_expert(mean, changes_in_turn(expert), scale="1/t", step=step))
+        return Update(dense=add_task_vector(mean, lazy_weight_changes(expert), scale="1/t", step=step))

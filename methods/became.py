@@ -46,8 +46,7 @@ from cosam_bench import (
     weight_changes,
 )
 from cosam_bench.merging.interpolation import difference, inner_product, interpolate, plus
-from cosam_bench.merging.regression import running_sums
-from cosam_bench.merging.updates import taken_from
+from cosam_bench.merging.regression import pop_items, running_sums
 
 
 def best_coefficient(step: Mapping[str, Tensor], *, past: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> float:
@@ -166,9 +165,7 @@ class Became(MergingMethod[BecameSettings]):
         self.served = self.merge(expert, domain, step=step)
         if self.settings.projected:
             grams = self.bench.input_grams(domain, self.served)
-            self.memory |= running_sums(
-                self.memory, ((f"gram/{layer}", gram) for layer, gram in taken_from(grams).items())
-            )
+            self.memory |= running_sums(self.memory, ((f"gram/{layer}", gram) for layer, gram in pop_items(grams)))
 
     def _spans(self) -> dict[str, Tensor]:
         threshold = self.settings.threshold

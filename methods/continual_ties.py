@@ -21,9 +21,9 @@ from typing import Literal
 from torch import Tensor
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.elementwise import add_task_vector
 from cosam_bench.merging.sign_election import Agreement, elect_between, trim
-from cosam_bench.merging.updates import changes_in_turn
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
 def add_by_election(
@@ -46,9 +46,9 @@ def add_by_election(
         step: 1 for the first expert, which is added untrimmed.
     """
     if merged is None:
-        return add_expert(None, changes, scale=scale, step=step)
+        return add_task_vector(None, changes, scale=scale, step=step)
     sides = [trim(merged, density=density), trim(changes, density=density)]
-    return add_expert(merged, elect_between(sides, merge=merge), scale=scale, step=step)
+    return add_task_vector(merged, elect_between(sides, merge=merge), scale=scale, step=step)
 
 
 class ContinualTiesSettings(Settings):
@@ -77,4 +77,4 @@ class ContinualTies(MergingMethod[ContinualTiesSettings]):
         """The served update with the scaled election between it and the new expert added."""
         merged = self.served.dense if self.served else None
         options = self.settings.model_dump()
-        return Update(dense=add_by_election(merged, changes_in_turn(expert), step=step, **options))
+        return Update(dense=add_by_election(merged, lazy_weight_changes(expert), step=step, **options))

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.elementwise import add_expert, entrywise
+from cosam_bench.merging.elementwise import add_task_vector, entrywise
 from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.sign_election import add_votes, elect, trim
-from cosam_bench.merging.updates import InTurn, changes_in_turn, shapes_of
+from cosam_bench.merging.updates import LazyTensors, lazy_weight_changes, shapes_of
 
 
 def drop_and_rescale(
@@ -44,7 +44,7 @@ def drop_and_rescale(
     def thinned(mask: Tensor, change: Tensor) -> Tensor:
         return change.where(mask, 0) / (1 - probability)
 
-    return InTurn(shapes_of(changes), lambda name: entrywise(thinned, masks[name], changes[name]))
+    return LazyTensors(shapes_of(changes), lambda name: entrywise(thinned, masks[name], changes[name]))
 
 
 def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: torch.Generator) -> dict[str, Tensor]:
@@ -89,12 +89,12 @@ class Dare(MergingMethod[DareSettings]):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The sum or election over all thinned experts so far."""
-        changes, drop, scale = changes_in_turn(expert), self.settings.drop, self.settings.scale
+        changes, drop, scale = lazy_weight_changes(expert), self.settings.drop, self.settings.scale
         masks = draw_masks(changes, probability=drop, generator=self.bench.generator("dare", domain.name))
         thinned = drop_and_rescale(changes, masks, probability=drop)
         if self.settings.combine == "sum":
             total = self.served.dense if self.served else None
-            return Update(dense=add_expert(total, thinned, scale=scale, step=step))
+            return Update(dense=add_task_vector(total, thinned, scale=scale, step=step))
         self.memory = add_votes(self.memory, trim(thinned, density=self.settings.density), merge="sum")
         share = 1 / step if scale == "1/t" else scale
         return Update(dense={name: change.mul_(share) for name, change in elect(self.memory, merge="sum").items()})

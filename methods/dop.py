@@ -50,8 +50,8 @@ from cosam_bench import (
     Update,
     setting,
 )
-from cosam_bench.merging.spectral import Spectrum, as_factors, compress, find_factors, joint_core, numerical_rank
-from cosam_bench.merging.updates import changes_in_turn, check_same_layers
+from cosam_bench.merging.spectral import Spectrum, compress, find_factors, joint_core, numerical_rank
+from cosam_bench.merging.updates import as_factors, check_same_layers, lazy_weight_changes
 
 Space = Literal["u", "v", "uv"]
 
@@ -264,7 +264,7 @@ class DOP(MergingMethod[DOPSettings]):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The joined change of each weight, dense."""
-        news = changes_in_turn(expert)
+        news = lazy_weight_changes(expert)
         if self.served is None:
             return Update(dense=dict(news))
         check_same_layers(self.served, Update(dense=news))

@@ -23,8 +23,8 @@ from __future__ import annotations
 from typing import Literal
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.fisher_average import add_expert
-from cosam_bench.merging.updates import changes_in_turn
+from cosam_bench.merging.fisher_average import add_to_fisher_average
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
 class FisherSettings(Settings):
@@ -57,8 +57,8 @@ class Fisher(MergingMethod[FisherSettings]):
         """The Fisher-weighted average of all experts so far."""
         options = self.settings
         fisher = self.bench.squared_gradients(domain, expert, labels=options.labels, images=options.images)
-        changes = changes_in_turn(expert)
-        self.memory, merged = add_expert(
+        changes = lazy_weight_changes(expert)
+        self.memory, merged = add_to_fisher_average(
             self.memory, changes, fisher, minimum=options.minimum, normalise=options.normalise
         )
         return Update(dense=merged)

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.elementwise import add_task_vector
 from cosam_bench.merging.sign_election import elect_between, trim
-from cosam_bench.merging.updates import changes_in_turn, check_same_layers
+from cosam_bench.merging.updates import check_same_layers, lazy_weight_changes
 
 SMALLEST_SINGULAR_VALUE = 1e-5  # the released code keeps what is larger
 
@@ -88,7 +88,7 @@ def merge_aligned(
             vector[layer] = part
     # The coordinates are formed a layer at a time, wherever they are needed.
     coordinates = [
-        changes_in_turn(Update(vector, {f"{name}{_DENSE}": change for name, change in expert.dense.items()}))
+        lazy_weight_changes(Update(vector, {f"{name}{_DENSE}": change for name, change in expert.dense.items()}))
         for vector, expert in zip(vectors, experts, strict=True)
     ]
     merged = _by_ties(coordinates, density, merge) if rule == "ties" else _by_sum(coordinates, merge)
@@ -105,7 +105,7 @@ def _by_ties(
 def _by_sum(vectors: Sequence[Mapping[str, Tensor]], merge: Literal["sum", "mean"]) -> Mapping[str, Tensor]:
     total = None
     for step, vector in enumerate(vectors, start=1):
-        total = add_expert(total, vector, scale="1/t" if merge == "mean" else 1.0, step=step)
+        total = add_task_vector(total, vector, scale="1/t" if merge == "mean" else 1.0, step=step)
     assert total is not None
     return total
 

@@ -38,10 +38,11 @@ from cosam_bench import (
     setting,
 )
 from cosam_bench.merging.regression import merge_by_regression, running_sums
-from cosam_bench.merging.updates import taken_from
 
 
-def add_expert(memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str) -> dict[str, Tensor]:
+def add_shared_a_terms(
+    memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str
+) -> dict[str, Tensor]:
     """One layer's running sums with one more expert, whose A is that of the others.
 
     Args:
@@ -52,7 +53,8 @@ def add_expert(memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *,
     Returns:
         float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.
     """
-    return running_sums(memory, {f"{layer}/gram": inner, f"{layer}/product": factors.b.double() @ inner})
+    terms = {f"{layer}/gram": inner, f"{layer}/product": factors.b.double() @ inner}
+    return running_sums(memory, terms.items())
 
 
 def merged_b(sums: Mapping[str, Tensor], *, layer: str, ridge: float) -> Tensor:
@@ -104,15 +106,15 @@ class LoRM(MergingMethod[LoRMSettings]):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
         shared = {layer: factors.a for layer, factors in expert.low_rank.items()}
-        inner = taken_from(self.bench.input_grams(domain, expert, projections=shared))
+        inner = self.bench.input_grams(domain, expert, projections=shared)
         sums = running_sums(
-            self.memory, {f"{name}/sum": change.to(torch.float64, copy=True) for name, change in expert.dense.items()}
+            self.memory, ((f"{name}/sum", change.to(torch.float64, copy=True)) for name, change in expert.dense.items())
         )
         dense = {name: (sums[f"{name}/sum"] / step).to(change.dtype) for name, change in expert.dense.items()}
         low_rank = {}
         for layer, factors in expert.low_rank.items():
             self._check_shared(layer, factors.a)
-            sums |= add_expert(self.memory, factors, inner[layer], layer=layer)
+            sums |= add_shared_a_terms(self.memory, factors, inner.pop(layer), layer=layer)
             low_rank[layer] = LowRank(
                 factors.a, merged_b(sums, layer=layer, ridge=self.settings.ridge).to(factors.b.dtype)
             )

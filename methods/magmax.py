@@ -26,7 +26,7 @@ from torch import Tensor
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.elementwise import check_same_parameters, entrywise
-from cosam_bench.merging.updates import changes_in_turn
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
 def keep_larger(
@@ -89,4 +89,4 @@ class MagMax(MergingMethod[MagMaxSettings]):
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled entries of largest magnitude over all experts so far."""
         merged = self.served.dense if self.served else None
-        return Update(dense=keep_larger(merged, changes_in_turn(expert), scale=self.settings.scale))
+        return Update(dense=keep_larger(merged, lazy_weight_changes(expert), scale=self.settings.scale))

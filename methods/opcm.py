@@ -51,7 +51,7 @@ from cosam_bench import (
     setting,
 )
 from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numerical_rank, rank_tolerance, update_norm
-from cosam_bench.merging.updates import Computed, check_same_layers
+from cosam_bench.merging.updates import check_same_layers
 
 Variant = Literal["release", "supp"]
 
@@ -152,15 +152,17 @@ def merge_orthogonally(
     def kept(spectrum: Spectrum) -> LowRank:
         return (spectrum if rank is None else spectrum.first(rank)).factors(torch.float64)
 
+    def rescaled(factor: float) -> Update:
+        low_rank = {name: kept(summed(name)[0]).scaled(factor).to(dtype) for name in layers}
+        return Update(low_rank, {name: (change * factor).to(dtype) for name, change in dense.items()})
+
     # Layer by layer and twice, for the norm and for what it scales: all in float64 would be as much again as the state.
-    total = Update(
-        Computed([*olds, *news], lambda name: kept(summed(name)[0])),
-        _sum_of_dense(merged, expert.dense, rescaled_only),
-    )
+    layers = dict.fromkeys([*olds, *news])
+    dense = _sum_of_dense(merged, expert.dense, rescaled_only)
     spectra: dict[str, Tensor] = {}
     splits: dict[str, int] = {}
-    total_norm = UpdateNorm(total.dense)
-    for name in total.low_rank:
+    total_norm = UpdateNorm(dense)
+    for name in layers:
         spectrum, splits[name] = summed(name)
         spectra[name] = spectrum.s
         total_norm.add(name, kept(spectrum))
@@ -168,11 +170,11 @@ def merge_orthogonally(
     count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
     mean_norm, norm = norm_sum / count, total_norm.value()
     if norm <= _CANCELLED * mean_norm:
-        stays = merged.change if merged.count else _scaled(total, 0.0, dtype)  # zero, but of the right layers
+        stays = merged.change if merged.count else rescaled(0.0)  # zero, but of the right layers
         return Merged(stays, 1.0, norm_sum, count, splits)
     energy, lost = (sum(float(s[first:].square().sum()) for s in spectra.values()) for first in (0, rank or 0))
     discarded = lost / energy if rank is not None and energy > 0 else 0.0
-    return Merged(_scaled(total, mean_norm / norm, dtype), norm / mean_norm, norm_sum, count, splits, discarded)
+    return Merged(rescaled(mean_norm / norm), norm / mean_norm, norm_sum, count, splits, discarded)
 
 
 def _layer_sum(
@@ -202,14 +204,6 @@ def _sum_of_dense(merged: Merged, new: Mapping[str, Tensor], rescaled_only: Coll
         elif name not in rescaled_only:
             total[name] = total[name] + change.double()
     return total
-
-
-def _scaled(update: Update, factor: float, dtype: torch.dtype) -> Update:
-    low_rank = {}
-    for name, factors in update.low_rank.items():
-        scaled = factors.scaled(factor)
-        low_rank[name] = LowRank(a=scaled.a.to(dtype), b=scaled.b.to(dtype))
-    return Update(low_rank, {name: (change * factor).to(dtype) for name, change in update.dense.items()})
 
 
 def parameters_beside_modules(model: nn.Module) -> frozenset[str]:

@@ -38,13 +38,13 @@ from cosam_bench import (
     Update,
     setting,
 )
-from cosam_bench.merging.elementwise import entrywise_each
+from cosam_bench.merging.elementwise import entrywise_multi
 from cosam_bench.merging.interpolation import difference, inner_product, interpolate
 
 _SUMS = ("fisher", "residual")  # what is kept of each parameter
 
 
-def add_expert(
+def closed_form_coefficient(
     memory: Mapping[str, Tensor], step: Mapping[str, Tensor], fisher: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], float]:
     """How far to go towards a new expert, and the sums for the next one.
@@ -78,7 +78,7 @@ def add_expert(
     result: dict[str, Tensor] = {}
     for name, change in step.items():
         before = [memory[f"{kind}/{name}"] for kind in _SUMS if memory]
-        left = entrywise_each(kept, *before, fisher[name], change, results=2)
+        left = entrywise_multi(kept, *before, fisher[name], change, results=2)
         result |= {f"{kind}/{name}": values for kind, values in zip(_SUMS, left, strict=True)}
     return result, coefficient
 
@@ -156,6 +156,6 @@ class PerturbMerge(MergingMethod[PerturbMergeSettings]):
         served = self.served.dense if self.served is not None else {}
         fisher = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
         moved = difference(expert, served)
-        self.memory, coefficient = add_expert(self.memory, moved, fisher)
+        self.memory, coefficient = closed_form_coefficient(self.memory, moved, fisher)
         self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
         return Update(dense=interpolate(served, moved, weight=coefficient))

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
-from cosam_bench.merging.updates import whole
+from cosam_bench.merging.updates import as_factors
 
 _EXPERT = "expert/"  # what the names of the last expert's tensors in the state begin with
 
@@ -123,7 +123,7 @@ class RegCL(MergingMethod[RegCLSettings]):
         return self.settings.space if self.bench.adapter.kind == "lora" else "whole"
 
     def _merge_whole(self, expert: Update) -> list[LowRank]:
-        return [whole(self._solve(f"{layer}/gram", f"{layer}/product")) for layer in expert.low_rank]
+        return [as_factors(self._solve(f"{layer}/gram", f"{layer}/product")) for layer in expert.low_rank]
 
     def _merge_factors(self, expert: Update) -> list[LowRank]:
         return [

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
-from cosam_bench.merging.updates import Computed, changes_in_turn, taken_from
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
-def add_expert(
+def add_regression_terms(
     memory: Mapping[str, Tensor],
     changes: Mapping[str, Tensor],
-    grams: Mapping[str, Tensor],
+    grams: dict[str, Tensor],
     *,
     off_diagonal: float,
     factors: Mapping[str, LowRank] | None = None,
@@ -44,7 +44,8 @@ def add_expert(
     Args:
         memory: what this function returned for the expert before; empty at first.
         changes: by parameter name, dW; ``(m, n)`` for a layer's weight.
-        grams: by layer name, G ``(n, n)``; a parameter ``<layer>.weight`` is regressed, all others are averaged.
+        grams: by layer name, G ``(n, n)``; emptied, so that each can be freed after its use. A parameter
+            ``<layer>.weight`` is regressed, all others are averaged.
         off_diagonal: what G's off-diagonal is multiplied by; 0 keeps the diagonal alone.
         factors: of those layers' changes that are of low rank; the products are the same but for the rounding of
             the dense change.
@@ -60,7 +61,7 @@ def add_expert(
             if layer == name or layer not in grams:
                 yield f"{name}/sum", changes[name].to(torch.float64, copy=True)
                 continue
-            gram = scale_off_diagonal(grams[layer].double(), off_diagonal)
+            gram = scale_off_diagonal(grams.pop(layer).double(), off_diagonal)
             if gram.ndim == 1:
                 product = changes[name].double() * gram
             elif layer in factors:  # G is as wide as the layer, and the factors are thin
@@ -74,22 +75,18 @@ def add_expert(
     return running_sums(memory, terms())
 
 
-def merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> Computed[Tensor]:
-    """The merged change by parameter name and in turn, float64, from the sums over ``step`` experts.
+def iter_merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's name and merged change, float64, from the sums over ``step`` experts.
 
     Raises:
-        CosamError: where one is asked for, a Gram sum has no inverse and the ridge is 0.
+        CosamError: a Gram sum has no inverse and the ridge is 0.
     """
-    totals = {name.removesuffix("/sum"): name for name in sums if name.endswith("/sum")}
-    layers = {f"{name.removesuffix('/gram')}.weight": name for name in sums if name.endswith("/gram")}
-
-    def merged(name: str) -> Tensor:
-        if name in totals:
-            return sums[totals[name]] / step
-        layer = name.removesuffix(".weight")
-        return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge)
-
-    return Computed([*layers, *totals], merged)
+    for name, total in sums.items():
+        if name.endswith("/gram"):
+            layer = name.removesuffix("/gram")
+            yield f"{layer}.weight", merge_by_regression(total, sums[f"{layer}/product"], ridge=ridge)
+        elif name.endswith("/sum"):
+            yield name.removesuffix("/sum"), total / step
 
 
 class RegMeanSettings(Settings):
@@ -128,33 +125,31 @@ class RegMean(MergingMethod[RegMeanSettings]):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The regression over all experts so far."""
+        ridge, rank = self.settings.ridge, self.settings.rank
         grams = self.bench.input_grams(domain, expert)
         layers = list(grams)
-        self.memory = add_expert(
+        self.memory = add_regression_terms(
             self.memory,
-            changes_in_turn(expert),
-            taken_from(grams),
+            lazy_weight_changes(expert),
+            grams,
             factors={
                 layer: factors for layer, factors in expert.low_rank.items() if f"{layer}.weight" not in expert.dense
             },
             off_diagonal=self.settings.off_diagonal,
         )
-        merged = merged_changes(self.memory, step=step, ridge=self.settings.ridge)
-        cut = self._truncated(expert, merged, layers) if self.settings.rank else {}
         dtypes = {f"{layer}.weight": factors.b.dtype for layer, factors in expert.low_rank.items()}
         dtypes |= {name: change.dtype for name, change in expert.dense.items()}
-        kept = [name for name in merged if name.removesuffix(".weight") not in cut]
-        return Update(cut, {name: merged[name].to(dtypes[name]) for name in kept})
-
-    def _truncated(self, expert: Update, merged: Mapping[str, Tensor], layers: list[str]) -> dict[str, LowRank]:
-        assert self.settings.rank is not None
-        low_rank, discarded = {}, []
-        for layer in layers:
-            factors, share = truncate_by_gram(
-                merged[f"{layer}.weight"], self.memory[f"{layer}/gram"], rank=self.settings.rank
-            )
-            like = expert.low_rank[layer]
-            low_rank[layer] = LowRank(factors.a.to(like.a.dtype), factors.b.to(like.b.dtype))
-            discarded.append(share)
-        self.memory["discarded"] = torch.tensor(discarded)
-        return low_rank
+        low_rank: dict[str, LowRank] = {}
+        dense: dict[str, Tensor] = {}
+        discarded: dict[str, float] = {}
+        for name, change in iter_merged_changes(self.memory, step=step, ridge=ridge):
+            layer = name.removesuffix(".weight")
+            if rank is None or layer not in layers:
+                dense[name] = change.to(dtypes[name])
+                continue
+            factors, discarded[layer] = truncate_by_gram(change, self.memory[f"{layer}/gram"], rank=rank)
+            own = expert.low_rank[layer]
+            low_rank[layer] = LowRank(factors.a.to(own.a.dtype), factors.b.to(own.b.dtype))
+        if rank is not None:
+            self.memory["discarded"] = torch.tensor([discarded[layer] for layer in layers])
+        return Update(low_rank, dense)

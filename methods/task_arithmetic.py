@@ -45,14 +45,14 @@ from cosam_bench import (
     Workbench,
     setting,
 )
-from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.merging.osrm import quiet_directions
-from cosam_bench.merging.regression import running_sums
+from cosam_bench.merging.elementwise import add_task_vector
+from cosam_bench.merging.osrm import least_energy_directions
+from cosam_bench.merging.regression import pop_items, running_sums
 from cosam_bench.merging.scale import Scale
-from cosam_bench.merging.updates import changes_in_turn, taken_from
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
-class QuietFactors(TrainingHooks):
+class OsrmFactors(TrainingHooks):
     """Lets each layer's A begin where the past domains' inputs have the least energy.
 
     Attributes:
@@ -67,7 +67,7 @@ class QuietFactors(TrainingHooks):
         with torch.no_grad():
             for layer, moment in self.second_moments.items():
                 a, _, _ = adapter.factors[layer]
-                a.copy_(quiet_directions(moment, count=a.shape[0]))
+                a.copy_(least_energy_directions(moment, count=a.shape[0]))
 
 
 class TaskArithmeticSettings(Settings):
@@ -108,11 +108,11 @@ class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """OSRM's first factors, where past domains' inputs are known."""
-        return QuietFactors(self.memory) if self.memory else None
+        return OsrmFactors(self.memory) if self.memory else None
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled sum over all experts so far."""
         if self.settings.first_factors == "osrm":
-            self.memory = running_sums(self.memory, taken_from(self.bench.input_grams(domain, None)))
+            self.memory = running_sums(self.memory, pop_items(self.bench.input_grams(domain, None)))
         total = self.served.dense if self.served else None
-        return Update(dense=add_expert(total, changes_in_turn(expert), scale=self.settings.scale, step=step))
+        return Update(dense=add_task_vector(total, lazy_weight_changes(expert), scale=self.settings.scale, step=step))

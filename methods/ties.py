@@ -21,7 +21,7 @@ from typing import Literal
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.sign_election import add_votes, elect, trim
-from cosam_bench.merging.updates import changes_in_turn
+from cosam_bench.merging.updates import lazy_weight_changes
 
 
 class TiesSettings(Settings):
@@ -52,7 +52,7 @@ class Ties(MergingMethod[TiesSettings]):
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The scaled election over all experts so far."""
-        trimmed = trim(changes_in_turn(expert), density=self.settings.density)
+        trimmed = trim(lazy_weight_changes(expert), density=self.settings.density)
         self.memory = add_votes(self.memory, trimmed, merge=self.settings.merge)
         merged = elect(self.memory, merge=self.settings.merge)
         return Update(dense={name: change.mul_(self.settings.scale) for name, change in merged.items()})

@@ -11,10 +11,10 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.updates import shapes_of
 
-_PIECE = 2**16  # entries; of float64, half a MiB
+_CHUNK = 2**16  # entries; of float64, half a MiB
 
 
-def add_expert(
+def add_task_vector(
     merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: Scale, step: int
 ) -> dict[str, Tensor]:
     """The merged change with one more expert in it.
@@ -62,25 +62,20 @@ def entrywise(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     >>> entrywise(lambda one, other: one * other, torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     tensor([3., 8.])
     """
-    return entrywise_each(lambda *pieces: (rule(*pieces),), *tensors, results=1)[0]
+    return entrywise_multi(lambda *pieces: (rule(*pieces),), *tensors, results=1)[0]
 
 
-def entrywise_each(rule: Callable[..., Sequence[Tensor]], *tensors: Tensor, results: int) -> list[Tensor]:
+def entrywise_multi(rule: Callable[..., Sequence[Tensor]], *tensors: Tensor, results: int) -> list[Tensor]:
     """As ``entrywise``, for a rule that makes this many results together."""
     last = tensors[-1]
     made = [torch.empty_like(last, memory_format=torch.contiguous_format) for _ in range(results)]
-    for pieces in in_pieces(*made, *tensors):
+    for pieces in _chunks(*made, *tensors):
         for piece, values in zip(pieces[:results], rule(*pieces[results:]), strict=True):
             piece.copy_(values)
     return made
 
 
-def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape, some thousand entries of each at a time, ``(d,)``.
-
-    Raises:
-        CosamError: their shapes differ.
-    """
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     shapes = dict.fromkeys(tuple(tensor.shape) for tensor in tensors)
     if len(shapes) > 1:
         raise CosamError(
@@ -88,8 +83,8 @@ def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
             "Merge only adapters of one base model and one adapter setting."
         )
     flat = [tensor.reshape(-1) for tensor in tensors]
-    for begin in range(0, len(flat[0]), _PIECE):
-        yield tuple(tensor[begin : begin + _PIECE] for tensor in flat)
+    for begin in range(0, len(flat[0]), _CHUNK):
+        yield tuple(tensor[begin : begin + _CHUNK] for tensor in flat)
 
 
 def check_same_parameters(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cosam_bench.merging.elementwise import entrywise_each
+from cosam_bench.merging.elementwise import entrywise_multi
 
 _SUMS = ("weighted", "weight")  # what is kept of each parameter
 
 
-def add_expert(
+def add_to_fisher_average(
     memory: Mapping[str, Tensor],
     changes: Mapping[str, Tensor],
     fisher: Mapping[str, Tensor],
@@ -56,7 +56,7 @@ def add_expert(
     merged: dict[str, Tensor] = {}
     for name, change in changes.items():
         before = [memory[f"{name}/{kind}"] for kind in _SUMS if memory]
-        *totals, merged[name] = entrywise_each(summed, *before, fisher[name], change, results=3)
+        *totals, merged[name] = entrywise_multi(summed, *before, fisher[name], change, results=3)
         sums |= {f"{name}/{kind}": total for kind, total in zip(_SUMS, totals, strict=True)}
     return sums, merged
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from cosam_bench.merging.elementwise import entrywise
-from cosam_bench.merging.updates import InTurn, Update, changes_in_turn, shapes_of
+from cosam_bench.merging.updates import LazyTensors, Update, lazy_weight_changes, shapes_of
 
 Changes = Mapping[str, Tensor]
 
 
-def difference(expert: Update, served: Changes) -> InTurn:
+def difference(expert: Update, served: Changes) -> LazyTensors:
     """What the expert changed beyond what was served, by parameter name and in turn, in the expert's dtype.
 
     Exact but for the rounding of ``b @ a`` where the expert was trained as a fresh adapter above ``served``.
@@ -21,7 +21,7 @@ def difference(expert: Update, served: Changes) -> InTurn:
     Args:
         served: dense, by parameter name; empty for the base.
     """
-    low_rank = changes_in_turn(Update(expert.low_rank))
+    low_rank = lazy_weight_changes(Update(expert.low_rank))
 
     def compute(name: str) -> Tensor:
         if name not in expert.dense and name not in served:
@@ -32,7 +32,7 @@ def difference(expert: Update, served: Changes) -> InTurn:
         assert above is not None
         return low_rank[name] + above if name in low_rank else above
 
-    return InTurn({**low_rank.shapes, **shapes_of(expert.dense), **shapes_of(served)}, compute)
+    return LazyTensors({**low_rank.shapes, **shapes_of(expert.dense), **shapes_of(served)}, compute)
 
 
 def interpolate(served: Changes, step: Changes, *, weight: float) -> dict[str, Tensor]:

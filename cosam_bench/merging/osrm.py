@@ -8,7 +8,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 
 
-def quiet_directions(second_moment: Tensor, *, count: int) -> Tensor:
+def least_energy_directions(second_moment: Tensor, *, count: int) -> Tensor:
     """The orthonormal directions along which a layer's inputs have the least energy.
 
     The minimiser of ``||H A^T||`` over A with ``A A^T = I``, where ``second_moment`` is H^T H up to a factor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,19 +11,22 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import LowRank
 
 
-def running_sums(
-    memory: Mapping[str, Tensor], terms: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The sums of ``memory`` with each term added under its own name, in float64; other entries are left out.
+def running_sums(memory: Mapping[str, Tensor], terms: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The sums in ``memory`` with each named term added, in float64; entries without a term are left out.
 
     Args:
-        terms: by name, or as pairs that are made one after another; those in float64 are overwritten, because they
-            may be as large as the memory.
+        terms: names and tensors; float64 tensors are overwritten, because they may be as large as the memory.
     """
     sums = {}
-    for name, term in terms.items() if isinstance(terms, Mapping) else terms:
+    for name, term in terms:
         sums[name] = term.double().add_(memory[name]) if name in memory else term.double()
     return sums
+
+
+def pop_items(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors by name in their order, each removed from the dict, so that it can be freed after its use."""
+    for name in list(tensors):
+        yield name, tensors.pop(name)
 
 
 def scale_off_diagonal(gram: Tensor, ratio: float) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cosam_bench.merging.elementwise import check_same_parameters, entrywise
 from cosam_bench.merging.order_statistics import order_statistics
-from cosam_bench.merging.updates import InTurn, shapes_of
+from cosam_bench.merging.updates import LazyTensors, shapes_of
 
 Agreement: TypeAlias = Literal["sum", "mean", "max"]
 
@@ -49,12 +49,12 @@ def trim(changes: Mapping[str, Tensor], *, density: float) -> Mapping[str, Tenso
     dropped = count - int(density * count)
     if dropped < 1:
         return changes
-    (threshold,) = order_statistics(changes.values(), dropped - 1, magnitudes=True)
+    (threshold,) = order_statistics(changes, dropped - 1, magnitudes=True)
 
     def cut(change: Tensor) -> Tensor:
         return change.where(change.abs() >= threshold, 0)
 
-    return InTurn(shapes, lambda name: entrywise(cut, changes[name]))
+    return LazyTensors(shapes, lambda name: entrywise(cut, changes[name]))
 
 
 def add_votes(votes: Mapping[str, Tensor], trimmed: Mapping[str, Tensor], *, merge: Agreement) -> dict[str, Tensor]:
@@ -143,7 +143,7 @@ def _elected(
     kept: Callable[[str], Sequence[Tensor]],
     count: Callable[..., Mapping[str, Tensor]],
     merge: Agreement,
-) -> InTurn:
+) -> LazyTensors:
     """The election in turn.
 
     Args:
@@ -170,7 +170,7 @@ def _elected(
         merged = positive.where(sign > 0, negative)
         return merged.where(sign != 0, 0) if merge == "max" else merged
 
-    return InTurn(shapes, lambda name: entrywise(elected, *kept(name)))
+    return LazyTensors(shapes, lambda name: entrywise(elected, *kept(name)))
 
 
 def _of_kind(votes: Mapping[str, Tensor], kind: str) -> Iterator[tuple[str, Tensor]]:

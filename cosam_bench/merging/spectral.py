@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.updates import LowRank, Update
+from cosam_bench.merging.updates import LowRank, Update, as_factors
 
 # What rounding alone leaves, relative to the largest singular value: in float64 1e-16 times a few operations, in
 # float32 factors 1e-7, where two that were rounded apart cancel out.
@@ -80,40 +80,6 @@ def numerical_rank(singular_values: Tensor, *, tolerance: float) -> int:
     return int((singular_values > tolerance * singular_values.max()).sum())
 
 
-def truncate(factors: LowRank, *, rank: int) -> tuple[LowRank, float]:
-    """The nearest change of at most ``rank`` factors, and the share of energy that this discards.
-
-    Args:
-        factors: of any dtype, which the result keeps.
-        rank: at least 1; factors that are no more than that come back as they are.
-
-    Returns:
-        ``min(rank, factors.rank, m, n)`` factors, ``b = U S`` and ``a = V^T``, and the discarded share
-        ``1 - sum_{i<=rank} s_i^2 / sum_i s_i^2`` in [0, 1]; 0.0 for a zero change.
-
-    Raises:
-        CosamError: the rank is below 1, or the factors are not finite.
-
-    >>> both = LowRank(a=torch.eye(2), b=torch.diag(torch.tensor([3.0, 4.0])))
-    >>> nearest, discarded = truncate(both, rank=1)
-    >>> round(discarded, 6), nearest.dense().abs().tolist()
-    (0.36, [[0.0, 0.0], [0.0, 4.0]])
-    """
-    if rank < 1:
-        raise CosamError(f"A truncation to rank {rank} is asked; a rank is at least 1.")
-    if factors.rank <= rank:
-        return factors, 0.0
-    spectrum = thin_svd(factors)
-    return spectrum.first(rank).factors(factors.b.dtype), discarded_energy(spectrum.s, rank=rank)
-
-
-def discarded_energy(singular_values: Tensor, *, rank: int) -> float:
-    """``1 - sum_{i<=rank} s_i^2 / sum_i s_i^2`` of descending singular values; 0.0 where all are zero."""
-    energies = singular_values.square()
-    total = energies.sum().item()
-    return energies[rank:].sum().item() / total if total > 0 else 0.0
-
-
 def compress(factors: LowRank, *, tolerance: float | None = None) -> LowRank:
     """The same change with no more factors than its rank, ``b = U S`` and ``a = V^T``.
 
@@ -164,13 +130,6 @@ class UpdateNorm:
     def value(self) -> float:
         """The norm of all."""
         return math.sqrt(self._energy + sum(float(change.square().sum()) for change in self._dense.values()))
-
-
-def as_factors(matrix: Tensor) -> LowRank:
-    """A dense ``(m, n)`` matrix as ``min(m, n)`` factors, exactly: the matrix itself and an identity."""
-    rows, columns = matrix.shape
-    identity = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
-    return LowRank(a=identity, b=matrix) if columns <= rows else LowRank(a=matrix, b=identity)
 
 
 def find_factors(matrix: Tensor, *, tolerance: float) -> LowRank:

@@ -1,23 +1,20 @@
-"""Changes of a model's weights, kept as thin factors wherever they are of low rank."""
+"""Changes of a model's weights, kept as thin factors if they are of low rank."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 
-Value = TypeVar("Value")
-
 
 @dataclass(frozen=True)
 class LowRank:
-    """The change ``dW = b @ a`` of one linear layer's weight, the scaling alpha/r folded into ``b``.
+    """The change ``dW = b @ a`` of one linear layer's weight, with the scaling alpha/r folded into ``b``.
 
     Attributes:
         a: float, ``(rank, inputs)``.
@@ -29,7 +26,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """The number of factors, an upper bound of the matrix rank."""
+        """The number of factors, an upper bound on the matrix rank."""
         return self.a.shape[0]
 
     def dense(self) -> Tensor:
@@ -40,17 +37,21 @@ class LowRank:
         """The same change times ``factor``."""
         return LowRank(self.a, self.b * factor)
 
+    def to(self, dtype: torch.dtype) -> LowRank:
+        """The same factors rounded to ``dtype``."""
+        return LowRank(self.a.to(dtype), self.b.to(dtype))
 
-def whole(change: Tensor) -> LowRank:
-    """The change ``(m, n)`` of a whole weight as exact factors, itself and an identity, of rank min(m, n).
 
-    >>> whole(torch.ones(2, 3)).b
+def as_factors(matrix: Tensor) -> LowRank:
+    """A dense ``(m, n)`` matrix as ``min(m, n)`` factors, exactly: the matrix itself and an identity.
+
+    >>> as_factors(torch.ones(2, 3)).b
     tensor([[1., 0.],
             [0., 1.]])
     """
-    outputs, inputs = change.shape
-    identity = torch.eye(min(outputs, inputs), dtype=change.dtype, device=change.device)
-    return LowRank(a=change, b=identity) if outputs <= inputs else LowRank(a=identity, b=change)
+    rows, columns = matrix.shape
+    identity = torch.eye(min(rows, columns), dtype=matrix.dtype, device=matrix.device)
+    return LowRank(a=matrix, b=identity) if rows <= columns else LowRank(a=identity, b=matrix)
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Update:
     """A change of a frozen base model: what an expert learned, or what a merge serves.
 
     Attributes:
-        low_rank: by the linear layer's name in the model, its weight's change.
-        dense: by the parameter's name in the model, the difference from the base, in its shape.
+        low_rank: the change of each linear layer's weight, by the layer's name in the model.
+        dense: the difference from the base of other parameters, by parameter name, in the parameter's shape.
     """
 
     low_rank: Mapping[str, LowRank] = field(default_factory=dict)
@@ -77,10 +78,10 @@ class Update:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> Update:
-        """The update that ``tensors(prefix)`` wrote; keys without the prefix are passed over.
+        """The update that ``tensors(prefix)`` wrote; keys without the prefix are ignored.
 
         Raises:
-            KeyError: of a layer's two factors only one is there.
+            KeyError: one of a layer's two factors is missing.
         """
         mine = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         low_rank = {
@@ -105,7 +106,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def add(first: Update, second: Update) -> Update:
-    """The sum of two updates: factors are stacked (ranks add up), dense changes are added.
+    """The sum of two updates: factors are stacked, so ranks add up; dense changes are added.
 
     Exact: no product is formed and nothing is truncated.
     """
@@ -123,54 +124,41 @@ def add(first: Update, second: Update) -> Update:
     return Update(low_rank, dense)
 
 
-class Computed(Mapping[str, Value]):
-    """Values by name, each computed whenever it is asked for, so that no more than one need be held at a time."""
-
-    def __init__(self, names: Iterable[str], compute: Callable[[str], Value]) -> None:
-        self._names = dict.fromkeys(names)
-        self._compute = compute
-
-    def __getitem__(self, name: str) -> Value:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._compute(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class InTurn(Computed[Tensor]):
-    """Tensors that are computed whenever they are asked for.
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors by name, each computed again whenever it is read, so that only one need be in memory at a time.
 
     Attributes:
         shapes: of each tensor, by name.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[str], Tensor]) -> None:
-        super().__init__(shapes, compute)
         self.shapes = shapes
+        self._compute = compute
 
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._compute(name)
 
-def taken_from(tensors: dict[str, Tensor]) -> Computed[Tensor]:
-    """The tensors, each of which is taken out when it is asked for, so that it is freed when it was used."""
-    return Computed(list(tensors), tensors.pop)
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Mapping[str, tuple[int, ...]]:
-    """The shape of each tensor, without computing one."""
-    return (
-        tensors.shapes if isinstance(tensors, InTurn) else {name: tuple(part.shape) for name, part in tensors.items()}
-    )
+    """The shape of each tensor; no lazy tensor is computed for it."""
+    if isinstance(tensors, LazyTensors):
+        return tensors.shapes
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def changes_in_turn(update: Update) -> InTurn:
-    """What ``weight_changes`` gives, each change formed whenever it is asked for."""
+def lazy_weight_changes(update: Update) -> LazyTensors:
+    """The same as ``weight_changes``, each change computed only when it is read."""
     low_rank = {f"{layer}.weight": factors for layer, factors in update.low_rank.items()}
     shapes = {name: (factors.b.shape[0], factors.a.shape[1]) for name, factors in low_rank.items()}
 
@@ -180,20 +168,20 @@ def changes_in_turn(update: Update) -> InTurn:
         product = low_rank[name].dense()
         return product + update.dense[name] if name in update.dense else product
 
-    return InTurn(shapes | {name: tuple(change.shape) for name, change in update.dense.items()}, compute)
+    return LazyTensors({**shapes, **shapes_of(update.dense)}, compute)
 
 
 def weight_changes(update: Update) -> dict[str, Tensor]:
-    """The whole change by parameter name, each dense and in its own dtype; ``Update(dense=...)`` serves the same.
+    """The dense change of each parameter by name, in its own dtype; ``Update(dense=...)`` of it serves the same model.
 
-    A low-rank change of layer L is ``b @ a`` under ``L.weight``; where that weight has a dense change too, the
-    sum of both.
+    A low-rank change of layer L is ``b @ a`` under ``L.weight``; if that weight has a dense change too, the sum of
+    both.
     """
-    return dict(changes_in_turn(update))
+    return dict(lazy_weight_changes(update))
 
 
 def check_same_layers(first: Update, second: Update) -> None:
-    """Refuse two updates that do not change the same layers by the same shapes.
+    """Refuse two updates that do not change the same layers in the same shapes.
 
     Raises:
         CosamError: naming the first layer that differs.
@@ -204,7 +192,7 @@ def check_same_layers(first: Update, second: Update) -> None:
             raise CosamError(
                 f"Two updates do not fit each other: at {name!r} one has "
                 f"{mine.get(name, 'nothing')}, the other {others.get(name, 'nothing')}. "
-                "Merge only adapters of one base model and one adapter setting."
+                "Merge only adapters of one base model with the same adapter settings."
             )
 
 

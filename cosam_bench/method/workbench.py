@@ -18,7 +18,7 @@ from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.gram_matrices import InputGrams
-from cosam_bench.merging.updates import Update, changes_in_turn
+from cosam_bench.merging.updates import Update, lazy_weight_changes
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
@@ -255,7 +255,7 @@ class Workbench:
         Returns:
             By parameter name, as in ``weight_changes(update)``: float32 on the CPU, the weight's shape.
         """
-        names = list(changes_in_turn(update))
+        names = list(lazy_weight_changes(update))
         if not names:
             return {}
         count = min(images, len(domain))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.merging.elementwise import add_expert, entrywise, in_pieces
-from cosam_bench.merging.osrm import quiet_directions
+from cosam_bench.merging.elementwise import add_task_vector, entrywise
+from cosam_bench.merging.osrm import least_energy_directions
 from cosam_bench.merging.sign_election import add_votes, elect, trim
 from cosam_bench.merging.updates import LowRank, Update, weight_changes
 from cosam_bench.method.contract_check import check_method
@@ -26,7 +26,7 @@ from cosam_bench.methods.average import Average
 from cosam_bench.methods.continual_ties import ContinualTies, add_by_election
 from cosam_bench.methods.dare import Dare, draw_masks, drop_and_rescale
 from cosam_bench.methods.magmax import MagMax, keep_larger
-from cosam_bench.methods.task_arithmetic import QuietFactors, TaskArithmetic
+from cosam_bench.methods.task_arithmetic import OsrmFactors, TaskArithmetic
 from cosam_bench.methods.ties import Ties
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
@@ -91,7 +91,7 @@ class Bench:
     def __init__(self, experts: Sequence[Update]) -> None:
         self.experts = experts
         self.starts: list[Update | None] = []
-        self.hooks: list[QuietFactors | None] = []
+        self.hooks: list[OsrmFactors | None] = []
         self.adapter = AdapterSettings()
 
     def train(
@@ -100,7 +100,7 @@ class Bench:
         *,
         start: Update | None = None,
         from_scratch: bool = False,
-        hooks: QuietFactors | None = None,
+        hooks: OsrmFactors | None = None,
     ) -> Any:
         assert not from_scratch
         self.starts.append(start)
@@ -407,7 +407,7 @@ def test_masks_belong_to_the_domain_and_not_to_its_place() -> None:
 def test_quiet_directions_are_orthonormal_and_the_quietest(count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(30, 6, generator=generator, dtype=torch.float64)
-    rows = quiet_directions(inputs.T @ inputs, count=count)
+    rows = least_energy_directions(inputs.T @ inputs, count=count)
     torch.testing.assert_close(rows @ rows.T, torch.eye(count, dtype=torch.float64))
     other = torch.linalg.qr(torch.randn(6, count, generator=generator, dtype=torch.float64)).Q.T
     quiet, loud = (torch.linalg.matrix_norm(inputs @ directions.T) for directions in (rows, other))
@@ -419,7 +419,7 @@ def test_quiet_directions_are_orthonormal_and_the_quietest(count: int, seed: int
 
 def test_more_directions_than_inputs_are_refused() -> None:
     with pytest.raises(CosamError, match="5 orthogonal directions are asked of a layer with 4 inputs"):
-        quiet_directions(torch.eye(4), count=5)
+        least_energy_directions(torch.eye(4), count=5)
 
 
 def test_osrm_begins_away_from_past_domains_and_only_from_those() -> None:
@@ -463,12 +463,12 @@ def test_a_scale_is_a_positive_number_or_the_mean(scale: Any) -> None:
 
 def test_a_sum_is_rounded_once_to_the_experts_dtype() -> None:
     changes = weight_changes(draw_experts(1, 9, dtype=torch.float32)[0])
-    mean = add_expert(changes, changes, scale="1/t", step=3)
+    mean = add_task_vector(changes, changes, scale="1/t", step=3)
     assert all(torch.equal(mean[name], changes[name]) for name in changes)  # (2/3) x + (1/3) x in float64
 
 
 def test_tensors_of_different_shapes_are_refused() -> None:
     with pytest.raises(CosamError, match=r"entry by entry: \(65536,\) and \(131072,\)\. Merge only"):
         entrywise(torch.add, torch.ones(131_072), torch.ones(65_536))
-    with pytest.raises(CosamError, match=r"\(3, 2\) and \(2, 3\)"):
-        next(in_pieces(torch.ones(3, 2), torch.ones(2, 3)))
+    with pytest.raises(CosamError, match=r"\(2, 3\) and \(3, 2\)"):
+        entrywise(torch.add, torch.ones(3, 2), torch.ones(2, 3))

@@ -18,7 +18,7 @@ from cosam_bench.methods import became
 from cosam_bench.methods.became import Became, Projection, best_coefficient, leading_span
 from cosam_bench.methods.cofima import CoFiMA
 from cosam_bench.methods.coma import CoMA
-from cosam_bench.methods.perturb_merge import Perturbation, PerturbMerge, add_expert
+from cosam_bench.methods.perturb_merge import Perturbation, PerturbMerge, closed_form_coefficient
 from cosam_bench.sam.adapters.attach import Adapter
 
 SHAPES = {"layer.weight": (4, 3), "bias": (5,)}
@@ -62,7 +62,7 @@ def test_the_running_sums_of_pm_find_the_best_point_on_each_line(count: int, see
         weights, fisher = random(seed + 31 * domain), positive(seed + 31 * domain)
         stream.append((weights, fisher))
         step = minus(weights, served)
-        memory, coefficient = add_expert(memory, step, fisher)
+        memory, coefficient = closed_form_coefficient(memory, step, fisher)
         # The published form, on all models and Fishers at once.
         above = -sum(inner_product(minus(served, w), step, metric=f) for w, f in stream)
         below = sum(inner_product(step, step, metric=f) for _, f in stream)
@@ -75,20 +75,20 @@ def test_the_running_sums_of_pm_find_the_best_point_on_each_line(count: int, see
 
 def test_pm_takes_the_first_domain_whole_and_equal_domains_change_nothing() -> None:
     weights, fisher = random(0), positive(0)
-    memory, coefficient = add_expert({}, weights, fisher)
+    memory, coefficient = closed_form_coefficient({}, weights, fisher)
     assert coefficient == pytest.approx(1.0)
-    _, coefficient = add_expert(memory, zeros(), fisher)  # trained from W on the same domain: nothing to do
+    _, coefficient = closed_form_coefficient(memory, zeros(), fisher)  # trained from W, same domain: nothing to do
     assert coefficient == 1.0  # any will do, d is zero
 
 
 def test_pm_cuts_its_coefficient() -> None:
     # The third domain's line passes the optimum of the first two far off, in the other direction.
     one = {"w": torch.ones(1, dtype=torch.float64)}
-    memory, _ = add_expert({}, one, one)
+    memory, _ = closed_form_coefficient({}, one, one)
     memory["residual/w"] = torch.tensor([-100.0], dtype=torch.float64)
-    assert add_expert(memory, one, one)[1] == 0.0
+    assert closed_form_coefficient(memory, one, one)[1] == 0.0
     memory["residual/w"] = torch.tensor([100.0], dtype=torch.float64)
-    assert add_expert(memory, one, one)[1] == 1.0
+    assert closed_form_coefficient(memory, one, one)[1] == 1.0
 
 
 @given(st.integers(0, 10_000))
@@ -106,14 +106,14 @@ def test_becames_coefficient_is_the_best_point_between_prior_and_new_domain(seed
     # It is P&M's where the past is at rest at the served point.
     memory = {f"fisher/{name}": values for name, values in past.items()}
     memory |= {f"residual/{name}": values for name, values in zeros().items()}
-    assert add_expert(memory, step, current)[1] == pytest.approx(coefficient)
+    assert closed_form_coefficient(memory, step, current)[1] == pytest.approx(coefficient)
 
 
 def test_without_information_the_new_model_is_taken() -> None:
     step = random(0)
     assert best_coefficient(step, past={}, current=positive(0)) == 1.0
     assert best_coefficient(step, past=zeros(), current=zeros()) == 1.0
-    assert add_expert({}, step, zeros())[1] == 1.0
+    assert closed_form_coefficient({}, step, zeros())[1] == 1.0
     assert best_coefficient(step, past=positive(1), current=zeros()) == 0.0
 
 

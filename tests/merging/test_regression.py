@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
+from cosam_bench.merging.regression import (
+    merge_by_regression,
+    pop_items,
+    running_sums,
+    scale_off_diagonal,
+    truncate_by_gram,
+)
 
 
 def domains(
@@ -143,8 +149,8 @@ def test_sums_that_are_not_finite_are_refused(number: float) -> None:
 
 
 def test_running_sums_keep_only_what_is_added_and_do_so_in_float64() -> None:
-    first = running_sums({"other": torch.ones(2)}, {"sum": torch.tensor([1.0, 2.0])})
-    again = running_sums(first, {"sum": torch.tensor([1e-12, 0.0])})
+    first = running_sums({"other": torch.ones(2)}, {"sum": torch.tensor([1.0, 2.0])}.items())
+    again = running_sums(first, {"sum": torch.tensor([1e-12, 0.0])}.items())
     assert list(again) == ["sum"]
     assert again["sum"].tolist() == [1 + 1e-12, 2.0]  # float32 would round the first to 1
     assert first["sum"].tolist() == [1.0, 2.0]
@@ -227,3 +233,11 @@ def test_a_rank_above_the_matrix_keeps_all_of_it() -> None:
     torch.testing.assert_close(cut.dense(), weight)
     assert cut.rank == 3
     assert discarded == 0.0
+
+
+def test_popped_items_leave_the_dict_one_after_another() -> None:
+    tensors = {"one": torch.ones(1), "two": torch.ones(2)}
+    assert [(name, len(tensor), list(tensors)) for name, tensor in pop_items(tensors)] == [
+        ("one", 1, ["two"]),
+        ("two", 2, []),
+    ]

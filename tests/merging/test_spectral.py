@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.spectral import (
-    as_factors,
     compress,
     find_factors,
     frobenius_norm,
@@ -20,10 +19,9 @@ from cosam_bench.merging.spectral import (
     numerical_rank,
     rank_tolerance,
     thin_svd,
-    truncate,
     update_norm,
 )
-from cosam_bench.merging.updates import LowRank, Update, weight_changes
+from cosam_bench.merging.updates import LowRank, Update, as_factors, weight_changes
 
 SIZES = st.integers(1, 9)
 RANKS = st.integers(0, 12)  # also more factors than the matrix has rows, and none at all
@@ -59,32 +57,6 @@ def test_the_decomposition_is_the_dense_products_own(rows: int, columns: int, ra
     close(spectrum.factors(torch.float64).dense(), change.dense())
     for side in (spectrum.u, spectrum.v):
         close(side.T @ side, torch.eye(count, dtype=torch.float64))
-
-
-@given(SIZES, SIZES, st.integers(1, 12), st.integers(1, 12), SEEDS)
-@settings(max_examples=50, deadline=None)
-def test_a_truncation_is_the_nearest_and_says_what_it_discards(
-    rows: int, columns: int, rank: int, kept: int, seed: int
-) -> None:
-    change = factors(rows, columns, rank, seed=seed)
-    nearest, discarded = truncate(change, rank=kept)
-    u, s, vh = torch.linalg.svd(change.dense(), full_matrices=False)
-    close(nearest.dense(), (u[:, :kept] * s[:kept]) @ vh[:kept])
-    assert nearest.rank == (rank if rank <= kept else min(kept, rank, rows, columns))
-    lost = (change.dense() - nearest.dense()).square().sum() / change.dense().square().sum()
-    assert discarded == pytest.approx(float(lost), abs=1e-12)
-    assert discarded == pytest.approx(float(1 - s[:kept].square().sum() / s.square().sum()), abs=1e-12)
-
-
-def test_truncating_nothing_discards_nothing() -> None:
-    zero = LowRank(a=torch.ones(4, 5), b=torch.zeros(3, 4))
-    nearest, discarded = truncate(zero, rank=2)
-    assert (discarded, nearest.rank, nearest.a.dtype) == (0.0, 2, torch.float32)
-    assert not nearest.dense().any()
-    few = factors(6, 5, 2)
-    assert truncate(few, rank=2) == (few, 0.0)
-    with pytest.raises(CosamError, match="rank 0 is asked"):
-        truncate(few, rank=0)
 
 
 @given(SIZES, SIZES, st.integers(1, 4), SEEDS)

@@ -8,15 +8,14 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import (
-    InTurn,
+    LazyTensors,
     LowRank,
     Update,
     add,
-    changes_in_turn,
     check_same_layers,
     digest_tensors,
+    lazy_weight_changes,
     shapes_of,
-    taken_from,
     weight_changes,
 )
 
@@ -102,33 +101,23 @@ def test_weight_changes_name_each_weight_once_and_sum_both_kinds() -> None:
     assert torch.equal(found["bias"], both.dense["bias"])
 
 
-def test_changes_in_turn_are_the_changes_formed_anew_each_time() -> None:
+def test_lazy_changes_are_formed_again_at_each_read() -> None:
     one = update(1)
-    in_turn = changes_in_turn(Update(one.low_rank, one.dense | {"q.weight": torch.ones(3, 4, dtype=torch.float64)}))
-    torch.testing.assert_close(in_turn["q.weight"], one.low_rank["q"].dense() + 1)
-    assert torch.equal(in_turn["v.weight"], one.low_rank["v"].dense())
-    assert in_turn["v.weight"] is not in_turn["v.weight"]
-    assert in_turn["bias"] is one.dense["bias"]
-    assert list(in_turn) == ["q.weight", "v.weight", "bias"]
-    assert (len(in_turn), "bias" in in_turn, "q" in in_turn) == (3, True, False)
+    lazy = lazy_weight_changes(Update(one.low_rank, one.dense | {"q.weight": torch.ones(3, 4, dtype=torch.float64)}))
+    torch.testing.assert_close(lazy["q.weight"], one.low_rank["q"].dense() + 1)
+    assert torch.equal(lazy["v.weight"], one.low_rank["v"].dense())
+    assert lazy["v.weight"] is not lazy["v.weight"]
+    assert lazy["bias"] is one.dense["bias"]
+    assert list(lazy) == ["q.weight", "v.weight", "bias"]
+    assert (len(lazy), "bias" in lazy, "q" in lazy) == (3, True, False)
     with pytest.raises(KeyError):
-        in_turn["q"]
+        lazy["q"]
 
 
-def test_shapes_are_told_without_computing_anything() -> None:
+def test_shapes_need_no_lazy_tensor() -> None:
     def never(name: str) -> Tensor:
         raise AssertionError(name)
 
     shapes = {"w": (2, 3)}
-    assert shapes_of(InTurn(shapes, never)) == shapes == shapes_of({"w": torch.zeros(2, 3)})
-    check_same_layers(Update(dense=InTurn(shapes, never)), Update(dense={"w": torch.zeros(2, 3)}))
-
-
-def test_what_is_taken_is_gone() -> None:
-    tensors = {"one": torch.ones(1), "two": torch.ones(2)}
-    taken = taken_from(tensors)
-    assert [(name, len(tensor), list(tensors)) for name, tensor in taken.items()] == [
-        ("one", 1, ["two"]),
-        ("two", 2, []),
-    ]
-    assert "one" in taken
+    assert shapes_of(LazyTensors(shapes, never)) == shapes == shapes_of({"w": torch.zeros(2, 3)})
+    check_same_layers(Update(dense=LazyTensors(shapes, never)), Update(dense={"w": torch.zeros(2, 3)}))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.fisher_average import add_expert
+from cosam_bench.merging.fisher_average import add_to_fisher_average
 from cosam_bench.merging.updates import LowRank, Update, weight_changes
 from cosam_bench.methods.fisher import Fisher, FisherSettings
 
@@ -38,7 +38,7 @@ def merged(stream: list[tuple[Tensors, Tensors]], *, minimum: float = 1e-6, norm
     memory: Tensors = {}
     result: Tensors = {}
     for changes, fisher in stream:
-        memory, result = add_expert(memory, changes, fisher, minimum=minimum, normalise=normalise)
+        memory, result = add_to_fisher_average(memory, changes, fisher, minimum=minimum, normalise=normalise)
     return result
 
 
@@ -112,7 +112,7 @@ def test_float32_experts_are_summed_in_float32_without_harm() -> None:
 
 def test_a_fisher_information_of_another_shape_is_refused() -> None:
     with pytest.raises(CosamError, match=r"\(2, 3\) and \(3, 2\)"):
-        add_expert({}, {"w": torch.ones(2, 3)}, {"w": torch.ones(3, 2)}, minimum=1e-6, normalise=True)
+        add_to_fisher_average({}, {"w": torch.ones(2, 3)}, {"w": torch.ones(3, 2)}, minimum=1e-6, normalise=True)
 
 
 class Bench:

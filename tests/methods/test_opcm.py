@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.spectral import as_factors, numerical_rank, thin_svd, update_norm
-from cosam_bench.merging.updates import LowRank, Update, check_same_layers, weight_changes
+from cosam_bench.merging.spectral import numerical_rank, thin_svd, update_norm
+from cosam_bench.merging.updates import LowRank, Update, as_factors, check_same_layers, weight_changes
 from cosam_bench.method.interface import State
 from cosam_bench.methods.opcm import (
     OPCM,

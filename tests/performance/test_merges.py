@@ -46,7 +46,7 @@ def test_a_merge_goes_from_a_state_to_the_next(name: str, tiny: Sam, tmp_path: P
 def test_no_second_copy_of_a_state_is_made_but_the_new_one(
     name: str, tiny: Sam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elementwise, "_PIECE", 1024)  # next to a tiny model's state, the usual pieces are large
+    monkeypatch.setattr(elementwise, "_CHUNK", 1024)  # next to a tiny model's state, the usual pieces are large
     case = merges.cases()[name]
     bench = merges.workbench(case, tiny)
     before = merges.prepare(case, bench, tmp_path, domains=2)

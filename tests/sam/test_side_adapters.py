@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.updates import Update, digest_tensors, weight_changes, whole
+from cosam_bench.merging.updates import Update, as_factors, digest_tensors, weight_changes
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.augmodule import AugModule, heatmap
@@ -418,6 +418,6 @@ def test_settings_that_mean_nothing_to_a_kind_are_refused() -> None:
 def test_a_whole_change_is_its_own_factors() -> None:
     for shape in ((2, 5), (5, 2), (3, 3)):
         change = torch.randn(shape, generator=generator())
-        factors = whole(change)
+        factors = as_factors(change)
         assert torch.equal(factors.dense(), change)
         assert factors.rank == min(shape)

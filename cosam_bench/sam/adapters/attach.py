@@ -13,7 +13,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.updates import LowRank, Update, add, weight_changes, whole
+from cosam_bench.merging.updates import LowRank, Update, add, as_factors, weight_changes
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.lean_lora import use_lean_lora
 from cosam_bench.sam.adapters.targets import target_layers, trained_whole
@@ -57,7 +57,7 @@ class Adapter:
             name: _detached(parameter.detach() - first) + (0 if change is None else _detached(change))
             for name, (parameter, first, change) in self.dense.items()
         }
-        low_rank |= {layer: whole(dense.pop(f"{layer}.weight")) for layer in self.linear}
+        low_rank |= {layer: as_factors(dense.pop(f"{layer}.weight")) for layer in self.linear}
         return add(self.beneath, Update(low_rank, dense))
 
 

@@ -10,12 +10,11 @@ from support.oracles import peft_runs
 from support.oracles.store import RELATIVE_FLOAT32, OracleRun, Outcome, distance
 from torch import Tensor
 
-from cosam_bench.merging.elementwise import add_expert
-from cosam_bench.merging.osrm import quiet_directions
+from cosam_bench.merging.elementwise import add_task_vector
+from cosam_bench.merging.osrm import least_energy_directions
 from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.sign_election import Agreement, add_votes, elect, trim
-from cosam_bench.merging.spectral import as_factors
-from cosam_bench.merging.updates import Update, weight_changes
+from cosam_bench.merging.updates import Update, as_factors, weight_changes
 from cosam_bench.methods.continual_ties import add_by_election
 from cosam_bench.methods.dare import drop_and_rescale
 from cosam_bench.methods.knots import merge_aligned
@@ -52,7 +51,7 @@ def sum_of(experts: Sequence[Changes], *, scale: Scale) -> Changes:
     """Task arithmetic over the experts, one after another."""
     total = None
     for step, changes in enumerate(experts, start=1):
-        total = add_expert(total, changes, scale=scale, step=step)
+        total = add_task_vector(total, changes, scale=scale, step=step)
     assert total is not None
     return total
 
@@ -125,7 +124,7 @@ def _continual(run: OracleRun) -> float:
                 step=step,
             )
         else:
-            merged = add_expert(merged, changes, scale=facts.get("scaling_factor", "1/t"), step=step)
+            merged = add_task_vector(merged, changes, scale=facts.get("scaling_factor", "1/t"), step=step)
         distances.append(_of_weights(run, merged, f"out/{facts['id']}/step{step - 1}"))
     assert len(distances) == facts["steps"]
     return max(distances)
@@ -186,7 +185,7 @@ def _osrm(run: OracleRun) -> Outcome:
         run.arrays[f"osrm/{case}/mean_feature/{task}"] for task in run.arrays.children(f"osrm/{case}/mean_feature")
     ]
     inputs, reference = torch.cat(features).double(), run.arrays[f"osrm/{case}/A0"].double()
-    ours = quiet_directions(inputs.T @ inputs, count=len(reference))
+    ours = least_energy_directions(inputs.T @ inputs, count=len(reference))
     residuals = [torch.linalg.matrix_norm(inputs @ rows.T).item() for rows in (ours, reference)]
     allowed = RELATIVE_FLOAT32 * torch.linalg.matrix_norm(inputs).item()
     skew = (ours @ ours.T - torch.eye(len(ours), dtype=torch.float64)).abs().max().item()

@@ -8,9 +8,8 @@ import torch
 from support.oracles.store import OracleRun, Outcome, distance
 from torch import Tensor, nn
 
-from cosam_bench.merging.elementwise import add_expert
+from cosam_bench.merging.elementwise import add_task_vector
 from cosam_bench.merging.sign_election import add_votes, elect, trim
-from cosam_bench.merging.spectral import as_factors, truncate
 from cosam_bench.merging.updates import LowRank, Update, add
 from cosam_bench.methods.dare import drop_and_rescale
 
@@ -81,7 +80,13 @@ def _truncated(run: OracleRun, kind: str) -> dict[str, Tensor]:
         for layer in _layers(run):
             changes = [run.arrays[f"{run.case}/t{task}/{layer}/delta"] for task in range(len(weights))]
             merged[layer] = _merge_layer(changes, weights, kind, facts.get("density", 1.0))
-    return {layer: truncate(as_factors(change), rank=rank)[0].dense() for layer, change in merged.items()}
+    return {layer: _nearest(change, rank=rank) for layer, change in merged.items()}
+
+
+def _nearest(change: Tensor, *, rank: int) -> Tensor:
+    """The nearest matrix of at most this rank."""
+    u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
+    return (u[:, :rank] * s[:rank] @ vh[:rank]).to(change.dtype)
 
 
 def _merge_layer(changes: list[Tensor], weights: list[float], kind: str, density: float) -> Tensor:
@@ -94,7 +99,7 @@ def _merge_layer(changes: list[Tensor], weights: list[float], kind: str, density
     if "ties" not in kind:
         total = None
         for step, (expert, weight) in enumerate(zip(experts, weights, strict=True), start=1):
-            total = add_expert(total, expert, scale=weight, step=step)
+            total = add_task_vector(total, expert, scale=weight, step=step)
         assert total is not None
         return total["dW"]
     votes: dict[str, Tensor] = {}

@@ -9,8 +9,8 @@ import torch
 from support.oracles.store import OracleRun, Outcome, distance
 from torch import Tensor
 
-from cosam_bench.merging.spectral import as_factors, numerical_rank
-from cosam_bench.merging.updates import Update
+from cosam_bench.merging.spectral import numerical_rank
+from cosam_bench.merging.updates import Update, as_factors
 from cosam_bench.methods.dop import Objective, join_by_adam
 from cosam_bench.methods.opcm import Merged, merge_orthogonally
 

@@ -6,7 +6,7 @@ import torch
 from support.oracles.store import OracleRun, Outcome, distance
 from torch import Tensor
 
-from cosam_bench.merging import fisher
+from cosam_bench.merging.fisher_average import add_to_fisher_average
 from cosam_bench.merging.regression import merge_by_regression, running_sums
 from cosam_bench.merging.updates import LowRank
 from cosam_bench.methods import lorm, regmean
@@ -42,7 +42,7 @@ def _fisher(run: OracleRun) -> float:
     memory: dict[str, Tensor] = {}
     merged: dict[str, Tensor] = {}
     for task, changes in enumerate(run.changes()):
-        memory, merged = fisher.add_expert(
+        memory, merged = add_to_fisher_average(
             memory,
             changes,
             run.tree(f"fisher/task{task}"),
@@ -58,11 +58,11 @@ def _regmean(run: OracleRun) -> float:
     experts = run.changes()[: run.facts["tasks_used"]]
     sums: dict[str, Tensor] = {}
     for task, changes in enumerate(experts):
-        sums = regmean.add_expert(sums, changes, run.tree(f"gram/task{task}"), off_diagonal=ratio)
+        sums = regmean.add_regression_terms(sums, changes, run.tree(f"gram/task{task}"), off_diagonal=ratio)
     for name, total in sums.items():
         if name.endswith("/gram"):
             _check_regular(total)
-    return _distance_of_weights(run, regmean.merged_changes(sums, step=len(experts), ridge=0.0))
+    return _distance_of_weights(run, dict(regmean.iter_merged_changes(sums, step=len(experts), ridge=0.0)))
 
 
 def _distance_of_weights(run: OracleRun, merged: dict[str, Tensor]) -> float:
@@ -86,9 +86,9 @@ def _lorm_clients(arrays: dict[str, Tensor], grams: dict[int, Tensor]) -> float:
         factor = arrays[f"client{client}"]
         if is_a_common:
             inner = common.double() @ gram @ common.double().T
-            sums = lorm.add_expert(sums, LowRank(a=common, b=factor), inner, layer="layer")
+            sums = lorm.add_shared_a_terms(sums, LowRank(a=common, b=factor), inner, layer="layer")
         else:
-            sums = running_sums(sums, {"layer/gram": gram, "layer/product": factor.double() @ gram})
+            sums = running_sums(sums, {"layer/gram": gram, "layer/product": factor.double() @ gram}.items())
     return distance({"merged": _solved(sums["layer/gram"], sums["layer/product"])}, {"merged": arrays["merged"]})
 
 
@@ -99,7 +99,7 @@ def _lorm_tasks(arrays: dict[str, Tensor], grams: dict[int, Tensor]) -> float:
         if f"task{task}/B" not in arrays:
             continue
         change = arrays[f"task{task}/B"].double() @ arrays[f"task{task}/A"].double()
-        sums = regmean.add_expert(sums, {"layer.weight": change}, {"layer": gram}, off_diagonal=1.0)
+        sums = regmean.add_regression_terms(sums, {"layer.weight": change}, {"layer": gram}, off_diagonal=1.0)
         if f"out/step{task}" in arrays:
             merged = base + _solved(sums["layer/gram"], sums["layer/product"])
             worst = max(worst, distance({"weight": merged}, {"weight": arrays[f"out/step{task}"]}))
