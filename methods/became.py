@@ -45,8 +45,70 @@ from cosam_bench import (
     setting,
     weight_changes,
 )
-from cosam_bench.merging.interpolation import difference, inner_product, interpolate, plus
+from cosam_bench.merging.interpolation import add_changes, difference, inner_product, interpolate
 from cosam_bench.merging.regression import pop_items, running_sums
+
+
+class BecameSettings(Settings):
+    """The settings of BECAME."""
+
+    projected: bool = setting(
+        True, "train twice, first projected; off: merge experts trained from the base", source="the paper's two stages"
+    )
+    threshold: float = setting(
+        0.97,
+        "share of past inputs' energy that the first training must not touch",
+        source="GPM on CIFAR-100",
+        ge=0,
+        le=1,
+    )
+    images: int = setting(
+        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
+    )
+
+
+class Became(MergingMethod[BecameSettings]):
+    """Two trainings a domain, and the Bayesian point between their results."""
+
+    card = MethodCard(
+        title="BECAME",
+        paper="arXiv 2504.02666",
+        needs=("inputs", "labels", "gradients"),
+        deviations=(
+            "derived: the coefficient from the paper's principle, its equations were not at hand",
+            "derived: the projection acts on the adapter's A, by the running Gram matrix of all past inputs",
+            "the threshold is one for all domains; GPM raises it from domain to domain",
+        ),
+    )
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train cautiously, train freely, merge; then remember the inputs."""
+        if self.served is None or not self.settings.projected:
+            expert = self.bench.train(domain).update
+        else:
+            spans = self._spans()  # before the training, as its seconds are the merge's
+            cautious = self.bench.train(domain, start=self.served, from_scratch=True, hooks=GradientProjection(spans))
+            self.served = Update(dense=weight_changes(cautious.update))  # W_GP, from which merge() goes on
+            expert = self.bench.train(domain, start=self.served, from_scratch=True).update
+        self.served = self.merge(expert, domain, step=step)
+        if self.settings.projected:
+            grams = self.bench.input_grams(domain, self.served)
+            self.memory |= running_sums(self.memory, ((f"gram/{layer}", gram) for layer, gram in pop_items(grams)))
+
+    def _spans(self) -> dict[str, Tensor]:
+        threshold = self.settings.threshold
+        return {layer: leading_span(self.memory[f"gram/{layer}"], threshold=threshold) for layer in self.bench.layers}
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The point between what is served and the expert."""
+        served = self.served.dense if self.served is not None else {}
+        current = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
+        moved = difference(expert, served)
+        past = {name: self.memory[f"fisher/{name}"] for name in current} if self.memory else {}
+        coefficient = best_coefficient(moved, past=past, current=current)
+        self.memory |= {f"fisher/{name}": total for name, total in add_changes(past, current).items()}
+        self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
+        return Update(dense=interpolate(served, moved, weight=coefficient))
 
 
 def best_coefficient(step: Mapping[str, Tensor], *, past: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> float:
@@ -77,7 +139,7 @@ def leading_span(gram_sum: Tensor, *, threshold: float) -> Tensor:
     return span
 
 
-class Projection(TrainingHooks):
+class GradientProjection(TrainingHooks):
     """Keeps each adapted layer's change out of a span of inputs, and everything else as it is."""
 
     def __init__(self, spans: Mapping[str, Tensor]) -> None:
@@ -119,65 +181,3 @@ class Projection(TrainingHooks):
     def _project(self, rows: Tensor, layer: str) -> None:
         with torch.no_grad():
             rows.sub_(rows @ self._spans[layer] @ self._spans[layer].T)
-
-
-class BecameSettings(Settings):
-    """The settings of BECAME."""
-
-    projected: bool = setting(
-        True, "train twice, first projected; off: merge experts trained from the base", source="the paper's two stages"
-    )
-    threshold: float = setting(
-        0.97,
-        "share of past inputs' energy that the first training must not touch",
-        source="GPM on CIFAR-100",
-        ge=0,
-        le=1,
-    )
-    images: int = setting(
-        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
-    )
-
-
-class Became(MergingMethod[BecameSettings]):
-    """Two trainings a domain, and the Bayesian point between their results."""
-
-    card = MethodCard(
-        title="BECAME",
-        paper="arXiv 2504.02666",
-        needs=("inputs", "labels", "gradients"),
-        deviations=(
-            "derived: the coefficient from the paper's principle, its equations were not at hand",
-            "derived: the projection acts on the adapter's A, by the running Gram matrix of all past inputs",
-            "the threshold is one for all domains; GPM raises it from domain to domain",
-        ),
-    )
-
-    def learn(self, domain: TrainingDomain, *, step: int) -> None:
-        """Train cautiously, train freely, merge; then remember the inputs."""
-        if self.served is None or not self.settings.projected:
-            expert = self.bench.train(domain).update
-        else:
-            spans = self._spans()  # before the training, as its seconds are the merge's
-            cautious = self.bench.train(domain, start=self.served, from_scratch=True, hooks=Projection(spans))
-            self.served = Update(dense=weight_changes(cautious.update))  # W_GP, from which merge() goes on
-            expert = self.bench.train(domain, start=self.served, from_scratch=True).update
-        self.served = self.merge(expert, domain, step=step)
-        if self.settings.projected:
-            grams = self.bench.input_grams(domain, self.served)
-            self.memory |= running_sums(self.memory, ((f"gram/{layer}", gram) for layer, gram in pop_items(grams)))
-
-    def _spans(self) -> dict[str, Tensor]:
-        threshold = self.settings.threshold
-        return {layer: leading_span(self.memory[f"gram/{layer}"], threshold=threshold) for layer in self.bench.layers}
-
-    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The point between what is served and the expert."""
-        served = self.served.dense if self.served is not None else {}
-        current = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
-        moved = difference(expert, served)
-        past = {name: self.memory[f"fisher/{name}"] for name in current} if self.memory else {}
-        coefficient = best_coefficient(moved, past=past, current=current)
-        self.memory |= {f"fisher/{name}": total for name, total in plus(past, current).items()}
-        self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
-        return Update(dense=interpolate(served, moved, weight=coefficient))

@@ -26,31 +26,6 @@ from cosam_bench.merging.sign_election import Agreement, elect_between, trim
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-def add_by_election(
-    merged: Mapping[str, Tensor] | None,
-    changes: Mapping[str, Tensor],
-    *,
-    density: float,
-    merge: Agreement,
-    scale: float,
-    step: int,
-) -> dict[str, Tensor]:
-    """The next merged change: the last one plus the scaled election between it and the new expert.
-
-    Args:
-        merged: what this function returned for the expert before; none at first.
-        changes: the new expert's, by parameter name.
-        density: share of entries that trimming leaves of each of the two.
-        merge: what is taken of the entries that agree.
-        scale: of what is added.
-        step: 1 for the first expert, which is added untrimmed.
-    """
-    if merged is None:
-        return add_task_vector(None, changes, scale=scale, step=step)
-    sides = [trim(merged, density=density), trim(changes, density=density)]
-    return add_task_vector(merged, elect_between(sides, merge=merge), scale=scale, step=step)
-
-
 class ContinualTiesSettings(Settings):
     """The settings of continual TIES."""
 
@@ -78,3 +53,28 @@ class ContinualTies(MergingMethod[ContinualTiesSettings]):
         merged = self.served.dense if self.served else None
         options = self.settings.model_dump()
         return Update(dense=add_by_election(merged, lazy_weight_changes(expert), step=step, **options))
+
+
+def add_by_election(
+    merged: Mapping[str, Tensor] | None,
+    changes: Mapping[str, Tensor],
+    *,
+    density: float,
+    merge: Agreement,
+    scale: float,
+    step: int,
+) -> dict[str, Tensor]:
+    """The next merged change: the last one plus the scaled election between it and the new expert.
+
+    Args:
+        merged: what this function returned for the expert before; none at first.
+        changes: the new expert's, by parameter name.
+        density: share of entries that trimming leaves of each of the two.
+        merge: what is taken of the entries that agree.
+        scale: of what is added.
+        step: 1 for the first expert, which is added untrimmed.
+    """
+    if merged is None:
+        return add_task_vector(None, changes, scale=scale, step=step)
+    sides = [trim(merged, density=density), trim(changes, density=density)]
+    return add_task_vector(merged, elect_between(sides, merge=merge), scale=scale, step=step)

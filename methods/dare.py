@@ -30,32 +30,6 @@ from cosam_bench.merging.sign_election import add_votes, elect, trim
 from cosam_bench.merging.updates import LazyTensors, lazy_weight_changes, shapes_of
 
 
-def drop_and_rescale(
-    changes: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, probability: float
-) -> Mapping[str, Tensor]:
-    """The changes in turn where the masks are true, divided by ``1 - probability``; 0 elsewhere.
-
-    Args:
-        changes: by parameter name.
-        masks: bool, by the same names, in the same shapes; true with probability ``1 - probability``.
-        probability: in [0, 1), with which an entry was dropped.
-    """
-
-    def thinned(mask: Tensor, change: Tensor) -> Tensor:
-        return change.where(mask, 0) / (1 - probability)
-
-    return LazyTensors(shapes_of(changes), lambda name: entrywise(thinned, masks[name], changes[name]))
-
-
-def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """For each parameter a bool mask in its shape, true with probability ``1 - probability``.
-
-    Drawn in the order of the names.
-    """
-    shapes = shapes_of(changes)
-    return {name: torch.rand(shapes[name], generator=generator) >= probability for name in sorted(shapes)}
-
-
 class DareSettings(Settings):
     """The settings of DARE."""
 
@@ -98,3 +72,29 @@ class Dare(MergingMethod[DareSettings]):
         self.memory = add_votes(self.memory, trim(thinned, density=self.settings.density), merge="sum")
         share = 1 / step if scale == "1/t" else scale
         return Update(dense={name: change.mul_(share) for name, change in elect(self.memory, merge="sum").items()})
+
+
+def drop_and_rescale(
+    changes: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, probability: float
+) -> Mapping[str, Tensor]:
+    """The changes in turn where the masks are true, divided by ``1 - probability``; 0 elsewhere.
+
+    Args:
+        changes: by parameter name.
+        masks: bool, by the same names, in the same shapes; true with probability ``1 - probability``.
+        probability: in [0, 1), with which an entry was dropped.
+    """
+
+    def thinned(mask: Tensor, change: Tensor) -> Tensor:
+        return change.where(mask, 0) / (1 - probability)
+
+    return LazyTensors(shapes_of(changes), lambda name: entrywise(thinned, masks[name], changes[name]))
+
+
+def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """For each parameter a bool mask in its shape, true with probability ``1 - probability``.
+
+    Drawn in the order of the names.
+    """
+    shapes = shapes_of(changes)
+    return {name: torch.rand(shapes[name], generator=generator) >= probability for name in sorted(shapes)}

@@ -54,173 +54,9 @@ from cosam_bench.merging.spectral import Spectrum, compress, find_factors, joint
 from cosam_bench.merging.updates import as_factors, check_same_layers, lazy_weight_changes
 
 Space = Literal["u", "v", "uv"]
-
 # A singular value up to this share of the largest is rounding: float32 leaves 1e-7 or so in a stored change, and
 # the closed solution divides by squares of singular values.
 _ROUNDING = 1e-5
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One model's loss: how far a weight is from its own along the directions it leads in.
-
-    Attributes:
-        weight: ``(m, n)``, W_i; its dtype is that of the rest and of the solver's work.
-        left: ``(m, k)``, U S, so that A_i = left left^T; no columns where that side is not projected.
-        right: ``(n, k)``, V S, so that B_i = right right^T; likewise.
-    """
-
-    weight: Tensor
-    left: Tensor
-    right: Tensor
-
-    @classmethod
-    def of(cls, weight: Tensor, *, svd_epsilon: float, space: Space) -> Objective:
-        """The objective of a change.
-
-        Args:
-            weight: ``(m, n)``.
-            svd_epsilon: cumulated share of the singular values at which the leading ones end, in (0, 1].
-            space: whether the left, the right or both sides are projected.
-
-        Raises:
-            CosamError: the change is not finite.
-        """
-        if not torch.isfinite(weight).all():
-            raise CosamError("A layer's change is not finite: did an expert's training diverge?")
-        u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
-        leading = Spectrum(u, s, vh.T).first(leading_rank(s, svd_epsilon=svd_epsilon))
-        left = leading.u * leading.s if "u" in space else leading.u[:, :0]
-        right = leading.v * leading.s if "v" in space else leading.v[:, :0]
-        return cls(weight, left.to(weight.dtype), right.to(weight.dtype))
-
-    def loss_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
-        """L_i and its gradient at ``weight``."""
-        offset = weight - self.weight
-        pushed = _squared_times(self.left, self._left_square, offset)
-        pushed += _squared_times(self.right, self._right_square, offset.T).T
-        return float((offset * pushed).sum()), pushed.mul_(2)
-
-    @cached_property
-    def _left_square(self) -> Tensor | None:
-        return _square(self.left)
-
-    @cached_property
-    def _right_square(self) -> Tensor | None:
-        return _square(self.right)
-
-
-def _square(half: Tensor) -> Tensor | None:
-    """``half half^T`` where it is no more to multiply by than ``half`` and its transpose one after the other."""
-    return half @ half.T if 2 * half.shape[1] >= len(half) else None
-
-
-def _squared_times(half: Tensor, square: Tensor | None, matrix: Tensor) -> Tensor:
-    return half @ (half.T @ matrix) if square is None else square @ matrix
-
-
-def leading_rank(singular_values: Tensor, *, svd_epsilon: float) -> int:
-    """How many singular values come before their cumulated share reaches ``svd_epsilon``.
-
-    >>> [leading_rank(torch.tensor([6.0, 3.0, 1.0, 0.0]), svd_epsilon=share) for share in (0.5, 0.9, 0.95, 1.0)]
-    [0, 1, 2, 3]
-    """
-    if svd_epsilon == 1:  # rounding would decide whether the sum of all reaches it
-        return numerical_rank(singular_values, tolerance=_ROUNDING)
-    reached = (singular_values.cumsum(0) / singular_values.sum() >= svd_epsilon).nonzero()
-    return int(reached[0]) if len(reached) else 0  # none where all are zero
-
-
-def join_by_adam(
-    old: Objective,
-    new: Objective,
-    *,
-    alpha: float,
-    mgda: bool,
-    ema: float,
-    steps: int,
-    learning_rate: float,
-) -> Tensor:
-    """The mean of both weights after some steps of Adam on the weighed sum of their losses.
-
-    Args:
-        old: of the merged change.
-        new: of the expert's.
-        alpha: weight of ``old``, at the start; in [0, 1].
-        mgda: whether the weight moves to the shortest combination of the gradients.
-        ema: how much of the weight stays in each such move, in [0, 1]; 0 takes each step's own.
-        steps: of Adam, with its usual 0.9, 0.999 and 1e-8.
-        learning_rate: of Adam.
-
-    Returns:
-        ``(m, n)``.
-    """
-    joined = (old.weight + new.weight) / 2
-    optimiser = torch.optim.Adam([joined], lr=learning_rate)
-    for _ in range(steps):
-        (old_loss, old_gradient), (new_loss, new_gradient) = (side.loss_and_gradient(joined) for side in (old, new))
-        # A loss of zero has no direction to divide by it; the weight then stays.
-        if mgda and old_loss > 0 and new_loss > 0:
-            shortest = shortest_combination(old_gradient / old_loss, new_gradient / new_loss)
-            alpha = ema * alpha + (1 - ema) * shortest
-        joined.grad = alpha * old_gradient + (1 - alpha) * new_gradient
-        optimiser.step()
-    return joined
-
-
-def shortest_combination(first: Tensor, second: Tensor) -> float:
-    """The weight c of ``first`` that makes ``c first + (1 - c) second`` shortest, at the ends 0.001 and 0.999."""
-    first_first, first_second, second_second = (
-        float((one * other).sum()) for one, other in ((first, first), (first, second), (second, second))
-    )
-    if first_second >= first_first:
-        return 0.999
-    if first_second >= second_second:
-        return 0.001
-    return (second_second - first_second) / (first_first + second_second - 2 * first_second)
-
-
-def join_closed(old: Objective, new: Objective, *, alpha: float) -> Tensor:
-    """The minimum of ``alpha L_old + (1 - alpha) L_new`` that is nearest to the mean of both weights.
-
-    Args:
-        old: of the merged change; float64, as it divides by squares of singular values.
-        new: of the expert's.
-        alpha: weight of ``old``, in [0, 1].
-
-    Returns:
-        ``(m, n)``.
-    """
-    mean = (old.weight + new.weight) / 2
-    sides = ((alpha, old), (1 - alpha, new))
-    pull = sum((weight * _pull(side, mean) for weight, side in sides), torch.zeros_like(mean))
-    left, left_curvature = _eigenvectors(torch.cat([weight**0.5 * side.left for weight, side in sides], dim=1))
-    right, right_curvature = _eigenvectors(torch.cat([weight**0.5 * side.right for weight, side in sides], dim=1))
-    curvature = left_curvature[:, None] + right_curvature
-    is_curved = curvature > _ROUNDING**2 * curvature.max()
-    steps = torch.where(is_curved, (left.T @ pull @ right) / curvature.where(is_curved, 1.0), 0.0)
-    return mean + left @ steps @ right.T
-
-
-def _pull(side: Objective, weight: Tensor) -> Tensor:
-    _, gradient = side.loss_and_gradient(weight)
-    return -gradient / 2
-
-
-def _eigenvectors(half: Tensor) -> tuple[Tensor, Tensor]:
-    """All eigenvectors and eigenvalues of ``half half^T``; from ``half``, where small ones keep their digits."""
-    vectors, values, _ = torch.linalg.svd(half, full_matrices=True)
-    eigenvalues = torch.zeros(len(half), dtype=half.dtype, device=half.device)
-    eigenvalues[: len(values)] = values.square()
-    return vectors, eigenvalues
-
-
-def join_factors(old: LowRank, new: LowRank, *, alpha: float, svd_epsilon: float, space: Space) -> LowRank:
-    """``join_closed`` of two thin changes, in their joint core; float64 factors."""
-    core = joint_core(old, new)
-    sides = [Objective.of(part, svd_epsilon=svd_epsilon, space=space) for part in (core.first, core.second)]
-    joined = join_closed(sides[0], sides[1], alpha=alpha)
-    return core.spectrum(joined).factors(torch.float64)
 
 
 class DOPSettings(Settings):
@@ -286,7 +122,8 @@ class DOP(MergingMethod[DOPSettings]):
             joined = join_factors(thin, new, alpha=choice.alpha, svd_epsilon=choice.svd_epsilon, space=choice.space)
             return joined.dense()
         sides = [
-            Objective.of(change, svd_epsilon=choice.svd_epsilon, space=choice.space) for change in (old, new.dense())
+            ProjectionLoss.of(change, svd_epsilon=choice.svd_epsilon, space=choice.space)
+            for change in (old, new.dense())
         ]
         return join_by_adam(
             sides[0],
@@ -297,3 +134,166 @@ class DOP(MergingMethod[DOPSettings]):
             steps=choice.steps,
             learning_rate=choice.learning_rate,
         )
+
+
+@dataclass(frozen=True)
+class ProjectionLoss:
+    """One model's loss: how far a weight is from its own along the directions it leads in.
+
+    Attributes:
+        weight: ``(m, n)``, W_i; its dtype is that of the rest and of the solver's work.
+        left: ``(m, k)``, U S, so that A_i = left left^T; no columns where that side is not projected.
+        right: ``(n, k)``, V S, so that B_i = right right^T; likewise.
+    """
+
+    weight: Tensor
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, *, svd_epsilon: float, space: Space) -> ProjectionLoss:
+        """The objective of a change.
+
+        Args:
+            weight: ``(m, n)``.
+            svd_epsilon: cumulated share of the singular values at which the leading ones end, in (0, 1].
+            space: whether the left, the right or both sides are projected.
+
+        Raises:
+            CosamError: the change is not finite.
+        """
+        if not torch.isfinite(weight).all():
+            raise CosamError("A layer's change is not finite: did an expert's training diverge?")
+        u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+        leading = Spectrum(u, s, vh.T).first(leading_rank(s, svd_epsilon=svd_epsilon))
+        left = leading.u * leading.s if "u" in space else leading.u[:, :0]
+        right = leading.v * leading.s if "v" in space else leading.v[:, :0]
+        return cls(weight, left.to(weight.dtype), right.to(weight.dtype))
+
+    def loss_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
+        """L_i and its gradient at ``weight``."""
+        offset = weight - self.weight
+        pushed = _squared_times(self.left, self._left_square, offset)
+        pushed += _squared_times(self.right, self._right_square, offset.T).T
+        return float((offset * pushed).sum()), pushed.mul_(2)
+
+    @cached_property
+    def _left_square(self) -> Tensor | None:
+        return _square(self.left)
+
+    @cached_property
+    def _right_square(self) -> Tensor | None:
+        return _square(self.right)
+
+
+def _square(half: Tensor) -> Tensor | None:
+    """``half half^T`` where it is no more to multiply by than ``half`` and its transpose one after the other."""
+    return half @ half.T if 2 * half.shape[1] >= len(half) else None
+
+
+def _squared_times(half: Tensor, square: Tensor | None, matrix: Tensor) -> Tensor:
+    return half @ (half.T @ matrix) if square is None else square @ matrix
+
+
+def leading_rank(singular_values: Tensor, *, svd_epsilon: float) -> int:
+    """How many singular values come before their cumulated share reaches ``svd_epsilon``.
+
+    >>> [leading_rank(torch.tensor([6.0, 3.0, 1.0, 0.0]), svd_epsilon=share) for share in (0.5, 0.9, 0.95, 1.0)]
+    [0, 1, 2, 3]
+    """
+    if svd_epsilon == 1:  # rounding would decide whether the sum of all reaches it
+        return numerical_rank(singular_values, tolerance=_ROUNDING)
+    reached = (singular_values.cumsum(0) / singular_values.sum() >= svd_epsilon).nonzero()
+    return int(reached[0]) if len(reached) else 0  # none where all are zero
+
+
+def join_by_adam(
+    old: ProjectionLoss,
+    new: ProjectionLoss,
+    *,
+    alpha: float,
+    mgda: bool,
+    ema: float,
+    steps: int,
+    learning_rate: float,
+) -> Tensor:
+    """The mean of both weights after some steps of Adam on the weighed sum of their losses.
+
+    Args:
+        old: of the merged change.
+        new: of the expert's.
+        alpha: weight of ``old``, at the start; in [0, 1].
+        mgda: whether the weight moves to the shortest combination of the gradients.
+        ema: how much of the weight stays in each such move, in [0, 1]; 0 takes each step's own.
+        steps: of Adam, with its usual 0.9, 0.999 and 1e-8.
+        learning_rate: of Adam.
+
+    Returns:
+        ``(m, n)``.
+    """
+    joined = (old.weight + new.weight) / 2
+    optimiser = torch.optim.Adam([joined], lr=learning_rate)
+    for _ in range(steps):
+        (old_loss, old_gradient), (new_loss, new_gradient) = (side.loss_and_gradient(joined) for side in (old, new))
+        # A loss of zero has no direction to divide by it; the weight then stays.
+        if mgda and old_loss > 0 and new_loss > 0:
+            shortest = shortest_combination(old_gradient / old_loss, new_gradient / new_loss)
+            alpha = ema * alpha + (1 - ema) * shortest
+        joined.grad = alpha * old_gradient + (1 - alpha) * new_gradient
+        optimiser.step()
+    return joined
+
+
+def shortest_combination(first: Tensor, second: Tensor) -> float:
+    """The weight c of ``first`` that makes ``c first + (1 - c) second`` shortest, at the ends 0.001 and 0.999."""
+    first_first, first_second, second_second = (
+        float((one * other).sum()) for one, other in ((first, first), (first, second), (second, second))
+    )
+    if first_second >= first_first:
+        return 0.999
+    if first_second >= second_second:
+        return 0.001
+    return (second_second - first_second) / (first_first + second_second - 2 * first_second)
+
+
+def join_closed(old: ProjectionLoss, new: ProjectionLoss, *, alpha: float) -> Tensor:
+    """The minimum of ``alpha L_old + (1 - alpha) L_new`` that is nearest to the mean of both weights.
+
+    Args:
+        old: of the merged change; float64, as it divides by squares of singular values.
+        new: of the expert's.
+        alpha: weight of ``old``, in [0, 1].
+
+    Returns:
+        ``(m, n)``.
+    """
+    mean = (old.weight + new.weight) / 2
+    sides = ((alpha, old), (1 - alpha, new))
+    pull = sum((weight * _pull(side, mean) for weight, side in sides), torch.zeros_like(mean))
+    left, left_curvature = _eigenvectors(torch.cat([weight**0.5 * side.left for weight, side in sides], dim=1))
+    right, right_curvature = _eigenvectors(torch.cat([weight**0.5 * side.right for weight, side in sides], dim=1))
+    curvature = left_curvature[:, None] + right_curvature
+    is_curved = curvature > _ROUNDING**2 * curvature.max()
+    steps = torch.where(is_curved, (left.T @ pull @ right) / curvature.where(is_curved, 1.0), 0.0)
+    return mean + left @ steps @ right.T
+
+
+def _pull(side: ProjectionLoss, weight: Tensor) -> Tensor:
+    _, gradient = side.loss_and_gradient(weight)
+    return -gradient / 2
+
+
+def _eigenvectors(half: Tensor) -> tuple[Tensor, Tensor]:
+    """All eigenvectors and eigenvalues of ``half half^T``; from ``half``, where small ones keep their digits."""
+    vectors, values, _ = torch.linalg.svd(half, full_matrices=True)
+    eigenvalues = torch.zeros(len(half), dtype=half.dtype, device=half.device)
+    eigenvalues[: len(values)] = values.square()
+    return vectors, eigenvalues
+
+
+def join_factors(old: LowRank, new: LowRank, *, alpha: float, svd_epsilon: float, space: Space) -> LowRank:
+    """``join_closed`` of two thin changes, in their joint core; float64 factors."""
+    core = joint_core(old, new)
+    sides = [ProjectionLoss.of(part, svd_epsilon=svd_epsilon, space=space) for part in (core.first, core.second)]
+    joined = join_closed(sides[0], sides[1], alpha=alpha)
+    return core.spectrum(joined).factors(torch.float64)

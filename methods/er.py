@@ -40,65 +40,6 @@ from cosam_bench import (
 from cosam_bench.data.prompts import MASK_SIZE
 
 
-def pack(mask: Tensor) -> Tensor:
-    """A bool tensor's last axis as bits, uint8 ``(..., ceil(W / 8))``."""
-    return torch.from_numpy(np.packbits(mask.numpy(), axis=-1))
-
-
-def unpack(bits: Tensor, *, width: int) -> Tensor:
-    """The bool tensor ``(..., width)`` that ``pack`` took."""
-    return torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1, count=width).astype(bool))
-
-
-def packed(samples: Sequence[Sample], prompts: Prompts, *, noisy_masks: bool) -> dict[str, Tensor]:
-    """Samples and their prompts as named tensors, which ``unpacked`` reads.
-
-    Args:
-        noisy_masks: keep the mask prompts, too; 8 KiB a sample.
-    """
-    tensors = {"boxes": prompts.boxes.clone(), "points": prompts.points.clone()}
-    if noisy_masks:
-        tensors["prompts"] = pack(prompts.masks)
-    for row, sample in enumerate(samples):
-        tensors |= {f"{row}/image": sample.image, f"{row}/mask": pack(sample.mask)}
-    return tensors
-
-
-def unpacked(tensors: Mapping[str, Tensor], *, prefix: str) -> tuple[list[Sample], Prompts]:
-    """The samples and prompts under the names that begin with ``prefix``; mask prompts are empty if none were kept."""
-    boxes, points = tensors[f"{prefix}boxes"], tensors[f"{prefix}points"]
-    samples = []
-    for row in range(len(boxes)):
-        image, bits = tensors[f"{prefix}{row}/image"], tensors[f"{prefix}{row}/mask"]
-        samples.append(Sample(f"{prefix}{row}", image, unpack(bits, width=image.shape[-1])))
-    masks = torch.zeros(len(boxes), 1, 1, dtype=torch.bool)
-    if f"{prefix}prompts" in tensors:
-        masks = unpack(tensors[f"{prefix}prompts"], width=MASK_SIZE)
-    return samples, Prompts(boxes, points, masks, digest="")
-
-
-class Replay(TrainingHooks):
-    """Averages each batch's loss with that of a batch from the memory."""
-
-    def __init__(
-        self, bench: Workbench, samples: Sequence[Sample], prompts: Prompts, *, order: torch.Generator
-    ) -> None:
-        self._bench = bench
-        self._samples = samples
-        self._prompts = prompts
-        self._order = order
-
-    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
-        """Half of the batch's loss and half of the replayed one's."""
-        again, _ = self._bench.loss(*self.batch(len(batch)))
-        return (loss + again) / 2
-
-    def batch(self, size: int) -> tuple[Batch, Tensor]:
-        """Different samples of the memory, ``size`` of them or all, augmented, and their masks."""
-        rows = torch.randperm(len(self._samples), generator=self._order)[:size].tolist()
-        return self._bench.augmented(self._samples, self._prompts, rows, order=self._order)
-
-
 class ERSettings(Settings):
     """The settings of experience replay."""
 
@@ -129,7 +70,7 @@ class ER(MergingMethod[ERSettings]):
 
     def remembered(self) -> tuple[list[Sample], Prompts]:
         """All kept samples, domain by domain, and their prompts."""
-        parts = [unpacked(self.memory, prefix=f"{name}/") for name in self._kept()]
+        parts = [tensors_to_samples(self.memory, prefix=f"{name}/") for name in self._kept()]
         joined = {
             field: torch.cat([getattr(prompts, field) for _, prompts in parts])
             for field in ("boxes", "points", "masks")
@@ -140,7 +81,7 @@ class ER(MergingMethod[ERSettings]):
         """The adapter as the new domain left it; some of its samples join the memory."""
         draws = self.bench.generator("er", "memory", domain.digest)
         rows = torch.randperm(len(domain), generator=draws)[: self.settings.memory].tolist()
-        tensors = packed(
+        tensors = samples_to_tensors(
             [domain[row] for row in rows],
             domain.prompts.take(rows),
             noisy_masks=self.bench.prompt_kind in ("mask", "mix"),
@@ -151,3 +92,62 @@ class ER(MergingMethod[ERSettings]):
 
     def _kept(self) -> list[str]:
         return cast("list[str]", self.values.get("kept", []))
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """A bool tensor's last axis as bits, uint8 ``(..., ceil(W / 8))``."""
+    return torch.from_numpy(np.packbits(mask.numpy(), axis=-1))
+
+
+def unpack_bits(bits: Tensor, *, width: int) -> Tensor:
+    """The bool tensor ``(..., width)`` that ``pack_bits`` took."""
+    return torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1, count=width).astype(bool))
+
+
+def samples_to_tensors(samples: Sequence[Sample], prompts: Prompts, *, noisy_masks: bool) -> dict[str, Tensor]:
+    """Samples and their prompts as named tensors, which ``tensors_to_samples`` reads.
+
+    Args:
+        noisy_masks: keep the mask prompts, too; 8 KiB a sample.
+    """
+    tensors = {"boxes": prompts.boxes.clone(), "points": prompts.points.clone()}
+    if noisy_masks:
+        tensors["prompts"] = pack_bits(prompts.masks)
+    for row, sample in enumerate(samples):
+        tensors |= {f"{row}/image": sample.image, f"{row}/mask": pack_bits(sample.mask)}
+    return tensors
+
+
+def tensors_to_samples(tensors: Mapping[str, Tensor], *, prefix: str) -> tuple[list[Sample], Prompts]:
+    """The samples and prompts under the names that begin with ``prefix``; mask prompts are empty if none were kept."""
+    boxes, points = tensors[f"{prefix}boxes"], tensors[f"{prefix}points"]
+    samples = []
+    for row in range(len(boxes)):
+        image, bits = tensors[f"{prefix}{row}/image"], tensors[f"{prefix}{row}/mask"]
+        samples.append(Sample(f"{prefix}{row}", image, unpack_bits(bits, width=image.shape[-1])))
+    masks = torch.zeros(len(boxes), 1, 1, dtype=torch.bool)
+    if f"{prefix}prompts" in tensors:
+        masks = unpack_bits(tensors[f"{prefix}prompts"], width=MASK_SIZE)
+    return samples, Prompts(boxes, points, masks, digest="")
+
+
+class Replay(TrainingHooks):
+    """Averages each batch's loss with that of a batch from the memory."""
+
+    def __init__(
+        self, bench: Workbench, samples: Sequence[Sample], prompts: Prompts, *, order: torch.Generator
+    ) -> None:
+        self._bench = bench
+        self._samples = samples
+        self._prompts = prompts
+        self._order = order
+
+    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
+        """Half of the batch's loss and half of the replayed one's."""
+        again, _ = self._bench.loss(*self.batch(len(batch)))
+        return (loss + again) / 2
+
+    def batch(self, size: int) -> tuple[Batch, Tensor]:
+        """Different samples of the memory, ``size`` of them or all, augmented, and their masks."""
+        rows = torch.randperm(len(self._samples), generator=self._order)[:size].tolist()
+        return self._bench.augmented(self._samples, self._prompts, rows, order=self._order)

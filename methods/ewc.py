@@ -42,72 +42,6 @@ from cosam_bench import (
 )
 
 
-def consolidate(
-    running: Mapping[str, Tensor], fisher: dict[str, Tensor], *, decay: float, normalise: bool
-) -> dict[str, Tensor]:
-    """The importance of each weight for all domains so far: ``decay`` times that before, plus the new domain's.
-
-    Args:
-        running: by parameter name, what this function returned for the domain before; empty at first.
-        fisher: F_t, at least 0, of the same names and shapes; overwritten by the result.
-        normalise: divide F_t by the mean of its entries, over all parameters; one of zeros stays.
-
-    Source: Schwarz et al. 2018, equation 9.
-    """
-    scale = 1 / (_mean(fisher) or 1.0) if normalise else 1.0
-    for name, values in fisher.items():
-        values.mul_(scale)
-        if name in running:
-            values.add_(decay * running[name])
-    return fisher
-
-
-def _mean(tensors: Mapping[str, Tensor]) -> float:
-    total = sum(tensor.double().sum().item() for tensor in tensors.values())
-    return total / max(1, sum(tensor.numel() for tensor in tensors.values()))
-
-
-def penalty(importance: Mapping[str, Tensor], drift: Mapping[str, Tensor], *, strength: float) -> Tensor:
-    """``strength / 2 sum F d^2``, a scalar with a graph.
-
-    Args:
-        importance: F by parameter name, at least 0; every name of ``drift`` is among its names.
-        drift: d = W - W*, of the same shapes.
-    """
-    terms = [(importance[name] * change.square()).sum() for name, change in drift.items()]
-    return strength / 2 * torch.stack(terms).sum()
-
-
-class Anchor(TrainingHooks):
-    """Adds the penalty on what the adapted weights have moved since training began."""
-
-    def __init__(self, importance: Mapping[str, Tensor], *, strength: float) -> None:
-        self._importance = importance
-        self._strength = strength
-        self._anchor: dict[str, Tensor] = {}
-
-    def attached(self, adapter: Adapter) -> None:
-        """Note the weights, which are the served ones."""
-        self._anchor = {name: weight.detach().clone() for name, weight in trained_weights(adapter).items()}
-        self._importance = {name: self._importance[name].to(weight.device) for name, weight in self._anchor.items()}
-
-    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
-        """The protocol's loss plus the penalty."""
-        drift = {name: weight - self._anchor[name] for name, weight in trained_weights(adapter).items()}
-        return loss + penalty(self._importance, drift, strength=self._strength)
-
-
-def trained_weights(adapter: Adapter) -> dict[str, Tensor]:
-    """The part of each adapted weight that training moves, by parameter name as in ``weight_changes``, with a graph.
-
-    A constant part, of the base and of what lies beneath, is left out: differences do not need it.
-    """
-    weights = {f"{layer}.weight": scale * (b @ a) for layer, (a, b, scale) in adapter.factors.items()}
-    for name, (parameter, _, _) in adapter.dense.items():
-        weights[name] = weights[name] + parameter if name in weights else parameter
-    return weights
-
-
 class EWCSettings(Settings):
     """The settings of online EWC."""
 
@@ -145,7 +79,7 @@ class EWC(MergingMethod[EWCSettings]):
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """The penalty, once there is something to hold."""
-        return Anchor(self.memory, strength=self.settings.strength) if self.memory else None
+        return QuadraticPenalty(self.memory, strength=self.settings.strength) if self.memory else None
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The adapter as the new domain left it; its Fisher information joins the memory."""
@@ -153,3 +87,69 @@ class EWC(MergingMethod[EWCSettings]):
         fisher = self.bench.squared_gradients(domain, expert, labels=options.labels, images=options.images)
         self.memory = consolidate(self.memory, fisher, decay=options.decay, normalise=options.normalise)
         return expert
+
+
+def consolidate(
+    running: Mapping[str, Tensor], fisher: dict[str, Tensor], *, decay: float, normalise: bool
+) -> dict[str, Tensor]:
+    """The importance of each weight for all domains so far: ``decay`` times that before, plus the new domain's.
+
+    Args:
+        running: by parameter name, what this function returned for the domain before; empty at first.
+        fisher: F_t, at least 0, of the same names and shapes; overwritten by the result.
+        normalise: divide F_t by the mean of its entries, over all parameters; one of zeros stays.
+
+    Source: Schwarz et al. 2018, equation 9.
+    """
+    scale = 1 / (_mean(fisher) or 1.0) if normalise else 1.0
+    for name, values in fisher.items():
+        values.mul_(scale)
+        if name in running:
+            values.add_(decay * running[name])
+    return fisher
+
+
+def _mean(tensors: Mapping[str, Tensor]) -> float:
+    total = sum(tensor.double().sum().item() for tensor in tensors.values())
+    return total / max(1, sum(tensor.numel() for tensor in tensors.values()))
+
+
+def penalty(importance: Mapping[str, Tensor], drift: Mapping[str, Tensor], *, strength: float) -> Tensor:
+    """``strength / 2 sum F d^2``, a scalar with a graph.
+
+    Args:
+        importance: F by parameter name, at least 0; every name of ``drift`` is among its names.
+        drift: d = W - W*, of the same shapes.
+    """
+    terms = [(importance[name] * change.square()).sum() for name, change in drift.items()]
+    return strength / 2 * torch.stack(terms).sum()
+
+
+class QuadraticPenalty(TrainingHooks):
+    """Adds the penalty on what the adapted weights have moved since training began."""
+
+    def __init__(self, importance: Mapping[str, Tensor], *, strength: float) -> None:
+        self._importance = importance
+        self._strength = strength
+        self._anchor: dict[str, Tensor] = {}
+
+    def attached(self, adapter: Adapter) -> None:
+        """Note the weights, which are the served ones."""
+        self._anchor = {name: weight.detach().clone() for name, weight in trained_weights(adapter).items()}
+        self._importance = {name: self._importance[name].to(weight.device) for name, weight in self._anchor.items()}
+
+    def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
+        """The protocol's loss plus the penalty."""
+        drift = {name: weight - self._anchor[name] for name, weight in trained_weights(adapter).items()}
+        return loss + penalty(self._importance, drift, strength=self._strength)
+
+
+def trained_weights(adapter: Adapter) -> dict[str, Tensor]:
+    """The part of each adapted weight that training moves, by parameter name as in ``weight_changes``, with a graph.
+
+    A constant part, of the base and of what lies beneath, is left out: differences do not need it.
+    """
+    weights = {f"{layer}.weight": scale * (b @ a) for layer, (a, b, scale) in adapter.factors.items()}
+    for name, (parameter, _, _) in adapter.dense.items():
+        weights[name] = weights[name] + parameter if name in weights else parameter
+    return weights

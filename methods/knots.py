@@ -31,9 +31,50 @@ from cosam_bench.merging.sign_election import elect_between, trim
 from cosam_bench.merging.updates import check_same_layers, lazy_weight_changes
 
 SMALLEST_SINGULAR_VALUE = 1e-5  # the released code keeps what is larger
-
-
 _DENSE = "/dense"  # told apart from the coordinates of a layer whose weight has a dense change, too
+
+
+class KnotsSettings(Settings):
+    """The settings of KnOTS."""
+
+    rule: Literal["ties", "task_arithmetic"] = setting("ties", "how the aligned experts are merged", source="the paper")
+    density: float = setting(
+        0.2,
+        "of rule=ties: share of an expert's coordinates that are kept",
+        source="released settings, 20 to 30 %",
+        gt=0,
+        le=1,
+    )
+    merge: Literal["sum", "mean"] = setting(
+        "mean", "what is taken of the coordinates that agree, or of all without ties", source="the released settings"
+    )
+    scale: float = setting(
+        0.6, "what the merged change is multiplied by", source="the released ViT-B/32 settings", gt=0
+    )
+
+
+class Knots(MergingMethod[KnotsSettings]):
+    """TIES in the singular directions of all experts, which are kept."""
+
+    card = MethodCard(
+        title="KnOTS (not continual)",
+        paper="arXiv 2410.19735",
+        state="grows",
+        order_dependent=False,
+        not_continual=True,
+        deviations=(
+            "keeps every expert's factors and merges all of them anew after each domain",
+            "alpha / rank is part of the change; the released code ignores it",
+            "float64 decomposition from the factors; the released code rounds to float32",
+            "decoder parameters, where trained, join TIES unaligned; the released code leaves them out",
+        ),
+    )
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The merge of all experts so far, recomputed."""
+        self.memory |= expert.tensors(f"{step}/")
+        experts = [Update.from_tensors(self.memory, f"{number}/") for number in range(1, step + 1)]
+        return merge_aligned(experts, **self.settings.model_dump())
 
 
 def align(experts: Sequence[LowRank]) -> tuple[Tensor, list[LowRank]]:
@@ -108,46 +149,3 @@ def _by_sum(vectors: Sequence[Mapping[str, Tensor]], merge: Literal["sum", "mean
         total = add_task_vector(total, vector, scale="1/t" if merge == "mean" else 1.0, step=step)
     assert total is not None
     return total
-
-
-class KnotsSettings(Settings):
-    """The settings of KnOTS."""
-
-    rule: Literal["ties", "task_arithmetic"] = setting("ties", "how the aligned experts are merged", source="the paper")
-    density: float = setting(
-        0.2,
-        "of rule=ties: share of an expert's coordinates that are kept",
-        source="released settings, 20 to 30 %",
-        gt=0,
-        le=1,
-    )
-    merge: Literal["sum", "mean"] = setting(
-        "mean", "what is taken of the coordinates that agree, or of all without ties", source="the released settings"
-    )
-    scale: float = setting(
-        0.6, "what the merged change is multiplied by", source="the released ViT-B/32 settings", gt=0
-    )
-
-
-class Knots(MergingMethod[KnotsSettings]):
-    """TIES in the singular directions of all experts, which are kept."""
-
-    card = MethodCard(
-        title="KnOTS (not continual)",
-        paper="arXiv 2410.19735",
-        state="grows",
-        order_dependent=False,
-        not_continual=True,
-        deviations=(
-            "keeps every expert's factors and merges all of them anew after each domain",
-            "alpha / rank is part of the change; the released code ignores it",
-            "float64 decomposition from the factors; the released code rounds to float32",
-            "decoder parameters, where trained, join TIES unaligned; the released code leaves them out",
-        ),
-    )
-
-    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The merge of all experts so far, recomputed."""
-        self.memory |= expert.tensors(f"{step}/")
-        experts = [Update.from_tensors(self.memory, f"{number}/") for number in range(1, step + 1)]
-        return merge_aligned(experts, **self.settings.model_dump())

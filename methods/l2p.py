@@ -42,28 +42,6 @@ _FIRST = 0.01  # bound of the first prompts and keys, flax's uniform initialiser
 _LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain's
 
 
-def choose(queries: Tensor, keys: Tensor, *, count: int, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The keys that are nearest to each query by cosine distance, best first.
-
-    Args:
-        queries: float, ``(B, C)``.
-        keys: float, ``(M, C)``; gradients reach them through the similarities.
-        count: N, at most M.
-        shares: float, ``(M,)``, h: the factor by which the distance to each key counts; none: 1.
-
-    Returns:
-        int64 ``(B, N)``, numbers of keys, and float ``(B, N)``, their similarities in [-1, 1].
-
-    Source: Wang et al. 2022, section 4.2.
-    """
-    similarity = functional.normalize(queries, dim=1) @ functional.normalize(keys, dim=1).T
-    distance = 1 - similarity.detach()
-    if shares is not None:
-        distance = distance * shares.clamp_min(_LEAST_SHARE)
-    numbers = distance.topk(count, dim=1, largest=False).indices
-    return numbers, similarity.gather(1, numbers)
-
-
 class L2PSettings(Settings):
     """The settings of L2P; the pool is the released code's for CORe50, whose tasks are domains, too."""
 
@@ -150,7 +128,9 @@ class L2P(Method[L2PSettings]):
         sam = self.bench.sam
         with torch.no_grad(), view.autocast():
             features = self.bench.encode(batch)
-        numbers, similarities = choose(query(features.maps), keys, count=self.settings.chosen, shares=shares)
+        numbers, similarities = choose_prompts(
+            image_query(features.maps), keys, count=self.settings.chosen, shares=shares
+        )
         with view.autocast():
             masks = sam.decode(features, batch.prompts, extra=prompts[numbers].flatten(1, 2))
         return masks, numbers, similarities
@@ -172,6 +152,28 @@ class L2P(Method[L2PSettings]):
         self.prompts, self.keys, self.choices = tensors["prompts"], tensors["keys"], tensors["choices"]
 
 
-def query(embeddings: Tensor) -> Tensor:
+def choose_prompts(queries: Tensor, keys: Tensor, *, count: int, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The keys that are nearest to each query by cosine distance, best first.
+
+    Args:
+        queries: float, ``(B, C)``.
+        keys: float, ``(M, C)``; gradients reach them through the similarities.
+        count: N, at most M.
+        shares: float, ``(M,)``, h: the factor by which the distance to each key counts; none: 1.
+
+    Returns:
+        int64 ``(B, N)``, numbers of keys, and float ``(B, N)``, their similarities in [-1, 1].
+
+    Source: Wang et al. 2022, section 4.2.
+    """
+    similarity = functional.normalize(queries, dim=1) @ functional.normalize(keys, dim=1).T
+    distance = 1 - similarity.detach()
+    if shares is not None:
+        distance = distance * shares.clamp_min(_LEAST_SHARE)
+    numbers = distance.topk(count, dim=1, largest=False).indices
+    return numbers, similarity.gather(1, numbers)
+
+
+def image_query(embeddings: Tensor) -> Tensor:
     """The mean over the grid of an image's embedding ``(B, C, h, w)``: float32 ``(B, C)``."""
     return embeddings.float().mean(dim=(2, 3))

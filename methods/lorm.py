@@ -40,47 +40,12 @@ from cosam_bench import (
 from cosam_bench.merging.regression import merge_by_regression, running_sums
 
 
-def add_shared_a_terms(
-    memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str
-) -> dict[str, Tensor]:
-    """One layer's running sums with one more expert, whose A is that of the others.
-
-    Args:
-        memory: has what this function returned for the expert before; nothing of the layer at first.
-        factors: A ``(r, n)`` and B ``(m, r)``.
-        inner: float64, ``(r, r)``, A G A^T; overwritten by the sum, or kept as it where there is none before.
-
-    Returns:
-        float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.
-    """
-    terms = {f"{layer}/gram": inner, f"{layer}/product": factors.b.double() @ inner}
-    return running_sums(memory, terms.items())
-
-
-def merged_b(sums: Mapping[str, Tensor], *, layer: str, ridge: float) -> Tensor:
-    """The merged B ``(m, r)``, float64.
-
-    Raises:
-        CosamError: the sum of A G A^T has no inverse and the ridge is 0.
-    """
-    return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge)
-
-
 class LoRMSettings(Settings):
     """The settings of LoRM with a shared A."""
 
     ridge: float = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the paper", ge=0
     )
-
-
-class FrozenA(TrainingHooks):
-    """Trains B alone: A stays as it was drawn."""
-
-    def attached(self, adapter: Adapter) -> None:
-        """Freeze every layer's A."""
-        for a, _, _ in adapter.factors.values():
-            a.requires_grad_(False)
 
 
 class LoRM(MergingMethod[LoRMSettings]):
@@ -127,3 +92,38 @@ class LoRM(MergingMethod[LoRMSettings]):
                 f"Two domains' adapters have different A in {layer!r}, so their B cannot be merged. Use one seed and "
                 "one adapter setting for the whole stream."
             )
+
+
+def add_shared_a_terms(
+    memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str
+) -> dict[str, Tensor]:
+    """One layer's running sums with one more expert, whose A is that of the others.
+
+    Args:
+        memory: has what this function returned for the expert before; nothing of the layer at first.
+        factors: A ``(r, n)`` and B ``(m, r)``.
+        inner: float64, ``(r, r)``, A G A^T; overwritten by the sum, or kept as it where there is none before.
+
+    Returns:
+        float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.
+    """
+    terms = {f"{layer}/gram": inner, f"{layer}/product": factors.b.double() @ inner}
+    return running_sums(memory, terms.items())
+
+
+def merged_b(sums: Mapping[str, Tensor], *, layer: str, ridge: float) -> Tensor:
+    """The merged B ``(m, r)``, float64.
+
+    Raises:
+        CosamError: the sum of A G A^T has no inverse and the ridge is 0.
+    """
+    return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge)
+
+
+class FrozenA(TrainingHooks):
+    """Trains B alone: A stays as it was drawn."""
+
+    def attached(self, adapter: Adapter) -> None:
+        """Freeze every layer's A."""
+        for a, _, _ in adapter.factors.values():
+            a.requires_grad_(False)

@@ -40,6 +40,40 @@ from cosam_bench import (
 )
 
 
+class LwFSettings(Settings):
+    """The settings of LwF; the defaults are the paper's."""
+
+    weight: float = setting(1.0, "lambda_o, of the distance to the old model's masks", source="the paper", ge=0)
+    temperature: float = setting(2.0, "T, by which both models' logits are divided", source="the paper", gt=0)
+
+
+class LwF(MergingMethod[LwFSettings]):
+    """The served adapter, trained on under distillation from itself."""
+
+    card = MethodCard(
+        title="LwF",
+        paper="arXiv 1606.09282",
+        needs=("inputs",),
+        deviations=(
+            "only the protocol's adapters are trained",
+            "one mask decoder instead of a head a task, so no warm-up of a new head",
+            "each pixel is a classification in two classes",
+            "the old model answers in each step, on the augmented images, not once before training",
+        ),
+    )
+    start = "served"
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
+        """The distillation, once there is a model to hold on to."""
+        if self.served is None:
+            return None
+        return Teacher(self.bench, weight=self.settings.weight, temperature=self.settings.temperature)
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The adapter as the new domain left it."""
+        return expert
+
+
 def distillation(logits: Tensor, old: Tensor, *, temperature: float) -> Tensor:
     """The mean cross-entropy of two models' masks, a scalar; least where the logits are equal.
 
@@ -81,11 +115,11 @@ class Teacher(TrainingHooks):
     def logits(self, batch: Batch) -> Tensor:
         """The old model's logits in the precision of training, float32, ``(B, h, w)``, without a graph."""
         bench = self._bench
-        with torch.no_grad(), self._begun(), bench.training_view.autocast():
+        with torch.no_grad(), self._old_parameters(), bench.training_view.autocast():
             return bench.sam.decode(bench.encode(batch), batch.prompts).logits.float()
 
     @contextmanager
-    def _begun(self) -> Iterator[None]:
+    def _old_parameters(self) -> Iterator[None]:
         """The first parameters in place of the trained ones, whose objects, and any graph of them, are not touched."""
         own = [(module, name, getattr(module, name)) for module, name, _ in self._places]
         try:
@@ -95,37 +129,3 @@ class Teacher(TrainingHooks):
         finally:
             for module, name, parameter in own:
                 setattr(module, name, parameter)
-
-
-class LwFSettings(Settings):
-    """The settings of LwF; the defaults are the paper's."""
-
-    weight: float = setting(1.0, "lambda_o, of the distance to the old model's masks", source="the paper", ge=0)
-    temperature: float = setting(2.0, "T, by which both models' logits are divided", source="the paper", gt=0)
-
-
-class LwF(MergingMethod[LwFSettings]):
-    """The served adapter, trained on under distillation from itself."""
-
-    card = MethodCard(
-        title="LwF",
-        paper="arXiv 1606.09282",
-        needs=("inputs",),
-        deviations=(
-            "only the protocol's adapters are trained",
-            "one mask decoder instead of a head a task, so no warm-up of a new head",
-            "each pixel is a classification in two classes",
-            "the old model answers in each step, on the augmented images, not once before training",
-        ),
-    )
-    start = "served"
-
-    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """The distillation, once there is a model to hold on to."""
-        if self.served is None:
-            return None
-        return Teacher(self.bench, weight=self.settings.weight, temperature=self.settings.temperature)
-
-    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The adapter as the new domain left it."""
-        return expert

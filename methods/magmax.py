@@ -29,34 +29,6 @@ from cosam_bench.merging.elementwise import check_same_parameters, entrywise
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-def keep_larger(
-    merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: float
-) -> dict[str, Tensor]:
-    """``scale`` times, entry by entry, the change of larger magnitude, the new one where both are equal.
-
-    Where the scale is no power of two, ``merged`` over it differs from the change by a rounding, which then decides
-    between equal entries.
-
-    Args:
-        merged: what this function returned with the same scale for the expert before; none at first. The scale is
-            taken off and put on again in float64, which gives back the same float32.
-        changes: the new expert's, by parameter name.
-        scale: above 0.
-
-    Raises:
-        CosamError: the experts do not change the same parameters.
-    """
-    if merged is None:
-        return {name: scale * change for name, change in changes.items()}
-    check_same_parameters(merged, changes)
-
-    def larger(before: Tensor, change: Tensor) -> Tensor:
-        largest, new = before.double() / scale, change.double()
-        return scale * new.where(new.abs() >= largest.abs(), largest)
-
-    return {name: entrywise(larger, merged[name], change) for name, change in changes.items()}
-
-
 class MagMaxSettings(Settings):
     """The settings of MagMax."""
 
@@ -90,3 +62,31 @@ class MagMax(MergingMethod[MagMaxSettings]):
         """The scaled entries of largest magnitude over all experts so far."""
         merged = self.served.dense if self.served else None
         return Update(dense=keep_larger(merged, lazy_weight_changes(expert), scale=self.settings.scale))
+
+
+def keep_larger(
+    merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: float
+) -> dict[str, Tensor]:
+    """``scale`` times, entry by entry, the change of larger magnitude, the new one where both are equal.
+
+    Where the scale is no power of two, ``merged`` over it differs from the change by a rounding, which then decides
+    between equal entries.
+
+    Args:
+        merged: what this function returned with the same scale for the expert before; none at first. The scale is
+            taken off and put on again in float64, which gives back the same float32.
+        changes: the new expert's, by parameter name.
+        scale: above 0.
+
+    Raises:
+        CosamError: the experts do not change the same parameters.
+    """
+    if merged is None:
+        return {name: scale * change for name, change in changes.items()}
+    check_same_parameters(merged, changes)
+
+    def larger(before: Tensor, change: Tensor) -> Tensor:
+        largest, new = before.double() / scale, change.double()
+        return scale * new.where(new.abs() >= largest.abs(), largest)
+
+    return {name: entrywise(larger, merged[name], change) for name, change in changes.items()}

@@ -92,7 +92,7 @@ class MoDA(Method[MoDASettings]):
         trained = [keys, tokens] if options.train_tokens else [keys]
         optimiser = torch.optim.Adam(trained, lr=options.router_learning_rate)
         labels = torch.tensor([number for number, images in enumerate(self.memory) for _ in images], device=device)
-        inputs = self._remembered(tokens)
+        inputs = self._router_inputs(tokens)
         for _ in range(options.router_epochs):
             order = torch.randperm(len(labels), generator=generator).tolist()
             for rows in chunks(order, size=options.router_batch):
@@ -109,7 +109,7 @@ class MoDA(Method[MoDASettings]):
         _, width = token_widths(self.bench.sam)
         return (torch.rand(len(self.experts), width + 1, generator=generator) * 2 - 1) / math.sqrt(width)
 
-    def _remembered(self, tokens: Tensor) -> Tensor:
+    def _router_inputs(self, tokens: Tensor) -> Tensor:
         """What training does not change of the memory's images, computed once and kept on the CPU.
 
         Returns:
@@ -122,11 +122,11 @@ class MoDA(Method[MoDASettings]):
             for rows in chunks(range(len(images)), size=self.bench.batch_size):
                 inputs = [self.bench.view.prepared(images[row]) for row in rows]
                 framed = self.bench.view.placed(inputs)
-                maps = self._map(framed, known=KnownInputs.of(framed, inputs))
+                maps = self._encode_before_tokens(framed, known=KnownInputs.of(framed, inputs))
                 parts.append((maps if self.settings.train_tokens else self._query(maps, tokens)).cpu())
         return torch.cat(parts)
 
-    def _map(self, images: Tensor, *, known: KnownInputs | None = None) -> Tensor:
+    def _encode_before_tokens(self, images: Tensor, *, known: KnownInputs | None = None) -> Tensor:
         """What the encoder makes of images before the first token joins."""
         sam = self.bench.sam
         with self.bench.view.autocast():
@@ -142,7 +142,7 @@ class MoDA(Method[MoDASettings]):
         if self.keys is None:
             return [0] * len(images)
         with torch.inference_mode():
-            queries = self._query(self._map(images, known=known), self.tokens.to(images.device))
+            queries = self._query(self._encode_before_tokens(images, known=known), self.tokens.to(images.device))
             return _scores(queries, self.keys.to(images.device)).argmax(dim=1).tolist()
 
     def predict(self, batch: Batch) -> Tensor:

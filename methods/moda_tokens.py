@@ -33,7 +33,7 @@ _JOINED_STAGES = slice(2, 4)  # of timm's four; the first two see 4 and 16 times
 
 def token_widths(sam: Sam) -> tuple[int, int]:
     """The width of a token where it joins the encoder, and where it is read."""
-    encoder = _checked(sam)
+    encoder = _image_encoder(sam)
     if isinstance(encoder, TinyViTEncoder):
         first, *_, last = (block for stage in _stages(encoder) for block in stage.blocks)
         return int(first.dim), int(last.dim)
@@ -43,7 +43,7 @@ def token_widths(sam: Sam) -> tuple[int, int]:
 
 def join_depth(sam: Sam) -> int:
     """How many blocks, as ``Sam.prefix`` counts them, run before the first token joins and depend on none."""
-    encoder = _checked(sam)
+    encoder = _image_encoder(sam)
     if not isinstance(encoder, TinyViTEncoder):
         return 0
     early: list[Any] = list(encoder.stages.children())[1 : _JOINED_STAGES.start]  # the first stage has no attention
@@ -60,7 +60,7 @@ def join_tokens(sam: Sam, maps: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         float ``(B, n, C')``, the widths being ``token_widths``.
     """
-    encoder = _checked(sam)
+    encoder = _image_encoder(sam)
     sam.encoder_passes += len(maps)
     travelling = tokens.expand(len(maps), -1, -1)
     if isinstance(encoder, TinyViTEncoder):
@@ -68,7 +68,7 @@ def join_tokens(sam: Sam, maps: Tensor, tokens: Tensor) -> Tensor:
     return _through_vit(encoder, maps, travelling)
 
 
-def _checked(sam: Sam) -> Any:
+def _image_encoder(sam: Sam) -> Any:
     """The image encoder; Any, because neither library types its parts."""
     if not isinstance(sam.image_encoder, (ImageEncoderViT, TinyViTEncoder)):
         raise TypeError(f"No tokens pass through a {type(sam.image_encoder).__name__}.")

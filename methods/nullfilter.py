@@ -25,31 +25,6 @@ from cosam_bench.merging.spectral import numerical_rank, rank_tolerance, thin_sv
 from cosam_bench.merging.updates import add, check_same_layers
 
 
-def filter_change(change: LowRank, merged: LowRank, *, rank: int | None = None) -> LowRank:
-    """The change without its response to the inputs that the merged one's leading directions read.
-
-    Args:
-        change: the expert's, ``(m, n)`` as factors; its own dtype is kept.
-        merged: of the domains before, of the same shape.
-        rank: how many right singular vectors of ``merged`` are kept free; none: all that are more than rounding.
-
-    Returns:
-        ``b`` as it is, and ``a (I - V V^T)``.
-
-    >>> import torch
-    >>> merged = LowRank(a=torch.tensor([[1.0, 0.0, 0.0]]), b=torch.tensor([[2.0]]))
-    >>> filter_change(LowRank(a=torch.tensor([[3.0, 4.0, 0.0]]), b=torch.ones(1, 1)), merged).a.tolist()
-    [[0.0, 4.0, 0.0]]
-    """
-    spectrum = thin_svd(merged)
-    kept = numerical_rank(spectrum.s, tolerance=rank_tolerance(merged.b.dtype))
-    directions = spectrum.v[:, : kept if rank is None else min(kept, rank)]
-    a = change.a.double()
-    filtered = a - (a @ directions) @ directions.T
-    filtered -= (filtered @ directions) @ directions.T  # what rounding left along them, where little else is left
-    return LowRank(filtered.to(change.a.dtype), change.b)
-
-
 class NullFilterSettings(Settings):
     """The settings of the null-space filter."""
 
@@ -87,3 +62,28 @@ class NullFilter(MergingMethod[NullFilterSettings]):
             for layer, factors in expert.low_rank.items()
         }
         return add(self.served, Update(filtered))
+
+
+def filter_change(change: LowRank, merged: LowRank, *, rank: int | None = None) -> LowRank:
+    """The change without its response to the inputs that the merged one's leading directions read.
+
+    Args:
+        change: the expert's, ``(m, n)`` as factors; its own dtype is kept.
+        merged: of the domains before, of the same shape.
+        rank: how many right singular vectors of ``merged`` are kept free; none: all that are more than rounding.
+
+    Returns:
+        ``b`` as it is, and ``a (I - V V^T)``.
+
+    >>> import torch
+    >>> merged = LowRank(a=torch.tensor([[1.0, 0.0, 0.0]]), b=torch.tensor([[2.0]]))
+    >>> filter_change(LowRank(a=torch.tensor([[3.0, 4.0, 0.0]]), b=torch.ones(1, 1)), merged).a.tolist()
+    [[0.0, 4.0, 0.0]]
+    """
+    spectrum = thin_svd(merged)
+    kept = numerical_rank(spectrum.s, tolerance=rank_tolerance(merged.b.dtype))
+    directions = spectrum.v[:, : kept if rank is None else min(kept, rank)]
+    a = change.a.double()
+    filtered = a - (a @ directions) @ directions.T
+    filtered -= (filtered @ directions) @ directions.T  # what rounding left along them, where little else is left
+    return LowRank(filtered.to(change.a.dtype), change.b)

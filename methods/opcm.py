@@ -54,166 +54,7 @@ from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numer
 from cosam_bench.merging.updates import check_same_layers
 
 Variant = Literal["release", "supp"]
-
 _CANCELLED = 1e-12  # a sum below this share of its terms is what float64 rounding left of them
-
-
-def split_rank(singular_values: Tensor, *, alpha: float) -> int:
-    """The index of the first singular value up to which the cumulated sum exceeds ``alpha`` of the total.
-
-    That many leading ones stay within the share; 0 where all are zero. A change of rank 1 has 0.
-
-    >>> split_rank(torch.tensor([5.0, 3.0, 2.0]), alpha=0.5), split_rank(torch.tensor([5.0, 3.0, 2.0]), alpha=0.9)
-    (1, 2)
-    """
-    exceeding = (singular_values.cumsum(0) > alpha * singular_values.sum()).nonzero()
-    return int(exceeding[0]) if len(exceeding) else 0
-
-
-def project(change: Tensor, merged: Tensor, *, alpha: float, variant: Variant, tolerance: float) -> tuple[Tensor, int]:
-    """The change without what lies along the merged one's leading singular vectors, and the split rank.
-
-    Args:
-        change: float64, ``(m, n)``, tau.
-        merged: float64, ``(m, n)``, M.
-        alpha: share of the singular values' sum, in [0, 1).
-        variant: what is taken out, see the module's docstring.
-        tolerance: singular values of M up to this share of the largest count as zero.
-    """
-    u, s, vh = torch.linalg.svd(merged, full_matrices=False)
-    split = split_rank(s, alpha=alpha)
-    coordinates = u.T @ change @ vh.T
-    removed = torch.zeros_like(coordinates)
-    removed[:split, :split] = coordinates[:split, :split]
-    if variant == "supp":
-        support = numerical_rank(s, tolerance=tolerance)
-        removed.diagonal()[:support] = coordinates.diagonal()[:support]
-    return change - u @ removed @ vh, split
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What OPCM carries from one domain to the next, and two facts of the step that led to it.
-
-    Attributes:
-        change: M_t.
-        scale: lambda_t; lambda_t M_t is the sum before it was rescaled.
-        norm_sum: of the norms of all experts' changes so far.
-        count: of those experts.
-        split_ranks: of each low-rank layer in this step.
-        discarded: share of the sum's energy in low-rank layers that this step cut off.
-    """
-
-    change: Update = field(default_factory=Update)
-    scale: float = 1.0
-    norm_sum: float = 0.0
-    count: int = 0
-    split_ranks: Mapping[str, int] = field(default_factory=dict)
-    discarded: float = 0.0
-
-
-def merge_orthogonally(
-    merged: Merged,
-    expert: Update,
-    *,
-    alpha: float,
-    variant: Variant,
-    rank: int | None = None,
-    rescaled_only: Collection[str] = (),
-    dtype: torch.dtype = torch.float64,
-) -> Merged:
-    """One step: project the expert's change, add it to the sum, rescale to the mean norm of the experts.
-
-    Where all experts so far are zero, or the sum cancels out to rounding, there is nothing to rescale: the
-    merged change stays and the scale is 1.
-
-    Args:
-        merged: after the domains before; ``Merged()`` before the first.
-        expert: the new domain's change. One of full rank is given by as many factors.
-        alpha: share of the singular values' sum, in [0, 1).
-        variant: what is taken out.
-        rank: at most this many factors a layer are kept; none: all.
-        rescaled_only: dense changes that keep the first domain's value and are only divided by each lambda_t.
-        dtype: what the result is rounded to, layer by layer; all work is in float64.
-
-    Returns:
-        The next state.
-
-    Raises:
-        CosamError: alpha is outside of its range, a layer's shapes differ, or a factor is not finite.
-    """
-    if not 0 <= alpha < 1:  # at 1, rounding decides whether the cumulated sum exceeds the total
-        raise CosamError(f"OPCM with alpha {alpha} is asked. Give an alpha of at least 0 and below 1.")
-    olds, news = merged.change.low_rank, expert.low_rank
-
-    def summed(name: str) -> tuple[Spectrum, int]:
-        return _layer_sum(olds.get(name), news.get(name), scale=merged.scale, alpha=alpha, variant=variant)
-
-    def kept(spectrum: Spectrum) -> LowRank:
-        return (spectrum if rank is None else spectrum.first(rank)).factors(torch.float64)
-
-    def rescaled(factor: float) -> Update:
-        low_rank = {name: kept(summed(name)[0]).scaled(factor).to(dtype) for name in layers}
-        return Update(low_rank, {name: (change * factor).to(dtype) for name, change in dense.items()})
-
-    # Layer by layer and twice, for the norm and for what it scales: all in float64 would be as much again as the state.
-    layers = dict.fromkeys([*olds, *news])
-    dense = _sum_of_dense(merged, expert.dense, rescaled_only)
-    spectra: dict[str, Tensor] = {}
-    splits: dict[str, int] = {}
-    total_norm = UpdateNorm(dense)
-    for name in layers:
-        spectrum, splits[name] = summed(name)
-        spectra[name] = spectrum.s
-        total_norm.add(name, kept(spectrum))
-        del spectrum  # before the next one is made
-    count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
-    mean_norm, norm = norm_sum / count, total_norm.value()
-    if norm <= _CANCELLED * mean_norm:
-        stays = merged.change if merged.count else rescaled(0.0)  # zero, but of the right layers
-        return Merged(stays, 1.0, norm_sum, count, splits)
-    energy, lost = (sum(float(s[first:].square().sum()) for s in spectra.values()) for first in (0, rank or 0))
-    discarded = lost / energy if rank is not None and energy > 0 else 0.0
-    return Merged(rescaled(mean_norm / norm), norm / mean_norm, norm_sum, count, splits, discarded)
-
-
-def _layer_sum(
-    old: LowRank | None, new: LowRank | None, *, scale: float, alpha: float, variant: Variant
-) -> tuple[Spectrum, int]:
-    """One layer's ``lambda M + P(tau)`` before it is rescaled, and the split rank."""
-    either = new or old
-    assert either is not None
-    nothing = LowRank(a=either.a[:0], b=either.b[:, :0])
-    core = joint_core(old or nothing, new or nothing)
-    tolerance = rank_tolerance(either.b.dtype)
-    cleaned, split = project(core.second, core.first, alpha=alpha, variant=variant, tolerance=tolerance)
-    spectrum = core.spectrum(scale * core.first + cleaned)
-    # Against the terms and not their sum, which may cancel out to rounding.
-    largest = scale * core.first.norm() + core.second.norm()
-    return spectrum.first(int((spectrum.s > tolerance * largest).sum())), split
-
-
-def _sum_of_dense(merged: Merged, new: Mapping[str, Tensor], rescaled_only: Collection[str]) -> dict[str, Tensor]:
-    total = {
-        name: change.double() * (1.0 if name in rescaled_only else merged.scale)
-        for name, change in merged.change.dense.items()
-    }
-    for name, change in new.items():
-        if name not in total:
-            total[name] = change.double()
-        elif name not in rescaled_only:
-            total[name] = total[name] + change.double()
-    return total
-
-
-def parameters_beside_modules(model: nn.Module) -> frozenset[str]:
-    """The names of the parameters that hang on a module which has modules of its own, as position embeddings do."""
-    return frozenset(
-        f"{name}.{parameter}" if name else parameter
-        for name, module in model.named_modules()
-        if any(True for _ in module.children())
-        for parameter, _ in module.named_parameters(recurse=False)
-    )
 
 
 class OPCMSettings(Settings):
@@ -259,7 +100,7 @@ class OPCM(MergingMethod[OPCMSettings]):
         """The merged update, at the mean norm of the experts so far."""
         if self.served is not None:
             check_same_layers(self.served, expert)
-        before = Merged(
+        before = OPCMState(
             self.served or Update(),
             scale=float(self.memory.get("scale", 1.0)),
             norm_sum=float(self.memory.get("norm_sum", 0.0)),
@@ -279,3 +120,161 @@ class OPCM(MergingMethod[OPCMSettings]):
         if self.settings.rank is not None:
             self.values["discarded_energy"] = after.discarded
         return after.change
+
+
+def split_rank(singular_values: Tensor, *, alpha: float) -> int:
+    """The index of the first singular value up to which the cumulated sum exceeds ``alpha`` of the total.
+
+    That many leading ones stay within the share; 0 where all are zero. A change of rank 1 has 0.
+
+    >>> split_rank(torch.tensor([5.0, 3.0, 2.0]), alpha=0.5), split_rank(torch.tensor([5.0, 3.0, 2.0]), alpha=0.9)
+    (1, 2)
+    """
+    exceeding = (singular_values.cumsum(0) > alpha * singular_values.sum()).nonzero()
+    return int(exceeding[0]) if len(exceeding) else 0
+
+
+def project(change: Tensor, merged: Tensor, *, alpha: float, variant: Variant, tolerance: float) -> tuple[Tensor, int]:
+    """The change without what lies along the merged one's leading singular vectors, and the split rank.
+
+    Args:
+        change: float64, ``(m, n)``, tau.
+        merged: float64, ``(m, n)``, M.
+        alpha: share of the singular values' sum, in [0, 1).
+        variant: what is taken out, see the module's docstring.
+        tolerance: singular values of M up to this share of the largest count as zero.
+    """
+    u, s, vh = torch.linalg.svd(merged, full_matrices=False)
+    split = split_rank(s, alpha=alpha)
+    coordinates = u.T @ change @ vh.T
+    removed = torch.zeros_like(coordinates)
+    removed[:split, :split] = coordinates[:split, :split]
+    if variant == "supp":
+        support = numerical_rank(s, tolerance=tolerance)
+        removed.diagonal()[:support] = coordinates.diagonal()[:support]
+    return change - u @ removed @ vh, split
+
+
+@dataclass(frozen=True)
+class OPCMState:
+    """What OPCM carries from one domain to the next, and two facts of the step that led to it.
+
+    Attributes:
+        change: M_t.
+        scale: lambda_t; lambda_t M_t is the sum before it was rescaled.
+        norm_sum: of the norms of all experts' changes so far.
+        count: of those experts.
+        split_ranks: of each low-rank layer in this step.
+        discarded: share of the sum's energy in low-rank layers that this step cut off.
+    """
+
+    change: Update = field(default_factory=Update)
+    scale: float = 1.0
+    norm_sum: float = 0.0
+    count: int = 0
+    split_ranks: Mapping[str, int] = field(default_factory=dict)
+    discarded: float = 0.0
+
+
+def merge_orthogonally(
+    merged: OPCMState,
+    expert: Update,
+    *,
+    alpha: float,
+    variant: Variant,
+    rank: int | None = None,
+    rescaled_only: Collection[str] = (),
+    dtype: torch.dtype = torch.float64,
+) -> OPCMState:
+    """One step: project the expert's change, add it to the sum, rescale to the mean norm of the experts.
+
+    Where all experts so far are zero, or the sum cancels out to rounding, there is nothing to rescale: the
+    merged change stays and the scale is 1.
+
+    Args:
+        merged: after the domains before; ``OPCMState()`` before the first.
+        expert: the new domain's change. One of full rank is given by as many factors.
+        alpha: share of the singular values' sum, in [0, 1).
+        variant: what is taken out.
+        rank: at most this many factors a layer are kept; none: all.
+        rescaled_only: dense changes that keep the first domain's value and are only divided by each lambda_t.
+        dtype: what the result is rounded to, layer by layer; all work is in float64.
+
+    Returns:
+        The next state.
+
+    Raises:
+        CosamError: alpha is outside of its range, a layer's shapes differ, or a factor is not finite.
+    """
+    if not 0 <= alpha < 1:  # at 1, rounding decides whether the cumulated sum exceeds the total
+        raise CosamError(f"OPCM with alpha {alpha} is asked. Give an alpha of at least 0 and below 1.")
+    olds, news = merged.change.low_rank, expert.low_rank
+
+    def summed(name: str) -> tuple[Spectrum, int]:
+        return _layer_sum(olds.get(name), news.get(name), scale=merged.scale, alpha=alpha, variant=variant)
+
+    def kept(spectrum: Spectrum) -> LowRank:
+        return (spectrum if rank is None else spectrum.first(rank)).factors(torch.float64)
+
+    def rescaled(factor: float) -> Update:
+        low_rank = {name: kept(summed(name)[0]).scaled(factor).to(dtype) for name in layers}
+        return Update(low_rank, {name: (change * factor).to(dtype) for name, change in dense.items()})
+
+    # Layer by layer and twice, for the norm and for what it scales: all in float64 would be as much again as the state.
+    layers = dict.fromkeys([*olds, *news])
+    dense = _sum_of_dense(merged, expert.dense, rescaled_only)
+    spectra: dict[str, Tensor] = {}
+    splits: dict[str, int] = {}
+    total_norm = UpdateNorm(dense)
+    for name in layers:
+        spectrum, splits[name] = summed(name)
+        spectra[name] = spectrum.s
+        total_norm.add(name, kept(spectrum))
+        del spectrum  # before the next one is made
+    count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
+    mean_norm, norm = norm_sum / count, total_norm.value()
+    if norm <= _CANCELLED * mean_norm:
+        stays = merged.change if merged.count else rescaled(0.0)  # zero, but of the right layers
+        return OPCMState(stays, 1.0, norm_sum, count, splits)
+    energy, lost = (sum(float(s[first:].square().sum()) for s in spectra.values()) for first in (0, rank or 0))
+    discarded = lost / energy if rank is not None and energy > 0 else 0.0
+    return OPCMState(rescaled(mean_norm / norm), norm / mean_norm, norm_sum, count, splits, discarded)
+
+
+def _layer_sum(
+    old: LowRank | None, new: LowRank | None, *, scale: float, alpha: float, variant: Variant
+) -> tuple[Spectrum, int]:
+    """One layer's ``lambda M + P(tau)`` before it is rescaled, and the split rank."""
+    either = new or old
+    assert either is not None
+    nothing = LowRank(a=either.a[:0], b=either.b[:, :0])
+    core = joint_core(old or nothing, new or nothing)
+    tolerance = rank_tolerance(either.b.dtype)
+    cleaned, split = project(core.second, core.first, alpha=alpha, variant=variant, tolerance=tolerance)
+    spectrum = core.spectrum(scale * core.first + cleaned)
+    # Against the terms and not their sum, which may cancel out to rounding.
+    largest = scale * core.first.norm() + core.second.norm()
+    return spectrum.first(int((spectrum.s > tolerance * largest).sum())), split
+
+
+def _sum_of_dense(merged: OPCMState, new: Mapping[str, Tensor], rescaled_only: Collection[str]) -> dict[str, Tensor]:
+    total = {
+        name: change.double() * (1.0 if name in rescaled_only else merged.scale)
+        for name, change in merged.change.dense.items()
+    }
+    for name, change in new.items():
+        if name not in total:
+            total[name] = change.double()
+        elif name not in rescaled_only:
+            total[name] = total[name] + change.double()
+    return total
+
+
+def parameters_beside_modules(model: nn.Module) -> frozenset[str]:
+    """The names of the parameters that hang on a module which has modules of its own, as position embeddings do."""
+    return frozenset(
+        f"{name}.{parameter}" if name else parameter
+        for name, module in model.named_modules()
+        if any(True for _ in module.children())
+        for parameter, _ in module.named_parameters(recurse=False)
+    )

@@ -44,6 +44,47 @@ from cosam_bench.merging.interpolation import difference, inner_product, interpo
 _SUMS = ("fisher", "residual")  # what is kept of each parameter
 
 
+class PerturbMergeSettings(Settings):
+    """The settings of P&M."""
+
+    perturbation: float = setting(
+        0.5, "eps, how much longer or shorter the task vector is taken", source="the paper, second-hand", ge=0, lt=1
+    )
+    images: int = setting(
+        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
+    )
+
+
+class PerturbMerge(MergingMethod[PerturbMergeSettings]):
+    """Training with a shaken task vector, and one merging coefficient in closed form."""
+
+    card = MethodCard(
+        title="P&M",
+        paper="arXiv 2505.22389",
+        needs=("labels", "gradients"),
+        deviations=(
+            "second-hand: formulas from notes on the paper, whose code could not be had",
+            "derived: running sums replace the store of all models and Fisher informations",
+            "the coefficient is cut to [0, 1]",
+        ),
+    )
+    start = "served"
+    from_scratch = True
+
+    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
+        """The perturbation, drawn from a stream of the domain's own."""
+        return Perturbation(self.settings.perturbation, self.bench.generator("perturb_merge", domain.digest))
+
+    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+        """The served update, moved by the best coefficient."""
+        served = self.served.dense if self.served is not None else {}
+        fisher = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
+        moved = difference(expert, served)
+        self.memory, coefficient = closed_form_coefficient(self.memory, moved, fisher)
+        self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
+        return Update(dense=interpolate(served, moved, weight=coefficient))
+
+
 def closed_form_coefficient(
     memory: Mapping[str, Tensor], step: Mapping[str, Tensor], fisher: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], float]:
@@ -101,61 +142,20 @@ class Perturbation(TrainingHooks):
         sign = int(torch.randint(-1, 2, (), generator=self._generator))
         self._scale = 1 + sign * self._strength
         with torch.no_grad():
-            self._kept = [parameter.clone() for parameter, _ in _scaled(adapter)]
-            for parameter, origin in _scaled(adapter):
+            self._kept = [parameter.clone() for parameter, _ in _scaled_parameters(adapter)]
+            for parameter, origin in _scaled_parameters(adapter):
                 parameter.sub_(origin).mul_(self._scale).add_(origin)
 
     def after_backward(self, adapter: Adapter) -> None:
         """Put the change back as it was, and its gradient to the unscaled parameters."""
         with torch.no_grad():
-            for (parameter, _), kept in zip(_scaled(adapter), self._kept, strict=True):
+            for (parameter, _), kept in zip(_scaled_parameters(adapter), self._kept, strict=True):
                 parameter.copy_(kept)
                 if parameter.grad is not None:
                     parameter.grad.mul_(self._scale)
 
 
-def _scaled(adapter: Adapter) -> list[tuple[nn.Parameter, Tensor | float]]:
+def _scaled_parameters(adapter: Adapter) -> list[tuple[nn.Parameter, Tensor | float]]:
     """The parameters in which the change is linear, each with its value where nothing is changed."""
     branches: list[tuple[nn.Parameter, Tensor | float]] = [(b, 0.0) for _, b, _ in adapter.factors.values()]
     return branches + [(parameter, first) for parameter, first, _ in adapter.dense.values()]
-
-
-class PerturbMergeSettings(Settings):
-    """The settings of P&M."""
-
-    perturbation: float = setting(
-        0.5, "eps, how much longer or shorter the task vector is taken", source="the paper, second-hand", ge=0, lt=1
-    )
-    images: int = setting(
-        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
-    )
-
-
-class PerturbMerge(MergingMethod[PerturbMergeSettings]):
-    """Training with a shaken task vector, and one merging coefficient in closed form."""
-
-    card = MethodCard(
-        title="P&M",
-        paper="arXiv 2505.22389",
-        needs=("labels", "gradients"),
-        deviations=(
-            "second-hand: formulas from notes on the paper, whose code could not be had",
-            "derived: running sums replace the store of all models and Fisher informations",
-            "the coefficient is cut to [0, 1]",
-        ),
-    )
-    start = "served"
-    from_scratch = True
-
-    def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
-        """The perturbation, drawn from a stream of the domain's own."""
-        return Perturbation(self.settings.perturbation, self.bench.generator("perturb_merge", domain.digest))
-
-    def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The served update, moved by the best coefficient."""
-        served = self.served.dense if self.served is not None else {}
-        fisher = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
-        moved = difference(expert, served)
-        self.memory, coefficient = closed_form_coefficient(self.memory, moved, fisher)
-        self.memory["coefficient"] = torch.tensor(coefficient, dtype=torch.float64)
-        return Update(dense=interpolate(served, moved, weight=coefficient))

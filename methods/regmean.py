@@ -31,64 +31,6 @@ from cosam_bench.merging.regression import merge_by_regression, running_sums, sc
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-def add_regression_terms(
-    memory: Mapping[str, Tensor],
-    changes: Mapping[str, Tensor],
-    grams: dict[str, Tensor],
-    *,
-    off_diagonal: float,
-    factors: Mapping[str, LowRank] | None = None,
-) -> dict[str, Tensor]:
-    """The running sums with one more expert.
-
-    Args:
-        memory: what this function returned for the expert before; empty at first.
-        changes: by parameter name, dW; ``(m, n)`` for a layer's weight.
-        grams: by layer name, G ``(n, n)``; emptied, so that each can be freed after its use. A parameter
-            ``<layer>.weight`` is regressed, all others are averaged.
-        off_diagonal: what G's off-diagonal is multiplied by; 0 keeps the diagonal alone.
-        factors: of those layers' changes that are of low rank; the products are the same but for the rounding of
-            the dense change.
-
-    Returns:
-        float64: ``<layer>/gram`` and ``<layer>/product``, ``<name>/sum`` of each other parameter.
-    """
-    factors = factors or {}
-
-    def terms() -> Iterator[tuple[str, Tensor]]:
-        for name in changes:
-            layer = name.removesuffix(".weight")
-            if layer == name or layer not in grams:
-                yield f"{name}/sum", changes[name].to(torch.float64, copy=True)
-                continue
-            gram = scale_off_diagonal(grams.pop(layer).double(), off_diagonal)
-            if gram.ndim == 1:
-                product = changes[name].double() * gram
-            elif layer in factors:  # G is as wide as the layer, and the factors are thin
-                product = factors[layer].b.double() @ (factors[layer].a.double() @ gram)
-            else:
-                product = changes[name].double() @ gram
-            yield f"{layer}/product", product
-            del product
-            yield f"{layer}/gram", gram
-
-    return running_sums(memory, terms())
-
-
-def iter_merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter's name and merged change, float64, from the sums over ``step`` experts.
-
-    Raises:
-        CosamError: a Gram sum has no inverse and the ridge is 0.
-    """
-    for name, total in sums.items():
-        if name.endswith("/gram"):
-            layer = name.removesuffix("/gram")
-            yield f"{layer}.weight", merge_by_regression(total, sums[f"{layer}/product"], ridge=ridge)
-        elif name.endswith("/sum"):
-            yield name.removesuffix("/sum"), total / step
-
-
 class RegMeanSettings(Settings):
     """The settings of RegMean."""
 
@@ -153,3 +95,61 @@ class RegMean(MergingMethod[RegMeanSettings]):
         if rank is not None:
             self.memory["discarded"] = torch.tensor([discarded[layer] for layer in layers])
         return Update(low_rank, dense)
+
+
+def add_regression_terms(
+    memory: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+    grams: dict[str, Tensor],
+    *,
+    off_diagonal: float,
+    factors: Mapping[str, LowRank] | None = None,
+) -> dict[str, Tensor]:
+    """The running sums with one more expert.
+
+    Args:
+        memory: what this function returned for the expert before; empty at first.
+        changes: by parameter name, dW; ``(m, n)`` for a layer's weight.
+        grams: by layer name, G ``(n, n)``; emptied, so that each can be freed after its use. A parameter
+            ``<layer>.weight`` is regressed, all others are averaged.
+        off_diagonal: what G's off-diagonal is multiplied by; 0 keeps the diagonal alone.
+        factors: of those layers' changes that are of low rank; the products are the same but for the rounding of
+            the dense change.
+
+    Returns:
+        float64: ``<layer>/gram`` and ``<layer>/product``, ``<name>/sum`` of each other parameter.
+    """
+    factors = factors or {}
+
+    def terms() -> Iterator[tuple[str, Tensor]]:
+        for name in changes:
+            layer = name.removesuffix(".weight")
+            if layer == name or layer not in grams:
+                yield f"{name}/sum", changes[name].to(torch.float64, copy=True)
+                continue
+            gram = scale_off_diagonal(grams.pop(layer).double(), off_diagonal)
+            if gram.ndim == 1:
+                product = changes[name].double() * gram
+            elif layer in factors:  # G is as wide as the layer, and the factors are thin
+                product = factors[layer].b.double() @ (factors[layer].a.double() @ gram)
+            else:
+                product = changes[name].double() @ gram
+            yield f"{layer}/product", product
+            del product
+            yield f"{layer}/gram", gram
+
+    return running_sums(memory, terms())
+
+
+def iter_merged_changes(sums: Mapping[str, Tensor], *, step: int, ridge: float) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's name and merged change, float64, from the sums over ``step`` experts.
+
+    Raises:
+        CosamError: a Gram sum has no inverse and the ridge is 0.
+    """
+    for name, total in sums.items():
+        if name.endswith("/gram"):
+            layer = name.removesuffix("/gram")
+            yield f"{layer}.weight", merge_by_regression(total, sums[f"{layer}/product"], ridge=ridge)
+        elif name.endswith("/sum"):
+            yield name.removesuffix("/sum"), total / step

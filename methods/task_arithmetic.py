@@ -52,24 +52,6 @@ from cosam_bench.merging.scale import Scale
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-class OsrmFactors(TrainingHooks):
-    """Lets each layer's A begin where the past domains' inputs have the least energy.
-
-    Attributes:
-        second_moments: by layer name, sums of x x^T, ``(in, in)``; layers without one begin as usual.
-    """
-
-    def __init__(self, second_moments: Mapping[str, Tensor]) -> None:
-        self.second_moments = second_moments
-
-    def attached(self, adapter: Adapter) -> None:
-        """Overwrite A; B is zero, so nothing changes before training."""
-        with torch.no_grad():
-            for layer, moment in self.second_moments.items():
-                a, _, _ = adapter.factors[layer]
-                a.copy_(least_energy_directions(moment, count=a.shape[0]))
-
-
 class TaskArithmeticSettings(Settings):
     """The settings of task arithmetic."""
 
@@ -116,3 +98,21 @@ class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
             self.memory = running_sums(self.memory, pop_items(self.bench.input_grams(domain, None)))
         total = self.served.dense if self.served else None
         return Update(dense=add_task_vector(total, lazy_weight_changes(expert), scale=self.settings.scale, step=step))
+
+
+class OsrmFactors(TrainingHooks):
+    """Lets each layer's A begin where the past domains' inputs have the least energy.
+
+    Attributes:
+        second_moments: by layer name, sums of x x^T, ``(in, in)``; layers without one begin as usual.
+    """
+
+    def __init__(self, second_moments: Mapping[str, Tensor]) -> None:
+        self.second_moments = second_moments
+
+    def attached(self, adapter: Adapter) -> None:
+        """Overwrite A; B is zero, so nothing changes before training."""
+        with torch.no_grad():
+            for layer, moment in self.second_moments.items():
+                a, _, _ = adapter.factors[layer]
+                a.copy_(least_energy_directions(moment, count=a.shape[0]))

@@ -48,7 +48,7 @@ from cosam_bench import (
     Workbench,
     setting,
 )
-from cosam_bench.merging.trajectory import Trajectory, Weights, gradients, norm_of, objective
+from cosam_bench.merging.trajectory import ObjectiveWeights, Trajectory, gradients, objective_and_gradient, total_norm
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.inputs import chunks
 
@@ -92,7 +92,7 @@ class TRM(MergingMethod[TRMSettings]):
 
     def __init__(self, settings: TRMSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
-        self.weights = Weights(
+        self.weights = ObjectiveWeights(
             settings.alignment, settings.consistency, settings.responsiveness, settings.anchor, settings.floor
         )
         self.snapshots = Snapshots(settings.snapshots)
@@ -115,16 +115,16 @@ class TRM(MergingMethod[TRMSettings]):
             order = self.bench.generator("trm", domain.digest)
             count = min(options.images, len(domain))
             batches = _batches(count, size=options.batch, steps=options.steps, order=order)
-            search.remember(sorted({row for rows in batches for row in rows}))
-            trajectory = Trajectory.through(
+            search.record_old_predictions(sorted({row for rows in batches for row in rows}))
+            trajectory = Trajectory.from_points(
                 self.snapshots.points,
-                rows=_rows(adapter, per_layer=options.per_layer),
-                history=_history(adapter) if options.history else None,
+                rows=_coefficient_rows(adapter, per_layer=options.per_layer),
+                history=_history_direction(adapter) if options.history else None,
             )
-            coefficients = trajectory.first_coefficients()
+            coefficients = trajectory.initial_coefficients()
             adam = torch.optim.Adam([coefficients], lr=options.learning_rate)
             for rows in batches:
-                _, coefficients.grad = objective(
+                _, coefficients.grad = objective_and_gradient(
                     partial(search.evaluate, rows=rows),
                     trajectory,
                     coefficients,
@@ -133,7 +133,7 @@ class TRM(MergingMethod[TRMSettings]):
                 )
                 adam.step()
                 trajectory.clamp_(coefficients)
-            search.go_to(trajectory.at(coefficients))
+            search.move_to(trajectory.point_at(coefficients))
             return adapter.update()
 
     def _attached(self) -> AbstractContextManager[Adapter]:
@@ -148,7 +148,7 @@ class TRM(MergingMethod[TRMSettings]):
         with self._attached() as adapter:
             search = _Search(self.bench, adapter, domain)
             batches = chunks(range(count), size=size)
-            norms = [norm_of(gradients(search.loss(rows)[0], search.parameters)) for rows in batches]
+            norms = [total_norm(gradients(search.loss(rows)[0], search.parameters)) for rows in batches]
         return sum(norms) / len(norms)
 
 
@@ -184,7 +184,7 @@ class _Search:
         loss, masks = self._bench.loss(*self._bench.labelled(self._domain, rows), precision="fp32")
         return loss, masks.logits
 
-    def remember(self, rows: Sequence[int]) -> None:
+    def record_old_predictions(self, rows: Sequence[int]) -> None:
         """Keep what the adapter says of these samples now, as the old model's word."""
         with torch.no_grad():
             for chosen in chunks(rows, size=self._bench.batch_size):
@@ -193,12 +193,12 @@ class _Search:
 
     def evaluate(self, point: Sequence[Tensor], rows: Sequence[int]) -> tuple[Sequence[Tensor], Tensor, Tensor]:
         """The parameters moved to the point, the training loss, and the divergence from the old model."""
-        self.go_to(point)
+        self.move_to(point)
         loss, logits = self.loss(rows)
         before = torch.stack([self._before[row] for row in rows])
         return self.parameters, loss, bernoulli_divergence(before, logits)
 
-    def go_to(self, point: Sequence[Tensor]) -> None:
+    def move_to(self, point: Sequence[Tensor]) -> None:
         """Move the adapter."""
         with torch.no_grad():
             for parameter, tensor in zip(self.parameters, point, strict=True):
@@ -228,7 +228,7 @@ def _copied(adapter: Adapter) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in adapter.parameters()]
 
 
-def _rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
+def _coefficient_rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
     """A layer's A and B share a row of coefficients, a layer that is trained whole has one; the rest share the last."""
     layers = len(adapter.factors)
     rows = [layer for layer in range(layers) for _ in range(2)]
@@ -237,7 +237,7 @@ def _rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
     return rows if per_layer else [0] * len(rows)
 
 
-def _history(adapter: Adapter) -> list[Tensor]:
+def _history_direction(adapter: Adapter) -> list[Tensor]:
     """The direction that scales the old change of every layer, by its B or its whole weight, and nothing else."""
     factors = [part for a, b, _ in adapter.factors.values() for part in (torch.zeros_like(a), b.detach().clone())]
     weights = {f"{layer}.weight" for layer in adapter.linear}

@@ -84,6 +84,6 @@ def inner_product(first: Changes, second: Changes, *, metric: Changes | None = N
     return total
 
 
-def plus(first: Changes, second: Changes) -> dict[str, Tensor]:
+def add_changes(first: Changes, second: Changes) -> dict[str, Tensor]:
     """The sum by name, computed in float64, in the dtype of ``second``; a name that ``first`` lacks counts as zero."""
     return {name: _plus(first, name, Tensor.double, value) for name, value in second.items()}

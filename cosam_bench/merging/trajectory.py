@@ -34,7 +34,7 @@ class Trajectory:
     history: tuple[Tensor, ...] | None = None
 
     @classmethod
-    def through(
+    def from_points(
         cls, points: Sequence[Sequence[Tensor]], *, rows: Sequence[int], history: Sequence[Tensor] | None = None
     ) -> Trajectory:
         """The subspace of a run through these points, the first one being the start."""
@@ -45,11 +45,11 @@ class Trajectory:
         return cls(tuple(points[0]), tuple(rows), segments, tuple(history) if history is not None else None)
 
     @property
-    def moves(self) -> tuple[tuple[Tensor, ...], ...]:
+    def all_directions(self) -> tuple[tuple[Tensor, ...], ...]:
         """All directions, the history's last."""
         return self.directions if self.history is None else (*self.directions, self.history)
 
-    def first_coefficients(self) -> Tensor:
+    def initial_coefficients(self) -> Tensor:
         """Halfway along every segment, the history as it is: ``(rows, moves)``."""
         return self._in_columns(0.5, 0.0)
 
@@ -60,30 +60,32 @@ class Trajectory:
 
     def _in_columns(self, segment: float, history: float) -> Tensor:
         first = self.start[0]
-        values = torch.full((max(self.rows) + 1, len(self.moves)), segment, dtype=first.dtype, device=first.device)
+        values = torch.full(
+            (max(self.rows) + 1, len(self.all_directions)), segment, dtype=first.dtype, device=first.device
+        )
         if self.history is not None:
             values[:, -1] = history
         return values
 
-    def at(self, coefficients: Tensor) -> list[Tensor]:
+    def point_at(self, coefficients: Tensor) -> list[Tensor]:
         """The point of these coefficients ``(rows, moves)``, as the tensors of ``start``."""
         return [
-            tensor + sum(coefficients[row, number] * move[place] for number, move in enumerate(self.moves))
+            tensor + sum(coefficients[row, number] * move[place] for number, move in enumerate(self.all_directions))
             for place, (row, tensor) in enumerate(zip(self.rows, self.start, strict=True))
         ]
 
-    def along(self, gradients: Sequence[Tensor]) -> Tensor:
+    def directional_derivatives(self, gradients: Sequence[Tensor]) -> Tensor:
         """The inner product of each row's gradient with each of its moves, ``(rows, moves)``."""
-        products = torch.zeros_like(self.first_coefficients())
+        products = torch.zeros_like(self.initial_coefficients())
         for place, row in enumerate(self.rows):
-            for number, move in enumerate(self.moves):
+            for number, move in enumerate(self.all_directions):
                 products[row, number] += (gradients[place] * move[place]).sum()
         return products
 
     @cached_property
     def segment_shares(self) -> Tensor:
         """``||s_k||^2 / ||sum_k s_k||^2`` of each row's segments, zero for the history: ``(rows, moves)``."""
-        squares = torch.zeros_like(self.first_coefficients())
+        squares = torch.zeros_like(self.initial_coefficients())
         whole = torch.zeros(len(squares), 1, dtype=squares.dtype, device=squares.device)
         for place, row in enumerate(self.rows):
             parts = [move[place] for move in self.directions]
@@ -94,7 +96,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Weights:
+class ObjectiveWeights:
     """How much each objective counts: J = alignment L_TA + consistency L_PC + responsiveness L_GR + anchor R.
 
     Attributes:
@@ -108,8 +110,13 @@ class Weights:
     floor: float = 0.5
 
 
-def objective(
-    evaluate: Evaluate, trajectory: Trajectory, coefficients: Tensor, *, weights: Weights, reference_norm: float
+def objective_and_gradient(
+    evaluate: Evaluate,
+    trajectory: Trajectory,
+    coefficients: Tensor,
+    *,
+    weights: ObjectiveWeights,
+    reference_norm: float,
 ) -> tuple[float, Tensor]:
     """The objective J at the coefficients, and its gradient; no second derivative is taken.
 
@@ -125,7 +132,7 @@ def objective(
     Returns:
         J and dJ/dc, ``(rows, moves)``.
     """
-    point = trajectory.at(coefficients)
+    point = trajectory.point_at(coefficients)
     parameters, loss, consistency = evaluate(point)
     slopes = gradients(loss, parameters, retain_graph=True)
     pulls = gradients(consistency, parameters)
@@ -134,13 +141,15 @@ def objective(
     away = coefficients - 0.5
     value = weights.alignment * loss.item() + weights.consistency * consistency.item()
     value += weights.anchor * (shares * away.square()).sum().item()
-    gradient = trajectory.along(joint) + 2 * weights.anchor * shares * away
-    norm, floor = norm_of(slopes), weights.floor * reference_norm
+    gradient = trajectory.directional_derivatives(joint) + 2 * weights.anchor * shares * away
+    norm, floor = total_norm(slopes), weights.floor * reference_norm
     if weights.responsiveness > 0 and 0 < norm < floor:
         lack = 1 - norm / floor
-        turned = _hessian_along(evaluate, point, [slope / norm for slope in slopes], scale=norm_of(trajectory.start))
+        turned = _hessian_vector_product(
+            evaluate, point, [slope / norm for slope in slopes], scale=total_norm(trajectory.start)
+        )
         value += weights.responsiveness * lack**2
-        gradient = gradient - weights.responsiveness * 2 * lack / floor * trajectory.along(turned)
+        gradient = gradient - weights.responsiveness * 2 * lack / floor * trajectory.directional_derivatives(turned)
     return value, gradient
 
 
@@ -149,12 +158,12 @@ def gradients(scalar: Tensor, parameters: Sequence[Tensor], *, retain_graph: boo
     return torch.autograd.grad(scalar, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
 
 
-def norm_of(tensors: Sequence[Tensor]) -> float:
+def total_norm(tensors: Sequence[Tensor]) -> float:
     """The Frobenius norm of all tensors together."""
     return float(sum(tensor.square().sum() for tensor in tensors) ** 0.5)
 
 
-def _hessian_along(
+def _hessian_vector_product(
     evaluate: Evaluate, point: Sequence[Tensor], unit: Sequence[Tensor], *, scale: float
 ) -> list[Tensor]:
     """The Hessian of L_TA times a unit vector, by central differences."""

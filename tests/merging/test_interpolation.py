@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cosam_bench.merging.interpolation import difference, inner_product, interpolate, interpolate_by_fisher, plus
+from cosam_bench.merging.interpolation import add_changes, difference, inner_product, interpolate, interpolate_by_fisher
 from cosam_bench.merging.updates import LowRank, Update, add, weight_changes
 from cosam_bench.method.interface import MergingMethod
 from cosam_bench.methods import became
-from cosam_bench.methods.became import Became, Projection, best_coefficient, leading_span
+from cosam_bench.methods.became import Became, GradientProjection, best_coefficient, leading_span
 from cosam_bench.methods.cofima import CoFiMA
 from cosam_bench.methods.coma import CoMA
 from cosam_bench.methods.perturb_merge import Perturbation, PerturbMerge, closed_form_coefficient
@@ -160,8 +160,8 @@ def test_the_difference_from_what_lies_beneath_is_the_fresh_adapter_alone() -> N
 
 
 def test_sums_take_a_missing_name_as_zero() -> None:
-    assert_near(plus({}, random(0)), random(0))
-    assert_near(plus(random(0), random(0)), {name: 2 * values for name, values in random(0).items()})
+    assert_near(add_changes({}, random(0)), random(0))
+    assert_near(add_changes(random(0), random(0)), {name: 2 * values for name, values in random(0).items()})
 
 
 # ------------------------------------------------------------------------------------------------------- hooks
@@ -225,7 +225,7 @@ def test_a_projected_training_answers_past_inputs_as_before(seed: int, used: int
     generator = torch.Generator().manual_seed(seed)
     past = torch.randn(30, used, generator=generator) @ torch.randn(used, 6, generator=generator)
     span = leading_span(past.T.double() @ past.double(), threshold=1 - 1e-9)
-    hooks = Projection({"layer": span})
+    hooks = GradientProjection({"layer": span})
     hooks.attached(subject)
     a, b, _ = subject.factors["layer"]
     assert not subject.dense["bias"][0].requires_grad
@@ -358,7 +358,7 @@ def test_trainings_start_where_the_papers_say() -> None:
     assert notes["CoMA", False][1] == above
     assert notes["CoFiMA", False][1] == above
     assert [name for _, _, name in notes["PerturbMerge", False]] == ["Perturbation"] * 2
-    assert notes["Became", False] == [(False, False, "NoneType"), (True, True, "Projection"), above]
+    assert notes["Became", False] == [(False, False, "NoneType"), (True, True, "GradientProjection"), above]
     assert notes["Became", True] == [(False, False, "NoneType")] * 2
 
 

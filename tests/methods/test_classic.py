@@ -18,7 +18,7 @@ from cosam_bench.method.interface import MergingMethod
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.methods.ewc import EWC, Anchor, EWCSettings, consolidate, penalty
+from cosam_bench.methods.ewc import EWC, EWCSettings, QuadraticPenalty, consolidate, penalty
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, distillation
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
@@ -142,7 +142,7 @@ def importance_of(adapter: Adapter) -> dict[str, Tensor]:
     return {name: torch.rand(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
 
 
-def anchored_loss(anchor: Anchor, adapter: Adapter) -> Tensor:
+def anchored_loss(anchor: QuadraticPenalty, adapter: Adapter) -> Tensor:
     zero = torch.zeros((), dtype=torch.float64)
     batch = Batch(torch.zeros(1, 3, 4, 4), None)  # type: ignore[arg-type]  # the penalty looks at no batch
     return anchor.loss(zero, batch=batch, target=torch.zeros(1, 2, 2), masks=NOBODY, adapter=adapter)
@@ -151,7 +151,7 @@ def anchored_loss(anchor: Anchor, adapter: Adapter) -> Tensor:
 def test_the_penaltys_gradient_is_that_of_finite_differences_and_of_the_formula() -> None:
     adapter, step, strength = drawn_adapter(0), 1e-6, 3.0
     importance = importance_of(adapter)
-    anchor = Anchor(importance, strength=strength)
+    anchor = QuadraticPenalty(importance, strength=strength)
     anchor.attached(adapter)
     a, b, scale = adapter.factors["q"]
     before = scale * (b @ a).detach()
@@ -174,7 +174,7 @@ def test_the_penaltys_gradient_is_that_of_finite_differences_and_of_the_formula(
 
 def test_the_penalty_does_not_see_how_the_factors_split_the_change() -> None:
     adapter = drawn_adapter(0)
-    anchor = Anchor(importance_of(adapter), strength=1.0)
+    anchor = QuadraticPenalty(importance_of(adapter), strength=1.0)
     anchor.attached(adapter)
     moved(adapter, seed=1)
     before = anchored_loss(anchor, adapter).item()

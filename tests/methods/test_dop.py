@@ -17,7 +17,7 @@ from cosam_bench.method.interface import State
 from cosam_bench.methods.dop import (
     DOP,
     DOPSettings,
-    Objective,
+    ProjectionLoss,
     Space,
     join_by_adam,
     join_closed,
@@ -40,12 +40,12 @@ def drawn(seed: int, rows: int = 6, columns: int = 5, *, rank: int = 2) -> LowRa
     return LowRank(v.T, u * torch.linspace(2, 1, rank, dtype=torch.float64))
 
 
-def objective(change: LowRank | Tensor, *, svd_epsilon: float = 1.0, space: Space = "uv") -> Objective:
+def objective(change: LowRank | Tensor, *, svd_epsilon: float = 1.0, space: Space = "uv") -> ProjectionLoss:
     weight = change.dense() if isinstance(change, LowRank) else change
-    return Objective.of(weight, svd_epsilon=svd_epsilon, space=space)
+    return ProjectionLoss.of(weight, svd_epsilon=svd_epsilon, space=space)
 
 
-def by_adam(old: Objective, new: Objective, **changes: float) -> Tensor:
+def by_adam(old: ProjectionLoss, new: ProjectionLoss, **changes: float) -> Tensor:
     options = {"alpha": 0.8, "mgda": True, "ema": 0.999, "steps": 200, "learning_rate": 1e-4} | changes
     return join_by_adam(old, new, **options)  # type: ignore[arg-type]
 
@@ -260,7 +260,7 @@ def test_a_side_of_many_directions_is_squared_with_the_same_result(
     own, weight = (torch.randn(shape, generator=draws, dtype=torch.float64) for _ in range(2))
     side = objective(own[:, :3] @ own[:3] if shape == (8, 4) else own)
     if shape == (8, 4):
-        side = Objective(side.weight, side.left[:, :3], side.right[:, :3])
+        side = ProjectionLoss(side.weight, side.left[:, :3], side.right[:, :3])
     is_found = (side._left_square is not None, side._right_square is not None)
     assert is_found == is_square
     loss, gradient = side.loss_and_gradient(weight)

@@ -22,9 +22,17 @@ from cosam_bench.method.interface import State
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.methods.er import ER, ERSettings, Replay, pack, packed, unpack, unpacked
+from cosam_bench.methods.er import (
+    ER,
+    ERSettings,
+    Replay,
+    pack_bits,
+    samples_to_tensors,
+    tensors_to_samples,
+    unpack_bits,
+)
 from cosam_bench.methods.finetune import Finetune
-from cosam_bench.methods.l2p import L2P, L2PSettings, choose, query
+from cosam_bench.methods.l2p import L2P, L2PSettings, choose_prompts, image_query
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
 from cosam_bench.sam.build import build_sam
@@ -64,16 +72,16 @@ def wide() -> Split:
 @settings(max_examples=25, deadline=None)
 def test_packed_masks_come_back(height: int, width: int, seed: int) -> None:
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.5
-    bits = pack(mask)
+    bits = pack_bits(mask)
     assert bits.nbytes == height * -(-width // 8)
-    assert torch.equal(unpack(bits, width=width), mask)
+    assert torch.equal(unpack_bits(bits, width=width), mask)
 
 
 @pytest.mark.parametrize("noisy_masks", [True, False])
 def test_kept_samples_come_back_with_the_prompts_that_training_uses(squares: Split, noisy_masks: bool) -> None:
     prompts = draw_prompts(squares, points=3, seed=0)
-    tensors = packed(list(squares), prompts, noisy_masks=noisy_masks)
-    samples, again = unpacked({f"1/{name}": tensor for name, tensor in tensors.items()}, prefix="1/")
+    tensors = samples_to_tensors(list(squares), prompts, noisy_masks=noisy_masks)
+    samples, again = tensors_to_samples({f"1/{name}": tensor for name, tensor in tensors.items()}, prefix="1/")
     for sample, own in zip(samples, squares, strict=True):
         assert torch.equal(sample.image, own.image)
         assert torch.equal(sample.mask, own.mask)
@@ -182,9 +190,9 @@ def test_the_chosen_prompts_are_those_a_loop_finds(images: int, pool: int, data:
     shares = (
         torch.rand(pool, generator=generator, dtype=torch.float64) if data.draw(st.booleans()) else torch.ones(pool)
     )
-    numbers, similarities = choose(queries, keys, count=count, shares=shares)
+    numbers, similarities = choose_prompts(queries, keys, count=count, shares=shares)
     if (shares == 1).all():
-        assert torch.equal(numbers, choose(queries, keys, count=count)[0])
+        assert torch.equal(numbers, choose_prompts(queries, keys, count=count)[0])
     for row in range(images):
         cosines = {
             number: (queries[row] @ keys[number] / (queries[row].norm() * keys[number].norm())).item()
@@ -211,7 +219,7 @@ def test_each_image_is_decoded_with_its_own_prompts(bench: Workbench, squares: S
     joined = Prompts(*(torch.cat([getattr(p, f) for p in both]) for f in ("boxes", "points", "masks")), digest="")
     batch = mixed_batch(bench, [squares[0], squares[1], wide[0], wide[1]], joined)
     with torch.no_grad():
-        queries = query(bench.sam.encode(batch.images).maps)
+        queries = image_query(bench.sam.encode(batch.images).maps)
     generator = torch.Generator().manual_seed(0)
     method.keys[:4] = (queries - queries.mean(0)) + 0.01 * torch.randn(queries.shape, generator=generator)
     method.prompts = torch.randn(method.prompts.shape, generator=generator)
@@ -244,7 +252,11 @@ def test_no_extra_tokens_change_nothing(bench: Workbench, squares: Split) -> Non
 def similarity(method: L2P, domain: TrainingDomain) -> Tensor:
     batch, _ = method.bench.labelled(domain, range(len(domain)))
     with torch.no_grad():
-        return choose(query(method.bench.sam.encode(batch.images).maps), method.keys, count=2)[1].sum(1).mean()
+        return (
+            choose_prompts(image_query(method.bench.sam.encode(batch.images).maps), method.keys, count=2)[1]
+            .sum(1)
+            .mean()
+        )
 
 
 def test_training_moves_the_pool_alone_and_is_counted(bench: Workbench, squares: Split) -> None:

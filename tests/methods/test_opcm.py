@@ -20,8 +20,8 @@ from cosam_bench.merging.updates import LowRank, Update, as_factors, check_same_
 from cosam_bench.method.interface import State
 from cosam_bench.methods.opcm import (
     OPCM,
-    Merged,
     OPCMSettings,
+    OPCMState,
     Variant,
     merge_orthogonally,
     parameters_beside_modules,
@@ -46,9 +46,9 @@ def drawn(seed: int, *, rank: int = 2, shapes: dict[str, tuple[int, int]] = SHAP
 
 def merged(
     experts: list[Update], *, alpha: float = 0.5, variant: Variant = "supp", rank: int | None = None
-) -> list[Merged]:
+) -> list[OPCMState]:
     """The state after each expert."""
-    state, states = Merged(), []
+    state, states = OPCMState(), []
     for expert in experts:
         state = merge_orthogonally(state, expert, alpha=alpha, variant=variant, rank=rank)
         states.append(state)
@@ -187,7 +187,7 @@ def test_of_a_rank_1_update_release_keeps_nothing_free() -> None:
 def test_a_capped_rank_is_kept_at_the_experts_mean_norm(seed: int, rank: int, variant: Variant) -> None:
     experts = [drawn(seed + step, rank=3) for step in range(3)]
     norms = [update_norm(expert) for expert in experts]
-    state = Merged()
+    state = OPCMState()
     for count, expert in enumerate(experts, start=1):
         uncapped = merge_orthogonally(state, expert, alpha=0.5, variant=variant)
         state = merge_orthogonally(state, expert, alpha=0.5, variant=variant, rank=rank)
@@ -261,7 +261,7 @@ def test_a_parameter_beside_modules_keeps_the_first_domains_value_over_each_scal
     model.position = nn.Parameter(torch.zeros(3))
     model.add_module("inner", nn.Sequential(nn.Linear(2, 2)))
     assert parameters_beside_modules(model) == {"position"}
-    state, experts, scales = Merged(), [drawn(step) for step in range(3)], 1.0
+    state, experts, scales = OPCMState(), [drawn(step) for step in range(3)], 1.0
     for expert in experts:
         state = merge_orthogonally(state, expert, alpha=0.5, variant="supp", rescaled_only={"bias"})
         scales *= state.scale

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.distributions import Bernoulli, kl_divergence
 
 from cosam_bench.data.samples import Split
-from cosam_bench.merging.trajectory import Trajectory, Weights, objective
+from cosam_bench.merging.trajectory import ObjectiveWeights, Trajectory, objective_and_gradient
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.methods.trm import TRM, TRMSettings, _rows, bernoulli_divergence
+from cosam_bench.methods.trm import TRM, TRMSettings, _coefficient_rows, bernoulli_divergence
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.targets import add_side_layers
@@ -42,7 +42,7 @@ class Toy:
         shapes = ((2, 5), (4, 2), (2, 4), (3, 2))
         points = [[0.4 * drawn(*shape) for shape in shapes] for _ in range(4)]
         history = [torch.zeros(2, 5).double(), points[0][1], torch.zeros(2, 4).double(), points[0][3]]
-        self.trajectory = Trajectory.through(points, rows=ROWS, history=history)
+        self.trajectory = Trajectory.from_points(points, rows=ROWS, history=history)
         self.before = self.logits(points[0]).detach()
         self.end = points[-1]
 
@@ -60,9 +60,11 @@ class Toy:
         parameters = [tensor.detach().clone().requires_grad_() for tensor in point]
         return parameters, *self.values(parameters)
 
-    def by_double_backward(self, coefficients: Tensor, weights: Weights, reference: float) -> tuple[float, Tensor]:
+    def by_double_backward(
+        self, coefficients: Tensor, weights: ObjectiveWeights, reference: float
+    ) -> tuple[float, Tensor]:
         coefficients = coefficients.clone().requires_grad_()
-        point = self.trajectory.at(coefficients)
+        point = self.trajectory.point_at(coefficients)
         loss, consistency = self.values(point)
         slopes = torch.autograd.grad(loss, point, create_graph=True)
         norm = torch.sqrt(sum(slope.square().sum() for slope in slopes))
@@ -83,12 +85,14 @@ def test_the_gradient_is_that_of_double_backward(seed: int, reference: float, al
     toy = Toy(seed)
     generator = torch.Generator().manual_seed(seed)
     coefficients = torch.rand(2, 4, generator=generator, dtype=torch.float64)
-    weights = Weights(alignment=0.7, consistency=1.3, responsiveness=2.0, anchor=0.2)
-    value, gradient = objective(toy.evaluate, toy.trajectory, coefficients, weights=weights, reference_norm=reference)
+    weights = ObjectiveWeights(alignment=0.7, consistency=1.3, responsiveness=2.0, anchor=0.2)
+    value, gradient = objective_and_gradient(
+        toy.evaluate, toy.trajectory, coefficients, weights=weights, reference_norm=reference
+    )
     expected, exact = toy.by_double_backward(coefficients, weights, reference)
     assert value == pytest.approx(expected, rel=1e-12)
     assert (gradient - exact).norm() <= allowed * exact.norm()
-    without = objective(
+    without = objective_and_gradient(
         toy.evaluate, toy.trajectory, coefficients, weights=replace(weights, responsiveness=0), reference_norm=reference
     )
     assert (value != without[0]) == (reference > 1)  # the floor has its say only where it is active
@@ -97,9 +101,9 @@ def test_the_gradient_is_that_of_double_backward(seed: int, reference: float, al
 def test_nought_is_the_start_and_one_is_the_end() -> None:
     toy = Toy(3)
     ends = torch.zeros(2, 4, dtype=torch.float64)
-    assert all(map(torch.equal, toy.trajectory.at(ends), toy.trajectory.start))
+    assert all(map(torch.equal, toy.trajectory.point_at(ends), toy.trajectory.start))
     ends[:, :3] = 1
-    for found, wanted in zip(toy.trajectory.at(ends), toy.end, strict=True):
+    for found, wanted in zip(toy.trajectory.point_at(ends), toy.end, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-14)
 
 
@@ -107,14 +111,14 @@ def test_the_history_scales_the_old_change() -> None:
     toy = Toy(3)
     only = torch.zeros(2, 4, dtype=torch.float64)
     only[:, 3] = 0.2
-    _, b1, _, b2 = toy.trajectory.at(only)
+    _, b1, _, b2 = toy.trajectory.point_at(only)
     torch.testing.assert_close(b1, 1.2 * toy.trajectory.start[1])
     torch.testing.assert_close(b2, 1.2 * toy.trajectory.start[3])
 
 
 def test_coefficients_begin_in_the_middle_and_stay_within_their_bounds() -> None:
     trajectory = Toy(3).trajectory
-    first = trajectory.first_coefficients()
+    first = trajectory.initial_coefficients()
     assert first.tolist() == [[0.5, 0.5, 0.5, 0.0]] * 2
     first += torch.tensor([[9.0], [-9.0]])
     trajectory.clamp_(first)
@@ -123,7 +127,7 @@ def test_coefficients_begin_in_the_middle_and_stay_within_their_bounds() -> None
 
 def test_one_straight_segment_has_the_whole_share_and_no_move_has_none() -> None:
     still, moved = torch.zeros(2, 2), torch.ones(2, 2)
-    straight = Trajectory.through([[still, still], [moved, still]], rows=(0, 1))
+    straight = Trajectory.from_points([[still, still], [moved, still]], rows=(0, 1))
     assert straight.segment_shares.tolist() == [[1.0], [0.0]]
 
 
@@ -215,7 +219,7 @@ def test_each_layer_has_coefficients_of_its_own_whatever_the_adapter() -> None:
     add_side_layers(sam, settings, generator=torch.Generator())
     with attach(sam, settings, generator=torch.Generator()) as adapter:
         weights = [f"side.{part}.{number}.weight" for number in (4, 5) for part in ("down", "up")]
-        rows = dict(zip(adapter.dense, _rows(adapter, per_layer=True), strict=True))
+        rows = dict(zip(adapter.dense, _coefficient_rows(adapter, per_layer=True), strict=True))
         assert [rows.pop(name) for name in weights] == [0, 1, 2, 3]
         assert set(rows.values()) == {4}  # the biases
-        assert set(_rows(adapter, per_layer=False)) == {0}
+        assert set(_coefficient_rows(adapter, per_layer=False)) == {0}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cosam_bench.merging.spectral import numerical_rank
 from cosam_bench.merging.updates import Update, as_factors
-from cosam_bench.methods.dop import Objective, join_by_adam
-from cosam_bench.methods.opcm import Merged, merge_orthogonally
+from cosam_bench.methods.dop import ProjectionLoss, join_by_adam
+from cosam_bench.methods.opcm import OPCMState, merge_orthogonally
 
 
 def judge(run: OracleRun) -> Outcome | None:
@@ -77,10 +77,10 @@ def _has_null_spaces(run: OracleRun) -> bool:
     return False
 
 
-def _opcm_states(run: OracleRun) -> list[Merged]:
+def _opcm_states(run: OracleRun) -> list[OPCMState]:
     """After each task. `head` equals `supp` on changes of full rank, which the other cases are skipped for."""
     linear = _linear(run)
-    state, states = Merged(), []
+    state, states = OPCMState(), []
     for changes in run.changes():
         others = {name: change for name, change in changes.items() if name not in linear}
         state = merge_orthogonally(
@@ -101,7 +101,7 @@ def _hangs_beside_modules(name: str, names: Iterable[str]) -> bool:
     return any(other.startswith(prefix) and "." in other[len(prefix) :] for other in names)
 
 
-def _weights(base: Mapping[str, Tensor], state: Merged) -> dict[str, Tensor]:
+def _weights(base: Mapping[str, Tensor], state: OPCMState) -> dict[str, Tensor]:
     changes = {name: factors.dense() for name, factors in state.change.low_rank.items()} | dict(state.change.dense)
     return {name: base[name].double() + changes[name] for name in changes}
 
@@ -128,7 +128,7 @@ def _join(old: Tensor, new: Tensor, facts: Mapping[str, Any]) -> Tensor:
     if old.ndim != 2:
         return (old + new) / 2
     sides = [
-        Objective.of(change, svd_epsilon=facts["svd_epsilon"], space=facts.get("svd_proj_space", "uv"))
+        ProjectionLoss.of(change, svd_epsilon=facts["svd_epsilon"], space=facts.get("svd_proj_space", "uv"))
         for change in (old, new)
     ]
     return join_by_adam(
