@@ -25,8 +25,8 @@ from typing import Literal
 from torch import Tensor
 
 from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.elementwise import check_same_parameters, entrywise
-from cosam_bench.merging.updates import lazy_weight_changes
+from cosam_bench.merging.elementwise import entrywise
+from cosam_bench.merging.updates import check_same_parameters, lazy_weight_changes
 
 
 class MagMaxSettings(Settings):

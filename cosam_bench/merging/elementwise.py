@@ -1,4 +1,4 @@
-"""Rules that merge changes entry by entry: running sums and means of whole weights, by parameter name."""
+"""Merging changes entry by entry: running sums and means of whole weights, by parameter name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.scale import Scale
-from cosam_bench.merging.updates import shapes_of
+from cosam_bench.merging.updates import check_same_parameters
 
 _CHUNK = 2**16  # entries; of float64, half a MiB
 
@@ -17,15 +17,15 @@ _CHUNK = 2**16  # entries; of float64, half a MiB
 def add_task_vector(
     merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: Scale, step: int
 ) -> dict[str, Tensor]:
-    """The merged change with one more expert in it.
+    """The merged change with one more expert's task vector added.
 
-    A fixed scale gives ``M + scale * tau``, so ``scale * sum_i tau_i`` after all; ``1/t`` gives the running mean
+    A fixed scale gives ``M + scale * tau``, so ``scale * sum_i tau_i`` in the end; ``1/t`` gives the running mean
     ``(t - 1)/t M + tau/t``.
 
     Args:
-        merged: what this function returned for the expert before; none at first.
-        changes: by parameter name, dW of any shape.
-        scale: of each expert; ``1/t`` for the mean.
+        merged: the result for the previous expert; None before the first.
+        changes: the new expert's dW by parameter name, of any shapes.
+        scale: the factor of each expert; ``1/t`` for the mean.
         step: t, 1 for the first expert.
 
     Returns:
@@ -49,12 +49,12 @@ def add_task_vector(
 
 
 def entrywise(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """What ``rule`` makes of tensors of one shape, entry by entry, in the last one's dtype and shape.
+    """``rule`` applied to tensors of one shape, entry by entry; the result has the last one's dtype and shape.
 
-    The rule sees some thousand entries at a time, so what it makes on the way stays in the processor's cache.
+    The rule sees some thousand entries at a time, so its intermediate results stay in the processor's cache.
 
     Args:
-        rule: from equally long pieces of the tensors, ``(d,)``, to a piece of the result.
+        rule: maps equally long pieces ``(d,)`` of the tensors to a piece of the result.
 
     Raises:
         CosamError: the tensors' shapes differ.
@@ -66,7 +66,7 @@ def entrywise(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def entrywise_multi(rule: Callable[..., Sequence[Tensor]], *tensors: Tensor, results: int) -> list[Tensor]:
-    """As ``entrywise``, for a rule that makes this many results together."""
+    """The same as ``entrywise`` for a rule with this many results."""
     last = tensors[-1]
     made = [torch.empty_like(last, memory_format=torch.contiguous_format) for _ in range(results)]
     for pieces in _chunks(*made, *tensors):
@@ -80,24 +80,8 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if len(shapes) > 1:
         raise CosamError(
             f"Tensors of different shapes cannot be merged entry by entry: {' and '.join(map(str, shapes))}. "
-            "Merge only adapters of one base model and one adapter setting."
+            "Merge only adapters of one base model with the same adapter settings."
         )
     flat = [tensor.reshape(-1) for tensor in tensors]
     for begin in range(0, len(flat[0]), _CHUNK):
         yield tuple(tensor[begin : begin + _CHUNK] for tensor in flat)
-
-
-def check_same_parameters(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Refuse changes that are not of the same parameters in the same shapes.
-
-    Raises:
-        CosamError: naming the first parameter that differs.
-    """
-    mine, others = shapes_of(first), shapes_of(second)
-    for name in sorted(mine.keys() | others.keys()):
-        one, other = mine.get(name, "nothing"), others.get(name, "nothing")
-        if one != other:
-            raise CosamError(
-                f"Two experts do not fit each other: at {name!r} one changes {one}, the other {other}. "
-                "Merge only adapters of one base model and one adapter setting."
-            )

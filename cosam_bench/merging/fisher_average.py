@@ -1,4 +1,4 @@
-"""Fisher merging: an average in which each expert's weights count by their diagonal Fisher information."""
+"""Fisher merging: an average in which each expert's weights are weighted by their diagonal Fisher information."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosam_bench.merging.elementwise import entrywise_multi
 
-_SUMS = ("weighted", "weight")  # what is kept of each parameter
+_SUMS = ("weighted", "weight")  # the running sums of each parameter
 
 
 def add_to_fisher_average(
@@ -20,25 +20,25 @@ def add_to_fisher_average(
     minimum: float,
     normalise: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The Fisher-weighted average of the changes so far, and the two sums it is made of.
+    """The Fisher-weighted average of the changes so far, and its two running sums.
 
-    dW = sum_t w_t (F_t + eps) dW_t / sum_t w_t (F_t + eps), elementwise; w_t = 1 / (||F_t|| + eps) where
+    dW = sum_t w_t (F_t + eps) dW_t / sum_t w_t (F_t + eps), elementwise; w_t = 1 / (||F_t|| + eps) with
     ``normalise``, one norm over all of an expert's parameters, else 1. A common factor of the weights cancels,
-    and so does the base, so two sums over the experts say the same as all experts.
+    and so does the base, so these two sums are enough.
 
     Args:
-        memory: what this function returned for the expert before; empty at first.
-        changes: by parameter name, dW_t.
+        memory: the sums for the previous expert; empty before the first.
+        changes: dW_t by parameter name.
         fisher: F_t, at least 0, of the same names and shapes.
         minimum: eps, above 0.
-        normalise: weigh each expert by the inverse of its Fisher information's norm.
+        normalise: weight each expert by the inverse of its Fisher information's norm.
 
     Returns:
-        The next memory, ``<name>/weighted`` and ``<name>/weight``, and the merged changes; both in the dtype of
+        The new sums, ``<name>/weighted`` and ``<name>/weight``, and the merged changes; both in the dtype of
         the changes, computed in float64.
 
     Raises:
-        CosamError: a parameter's change and F_t differ in shape, or one of them from the memory.
+        CosamError: the shapes of a parameter's change, its F_t and its sums differ.
 
     Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022, as in FusionBench.
     """

@@ -1,4 +1,4 @@
-"""Gram matrices of what linear layers are given, summed where the model computes."""
+"""Gram matrices of the inputs of linear layers, summed on the model's device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cosam_bench.core.errors import CosamError
 
 
 class InputGrams:
-    """The mean of ``x x^T`` over all inputs x of some layers, added up pass by pass on their own device.
+    """The mean of ``x x^T`` over all inputs x of each layer, summed pass by pass on their own device.
 
     Products are formed in float32 and summed in float64. Only ``means`` waits for the device.
     """
@@ -26,13 +26,13 @@ class InputGrams:
         ends_early: bool,
         projections: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Nothing yet.
+        """Start with no inputs.
 
         Args:
-            layers: as ``serving.layer_inputs`` names them to ``add``.
-            ends_early: end a pass as soon as each layer was given its inputs as often as in the first pass, which
-                is whole. Only for passes that use each layer equally often.
-            projections: float32 by layer, P ``(k, inputs)`` on the layer's device: its matrix is then that of P x.
+            layers: their names, as ``serving.layer_inputs`` passes them to ``add``.
+            ends_early: end a pass as soon as each layer has received its inputs as often as in the first pass, which
+                is complete. Only for passes that use each layer equally often.
+            projections: P ``(k, inputs)``, float32, by layer, on the layer's device: its matrix is then that of P x.
         """
         self._layers = tuple(layers)
         self._ends_early = ends_early
@@ -44,17 +44,17 @@ class InputGrams:
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
-        """The passes of one batch; what comes in it after the last layer's last inputs is left out."""
+        """The passes of one batch; with ``ends_early``, all that follows the last layer's last inputs is skipped."""
         self._uses.clear()
         try:
             yield
-        except _NothingLeft:
+        except _AllInputsSeen:
             return
         if self._ends_early:
             self._uses_of_whole = self._uses_of_whole or self._uses.copy()
 
     def add(self, layer: str, inputs: Tensor) -> None:
-        """Add a layer's inputs, float ``(n, inputs)``, in the precision in which they arrive."""
+        """Add a layer's inputs, float ``(n, inputs)``, in the precision that they have."""
         # Autocast would multiply in bf16, whose Gram matrices have eigenvalues far below zero.
         with torch.autocast(inputs.device.type, enabled=False):
             rows = inputs.float()
@@ -68,22 +68,22 @@ class InputGrams:
         self._rows[layer] += len(inputs)
         self._uses[layer] += 1
         if self._uses == self._uses_of_whole:
-            raise _NothingLeft
+            raise _AllInputsSeen
 
     def means(self) -> dict[str, Tensor]:
-        """By layer, in the order in which they were first seen, float64 on the CPU, ``(inputs, inputs)`` or ``(k, k)``.
+        """The means by layer, in the order of first use, float64 on the CPU, ``(inputs, inputs)`` or ``(k, k)``.
 
         Raises:
-            CosamError: a layer was given nothing.
+            CosamError: a layer received no inputs.
         """
         unseen = next((layer for layer in self._layers if layer not in self._sums), None)
         if unseen is not None:
             raise CosamError(
-                f"No prediction passes the layer {unseen!r}, so nothing is known of its inputs. "
+                f"No prediction passes the layer {unseen!r}, so it has no inputs to learn from. "
                 "Choose other adapter.targets, or a method that needs no inputs."
             )
         return {layer: (total / self._rows[layer]).cpu() for layer, total in self._sums.items()}
 
 
-class _NothingLeft(Exception):
-    """Every layer has been given what it is given in a whole pass."""
+class _AllInputsSeen(Exception):
+    """Every layer has received all inputs of a complete pass."""

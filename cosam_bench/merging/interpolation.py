@@ -1,4 +1,4 @@
-"""Rules that move a served update part of the way to a newly trained one; by how far, Fisher information may say."""
+"""Interpolation between the served and a newly trained update, also weighted by Fisher information."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Changes = Mapping[str, Tensor]
 
 
 def difference(expert: Update, served: Changes) -> LazyTensors:
-    """What the expert changed beyond what was served, by parameter name and in turn, in the expert's dtype.
+    """What the expert changed beyond the served update, by parameter name, in its dtype, computed when read.
 
-    Exact but for the rounding of ``b @ a`` where the expert was trained as a fresh adapter above ``served``.
+    Exact up to the rounding of ``b @ a`` if the expert was trained as a fresh adapter above ``served``.
 
     Args:
-        served: dense, by parameter name; empty for the base.
+        served: dense changes by parameter name; empty for the base.
     """
     low_rank = lazy_weight_changes(Update(expert.low_rank))
 
@@ -36,24 +36,24 @@ def difference(expert: Update, served: Changes) -> LazyTensors:
 
 
 def interpolate(served: Changes, step: Changes, *, weight: float) -> dict[str, Tensor]:
-    """``served + weight * step``, computed in float64, in the dtype of ``step``; nothing served counts as zero."""
+    """``served + weight * step``, computed in float64, in the dtype of ``step``; a missing served change is zero."""
 
     def moved(change: Tensor) -> Tensor:
         return weight * change.double()
 
-    return {name: _plus(served, name, moved, change) for name, change in step.items()}
+    return {name: _added_to(served, name, moved, change) for name, change in step.items()}
 
 
 def interpolate_by_fisher(
     served: Changes, step: Changes, *, past: Changes, current: Changes, weight: float
 ) -> dict[str, Tensor]:
-    """The average of served and new parameters in which each counts by its Fisher information, elementwise.
+    """The elementwise average of served and new parameters, weighted by their Fisher information.
 
     With l = ``weight``: ((1 - l) F_past W_served + l F_current W_new) / ((1 - l) F_past + l F_current), and
-    the plain (1 - l, l) average where both are zero.
+    the plain (1 - l, l) average of entries for which both are zero.
 
     Args:
-        step: what the new parameters change beyond the served ones.
+        step: the difference between new and served parameters.
         past: F_past, at least 0, of the same names and shapes.
         current: F_current.
 
@@ -65,11 +65,11 @@ def interpolate_by_fisher(
         total = (1 - weight) * past.double() + new
         return torch.where(total > 0, new / total, weight) * change.double()
 
-    return {name: _plus(served, name, moved, past[name], current[name], change) for name, change in step.items()}
+    return {name: _added_to(served, name, moved, past[name], current[name], change) for name, change in step.items()}
 
 
-def _plus(first: Changes, name: str, rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """What a rule makes of the tensors entry by entry, plus what ``first`` has of that name."""
+def _added_to(first: Changes, name: str, rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """The rule applied to the tensors entry by entry, plus the tensor of that name in ``first``, if any."""
     if name not in first:
         return entrywise(rule, *tensors)
     return entrywise(lambda before, *pieces: rule(*pieces) + before.double(), first[name], *tensors)
@@ -85,5 +85,5 @@ def inner_product(first: Changes, second: Changes, *, metric: Changes | None = N
 
 
 def add_changes(first: Changes, second: Changes) -> dict[str, Tensor]:
-    """The sum by name, computed in float64, in the dtype of ``second``; a name that ``first`` lacks counts as zero."""
-    return {name: _plus(first, name, Tensor.double, value) for name, value in second.items()}
+    """The sum by name, computed in float64, in the dtype of ``second``; a name missing from ``first`` is zero."""
+    return {name: _added_to(first, name, Tensor.double, value) for name, value in second.items()}

@@ -1,4 +1,4 @@
-"""OSRM: first LoRA factors that are orthogonal to what other domains feed into a layer."""
+"""OSRM: initial LoRA factors that are orthogonal to other domains' inputs of a layer."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ def least_energy_directions(second_moment: Tensor, *, count: int) -> Tensor:
     """The orthonormal directions along which a layer's inputs have the least energy.
 
     The minimiser of ``||H A^T||`` over A with ``A A^T = I``, where ``second_moment`` is H^T H up to a factor:
-    its eigenvectors of the smallest eigenvalues. Each row's sign is such that its entry of largest magnitude
-    is positive. Where more than ``count`` eigenvalues are equal, for one where H has a null space of more
-    dimensions, the basis within them is whatever the eigenvalue solver returns.
+    its eigenvectors of the smallest eigenvalues. Signs are chosen so that each row's entry of largest magnitude
+    is positive. If more than ``count`` smallest eigenvalues are equal, for example because H has a larger null
+    space, the basis is whatever the eigenvalue solver returns.
 
     Args:
         second_moment: symmetric positive semi-definite ``(n, n)``.
         count: rows of A, at most n.
 
     Returns:
-        float64, ``(count, n)``, orthonormal rows, those of least energy first.
+        float64, ``(count, n)``, orthonormal rows, in ascending order of energy.
 
     Raises:
-        CosamError: more directions are asked than the layer has inputs.
+        CosamError: ``count`` exceeds n.
 
     Source: OSRM ("Unraveling LoRA Interference", ACL 2025, arXiv 2505.22934).
     """
     inputs = len(second_moment)
     if count > inputs:
         raise CosamError(
-            f"{count} orthogonal directions are asked of a layer with {inputs} inputs. Set adapter.rank to {inputs} "
+            f"A layer with {inputs} inputs has no {count} orthogonal directions. Set adapter.rank to {inputs} "
             "or less, or method.first_factors=shared."
         )
     rows: Tensor = torch.linalg.eigh(second_moment.double()).eigenvectors[:, :count].T

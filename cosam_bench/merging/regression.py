@@ -30,10 +30,10 @@ def pop_items(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def scale_off_diagonal(gram: Tensor, ratio: float) -> Tensor:
-    """The Gram matrix ``(n, n)`` with all but its diagonal times ``ratio``; 0 gives the diagonal alone, ``(n,)``.
+    """The Gram matrix ``(n, n)`` with its off-diagonal times ``ratio``; 0 gives the diagonal alone, ``(n,)``.
 
-    Source: RegMean (Jin et al., ICLR 2023), section 3: the factor keeps the merge from degenerating where the
-    Gram matrices are ill-conditioned.
+    Source: RegMean (Jin et al., ICLR 2023), section 3: the factor keeps the merge from degenerating if the Gram
+    matrices are ill-conditioned.
     """
     if ratio == 0:
         return gram.diagonal().clone()
@@ -41,13 +41,13 @@ def scale_off_diagonal(gram: Tensor, ratio: float) -> Tensor:
 
 
 def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) -> Tensor:
-    """The weight that answers every domain's inputs as nearly as one weight can.
+    """The weight whose outputs are closest to those of each domain's own weight, over all domains' inputs.
 
     W = P (S + ridge * tr(S)/n * I)^-1, the minimiser of ``sum_t ||x W^T - x W_t^T||^2`` over all inputs x,
     plus the ridge's pull to zero; S = sum_t G_t and P = sum_t W_t G_t.
 
     Args:
-        gram_sum: float64, S, symmetric positive semi-definite ``(n, n)``, or ``(n,)`` where it is diagonal.
+        gram_sum: float64, S, symmetric positive semi-definite ``(n, n)``, or its diagonal ``(n,)``.
         product_sum: float64, ``(m, n)``, P.
         ridge: at least 0, relative to the mean diagonal of S; 0 is the papers' plain inverse.
 
@@ -55,11 +55,10 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
         float64, ``(m, n)``.
 
     Raises:
-        CosamError: S has no inverse, which a ridge above 0 mends, or the sums are not finite.
+        CosamError: the sums are not finite, or S has no inverse and the ridge is 0.
 
     Source: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, and the
-    merge of RegCL (arXiv 2507.12297). Solved by Cholesky in float64 where the released code inverts in
-    float32.
+    merge of RegCL (arXiv 2507.12297). Solved by Cholesky in float64; the released code inverts in float32.
 
     >>> one = torch.eye(2, dtype=torch.float64)
     >>> merge_by_regression(2 * one, one @ torch.tensor([[1.0, 3.0]], dtype=torch.float64).T.expand(2, 2), ridge=0)
@@ -70,7 +69,7 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
     mean_diagonal = weights.mean()
     if not (torch.isfinite(mean_diagonal) and torch.isfinite(product_sum).all()):
         raise CosamError("A layer's Gram or product sum is not finite: did an expert's training diverge?")
-    if mean_diagonal == 0:  # no input was ever active, so any weight answers all of them
+    if mean_diagonal == 0:  # no input was ever active, so any weight will do
         return torch.zeros_like(product_sum)
     if gram_sum.ndim == 1:
         lifted = weights + ridge * mean_diagonal
@@ -85,7 +84,7 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
         return torch.cholesky_solve(product_sum.T, factor).T
     if ridge == 0:
         raise _no_inverse(len(weights))
-    # Rounding of the inputs' dtype left eigenvalues further below zero than the ridge lifts: they are zero.
+    # Rounding in the inputs' dtype left eigenvalues further below zero than the ridge lifts them; they are zero.
     eigenvalues, vectors = torch.linalg.eigh(gram_sum)
     lifted = eigenvalues.clamp(min=0) + ridge * mean_diagonal
     merged: Tensor = (product_sum @ vectors / lifted) @ vectors.T
@@ -93,7 +92,7 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
 
 
 def _is_singular(factor: Tensor) -> bool:
-    """Whether a pivot of a Cholesky factor is nothing but the rounding of the larger ones."""
+    """Whether a pivot of a Cholesky factor is only the rounding of larger ones."""
     pivots = factor.diagonal().square()
     smallest_sure = len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()
     return bool(pivots.min() <= smallest_sure)
@@ -102,15 +101,15 @@ def _is_singular(factor: Tensor) -> bool:
 def _no_inverse(inputs: int) -> CosamError:
     return CosamError(
         f"A layer's Gram matrix of {inputs} inputs has no inverse: some input is unused or a combination of "
-        "others. Set a ridge, say --set method.ridge=1e-6."
+        "others. Set a ridge, for example --set method.ridge=1e-6."
     )
 
 
 def truncate_by_gram(weight: Tensor, gram_sum: Tensor, *, rank: int) -> tuple[LowRank, float]:
-    """The weight of at most ``rank`` that answers the inputs most nearly as ``weight`` does.
+    """The weight of at most ``rank`` whose outputs are closest to those of ``weight`` over the inputs.
 
-    The minimiser of ``sum ||x W^T - x W_r^T||^2`` over all inputs x with S = sum x x^T: the SVD of W S^(1/2) cut
-    after ``rank`` values and multiplied by S^(-1/2), which is U U^T W with U its left vectors. So no inverse is
+    The minimiser of ``sum ||x W^T - x W_r^T||^2`` over all inputs x with S = sum x x^T: the SVD of W S^(1/2) truncated
+    to ``rank`` values and multiplied by S^(-1/2), which is U U^T W with U its left vectors. So no inverse is
     taken, and inputs that never occur do no harm.
 
     Args:

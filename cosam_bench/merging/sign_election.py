@@ -1,9 +1,9 @@
 """TIES: trim, elect a sign for each entry, merge the entries that agree; exact from sums of constant size.
 
 Source: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", NeurIPS 2023 (arXiv
-2306.01708), as FusionBench runs it. Per entry, with x_i the trimmed change of expert i and s the elected sign,
-all that the merge asks of the experts are the sums and counts of their positive and of their negative x_i, or
-the extrema; each can be kept as experts arrive (derived here).
+2306.01708), in FusionBench's version. With x_i the trimmed change of expert i, the merge of an entry needs only the
+sums and counts, or the extrema, of the positive and of the negative x_i; these can be updated as experts arrive
+(derived here).
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from cosam_bench.merging.elementwise import check_same_parameters, entrywise
+from cosam_bench.merging.elementwise import entrywise
 from cosam_bench.merging.order_statistics import order_statistics
-from cosam_bench.merging.updates import LazyTensors, shapes_of
+from cosam_bench.merging.updates import LazyTensors, check_same_parameters, shapes_of
 
 Agreement: TypeAlias = Literal["sum", "mean", "max"]
 
-
-# What is kept of the experts for each entry; the last one is of the changes' dtype.
+# The running votes of each entry; the last one has the changes' dtype.
 _KINDS: dict[Agreement, tuple[str, ...]] = {
     "sum": ("positive", "negative"),
     "mean": ("positive_count", "negative_count", "positive", "negative"),
@@ -32,10 +31,10 @@ _KINDS: dict[Agreement, tuple[str, ...]] = {
 
 
 def trim(changes: Mapping[str, Tensor], *, density: float) -> Mapping[str, Tensor]:
-    """The changes in turn, with all but their largest entries set to zero, over all parameters together.
+    """The changes, computed when read, with all but the largest entries of all parameters together set to zero.
 
-    Of d entries the ``int(density * d) + 1`` of largest magnitude stay, and all that equal the least of them;
-    below density 1 the rank is that of the published code, at density 1, where that code raises, all stay.
+    Of d entries the ``int(density * d) + 1`` of largest magnitude stay, as in the published code, and any others
+    that equal the smallest of them. At density 1, for which that code raises, all stay.
 
     Args:
         changes: by parameter name, of any shapes and one dtype.
@@ -58,17 +57,17 @@ def trim(changes: Mapping[str, Tensor], *, density: float) -> Mapping[str, Tenso
 
 
 def add_votes(votes: Mapping[str, Tensor], trimmed: Mapping[str, Tensor], *, merge: Agreement) -> dict[str, Tensor]:
-    """The votes with those of one more expert.
+    """The running votes with one more expert's votes added.
 
     Args:
-        votes: what this function returned for the expert before; empty at first.
-        trimmed: by parameter name, the expert's change as ``trim`` left it.
-        merge: what will be asked of the votes.
+        votes: the result for the previous expert; empty before the first.
+        trimmed: the expert's change by parameter name, from ``trim``.
+        merge: how ``elect`` will use the votes.
 
     Returns:
-        By ``positive/<name>`` and ``negative/<name>``, in the changes' dtype, for ``sum`` and ``mean`` the sums
-        of the positive and of the negative entries, for ``max`` the highest and the lowest entry, at least and
-        at most 0; for ``mean`` also their counts, int16, under ``positive_count/`` and ``negative_count/``; for
+        Under ``positive/<name>`` and ``negative/<name>``, in the changes' dtype: for ``sum`` and ``mean`` the sums
+        of the positive and of the negative entries; for ``max`` the highest and the lowest entry, or 0 if all have
+        the other sign. For ``mean`` also their counts, int16, under ``positive_count/`` and ``negative_count/``; for
         ``max`` the sum of all entries under ``total/``.
 
     Raises:
@@ -84,7 +83,7 @@ def add_votes(votes: Mapping[str, Tensor], trimmed: Mapping[str, Tensor], *, mer
 
 
 def _with_vote(votes: Mapping[str, Tensor], change: Tensor, merge: Agreement) -> dict[str, Tensor]:
-    """The votes on some entries by kind, with those of one more expert; none before the first."""
+    """The votes on some entries by kind, with one more expert's added; ``votes`` is empty before the first."""
     result = {}
     for kind, entries in (("positive", change.clamp(min=0)), ("negative", change.clamp(max=0))):
         before = votes.get(kind)
@@ -101,11 +100,11 @@ def _with_vote(votes: Mapping[str, Tensor], change: Tensor, merge: Agreement) ->
 
 
 def elect(votes: Mapping[str, Tensor], *, merge: Agreement) -> dict[str, Tensor]:
-    """The merged change by parameter name: of each entry, what the experts of the elected sign say.
+    """The merged change by parameter name: each entry is merged from the experts that have the elected sign.
 
-    The sign of an entry is that of the sum over all experts. Where the sum is zero it is the sign that most
-    entries of the model elected; where those are even, the negative entries count for ``sum`` and ``mean``, and
-    0 is the result for ``max``, as in the published code.
+    The sign of an entry is that of the sum over all experts. If the sum is zero, it is the sign that most entries
+    of the model elected; if those are even, ``sum`` and ``mean`` take the negative entries and ``max`` gives 0, as
+    in the published code.
 
     Args:
         votes: from ``add_votes`` with the same ``merge``.
@@ -121,7 +120,7 @@ def elect(votes: Mapping[str, Tensor], *, merge: Agreement) -> dict[str, Tensor]
 
 
 def elect_between(experts: Sequence[Mapping[str, Tensor]], *, merge: Agreement) -> Mapping[str, Tensor]:
-    """The merged change in turn, from all experts' trimmed changes: no votes are kept.
+    """The same from all experts' trimmed changes at once, computed when read; no votes are kept.
 
     Raises:
         CosamError: the experts do not change the same parameters.
@@ -144,11 +143,11 @@ def _elected(
     count: Callable[..., Mapping[str, Tensor]],
     merge: Agreement,
 ) -> LazyTensors:
-    """The election in turn.
+    """The elected changes, computed when read.
 
     Args:
-        kept: what there is of each parameter.
-        count: from pieces of that to the votes on them, by kind.
+        kept: maps a parameter's name to the tensors that are kept of it.
+        count: maps pieces of those to the votes on them by kind.
     """
 
     @cache
@@ -161,7 +160,7 @@ def _elected(
     def elected(*pieces: Tensor) -> Tensor:
         votes = count(*pieces)
         sign, positive, negative = total(votes), votes["positive"], votes["negative"]
-        is_even = (sign == 0) & (positive != 0)  # elsewhere a sum of zero means that nobody voted
+        is_even = (sign == 0) & (positive != 0)  # any other sum of zero means that nobody voted
         if is_even.any():
             sign = sign.where(~is_even, majority())
         if merge == "mean":

@@ -1,7 +1,7 @@
-"""Singular values, norms and truncation of thin factors, without ever forming the ``m x n`` product.
+"""Singular values and norms of thin factors, without forming the ``m x n`` product.
 
 All work is in float64 and costs O((m + n) r^2) for factors ``b (m, r)`` and ``a (r, n)``: QR of both sides
-leaves an ``r x r`` core that holds the singular values.
+leaves an ``r x r`` core with the same singular values.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import LowRank, Update, as_factors
 
-# What rounding alone leaves, relative to the largest singular value: in float64 1e-16 times a few operations, in
-# float32 factors 1e-7, where two that were rounded apart cancel out.
+# What rounding alone leaves, relative to the largest singular value: 1e-16 times a few operations in float64, and
+# 1e-7 in float32 factors if two that were rounded separately cancel out.
 _FLOAT64_TOLERANCE = 1e-10
 _FLOAT32_TOLERANCE = 1e-6
-_FIRST_GUESS = 96  # of a rank: eight domains' factors at rank 10, and some to see that there is no more
+_FIRST_GUESS = 96  # columns: eight domains' factors at rank 10, and some to see that there are no more
 
 
 def rank_tolerance(dtype: torch.dtype) -> float:
-    """The share of the largest singular value up to which one counts as zero, in factors of this dtype.
+    """The share of the largest singular value below which one counts as zero, in factors of this dtype.
 
-    Meant for factors. A plain difference ``W - W0`` of float32 weights carries noise of about 1e-7 of W, which
-    is far more of a small change; its rank cannot be told by this.
+    For factors only. A difference ``W - W0`` of float32 weights has noise of about 1e-7 of W, which is far more
+    of a small change, so this does not give its rank.
     """
     return _FLOAT64_TOLERANCE if dtype == torch.float64 else _FLOAT32_TOLERANCE
 
@@ -47,7 +47,7 @@ class Spectrum:
     v: Tensor
 
     def first(self, count: int) -> Spectrum:
-        """The ``count`` largest singular values, or all where there are fewer."""
+        """The ``count`` largest singular values, or all if there are fewer."""
         return Spectrum(self.u[:, :count], self.s[:count], self.v[:, :count])
 
     def factors(self, dtype: torch.dtype) -> LowRank:
@@ -74,7 +74,7 @@ def _finite(factor: Tensor) -> Tensor:
 
 
 def numerical_rank(singular_values: Tensor, *, tolerance: float) -> int:
-    """How many of them exceed ``tolerance`` times the largest; 0 where all are zero."""
+    """How many of them exceed ``tolerance`` times the largest; 0 if all are zero."""
     if not len(singular_values):
         return 0
     return int((singular_values > tolerance * singular_values.max()).sum())
@@ -85,12 +85,12 @@ def compress(factors: LowRank, *, tolerance: float | None = None) -> LowRank:
 
     Args:
         factors: of any dtype, which the result keeps.
-        tolerance: singular values up to this share of the largest are dropped; none: ``rank_tolerance`` of
+        tolerance: singular values up to this share of the largest are dropped; None: ``rank_tolerance`` of
             the factors' dtype.
 
     Returns:
-        The change with an error of at most ``tolerance`` times its largest singular value for each one that
-        was dropped; no factors at all, ``a (0, n)`` and ``b (m, 0)``, for a zero change.
+        The change with an error of at most ``tolerance`` times its largest singular value for each one
+        dropped; no factors, ``a (0, n)`` and ``b (m, 0)``, for a zero change.
     """
     spectrum = thin_svd(factors)
     kept = numerical_rank(spectrum.s, tolerance=rank_tolerance(factors.b.dtype) if tolerance is None else tolerance)
@@ -98,14 +98,14 @@ def compress(factors: LowRank, *, tolerance: float | None = None) -> LowRank:
 
 
 def frobenius_norm(factors: LowRank) -> float:
-    """``||b a||``; by QR, so that factors that cancel out give zero to float64's rounding."""
+    """``||b a||``, by QR, so that factors that cancel out give zero up to float64's rounding."""
     core_left = torch.linalg.qr(_finite(factors.b)).R
     core_right = torch.linalg.qr(_finite(factors.a).T).R
     return float(torch.linalg.matrix_norm(core_left @ core_right.T))
 
 
 def update_norm(update: Update) -> float:
-    """The norm over all weights of the change; a weight with a low-rank and a dense change counts with their sum."""
+    """The norm over all changed weights; a weight with a low-rank and a dense change counts with their sum."""
     norm = UpdateNorm(update.dense)
     for layer, factors in update.low_rank.items():
         norm.add(layer, factors)
@@ -113,14 +113,14 @@ def update_norm(update: Update) -> float:
 
 
 class UpdateNorm:
-    """``update_norm`` of an update whose low-rank changes come one after another."""
+    """``update_norm`` of an update whose low-rank changes are added one after another."""
 
     def __init__(self, dense: Mapping[str, Tensor]) -> None:
         self._dense = {name: change.double() for name, change in dense.items()}
         self._energy = 0.0
 
     def add(self, layer: str, factors: LowRank) -> None:
-        """Count one more layer's change."""
+        """Add one more layer's change."""
         name = f"{layer}.weight"
         if name in self._dense:
             self._dense[name] = self._dense[name] + _finite(factors.b) @ _finite(factors.a)
@@ -133,10 +133,10 @@ class UpdateNorm:
 
 
 def find_factors(matrix: Tensor, *, tolerance: float) -> LowRank:
-    """A dense ``(m, n)`` matrix as the few factors it was made of, where it is of low rank; else as ``as_factors``.
+    """A dense ``(m, n)`` matrix as few factors if it is of low rank, else as ``as_factors``.
 
-    The columns of ``b`` span what the matrix makes of random vectors, twice as many each time until nothing of
-    more than ``tolerance`` times the largest singular value is left outside.
+    The columns of ``b`` span the images of random vectors, twice as many each time until nothing above
+    ``tolerance`` times the largest singular value remains outside.
 
     Args:
         matrix: finite, of any dtype.
@@ -164,7 +164,7 @@ def find_factors(matrix: Tensor, *, tolerance: float) -> LowRank:
 class JointCore:
     """Two changes of one layer in common orthonormal coordinates: each is ``left @ core @ right^T``.
 
-    Singular values, norms and inner products of any combination of the two are those of the cores.
+    Any combination of the two has the same singular values, norms and inner products as that of the cores.
 
     Attributes:
         left: float64, ``(m, p)``, orthonormal columns that span both column spaces.
@@ -193,7 +193,7 @@ def joint_core(first: LowRank, second: LowRank) -> JointCore:
     shapes = [(factors.b.shape[0], factors.a.shape[1]) for factors in (first, second)]
     if shapes[0] != shapes[1]:
         raise CosamError(
-            f"Two changes of one layer are of shapes {shapes[0]} and {shapes[1]}. Merge equal layers only."
+            f"Two changes of one layer have the shapes {shapes[0]} and {shapes[1]}. Merge only equal layers."
         )
     left, b = torch.linalg.qr(_finite(torch.cat([first.b, second.b], dim=1)))
     right, a = torch.linalg.qr(_finite(torch.cat([first.a, second.a])).T)

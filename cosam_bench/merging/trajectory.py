@@ -1,4 +1,4 @@
-"""A merge as a search within the subspace that a training run spanned, with exact gradients.
+"""A merge as a search within the subspace that a training run spans, with exact gradients.
 
 TRM, reconstructed from the abstract of arXiv 2605.08311: everything here beyond the abstract's three aims is this
 project's reading, not the paper's.
@@ -22,10 +22,10 @@ class Trajectory:
     """The points ``start + sum_m c[row, m] * direction_m``, for coefficients c.
 
     Attributes:
-        start: the adapter's tensors, of any shapes, before training.
-        rows: of each tensor, the row of the coefficients that moves it; tensors of one layer share theirs.
-        directions: each as the tensors of ``start``; the training's segments, in order.
-        history: a last direction that rescales what was there before; none: it is not moved.
+        start: the adapter's tensors before training, of any shapes.
+        rows: for each tensor, the row of the coefficients that moves it; tensors of one layer share a row.
+        directions: the training's segments in order, each shaped like ``start``.
+        history: a last direction that rescales the earlier change; None: it is not moved.
     """
 
     start: tuple[Tensor, ...]
@@ -37,7 +37,7 @@ class Trajectory:
     def from_points(
         cls, points: Sequence[Sequence[Tensor]], *, rows: Sequence[int], history: Sequence[Tensor] | None = None
     ) -> Trajectory:
-        """The subspace of a run through these points, the first one being the start."""
+        """The subspace of a run through these points, beginning at the first."""
         segments = tuple(
             tuple(later - earlier for earlier, later in zip(before, after, strict=True))
             for before, after in pairwise(points)
@@ -50,7 +50,7 @@ class Trajectory:
         return self.directions if self.history is None else (*self.directions, self.history)
 
     def initial_coefficients(self) -> Tensor:
-        """Halfway along every segment, the history as it is: ``(rows, moves)``."""
+        """Halfway along every segment, the history unchanged: ``(rows, directions)``."""
         return self._in_columns(0.5, 0.0)
 
     def clamp_(self, coefficients: Tensor) -> None:
@@ -68,14 +68,14 @@ class Trajectory:
         return values
 
     def point_at(self, coefficients: Tensor) -> list[Tensor]:
-        """The point of these coefficients ``(rows, moves)``, as the tensors of ``start``."""
+        """The point of these coefficients ``(rows, directions)``, as tensors like ``start``."""
         return [
             tensor + sum(coefficients[row, number] * move[place] for number, move in enumerate(self.all_directions))
             for place, (row, tensor) in enumerate(zip(self.rows, self.start, strict=True))
         ]
 
     def directional_derivatives(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The inner product of each row's gradient with each of its moves, ``(rows, moves)``."""
+        """The inner product of each row's gradient with each of its directions, ``(rows, directions)``."""
         products = torch.zeros_like(self.initial_coefficients())
         for place, row in enumerate(self.rows):
             for number, move in enumerate(self.all_directions):
@@ -84,7 +84,7 @@ class Trajectory:
 
     @cached_property
     def segment_shares(self) -> Tensor:
-        """``||s_k||^2 / ||sum_k s_k||^2`` of each row's segments, zero for the history: ``(rows, moves)``."""
+        """``||s_k||^2 / ||sum_k s_k||^2`` of each row's segments, zero for the history: ``(rows, directions)``."""
         squares = torch.zeros_like(self.initial_coefficients())
         whole = torch.zeros(len(squares), 1, dtype=squares.dtype, device=squares.device)
         for place, row in enumerate(self.rows):
@@ -97,10 +97,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class ObjectiveWeights:
-    """How much each objective counts: J = alignment L_TA + consistency L_PC + responsiveness L_GR + anchor R.
+    """The weight of each objective: J = alignment L_TA + consistency L_PC + responsiveness L_GR + anchor R.
 
     Attributes:
-        floor: rho; the task's gradient shall keep at least this share of the reference norm.
+        floor: rho; the task's gradient should keep at least this share of the reference norm.
     """
 
     alignment: float = 1.0
@@ -121,16 +121,16 @@ def objective_and_gradient(
     """The objective J at the coefficients, and its gradient; no second derivative is taken.
 
     With g the gradient of L_TA at the point and n its norm, L_GR = max(0, 1 - n / (rho n_ref))^2. Below the
-    floor its gradient needs the Hessian times g / n, which central differences of g give.
+    floor its gradient needs the Hessian times g / n, which is taken from central differences of g.
 
     Args:
-        evaluate: from a point to ``(parameters, L_TA, L_PC)``, two scalars with a graph to the parameters, which
-            are the point's tensors.
-        coefficients: ``(rows, moves)``.
-        reference_norm: n_ref, above 0 where responsiveness counts.
+        evaluate: maps a point to ``(parameters, L_TA, L_PC)``; the two scalars have a graph to the parameters,
+            which hold the point's values.
+        coefficients: ``(rows, directions)``.
+        reference_norm: n_ref, above 0 if responsiveness counts.
 
     Returns:
-        J and dJ/dc, ``(rows, moves)``.
+        J and dJ/dc, ``(rows, directions)``.
     """
     point = trajectory.point_at(coefficients)
     parameters, loss, consistency = evaluate(point)
@@ -154,7 +154,7 @@ def objective_and_gradient(
 
 
 def gradients(scalar: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False) -> tuple[Tensor, ...]:
-    """Of each parameter; zero where the scalar does not depend on one, as masks do not on the decoder's IoU head."""
+    """The gradient for each parameter; zero if the scalar is independent of it, as masks are of the IoU head."""
     return torch.autograd.grad(scalar, parameters, retain_graph=retain_graph, allow_unused=True, materialize_grads=True)
 
 
@@ -173,4 +173,4 @@ def _hessian_vector_product(
         moved = [tensor + sign * width * step for tensor, step in zip(point, unit, strict=True)]
         parameters, loss, _ = evaluate(moved)
         ends.append(gradients(loss, parameters))
-    return [(ahead - behind) / (2 * width) for ahead, behind in zip(*ends, strict=True)]
+    return [(upper - lower) / (2 * width) for upper, lower in zip(*ends, strict=True)]

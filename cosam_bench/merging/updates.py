@@ -180,22 +180,34 @@ def weight_changes(update: Update) -> dict[str, Tensor]:
     return dict(lazy_weight_changes(update))
 
 
-def check_same_layers(first: Update, second: Update) -> None:
-    """Refuse two updates that do not change the same layers in the same shapes.
+def check_same_parameters(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Refuse two changes that are not of the same parameters in the same shapes.
 
     Raises:
-        CosamError: naming the first layer that differs.
+        CosamError: naming the first parameter that differs.
     """
-    mine, others = _shapes(first), _shapes(second)
-    for name in sorted(mine.keys() | others.keys()):
-        if mine.get(name) != others.get(name):
+    _check_same(shapes_of(first), shapes_of(second))
+
+
+def check_same_layers(first: Update, second: Update) -> None:
+    """Refuse two updates that do not change the same layers and parameters in the same shapes and forms.
+
+    Raises:
+        CosamError: naming the first layer or parameter that differs.
+    """
+    both = [
+        {name: (factors.b.shape[0], factors.a.shape[1]) for name, factors in update.low_rank.items()}
+        | dict(shapes_of(update.dense))
+        for update in (first, second)
+    ]
+    _check_same(*both)
+
+
+def _check_same(first: Mapping[str, tuple[int, ...]], second: Mapping[str, tuple[int, ...]]) -> None:
+    for name in sorted(first.keys() | second.keys()):
+        one, other = first.get(name, "nothing"), second.get(name, "nothing")
+        if one != other:
             raise CosamError(
-                f"Two updates do not fit each other: at {name!r} one has "
-                f"{mine.get(name, 'nothing')}, the other {others.get(name, 'nothing')}. "
+                f"Two experts do not fit each other: at {name!r} one changes {one}, the other {other}. "
                 "Merge only adapters of one base model with the same adapter settings."
             )
-
-
-def _shapes(update: Update) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {n: (f.b.shape[0], f.a.shape[1]) for n, f in update.low_rank.items()}
-    return shapes | dict(shapes_of(update.dense))

@@ -418,7 +418,7 @@ def test_quiet_directions_are_orthonormal_and_the_quietest(count: int, seed: int
 
 
 def test_more_directions_than_inputs_are_refused() -> None:
-    with pytest.raises(CosamError, match="5 orthogonal directions are asked of a layer with 4 inputs"):
+    with pytest.raises(CosamError, match="A layer with 4 inputs has no 5 orthogonal directions"):
         least_energy_directions(torch.eye(4), count=5)
 
 

@@ -85,9 +85,9 @@ def test_a_digest_tells_names_shapes_types_and_values_apart_but_not_order() -> N
 
 def test_updates_of_different_layers_do_not_fit() -> None:
     check_same_layers(update(1, rank=1), update(2, rank=3))
-    with pytest.raises(CosamError, match=r"at 'k' one has nothing, the other \(3, 4\)"):
+    with pytest.raises(CosamError, match=r"at 'k' one changes nothing, the other \(3, 4\)"):
         check_same_layers(update(1), update(2, layers=("q", "v", "k")))
-    with pytest.raises(CosamError, match=r"at 'q' one has \(3, 4\), the other \(3, 5\)"):
+    with pytest.raises(CosamError, match=r"at 'q' one changes \(3, 4\), the other \(3, 5\)"):
         check_same_layers(Update({"q": drawn(0)}), Update({"q": drawn(0, inputs=5)}))
 
 
