@@ -5,10 +5,10 @@ continual weight average:
 
     M_t = (t - 1)/t M_{t-1} + tau_t / t,   tau_t = dW of expert t.
 
-Deviation: none in the result. Whole changes are averaged, never the factors A and B apart, whose mean product is
-another change. Needs nothing of the current domain. The state is the served update alone: dense, so its size is
-constant, where stacked factors would grow with the domains. The order does not matter, but for float32's
-rounding. The output is of rank up to t r.
+Deviation: none in the result. Whole changes are averaged, never the factors A and B separately, whose mean product is
+a different change. Needs nothing of the current domain. The state is the dense served update alone, so its size is
+constant; stacked factors would grow with the domains. The order does not matter, up to float32 rounding. The output
+has rank up to t r.
 """
 
 from __future__ import annotations

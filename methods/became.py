@@ -1,10 +1,10 @@
-"""BECAME: a cautious training, a free one, and the point between them that a Bayesian would choose.
+"""BECAME: a constrained training, an unconstrained one, and the Bayesian point between them.
 
 Source: Li et al., "BECAME: BayEsian Continual Learning with Adaptive Model MErging", ICML 2025 (arXiv 2504.02666).
-Derived: its equations 17 and 20 were not at hand, and its released code is a README; what follows is worked out
+Derived: its equations 17 and 20 were not available, and its released code is only a README; the following is derived
 here from its principle. On each domain after the first,
 
-1. training from the served update with gradients projected away from what past domains' inputs span: W_GP;
+1. training from the served update with gradients projected away from the span of past domains' inputs: W_GP;
 2. training on from there without constraint: W;
 3. W_GP + l d is served, d = W - W_GP, with one coefficient for all weights,
 
@@ -12,17 +12,17 @@ here from its principle. On each domain after the first,
 
 That is the most probable point on the line if past domains say "near W_GP, with precision sum F_i" (Laplace's
 approximation) and the new one says "near W, with precision F_t", F the diagonal empirical Fisher information at W.
-The first domain's expert is taken whole.
+The first domain's expert is taken unchanged.
 
-The projection is that of GPM (Saha et al., ICLR 2021; arXiv 2103.09762): a layer's running Gram matrix of inputs,
-under the model served after each domain, has leading eigenvectors V that hold ``threshold`` of its energy; the
+The projection is that of GPM (Saha et al., ICLR 2021; arXiv 2103.09762): the leading eigenvectors V of a layer's
+running Gram matrix of inputs, under the model served after each domain, hold ``threshold`` of its energy. The
 adapter's A loses its part in V at the start, in each gradient and after each step, so that dW x = B A x is zero for
-x in V, also under Adam. Parameters that are no adapted layer's weight keep still in the first training, for they
+x in V, also under Adam. Parameters other than an adapted layer's weight are frozen in the first training, since they
 have no such projection.
 
-``projected = false`` is the merge alone: experts from the base, W_GP the served update, one training a domain.
+``projected = false`` is the merge alone: experts from the base, W_GP the served update, one training per domain.
 
-Two trainings a domain, each with the protocol's full budget, and both are counted. Needs the current domain's
+Two trainings per domain, each with the protocol's full budget, and both are counted. Needs the current domain's
 inputs, labels and gradients. The state is constant: sum F and the served update, dense, and the Gram matrices. The
 order matters. The rank grows to full.
 """

@@ -1,16 +1,16 @@
-"""CoFiMA: train the served model on, then average old and new, each parameter by its Fisher information.
+"""CoFiMA: train the served model on, then average old and new parameters by their Fisher information.
 
 Source: Marouf et al., "Weighted Ensemble Models Are Strong Continual Learners", ECCV 2024 (arXiv 2312.08977), and
-LAMDA-PILOT's ``models/cofima.py``. The first domain's model is taken whole; after that, elementwise,
+LAMDA-PILOT's ``models/cofima.py``. The first domain's model is taken unchanged; after that, elementwise,
 
     W_t = ((1 - l) F_(t-1) W_(t-1) + l F_t W) / ((1 - l) F_(t-1) + l F_t),   W trained from W_(t-1),
 
-with F_t the diagonal empirical Fisher information of W on domain t, no entry above ``maximum``. Only the last
-domain's F is kept, so what older domains need is known through it alone, as published.
+with F_t the diagonal empirical Fisher information of W on domain t, clipped at ``maximum``. Only the last domain's
+F is kept, as published, so it alone represents what older domains need.
 
-Deviations: adapters instead of the whole network, a fresh one a domain above the served update; F is the mean of
-squared gradients of single images where the released code squares the gradients of batches; where both F are zero
-the plain average of CoMA stands, the released code divides by zero there; no classifier alignment. All trained
+Deviations: adapters instead of the whole network, a fresh one per domain above the served update; F is the mean of
+squared gradients of single images, while the released code squares the gradients of batches; if both F are zero, the
+plain average of CoMA is used, while the released code divides by zero; no classifier alignment. All trained
 parameters follow the rule. Needs the current domain's labels and gradients. The state is constant: the served
 update and one F, both dense. The order matters. The rank is full.
 """

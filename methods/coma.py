@@ -1,11 +1,11 @@
-"""CoMA: train the served model on, then go a fixed part of the way to what comes out.
+"""CoMA: train the served model on, then move a fixed part of the way to the result.
 
 Source: Marouf et al., "Weighted Ensemble Models Are Strong Continual Learners", ECCV 2024 (arXiv 2312.08977), and
-LAMDA-PILOT's ``models/cofima.py`` without Fisher weighting. The first domain's model is taken whole; after that
+LAMDA-PILOT's ``models/cofima.py`` without Fisher weighting. The first domain's model is taken unchanged; after that
 
     W_t = (1 - l) W_(t-1) + l W,   W trained from W_(t-1).
 
-Deviations: adapters instead of the whole network, a fresh one a domain above the served update; the classifier's
+Deviations: adapters instead of the whole network, a fresh one per domain above the served update; the classifier's
 alignment by class statistics has no counterpart here. All trained parameters follow the rule. Needs nothing of the
 current domain beyond the expert. The state is constant: the served update, dense. The order matters. The rank
 grows to full.

@@ -1,13 +1,13 @@
 """Continual TIES: TIES between the served update and each new expert, added to the served update.
 
-Source: FusionBench's continual TIES baseline, whose numbers stand in the tables of OPCM (arXiv 2501.09522):
+Source: FusionBench's continual TIES baseline, whose numbers are in the tables of OPCM (arXiv 2501.09522):
 
     M_1 = scale * tau_1,   M_t = M_{t-1} + scale * TIES(M_{t-1}, tau_t),
 
 with TIES as in the method ``ties``, between two changes. It is not TIES over all experts (that is ``ties``). The
-result of each election already holds the served update and is added to it once more: where the two agree, M is
+result of each election already contains the served update and is added to it again: where the two agree, M is
 multiplied by up to 1 + scale with every domain. This is the released behaviour and is kept; it is why this
-baseline's published numbers are low and scatter.
+baseline's published numbers are low and scattered.
 
 Deviations: only adapted parameters are trimmed, not the whole state dict. Needs nothing of the current domain. The
 state is the served update alone: constant. The order matters. The output is dense.

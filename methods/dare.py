@@ -6,13 +6,13 @@ with probability p and the others are divided by 1 - p,
     tau'_t = tau_t * mask_t / (1 - p),   E[tau'_t] = tau_t,
 
 and the tau' are merged by task arithmetic (``combine=sum``; with ``scale=1/t`` their mean) or TIES
-(``combine=ties``, which trims each to ``density`` first and sums the entries that agree), both as the methods of
-those names do it.
+(``combine=ties``, which first trims each to ``density`` and sums the entries that agree), both as in the methods
+of those names.
 
-Deviations: masks come from the run's seed and the domain's name, one after another in the order of the parameters'
-names, so that the order of domains draws the same masks; the released code draws from the global generator. Needs
-nothing of the current domain. The state is the served update, with ``ties`` and two tensors of its size: constant,
-masks are not kept. The order does not matter, but for float32's rounding. The output is dense.
+Deviations: masks come from the run's seed and the domain's name, parameter by parameter in the order of their names,
+so that any order of domains draws the same masks; the released code draws from the global generator. Needs
+nothing of the current domain. The state is the served update, with ``ties`` also two tensors of its size: constant,
+since masks are not kept. The order does not matter, up to float32 rounding. The output is dense.
 """
 
 from __future__ import annotations

@@ -1,34 +1,34 @@
-"""DOP: served weights and an expert's are joined so that each keeps its leading directions on both sides.
+"""DOP: the served and the new weights are joined so that each keeps its leading directions on both sides.
 
 Source: "Continual Model Merging without Data: Dual Projections for Balancing Stability and Plasticity" (dual
-orthogonal projection), NeurIPS 2025, as FusionBench has it. Of a linear layer, W_1 is the merged change, W_2
+orthogonal projection), NeurIPS 2025, in FusionBench's version. For a linear layer, W_1 is the merged change and W_2
 the expert's. With the leading singular triplets U_i, S_i, V_i of W_i, A_i = U_i S_i^2 U_i^T and
 B_i = V_i S_i^2 V_i^T,
 
     L_i(W) = tr((W - W_i)^T A_i (W - W_i)) + tr((W - W_i) B_i (W - W_i)^T)
 
-and c_1 L_1 + c_2 L_2 is lowered from the mean of both changes, c_1 + c_2 = 1. The first expert is taken
-whole. All other trained parameters become the mean of merged and new.
+and c_1 L_1 + c_2 L_2 is minimised from the mean of both changes, c_1 + c_2 = 1. The first expert is taken
+unchanged. All other trained parameters become the mean of merged and new.
 
-    adam    as published: 200 steps on the weight's own entries. In each, c_1 moves by a thousandth to where the
-            gradients, each divided by its loss, have their shortest combination (MGDA).
+    adam    as published: 200 steps on the weight's own entries. In each, c_1 moves by a thousandth of the way to
+            the value that makes the combination of the gradients, each divided by its loss, shortest (MGDA).
     closed  the minimum itself at c_1 = alpha, without steps and without MGDA (derived): the solution of
             (c_1 A_1 + c_2 A_2) W + W (c_1 B_1 + c_2 B_2) = sum_i c_i (A_i W_i + W_i B_i), a Sylvester
             equation, in the eigenvectors of both sides. Entries without curvature stay at the mean. It is
-            found in the joint core of both changes' column and row spaces, outside of which nothing moves.
+            solved in the joint core of both changes' column and row spaces, outside of which nothing moves.
 
-Adam has no such core: it treats each entry by itself, so its path depends on the coordinates. In the joint cores
-of the mini protocol's experts of rank 8, the same 200 steps go a fifth to a quarter as far from the mean as on
+Adam has no such core: it treats each entry separately, so its path depends on the coordinates. In the joint cores
+of the mini protocol's experts of rank 8, the same 200 steps move a fifth to a quarter as far from the mean as on
 the weights themselves. As in the released code they work in the weights' own dtype. For a weight of 768 x 768 they
-cost one core some five seconds where the merged change is of full rank, as they leave it, and half of that at rank
-70, where `closed` costs 0.04.
+take about five seconds on one core if the merged change is of full rank, as they leave it, and half of that at rank
+70; `closed` takes 0.04.
 
-The triplets that lead are those before the cumulated share of the singular values reaches ``svd_epsilon``. The
+The leading triplets are those before the cumulative share of the singular values reaches ``svd_epsilon``. The
 one that reaches it is left out, so that the published 0.99999 keeps r - 1 of a LoRA's r directions, and none
 of a single one. The default 1 keeps all that are more than rounding.
 
 The rule needs no data. The order matters. The state is the served change of each weight, dense and constant;
-with `adam` it is of full rank, with `closed` of rank t r at most.
+it is of full rank with `adam`, and of rank t r at most with `closed`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Experience replay: a few images of every domain are kept, and each step also trains on some of them.
 
 Source: Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019 (arXiv 1902.10486). The served adapter
-is trained on; each step draws as many samples from the memory as the batch of the new domain has (all of them, where
-the memory has fewer), without repetition, and minimises the mean of both losses. Memory samples are augmented and
-prompted like others. After each domain some of its samples, drawn at random, join the memory and stay.
+is trained on; each step draws as many samples from the memory as the new domain's batch has (or all of them, if the
+memory has fewer), without repetition, and minimises the mean of both losses. Memory samples are augmented and
+prompted like others. After each domain a random selection of its samples joins the memory and stays.
 
-Deviations: a fixed number a domain instead of a memory of fixed size that later samples replace, because the state's
-growth is measured here; several epochs a domain, as the protocol says, instead of one; only adapters are trained.
+Deviations: a fixed number per domain instead of a memory of fixed size in which later samples replace earlier ones,
+because the state's growth is measured here; the protocol's epochs per domain instead of one; only adapters are
+trained.
 
 Keeps samples: images at their own size, masks as bits, and the prompts that training uses, all in the state, so needs
-the current domain's inputs and labels. The state grows by ``memory`` samples a domain. The order matters. The rank is
-that of one adapter.
+the current domain's inputs and labels. The state grows by ``memory`` samples per domain. The order matters. The rank
+is that of one adapter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""EWC, online: weights that earlier domains are sensitive to are held where they were.
+"""EWC, online: a penalty holds the weights that earlier domains are sensitive to.
 
 Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017 (arXiv 1612.00796), in
 the online form of Schwarz et al., "Progress & Compress", ICML 2018 (arXiv 1805.06370, section 4, equations 8 and 9).
@@ -7,16 +7,16 @@ The served adapter is trained on, with
     loss + lambda / 2 sum_i F_i (W_i - W*_i)^2,      F <- gamma F + F_t after each domain t,
 
 where W* are the served weights and F_t is the diagonal Fisher information of domain t at them. One anchor and one F
-stand for all earlier domains. Equation 8's factor gamma of the penalty lies in lambda. Each F_t is normalised, as in
-Progress & Compress, so that every domain is protected equally; the norm is not said there, here the mean entry
-becomes 1. The penalty is then lambda / 2 times a squared distance in which an average weight counts 1.
+represent all earlier domains. The factor gamma of equation 8's penalty is part of lambda. Each F_t is normalised, as
+in Progress & Compress, so that every domain is protected equally; the paper does not name the norm, and here the mean
+entry becomes 1. The penalty is then lambda / 2 times a squared distance in which an average weight counts 1.
 
 Deviations: only adapters are trained; F and the penalty are of the adapted weights W, formed from the factors in each
 step, and not of the factors, in which the same change has many forms. F is of the masks' likelihood, the mean over
-pixels. lambda is this project's: of 0.02 and 0.1, tried on ``mini`` with seed 0, that with the better final score in
-the test (mean IoU 0.559 and 0.550; forgetting 0.066 and 0.026).
+pixels. lambda is this project's: of 0.02 and 0.1, tried on ``mini`` with seed 0, the one with the better final test
+score (mean IoU 0.559 and 0.550; forgetting 0.066 and 0.026).
 
-Needs the current domain's inputs and gradients, and its labels with ``labels = "true"``. The state is constant: the
+Needs the current domain's inputs and gradients, and with ``labels = "true"`` its labels. The state is constant: the
 served adapter and one dense F. The order matters. The rank is that of one adapter.
 """
 

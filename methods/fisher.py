@@ -1,20 +1,20 @@
-"""Fisher merging: the average of all experts, each weight counted by its diagonal Fisher information.
+"""Fisher merging: the average of all experts, each weight weighted by its diagonal Fisher information.
 
-Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022 (arXiv 2111.09832), as
-FusionBench has it. Elementwise,
+Source: Matena and Raffel, "Merging Models with Fisher-Weighted Averaging", NeurIPS 2022 (arXiv 2111.09832), in
+FusionBench's version. Elementwise,
 
     dW = sum_t w_t (F_t + eps) dW_t / sum_t w_t (F_t + eps),   w_t = 1 / (||F_t|| + eps) or 1.
 
-The two sums are all that is kept: the result after each domain is that of the published formula on all experts.
+Only the two sums are kept: the result after each domain is that of the published formula on all experts.
 F is of the weights W, not of an adapter's factors, so it does not depend on how an adapter splits its change.
 
-eps decides where F is small: an entry far below it counts as the plain average, and gradients of a mean over
-pixels are small. Lower ``minimum`` to give F the say.
+eps decides for small F: an entry far below it counts as in the plain average, and gradients of a mean over
+pixels are small. Lower ``minimum`` to give F more influence.
 
 Deviations: the likelihood is that of a mask, the mean over pixels; F is the mean of squared gradients of single
-images, where FusionBench squares the gradient of a batch; labels are drawn from the model's prediction, where
+images, while FusionBench squares the gradient of a batch; labels are drawn from the model's prediction, while
 FusionBench takes the expectation over all classes. All trained parameters follow the rule. Needs the current
-domain's inputs and gradients, and its labels with ``labels = "true"``. The state is constant: two dense sums and
+domain's inputs and gradients, and with ``labels = "true"`` its labels. The state is constant: two dense sums and
 the served update. The order does not matter. The rank is full.
 """
 

@@ -1,20 +1,20 @@
 """KnOTS (not continual): experts are expressed in common singular directions before TIES or a sum.
 
 Source: Stoica et al., "Model merging with SVD to tie the Knots", ICLR 2025 (arXiv 2410.19735), and its released
-code. Per layer the experts' changes stand side by side,
+code. For each layer the experts' changes are placed side by side,
 
     [tau_1 ... tau_T] = U S [V_1 ... V_T],   M = scale * U * rule(S V_1, ..., S V_T),
 
 with the singular values above 1e-5, and the rule over all layers together: TIES (KnOTS-TIES), or plain task
-arithmetic (KnOTS-TV), which the change of basis leaves what it is without. U comes from the factors: QR of
+arithmetic (KnOTS-TV), whose result the change of basis does not alter. U comes from the factors: QR of
 [B_1 ... B_T], then the decomposition of its triangular part times each A; no change is formed.
 
-Not continual: every step decomposes all experts anew, and U depends on all of them.
+Not continual: every step decomposes all experts again, and U depends on all of them.
 
 Deviations: the scaling alpha/r is part of the change (the released code trains with alpha = r and ignores it);
-float64 where it rounds the decomposition to float32; decoder parameters, where they are trained, join the rule as
-they are (the released code leaves them out). Needs nothing of the current domain. The state keeps every expert's
-factors and grows. The order does not matter, but for rounding. The output is of rank up to T r.
+float64, while the released code rounds the decomposition to float32; decoder parameters, if trained, join the rule
+unaligned (the released code leaves them out). Needs nothing of the current domain. The state keeps every expert's
+factors and grows. The order does not matter, up to rounding. The output is of rank up to T r.
 """
 
 from __future__ import annotations

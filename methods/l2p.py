@@ -1,27 +1,26 @@
-"""L2P: a pool of prompts is all that is learned, and each image picks its own by a key.
+"""L2P: only a pool of prompts is learned, and each image selects its own by keys.
 
 Source: Wang et al., "Learning to Prompt for Continual Learning", CVPR 2022 (arXiv 2112.08654), and its released code.
 The pool has M prompts P_m of L tokens, each with a key k_m. An image's query q is made by the frozen encoder; the N
-keys at the smallest cosine distance to it are chosen, and their prompts, best first, join the tokens of SAM's mask
-decoder after those of the image's own prompt. In training a distance counts by the share h_m that the prompt has in
-all choices of earlier domains, so that new domains turn to prompts that few have used (section 4.2). Prompts and keys
-are trained by
+keys at the smallest cosine distance from it are chosen, and their prompts, nearest first, join the tokens of SAM's
+mask decoder after those of the image's own prompt. In training a distance is multiplied by the share h_m that the
+prompt has in all choices of earlier domains, so that new domains use prompts that few have used (section 4.2).
+Prompts and keys are trained by
 
     loss - pull * sum over the N chosen of cos(q, k_m),
 
-the mean over the batch; everything else is frozen, and there is no adapter. The optimiser is made anew for each
-domain; prompts and keys begin uniform in [0, 0.01) and have a learning rate of their own, as in the released code:
-the protocol's is meant for adapters. Epochs, batches, optimiser, schedule of the rate, augmentation and loss are the
-protocol's.
+the mean over the batch; everything else is frozen, and there is no adapter. Each domain has a new optimiser; prompts
+and keys begin uniform in [0, 0.01) and have their own learning rate, as in the released code: the protocol's is meant
+for adapters. Epochs, batches, optimiser, learning rate schedule, augmentation and loss are the protocol's.
 
-The query is the mean over the whole grid, the padding included, of the embedding that the decoder reads, in float32,
+The query is the mean over the whole grid, including the padding, of the embedding that the decoder reads, in float32,
 so that an image takes one encoder pass. These means of any two images are nearly parallel: on ``mini``, trained
-without h, the 32 images that were looked at, four a domain, all chose the same four of ten prompts.
+without h, all 32 inspected images, four per domain, chose the same four of ten prompts.
 
 Deviations: the prompts join the decoder, not the encoder's input; the query is that mean, not the class token, which
-SAM has not; the mask decoder stands in for the classifier and is frozen; each image has its own prompts in training
-and in test, where the released code gives a batch the prompts that most of it asks for; prompts that nobody has chosen
-yet are told apart by their distance, as if h_m were 1e-6.
+SAM does not have; the mask decoder replaces the classifier and is frozen; each image has its own prompts in training
+and in test, while the released code gives a batch the prompts that most of its images select; prompts that have never
+been chosen are ranked by their distance, as if h_m were 1e-6.
 
 Needs nothing of a domain beyond the training. The state is constant: the pool and a count for each prompt. The order
 matters.

@@ -10,12 +10,12 @@ that alternate which factor they train, and merges tasks by RegMean on the produ
 ``regmean`` with ``off_diagonal = 1``.
 
 Derived here: the same equation across domains. A is drawn once, equal for every domain, and frozen; only B is
-trained. Then rank r and r x r sums are all it takes, no product of merged factors has cross terms, and nothing
-is lost against RegMean on the products but what A cannot express.
+trained. Then rank r and r x r sums are enough, no product of merged factors has cross terms, and the only loss
+compared with RegMean on the products is what A cannot express.
 
-Deviations: as derived; a ridge where the released code takes a pseudo-inverse; full Gram matrices where the
-paper's commands take diagonal ones; each domain weighs the same. Other parameters are averaged. Needs the current
-domain's inputs. The state is constant. The order does not matter. The rank is that of one adapter.
+Deviations: as derived; a ridge instead of the released code's pseudo-inverse; full Gram matrices instead of the
+diagonal ones in the paper's commands; each domain has the same weight. Other parameters are averaged. Needs the
+current domain's inputs. The state is constant. The order does not matter. The rank is that of one adapter.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""LwF: the new model is asked to say of the new images what the old one says of them.
+"""LwF: the new model is trained to answer the new images as the old one does.
 
 Source: Li and Hoiem, "Learning without Forgetting", TPAMI 2017 (arXiv 1606.09282). The served adapter is trained on,
 with
 
     loss + lambda_o mean over pixels of H(sigmoid(z_old / T), sigmoid(z / T)),
 
-H the cross-entropy of two Bernoulli distributions, z_old the logits of the served model on the same batch, augmented
-in the same way. sigmoid(z / T) is the paper's modified probability p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), equation 3.
+H the cross-entropy of two Bernoulli distributions, z_old the logits of the served model on the same augmented batch.
+sigmoid(z / T) is the paper's modified probability p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), equation 3.
 
-Deviations: a mask decoder takes the place of heads a task, so both terms are of the same logits, every pixel being one
-classification in two classes, and there is no warm-up of a new head; old responses are computed in each step, because
-the images are augmented, not recorded before training; only adapters are trained.
+Deviations: one mask decoder instead of a head per task, so both terms are of the same logits, every pixel is a
+classification into two classes, and there is no warm-up of a new head; old responses are computed in each step and
+not recorded before training, because the images are augmented; only adapters are trained.
 
 Needs the current domain's inputs. The state is constant: the served adapter. The order matters. The rank is that of
 one adapter.

@@ -1,11 +1,11 @@
-"""MagMax: of each entry, the change of largest magnitude over all experts.
+"""MagMax: for each entry, the change of largest magnitude over all experts.
 
 Source: Marczak et al., "MagMax: Leveraging Model Merging for Seamless Continual Learning", ECCV 2024 (arXiv
 2407.06322), and its released code:
 
-    M = scale * m,   m[j] = the tau_i[j] of largest |tau_i[j]|, the later expert where they are equal,
+    M = scale * m,   m[j] = the tau_i[j] of largest |tau_i[j]|, the later expert if they are equal.
 
-where the scale is a power of two; with another one, M over the scale is m but for a rounding, which decides between
+That is exact if the scale is a power of two; otherwise M over the scale is m up to a rounding, which decides between
 equal entries.
 
 ``start=expert`` is the paper's way: expert t is trained on from expert t - 1 (not from the merged model), and
@@ -13,7 +13,7 @@ tau_t is its whole change from the base. ``start=base`` trains the experts indep
 with other methods.
 
 Deviations: experts are LoRA adapters, compared as whole changes dW. Needs nothing of the current domain. The state
-is constant: the served update, of which m is a scale-th, and with ``start=expert`` the last expert. The order
+is constant: the served update, which is scale times m, and with ``start=expert`` the last expert. The order
 matters; with ``start=base`` only between entries of equal magnitude. The output is dense.
 """
 

@@ -1,4 +1,4 @@
-"""MoDA: an adapter a domain, and a router that looks at tokens which travelled through the frozen encoder.
+"""MoDA: one adapter per domain, and a router that reads tokens which pass through the frozen encoder.
 
 Source: CoSAM/MoDA, arXiv 2412.06418, and its released code. After each domain
 
@@ -8,16 +8,16 @@ Source: CoSAM/MoDA, arXiv 2412.06418, and its released code. After each domain
    others its assistants (GAT), pass the frozen encoder together with the image, and a linear layer, the keys
    K, classifies the domain: softmax(K f + b) with f the GFT after the last block.
 
-An image is served by the adapter of the domain argmax(K f + b): no mixing, and no way to say "none of them".
-That takes two encoder passes an image, one with tokens through the base model and one with the adapter.
+An image is served by the adapter of the domain argmax(K f + b), without mixing and without a "none of them".
+That takes two encoder passes per image, one with tokens through the base model and one with the adapter.
 
-The tokens are drawn from N(0, 1) once and each domain's training goes on from the last; the keys are made anew
+The tokens are drawn from N(0, 1) once, and each domain's training continues from the last; the keys are drawn again
 for each number of domains. ``train_tokens = false`` leaves the tokens as they were drawn, as the released code
-does, whose tokens get no gradient. With one domain there is nothing to route. How tokens pass through an
-encoder, MobileSAM's among them, is told in ``cosam_bench.methods.moda_tokens``.
+does, whose tokens get no gradient. With one domain there is nothing to route. ``cosam_bench.methods.moda_tokens``
+says how tokens pass through an encoder, including MobileSAM's.
 
 Keeps samples: the memory's images, at their own size, in the state. The state grows by an adapter and
-``memory`` images a domain. The order matters, because the tokens are trained on from domain to domain.
+``memory`` images per domain. The order matters, because the tokens are trained on from domain to domain.
 """
 
 from __future__ import annotations

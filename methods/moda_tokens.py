@@ -1,18 +1,18 @@
-"""Extra tokens that travel through the frozen image encoder beside the image and gather what it looks like.
+"""Extra tokens that pass through the frozen image encoder beside the image and gather its features.
 
 Source: MoDA (arXiv 2412.06418), its global feature token and global assistant tokens. No weight of the
-encoder is changed or added: the tokens go through the layers that are there.
+encoder is changed or added: the tokens use its own layers.
 
 In a plain ViT, in every block: tokens and image pass the block's norm, attend to each other without windows
 and without relative positions, and pass its MLP.
 
-TinyViT (MobileSAM) is no plain ViT, so where tokens go is this project's choice. They join at the first
+TinyViT (MobileSAM) is not a plain ViT, so the tokens' path is this project's choice. They join at the first
 block of the last two stages, whose maps have the embedding's 64 x 64 grid. In each block
 
-- a window's pixels see, beside each other with their usual biases, all tokens with bias 0;
-- a token sees all tokens and every pixel of the whole map, not of a window, with bias 0;
+- a window's pixels attend to each other with their usual biases, and to all tokens with bias 0;
+- a token attends to all tokens and every pixel of the whole map, not of a window, with bias 0;
 - norms, ``qkv``, ``proj`` and MLP are the block's own for tokens as for pixels;
-- a convolution sees a token as a map that has the token's value everywhere.
+- a convolution treats a token as a map that has the token's value everywhere.
 """
 
 from __future__ import annotations

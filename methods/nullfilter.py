@@ -1,4 +1,4 @@
-"""Null-space filter: of each new change only what the merged one does not read from its inputs is added.
+"""Null-space filter: each new change is added without the part that reads the same inputs as the merged one.
 
 Source: the filter of NUFILT, "Null-Space Filtering for Data-Free Continual Model Merging: Preserving Stability,
 Promoting Plasticity", ICLR 2026, arXiv 2509.21413. With V the leading right singular vectors of the merged
@@ -6,15 +6,15 @@ change M of a layer and tau = B A the expert's,
 
     M <- M + tau (I - V V^T),   which for thin factors is   A <- A (I - V V^T), B unchanged,
 
-so that an input within the span of V is answered as before the step. The first expert is taken whole. NUFILT
-then trains a small adapter per layer against surrogates of both tasks, to give back what the filter took; that
+so that an input within the span of V is answered as before the step. The first expert is taken unchanged. NUFILT
+then trains a small adapter per layer against surrogates of both tasks, to restore what the filter took; that
 part is not here, so this is its filter alone and not NUFILT.
 
 The rule needs no data. The order matters: an input direction belongs to the first domain that uses it. The
-rank grows by r a domain, and the state with it. With all directions of M kept, as the default of 128 does
-until t r exceeds it, later domains' row spaces are orthogonal to all before, and a layer of n inputs and no
-fewer outputs takes up nothing more after n / r domains. Experts that start from the same random A, as a
-protocol's do, read much the same directions, of which later domains lose the most: a lower ``rank`` leaves
+rank and the state grow by r per domain. With all directions of M kept, as the default of 128 does
+until t r exceeds it, later domains' row spaces are orthogonal to all earlier ones, and a layer of n inputs and at
+least as many outputs takes up nothing more after n / r domains. Experts that start from the same random A, as a
+protocol's do, read much the same directions, and later domains lose most of them: a lower ``rank`` leaves
 them more.
 """
 

@@ -1,4 +1,4 @@
-"""OPCM: each new change loses what lies along the merged update's leading directions, then both are rescaled.
+"""OPCM: each new change loses its part along the merged update's leading directions, then both are rescaled.
 
 Source: "Merging Models on the Fly Without Retraining: A Sequential Approach to Scalable Continual Model
 Merging" (orthogonal projection-based continual merging), NeurIPS 2025, arXiv 2501.09522; its released code
@@ -8,27 +8,27 @@ and FusionBench's. With tau_t the expert's change, M_t the merged one and N_t th
     lambda_t = ||lambda_{t-1} M_{t-1} + P(tau_t)|| / mean_{i<=t} N_i,   M_1 = tau_1, lambda_1 = 1,
 
 so that ||M_t|| is the mean norm of the experts' changes. P works on each linear layer: with the singular
-vectors U, V of M_{t-1}, C = U^T tau V, and k the number of leading singular values whose cumulated sum stays
-within a share alpha of their total, it takes the block C[:k, :k] out of tau. Only that block: the blocks that
-mix leading and other directions stay, so P is no projection from one side. Two readings are offered.
+vectors U, V of M_{t-1}, C = U^T tau V, and k the number of leading singular values whose cumulative sum stays
+within a share alpha of their total, it removes the block C[:k, :k] from tau. Only that block: the blocks that
+mix leading and other directions stay, so P is not a one-sided projection. Two readings are offered.
 
-    release  the block alone, as the released code does: its line that should also zero the diagonal of C
+    release  the block alone, as in the released code, whose line that should also zero the diagonal of C
              writes into a copy. The published numbers most likely come from here.
-    supp     the block, and the diagonal of C over the rank of M. The default: it is what that line was meant
-             to do and FusionBench's does, restricted to where M has singular vectors (derived).
+    supp     the block, and the diagonal of C over the rank of M. The default: what that line was meant to do,
+             and FusionBench's does, restricted to the singular vectors that M has (derived).
 
-FusionBench's own reading, the whole diagonal (`head`), is not offered. Of a low-rank M it also takes the
+FusionBench's own reading, the whole diagonal (`head`), is not offered. For a low-rank M it also removes the
 diagonal over the null space, whose basis is whatever the linear algebra library returns: two correct
 decompositions give different models, each of full rank. On changes of full rank it equals `supp`.
 
 Everything works on thin factors (a derived form, exact): QR brings both changes into joint coordinates of at
-most t r dimensions, and only that core is decomposed. Other trained parameters are added as they are. One
-that hangs on a module with modules of its own, as a position embedding does, keeps the first domain's value
-and is only divided by each lambda_t, as in the released code.
+most t r dimensions, and only that core is decomposed. Other trained parameters are added as they are. A parameter
+of a module that has submodules, such as a position embedding, keeps the first domain's value and is only divided
+by each lambda_t, as in the released code.
 
-The rule needs no data. The order matters. The rank grows by r a domain up to the layer's own, and the state
-with it; the setting ``rank`` keeps both constant: the sum is cut off before it is rescaled, so that
-lambda_t M_t stays what was kept of it, and the share of energy lost is noted in the state's values.
+The rule needs no data. The order matters. The rank and the state grow by r per domain, up to the layer's own rank.
+The setting ``rank`` keeps both constant: the sum is truncated before it is rescaled, so that lambda_t M_t is the
+kept part, and the lost share of energy is recorded in the state's values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PCB-Merging (not continual): entries weighted by competition within and between experts.
 
 Source: Du et al., "Parameter Competition Balancing for Model Merging", NeurIPS 2024 (arXiv 2410.02396), and its
-released code, which holds two versions. Of T experts with x_i all adapted entries of expert i,
+released code, which has two versions. For T experts with x_i all adapted entries of expert i,
 
     a_i = |x_i| clipped to its q and 1 - q quantiles,   n_i = a_i scaled to [0, 1],
     intra_i = exp(T n_i^2),   inter_i = tanh(x_i * s),
@@ -9,15 +9,15 @@ released code, which holds two versions. Of T experts with x_i all adapted entri
     M = scale * sum_i sign(x_i) a_i w_i / sum_i w_i,
 
 where ``source=top``, the file at the top of the repository, has q = 1e-4 and s = sum_i x_i, and ``source=vision``,
-the one for vision, q = 0.01 and s = sum_i sign(x_i) n_i. An entry whose b is among the largest ``ratio`` of no
-expert is 0: one expert alone comes back as its largest entries.
+the one for vision, q = 0.01 and s = sum_i sign(x_i) n_i. An entry whose b is not among the largest ``ratio`` of any
+expert is 0: a single expert is reduced to its largest entries.
 
-Not continual: T stands in an exponent and s is a sum over all experts, so nothing shorter than all of them will do.
+Not continual: T is in an exponent and s is a sum over all experts, so nothing less than all of them is enough.
 
 Deviations: a row whose entries are all equal is scaled to 0 (0/0 in the released code); scale 1.2 for every expert
 instead of an evolutionary search on validation data. Needs nothing of the current domain. The state keeps every
-expert's factors and grows; a merge holds one layer of all T experts at a time, and s, which becomes the output. The
-order does not matter, but for rounding. The output is dense.
+expert's factors and grows; a merge holds one layer of all T experts at a time, s, which becomes the output, and one
+expert's b. The order does not matter, up to rounding. The output is dense.
 """
 
 from __future__ import annotations

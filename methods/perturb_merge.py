@@ -1,9 +1,9 @@
-"""P&M: train with the task vector shaken, then go as far towards the new model as all domains' Fishers allow.
+"""P&M: train with a perturbed task vector, then move towards the new model as far as all domains' Fishers allow.
 
 Source: Qiu et al., "Train with Perturbation, Infer after Merging", NeurIPS 2025 (arXiv 2505.22389). Second-hand:
-the formulas come from notes on the paper, its code could not be had. Domain t is trained from the served W_(t-1);
+the formulas come from notes on the paper; its code was not available. Domain t is trained from the served W_(t-1);
 each step's loss is that at W + e eps (W - W_(t-1)) with e drawn from -1, 0 and 1, which punishes curvature along the
-task vector at no further pass. Then W_t = W_(t-1) + a d, d = W - W_(t-1), with one coefficient for all weights,
+task vector without a further pass. Then W_t = W_(t-1) + a d, d = W - W_(t-1), with one coefficient for all weights,
 
     a = - sum_(i<=t) (W_(t-1) - W_i)^T F_i d / sum_(i<=t) d^T F_i d,   between 0 and 1,
 
@@ -16,9 +16,10 @@ Derived here, the constant-memory form: with F = sum F_i and the residual R = su
 
 The perturbation scales the fresh adapter's branch by 1 + e eps, which is the same: dW = B A above W_(t-1).
 
-Deviations: as derived; a is cut to [0, 1]; it is one for the first domain; where no Fisher says anything along d the
-new model is taken. All trained parameters follow the rule. Needs the current domain's labels and gradients. The
-state is constant: F, R and the served update, all dense, and the last a. The order matters. The rank grows to full.
+Deviations: as derived; a is clipped to [0, 1] and is 1 for the first domain; if no Fisher information is above zero
+along d, the new model is taken. All trained parameters follow the rule. Needs the current domain's labels and
+gradients. The state is constant: F, R and the served update, all dense, and the last a. The order matters. The rank
+grows to full.
 """
 
 from __future__ import annotations

@@ -6,21 +6,22 @@ released code. With G_t = mean of x x^T over the inputs x of an adapted layer un
     A = (sum_t A_t G_t) (sum_t G_t)^-1
     B = (sum_t B_t H_t) (sum_t H_t)^-1,   H_t = A_t G_t A_t^T, the Gram matrix of A_t x,
 
-and every other trained parameter is averaged. The two factors are merged apart, as published: the product of
+and every other trained parameter is averaged. The two factors are merged separately, as published: the product of
 the merged factors is not the regression of the products, and it depends on how each adapter splits dW into
-B A. Adapters share their first random factors for that reason. Where the protocol's adapter is no LoRA, each of its
-linear layers is one W instead of A and B: so RegCL's own AugModule and its LoRA beside the attention are merged.
+B A. For that reason adapters share their first random factors. If the protocol's adapter is not a LoRA, each of its
+linear layers is one W instead of A and B: this is how RegCL's own AugModule and its LoRA beside the attention are
+merged.
 
 ``space = "product"`` is the same regression of dW_t = B_t A_t instead,
 
     dW = (sum_t B_t A_t G_t) (sum_t G_t)^-1,
 
-cut to the adapter's rank r in the way that loses least for the inputs (the SVD of dW S^(1/2), S = sum_t G_t).
-Both spaces so serve rank r, and what lies between their scores is the error of merging the factors apart.
-``discarded`` in the state holds each layer's share of tr(dW S dW^T) that the cut dropped last.
+truncated to the adapter's rank r with the least loss for the inputs (the SVD of dW S^(1/2), S = sum_t G_t).
+Both spaces thus serve rank r, and the difference between their scores is the error of merging the factors separately.
+``discarded`` in the state holds the share of tr(dW S dW^T) that the last truncation dropped, for each layer.
 
 Needs the current domain's inputs. The state is constant: the sums, the served update, and with ``start =
-"previous"`` the last expert. The order does not matter with experts that start from the base. The rank is that of
+"previous"`` the last expert. The order does not matter if experts start from the base. The rank is that of
 one adapter.
 """
 

@@ -5,18 +5,18 @@ Source: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Mo
 
     dW = (sum_t dW_t G_t) (sum_t G_t)^-1,
 
-and the mean for every parameter that is no adapted layer's weight. The base cancels, so changes are merged
-instead of weights. The two sums are all that is kept: the result after each domain is that of the published
+and the mean of all parameters other than an adapted layer's weight. The base cancels, so changes are merged
+instead of weights. Only the two sums are kept: the result after each domain is that of the published
 formula on all experts so far.
 
-``rank`` serves the best update of that rank in the same loss: the SVD of dW S^(1/2), S = sum_t G_t, cut and
-multiplied by S^(-1/2) (derived here). It is cut from the full sums at each domain, so nothing is lost on the way;
-``discarded`` in the state holds each layer's share of tr(dW S dW^T) that was cut last.
+``rank`` serves the best update of that rank in the same loss: the SVD of dW S^(1/2), S = sum_t G_t, truncated and
+multiplied by S^(-1/2) (derived here). It is taken from the full sums at each domain, so no loss accumulates;
+``discarded`` in the state holds the share of tr(dW S dW^T) that was dropped last, for each layer.
 
-Deviations: a ridge where the released code inverts as it is; sums in float64; Grams over the whole training split,
-each domain weighing the same, where the paper takes some examples. Needs the current domain's inputs. The state
-is constant: (n, n) and (m, n) per layer, or n numbers for the first where a = 0, and the served update. The order
-does not matter. The rank is full without ``rank``.
+Deviations: a ridge, while the released code inverts without one; sums in float64; Grams over the whole training
+split with the same weight for each domain, while the paper takes some examples. Needs the current domain's inputs.
+The state is constant: (n, n) and (m, n) per layer, or n numbers for the first if a = 0, and the served update. The
+order does not matter. The rank is full without ``rank``.
 """
 
 from __future__ import annotations

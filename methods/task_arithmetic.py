@@ -4,25 +4,25 @@ Source: Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023 (arXiv 
 
     M_t = scale * sum_{i<=t} tau_i,   tau_i = dW of expert i,
 
-as FusionBench's continual baseline adds it up; ``scale=1/t`` gives the mean instead. On LoRA adapters this equals
+added up as in FusionBench's continual baseline; ``scale=1/t`` gives the mean instead. On LoRA adapters this equals
 stacking the factors. It is not the sum of the A times the sum of the B, which has cross terms.
 
-``first_factors=osrm`` trains the experts from other first factors: OSRM ("Unraveling LoRA Interference", ACL 2025,
-arXiv 2505.22934) lets A of each layer begin, and B still at zero, as the orthonormal rows that the OTHER domains'
+``first_factors=osrm`` trains the experts from other initial factors: OSRM ("Unraveling LoRA Interference", ACL 2025,
+arXiv 2505.22934) starts A of each layer, with B still at zero, from the orthonormal rows that the OTHER domains'
 inputs excite least,
 
     A = the last r eigenvectors of H^T H,   H = the layer's inputs under the frozen base,
 
-so that the expert's change does little on them. Here the others are the PAST domains, all that a continual method
-may know: their input Gram matrices are summed (n x n a layer, float64), each domain weighing the same. The first
-domain has no past and begins as usual. The released code keeps one mean input vector a domain and takes the last
-right singular vectors of those few rows, an arbitrary part of a large null space; second moments of all inputs,
-which the paper's text describes, leave no such freedom on ordinary inputs. The past's effect on A is not enforced
-in training: A is trained on.
+so that the expert's change has little effect on them. Here the others are the PAST domains, all that a continual
+method may know: their input Gram matrices are summed (n x n per layer, float64), with the same weight for each
+domain. The first domain has no past and starts as usual. The released code keeps one mean input vector per domain
+and takes the last right singular vectors of those few rows, an arbitrary part of a large null space; second moments
+of all inputs, which the paper's text describes, leave no such freedom on ordinary inputs. The condition on A is not
+enforced in training: A is trained on.
 
 Deviations: experts are LoRA adapters, merged as whole changes dW and served dense. Needs nothing of the current
 domain; with ``osrm`` its inputs. The state is the served update, and with ``osrm`` the Gram sums: constant. The
-order does not matter, but for float32's rounding; with ``osrm`` it does. The output is of rank up to t r.
+order does not matter, up to float32 rounding; with ``osrm`` it does. The output is of rank up to t r.
 """
 
 from __future__ import annotations

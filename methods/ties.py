@@ -1,18 +1,18 @@
 """TIES: trim each expert, elect a sign for each entry, merge the entries that agree.
 
-Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), in FusionBench's dialect. With x_i the change
-of expert i after trimming to the ``density`` of entries that are largest, over all adapted parameters together,
+Source: Yadav et al., "TIES-Merging", NeurIPS 2023 (arXiv 2306.01708), in FusionBench's version. With x_i the change
+of expert i after trimming to the largest ``density`` of its entries, over all adapted parameters together,
 
     s = sign(sum_i x_i),   M = scale * (sum | mean | max) of the x_i whose sign is s,   entry by entry.
 
-Trimming is within one expert, and the rest needs of each entry only the sums (``mean``: and counts; ``max``: the
-extrema) of its positive and negative x_i. They are kept, so the result after each domain is that of the batch
-formula on all experts so far, in constant memory (derived; the test is equality with the batch form).
+Trimming is within one expert, and the rest needs for each entry only the sums (``mean``: also counts; ``max``: the
+extrema) of its positive and negative x_i. These are kept, so the result after each domain is that of the batch
+formula on all experts so far, in constant memory (derived; tested against the batch form).
 
-Deviations: only adapted parameters are trimmed. Over the full state dict, most of which LoRA leaves as it is, the
-threshold would be 0 and nothing be trimmed. A density of 1 trims nothing; the published code raises. Needs nothing
-of the current domain. The state is constant: the served update and two tensors of its size, ``mean`` two more of
-int16, ``max`` one more. The order does not matter, but for float32's rounding. The output is dense.
+Deviations: only adapted parameters are trimmed. Over the full state dict, most of which LoRA leaves unchanged, the
+threshold would be 0 and nothing would be trimmed. A density of 1 trims nothing; the published code raises. Needs
+nothing of the current domain. The state is constant: the served update and two tensors of its size, for ``mean`` two
+more of int16, for ``max`` one more. The order does not matter, up to float32 rounding. The output is dense.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""TRM, reconstructed from the abstract: the merge is a search within the subspace that the training spanned.
+"""TRM, reconstructed from the abstract: the merge is a search within the subspace that the training spans.
 
-Source: "Trajectory Regularized Merging", Wang and Deng, arXiv 2605.08311. Only its abstract was at hand. It names the
-three aims (task alignment, prediction consistency, gradient responsiveness) and that earlier models and data
-are not kept; every formula below is this project's reading and not the paper's. A figure of this method says
+Source: "Trajectory Regularized Merging", Wang and Deng, arXiv 2605.08311. Only its abstract was available. It names
+the three aims (task alignment, prediction consistency, gradient responsiveness) and that earlier models and data
+are not kept; every formula below is this project's reading and not the paper's. This method's scores say
 nothing about TRM as published.
 
 Domain t trains the served adapter phi_m on; K snapshots phi(1..K) are taken along the way, phi(0) = phi_m. With
-the segments s_k = phi(k) - phi(k-1), and a direction h = (A: 0, B: B of phi_m) that rescales what was there,
+the segments s_k = phi(k) - phi(k-1), and a direction h = (A: 0, B: B of phi_m) that rescales the earlier change,
 
     phi_l(c) = phi_m_l + sum_k c[l,k] s_k,l + c[l,h] h_l     of each layer l, A and B sharing c_l
 
