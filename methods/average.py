@@ -25,7 +25,7 @@ class Average(MergingMethod):
         title="Average",
         paper="arXiv 2203.05482",
         order_dependent=False,
-        deviations=("experts are LoRA adapters, averaged as whole changes dW, served dense",),
+        deviations=("experts are LoRA adapters, averaged as whole changes dW and served dense",),
     )
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:

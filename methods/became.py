@@ -53,42 +53,44 @@ class BecameSettings(Settings):
     """The settings of BECAME."""
 
     projected: bool = setting(
-        True, "train twice, first projected; off: merge experts trained from the base", source="the paper's two stages"
+        True,
+        "train twice, the first time projected; off: merge experts trained from the base",
+        source="the paper's two stages",
     )
     threshold: float = setting(
         0.97,
-        "share of past inputs' energy that the first training must not touch",
+        "share of past inputs' energy that the first training must not affect",
         source="GPM on CIFAR-100",
         ge=0,
         le=1,
     )
-    images: int = setting(
-        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
-    )
+    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench's Fisher", ge=1)
 
 
 class Became(MergingMethod[BecameSettings]):
-    """Two trainings a domain, and the Bayesian point between their results."""
+    """Two trainings per domain, and the Bayesian point between their results."""
 
     card = MethodCard(
         title="BECAME",
         paper="arXiv 2504.02666",
         needs=("inputs", "labels", "gradients"),
         deviations=(
-            "derived: the coefficient from the paper's principle, its equations were not at hand",
-            "derived: the projection acts on the adapter's A, by the running Gram matrix of all past inputs",
-            "the threshold is one for all domains; GPM raises it from domain to domain",
+            "derived: the coefficient follows the paper's principle; its equations were not available",
+            "derived: the projection acts on the adapter's A, through the running Gram matrix of all past inputs",
+            "one threshold for all domains; GPM raises it from domain to domain",
         ),
     )
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
-        """Train cautiously, train freely, merge; then remember the inputs."""
+        """Train with and without the constraint, merge, then add the inputs to the Gram matrices."""
         if self.served is None or not self.settings.projected:
             expert = self.bench.train(domain).update
         else:
-            spans = self._spans()  # before the training, as its seconds are the merge's
-            cautious = self.bench.train(domain, start=self.served, from_scratch=True, hooks=GradientProjection(spans))
-            self.served = Update(dense=weight_changes(cautious.update))  # W_GP, from which merge() goes on
+            spans = self._spans()  # before the training, since its time counts as merging
+            constrained = self.bench.train(
+                domain, start=self.served, from_scratch=True, hooks=GradientProjection(spans)
+            )
+            self.served = Update(dense=weight_changes(constrained.update))  # W_GP, where merge() starts
             expert = self.bench.train(domain, start=self.served, from_scratch=True).update
         self.served = self.merge(expert, domain, step=step)
         if self.settings.projected:
@@ -100,7 +102,7 @@ class Became(MergingMethod[BecameSettings]):
         return {layer: leading_span(self.memory[f"gram/{layer}"], threshold=threshold) for layer in self.bench.layers}
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The point between what is served and the expert."""
+        """The point between the served update and the expert."""
         served = self.served.dense if self.served is not None else {}
         current = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
         moved = difference(expert, served)
@@ -112,7 +114,7 @@ class Became(MergingMethod[BecameSettings]):
 
 
 def best_coefficient(step: Mapping[str, Tensor], *, past: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> float:
-    """l = d^T F_t d / d^T (F_t + F_past) d, in [0, 1]; 1 where neither F says anything along d.
+    """l = d^T F_t d / d^T (F_t + F_past) d, in [0, 1]; 1 if both F are zero along d.
 
     Args:
         step: d by parameter name.
@@ -129,7 +131,7 @@ def leading_span(gram_sum: Tensor, *, threshold: float) -> Tensor:
 
     Args:
         gram_sum: float64, ``(n, n)``, the sum of x x^T over the inputs.
-        threshold: in [0, 1]; of tr(gram_sum).
+        threshold: share of tr(gram_sum) in [0, 1].
     """
     eigenvalues, vectors = torch.linalg.eigh(gram_sum)
     energies = eigenvalues.clamp(min=0).flip(0)
@@ -140,13 +142,13 @@ def leading_span(gram_sum: Tensor, *, threshold: float) -> Tensor:
 
 
 class GradientProjection(TrainingHooks):
-    """Keeps each adapted layer's change out of a span of inputs, and everything else as it is."""
+    """Keeps each adapted layer's change out of a span of inputs, and freezes everything else."""
 
     def __init__(self, spans: Mapping[str, Tensor]) -> None:
         self._spans = spans
 
     def attached(self, adapter: Adapter) -> None:
-        """Project the first factors, freeze what cannot be projected."""
+        """Project the initial factors, freeze what cannot be projected."""
         weights = {f"{layer}.weight" for layer in adapter.linear}
         for name, (parameter, _, _) in adapter.dense.items():
             parameter.requires_grad_(name in weights)
@@ -155,7 +157,7 @@ class GradientProjection(TrainingHooks):
         self._project_all(adapter)
 
     def after_backward(self, adapter: Adapter) -> None:
-        """Project the gradients, so that the optimiser's averages hold nothing else."""
+        """Project the gradients, so that the optimiser's averages stay in the subspace."""
         for layer, (rows, _) in self._projected(adapter).items():
             if rows.grad is not None:
                 self._project(rows.grad, layer)
@@ -165,7 +167,7 @@ class GradientProjection(TrainingHooks):
         self._project_all(adapter)
 
     def _projected(self, adapter: Adapter) -> dict[str, tuple[nn.Parameter, Tensor | float]]:
-        """By layer, the rows of inputs that training moves, and where they have not moved: A, or the whole weight."""
+        """By layer, the parameter whose rows are projected, A or the whole weight, and its value without a change."""
         rows: dict[str, tuple[nn.Parameter, Tensor | float]] = {
             layer: (a, 0.0) for layer, (a, _, _) in adapter.factors.items()
         }

@@ -25,26 +25,24 @@ class CoFiMASettings(Settings):
     """The settings of CoFiMA."""
 
     weight: float = setting(
-        0.4, "the new model's weight l before Fisher information", source="LAMDA-PILOT, wt_lambda", gt=0, lt=1
+        0.4, "the new model's weight l, before Fisher information", source="LAMDA-PILOT, wt_lambda", gt=0, lt=1
     )
-    maximum: float = setting(1e-4, "entries of F above it count as it", source="LAMDA-PILOT, fishermax", gt=0)
-    images: int = setting(
-        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
-    )
+    maximum: float = setting(1e-4, "F is clipped at it", source="LAMDA-PILOT, fishermax", gt=0)
+    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench's Fisher", ge=1)
 
 
 class CoFiMA(MergingMethod[CoFiMASettings]):
-    """An interpolation of the served and the newly trained model by the last two Fisher informations."""
+    """An interpolation of the served and the newly trained model, weighted by the last two Fisher informations."""
 
     card = MethodCard(
         title="CoFiMA",
         paper="arXiv 2312.08977",
         needs=("labels", "gradients"),
         deviations=(
-            "adapters are trained, a fresh one a domain, instead of the whole network",
-            "F squares the gradients of single images, the released code those of batches",
-            "F of 256 images at most, not of the whole domain",
-            "where both F are zero the plain average stands instead of 0 / 0",
+            "adapters are trained, a fresh one per domain, instead of the whole network",
+            "F squares the gradients of single images; the released code squares those of batches",
+            "F is estimated on at most 256 images, not on the whole domain",
+            "if both F are zero, the plain average replaces 0 / 0",
             "no classifier alignment: there are no classes",
         ),
     )
@@ -52,7 +50,7 @@ class CoFiMA(MergingMethod[CoFiMASettings]):
     from_scratch = True
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The Fisher-weighted mean of what was served and what was trained."""
+        """The Fisher-weighted mean of the served and the trained model."""
         gradients = self.bench.squared_gradients(domain, expert, labels="true", images=self.settings.images)
         current = {name: values.clamp_(max=self.settings.maximum) for name, values in gradients.items()}
         past, self.memory = self.memory, current

@@ -32,7 +32,7 @@ class CoMA(MergingMethod[CoMASettings]):
         title="CoMA",
         paper="arXiv 2312.08977",
         deviations=(
-            "adapters are trained, a fresh one a domain, instead of the whole network",
+            "adapters are trained, a fresh one per domain, instead of the whole network",
             "no classifier alignment: there are no classes",
         ),
     )
@@ -40,7 +40,7 @@ class CoMA(MergingMethod[CoMASettings]):
     from_scratch = True
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The weighted mean of what was served and what was trained."""
+        """The weighted mean of the served and the trained model."""
         served = self.served.dense if self.served is not None else {}
         weight = self.settings.weight if self.served is not None else 1.0
         return Update(dense=interpolate(served, difference(expert, served), weight=weight))

@@ -29,11 +29,9 @@ from cosam_bench.merging.updates import lazy_weight_changes
 class ContinualTiesSettings(Settings):
     """The settings of continual TIES."""
 
-    density: float = setting(0.2, "share of entries that are kept of each side", source="FusionBench", gt=0, le=1)
-    merge: Literal["sum", "mean", "max"] = setting(
-        "sum", "what is taken of the entries that agree", source="FusionBench"
-    )
-    scale: float = setting(0.5, "what each election's result is multiplied by", source="FusionBench", gt=0)
+    density: float = setting(0.2, "share of entries kept of each side", source="FusionBench", gt=0, le=1)
+    merge: Literal["sum", "mean", "max"] = setting("sum", "how entries that agree are combined", source="FusionBench")
+    scale: float = setting(0.5, "factor of each election's result", source="FusionBench", gt=0)
 
 
 class ContinualTies(MergingMethod[ContinualTiesSettings]):
@@ -43,7 +41,7 @@ class ContinualTies(MergingMethod[ContinualTiesSettings]):
         title="Continual TIES",
         paper="arXiv 2501.09522 (as a baseline); TIES: arXiv 2306.01708",
         deviations=(
-            "as released: the served update takes part in each election and is added to its result once more",
+            "as released: the served update takes part in each election and is added to its result again",
             "only adapted parameters are trimmed, not the whole state dict",
         ),
     )
@@ -67,11 +65,11 @@ def add_by_election(
     """The next merged change: the last one plus the scaled election between it and the new expert.
 
     Args:
-        merged: what this function returned for the expert before; none at first.
+        merged: the result for the previous expert; None before the first.
         changes: the new expert's, by parameter name.
-        density: share of entries that trimming leaves of each of the two.
-        merge: what is taken of the entries that agree.
-        scale: of what is added.
+        density: share of each side's entries that trimming keeps.
+        merge: how entries that agree are combined.
+        scale: factor of what is added.
         step: 1 for the first expert, which is added untrimmed.
     """
     if merged is None:

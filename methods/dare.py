@@ -40,10 +40,10 @@ class DareSettings(Settings):
         "sum", "how the thinned experts are merged: task arithmetic or TIES", source="the paper has both"
     )
     scale: Scale = setting(
-        0.3, "what the sum or the election is multiplied by; 1/t for the mean", source="FusionBench", allow_inf_nan=None
+        0.3, "factor of the sum or the election; 1/t for the mean", source="FusionBench", allow_inf_nan=None
     )
     density: float = setting(
-        0.2, "of combine=ties: share of entries that its trimming keeps", source="the TIES paper", gt=0, le=1
+        0.2, "with combine=ties: share of entries that trimming keeps", source="the TIES paper", gt=0, le=1
     )
 
 
@@ -56,7 +56,7 @@ class Dare(MergingMethod[DareSettings]):
         order_dependent=False,
         deviations=(
             "masks are drawn from the run's seed and the domain's name, not from a global generator",
-            "experts are LoRA adapters, thinned as whole changes dW, served dense",
+            "experts are LoRA adapters, thinned as whole changes dW and served dense",
             "combine=ties keeps running votes instead of all experts; the result is the same (derived here)",
         ),
     )
@@ -77,12 +77,12 @@ class Dare(MergingMethod[DareSettings]):
 def drop_and_rescale(
     changes: Mapping[str, Tensor], masks: Mapping[str, Tensor], *, probability: float
 ) -> Mapping[str, Tensor]:
-    """The changes in turn where the masks are true, divided by ``1 - probability``; 0 elsewhere.
+    """The changes divided by ``1 - probability`` if their mask is true, else 0; computed when read.
 
     Args:
         changes: by parameter name.
-        masks: bool, by the same names, in the same shapes; true with probability ``1 - probability``.
-        probability: in [0, 1), with which an entry was dropped.
+        masks: bool, of the same names and shapes; true with probability ``1 - probability``.
+        probability: that an entry was dropped, in [0, 1).
     """
 
     def thinned(mask: Tensor, change: Tensor) -> Tensor:
@@ -92,9 +92,9 @@ def drop_and_rescale(
 
 
 def draw_masks(changes: Mapping[str, Tensor], *, probability: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """For each parameter a bool mask in its shape, true with probability ``1 - probability``.
+    """A bool mask for each parameter, true with probability ``1 - probability``.
 
-    Drawn in the order of the names.
+    Drawn in alphabetical order of the names.
     """
     shapes = shapes_of(changes)
     return {name: torch.rand(shapes[name], generator=generator) >= probability for name in sorted(shapes)}

@@ -66,22 +66,20 @@ class DOPSettings(Settings):
         "adam", "`adam`, the published steps; `closed`, their minimum at a fixed alpha (derived)", source="the paper"
     )
     alpha: float = setting(
-        0.8, "weight of the merged change against the new one; adam's starts there", source="FusionBench", ge=0, le=1
+        0.8, "weight of the merged change against the new one; adam starts from it", source="FusionBench", ge=0, le=1
     )
     svd_epsilon: float = setting(
         1.0,
-        "cumulated share of the singular values at which the leading directions end",
-        source="FusionBench's 0.99999 leaves out one direction, of a low rank too many",
+        "cumulative share of the singular values at which the leading directions end",
+        source="FusionBench's 0.99999 leaves out one direction, too many at a low rank",
         gt=0,
         le=1,
     )
-    space: Space = setting("uv", "sides that are projected: left, right or both", source="FusionBench")
+    space: Space = setting("uv", "which sides are projected: left, right or both", source="FusionBench")
     mgda: bool = setting(True, "adam moves alpha to the shortest combination of the gradients", source="the paper")
-    ema: float = setting(
-        0.999, "how much of alpha stays in each of these moves; 0: nothing", source="FusionBench", ge=0, le=1
-    )
-    steps: int = setting(200, "of adam", source="FusionBench", ge=1)
-    learning_rate: float = setting(1e-4, "of adam", source="FusionBench", gt=0)
+    ema: float = setting(0.999, "share of alpha kept in each such move; 0: none", source="FusionBench", ge=0, le=1)
+    steps: int = setting(200, "steps of adam", source="FusionBench", ge=1)
+    learning_rate: float = setting(1e-4, "learning rate of adam", source="FusionBench", gt=0)
 
 
 class DOP(MergingMethod[DOPSettings]):
@@ -93,8 +91,8 @@ class DOP(MergingMethod[DOPSettings]):
         deviations=(
             "svd_epsilon is 1 up to rounding instead of 0.99999, which leaves out one of a LoRA's few directions",
             "only layers with low-rank changes are projected; parameters trained as dense changes are averaged",
-            "a loss of zero leaves the weight alpha as it is, where the released code divides by it",
-            "the setting solver=closed takes the minimum at a fixed alpha instead of 200 steps with MGDA (derived)",
+            "a loss of zero leaves alpha unchanged; the released code divides by it",
+            "solver=closed takes the minimum at a fixed alpha instead of 200 steps with MGDA (derived)",
         ),
     )
 
@@ -138,11 +136,11 @@ class DOP(MergingMethod[DOPSettings]):
 
 @dataclass(frozen=True)
 class ProjectionLoss:
-    """One model's loss: how far a weight is from its own along the directions it leads in.
+    """One model's loss L_i: the distance of a weight from the model's own along its leading directions.
 
     Attributes:
-        weight: ``(m, n)``, W_i; its dtype is that of the rest and of the solver's work.
-        left: ``(m, k)``, U S, so that A_i = left left^T; no columns where that side is not projected.
+        weight: ``(m, n)``, W_i; the other tensors and the solver use its dtype.
+        left: ``(m, k)``, U S, so that A_i = left left^T; no columns if that side is not projected.
         right: ``(n, k)``, V S, so that B_i = right right^T; likewise.
     """
 
@@ -152,12 +150,12 @@ class ProjectionLoss:
 
     @classmethod
     def of(cls, weight: Tensor, *, svd_epsilon: float, space: Space) -> ProjectionLoss:
-        """The objective of a change.
+        """The loss of a change.
 
         Args:
             weight: ``(m, n)``.
-            svd_epsilon: cumulated share of the singular values at which the leading ones end, in (0, 1].
-            space: whether the left, the right or both sides are projected.
+            svd_epsilon: cumulative share of the singular values at which the leading ones end, in (0, 1].
+            space: which sides are projected: left, right or both.
 
         Raises:
             CosamError: the change is not finite.
@@ -187,7 +185,7 @@ class ProjectionLoss:
 
 
 def _square(half: Tensor) -> Tensor | None:
-    """``half half^T`` where it is no more to multiply by than ``half`` and its transpose one after the other."""
+    """``half half^T`` if multiplying by it costs no more than by ``half^T`` and then ``half``, else None."""
     return half @ half.T if 2 * half.shape[1] >= len(half) else None
 
 
@@ -196,7 +194,7 @@ def _squared_times(half: Tensor, square: Tensor | None, matrix: Tensor) -> Tenso
 
 
 def leading_rank(singular_values: Tensor, *, svd_epsilon: float) -> int:
-    """How many singular values come before their cumulated share reaches ``svd_epsilon``.
+    """How many singular values come before their cumulative share reaches ``svd_epsilon``.
 
     >>> [leading_rank(torch.tensor([6.0, 3.0, 1.0, 0.0]), svd_epsilon=share) for share in (0.5, 0.9, 0.95, 1.0)]
     [0, 1, 2, 3]
@@ -204,7 +202,7 @@ def leading_rank(singular_values: Tensor, *, svd_epsilon: float) -> int:
     if svd_epsilon == 1:  # rounding would decide whether the sum of all reaches it
         return numerical_rank(singular_values, tolerance=_ROUNDING)
     reached = (singular_values.cumsum(0) / singular_values.sum() >= svd_epsilon).nonzero()
-    return int(reached[0]) if len(reached) else 0  # none where all are zero
+    return int(reached[0]) if len(reached) else 0  # all are zero
 
 
 def join_by_adam(
@@ -217,14 +215,14 @@ def join_by_adam(
     steps: int,
     learning_rate: float,
 ) -> Tensor:
-    """The mean of both weights after some steps of Adam on the weighed sum of their losses.
+    """The mean of both weights after some steps of Adam on the weighted sum of their losses.
 
     Args:
-        old: of the merged change.
-        new: of the expert's.
-        alpha: weight of ``old``, at the start; in [0, 1].
+        old: loss of the merged change.
+        new: loss of the expert's.
+        alpha: initial weight of ``old``, in [0, 1].
         mgda: whether the weight moves to the shortest combination of the gradients.
-        ema: how much of the weight stays in each such move, in [0, 1]; 0 takes each step's own.
+        ema: share of the weight kept in each such move, in [0, 1]; 0 takes each step's own.
         steps: of Adam, with its usual 0.9, 0.999 and 1e-8.
         learning_rate: of Adam.
 
@@ -235,7 +233,7 @@ def join_by_adam(
     optimiser = torch.optim.Adam([joined], lr=learning_rate)
     for _ in range(steps):
         (old_loss, old_gradient), (new_loss, new_gradient) = (side.loss_and_gradient(joined) for side in (old, new))
-        # A loss of zero has no direction to divide by it; the weight then stays.
+        # A gradient cannot be divided by a loss of zero; the weight then stays.
         if mgda and old_loss > 0 and new_loss > 0:
             shortest = shortest_combination(old_gradient / old_loss, new_gradient / new_loss)
             alpha = ema * alpha + (1 - ema) * shortest
@@ -245,7 +243,7 @@ def join_by_adam(
 
 
 def shortest_combination(first: Tensor, second: Tensor) -> float:
-    """The weight c of ``first`` that makes ``c first + (1 - c) second`` shortest, at the ends 0.001 and 0.999."""
+    """The weight c of ``first`` that makes ``c first + (1 - c) second`` shortest; 0.001 and 0.999 at the ends."""
     first_first, first_second, second_second = (
         float((one * other).sum()) for one, other in ((first, first), (first, second), (second, second))
     )
@@ -260,8 +258,8 @@ def join_closed(old: ProjectionLoss, new: ProjectionLoss, *, alpha: float) -> Te
     """The minimum of ``alpha L_old + (1 - alpha) L_new`` that is nearest to the mean of both weights.
 
     Args:
-        old: of the merged change; float64, as it divides by squares of singular values.
-        new: of the expert's.
+        old: loss of the merged change; float64, since squares of singular values are divisors.
+        new: loss of the expert's.
         alpha: weight of ``old``, in [0, 1].
 
     Returns:
@@ -284,7 +282,7 @@ def _pull(side: ProjectionLoss, weight: Tensor) -> Tensor:
 
 
 def _eigenvectors(half: Tensor) -> tuple[Tensor, Tensor]:
-    """All eigenvectors and eigenvalues of ``half half^T``; from ``half``, where small ones keep their digits."""
+    """All eigenvectors and eigenvalues of ``half half^T``; from ``half``, so that small ones stay accurate."""
     vectors, values, _ = torch.linalg.svd(half, full_matrices=True)
     eigenvalues = torch.zeros(len(half), dtype=half.dtype, device=half.device)
     eigenvalues[: len(values)] = values.square()

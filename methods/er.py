@@ -44,7 +44,7 @@ from cosam_bench.data.prompts import MASK_SIZE
 class ERSettings(Settings):
     """The settings of experience replay."""
 
-    memory: int = setting(10, "samples kept of each domain", source="as many as MoDA's images", ge=1)
+    memory: int = setting(10, "samples kept per domain", source="as many as MoDA's images", ge=1)
 
 
 class ER(MergingMethod[ERSettings]):
@@ -57,14 +57,14 @@ class ER(MergingMethod[ERSettings]):
         state="grows",
         deviations=(
             "only the protocol's adapters are trained",
-            "a fixed number of samples a domain, not a memory of fixed total size",
-            "the protocol's epochs a domain, not a single pass",
+            "a fixed number of samples per domain, not a memory of fixed total size",
+            "the protocol's epochs per domain, not a single pass",
         ),
     )
     start = "served"
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """The replay, once there is something to replay."""
+        """The replay, from the second domain on."""
         if not self.memory:
             return None
         return Replay(self.bench, *self.remembered(), order=self.bench.generator("er", "replay", domain.digest))
@@ -109,7 +109,7 @@ def samples_to_tensors(samples: Sequence[Sample], prompts: Prompts, *, noisy_mas
     """Samples and their prompts as named tensors, which ``tensors_to_samples`` reads.
 
     Args:
-        noisy_masks: keep the mask prompts, too; 8 KiB a sample.
+        noisy_masks: keep the mask prompts, too; 8 KiB per sample.
     """
     tensors = {"boxes": prompts.boxes.clone(), "points": prompts.points.clone()}
     if noisy_masks:
@@ -144,11 +144,11 @@ class Replay(TrainingHooks):
         self._order = order
 
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
-        """Half of the batch's loss and half of the replayed one's."""
+        """The mean of the batch's loss and the replayed batch's."""
         again, _ = self._bench.loss(*self.batch(len(batch)))
         return (loss + again) / 2
 
     def batch(self, size: int) -> tuple[Batch, Tensor]:
-        """Different samples of the memory, ``size`` of them or all, augmented, and their masks."""
+        """``size`` different samples of the memory, or all if it has fewer, augmented, and their masks."""
         rows = torch.randperm(len(self._samples), generator=self._order)[:size].tolist()
         return self._bench.augmented(self._samples, self._prompts, rows, order=self._order)

@@ -45,19 +45,23 @@ from cosam_bench import (
 class EWCSettings(Settings):
     """The settings of online EWC."""
 
-    strength: float = setting(0.02, "lambda, of the penalty", source="the better of two on mini, seed 0", ge=0)
+    strength: float = setting(
+        0.02, "lambda, the factor of the penalty", source="the better of two on mini, seed 0", ge=0
+    )
     decay: float = setting(
         0.95,
-        "gamma, what of the earlier domains' F is kept at each step",
+        "gamma, share of the earlier domains' F kept at each step",
         source="in Schwarz et al.'s grid",
         ge=0,
         le=1,
     )
     normalise: bool = setting(True, "divide each domain's F by its mean entry", source="Schwarz et al. 2018")
     labels: Literal["true", "sampled"] = setting(
-        "sampled", "masks drawn from the model's prediction, or the true ones", source="the Fisher information proper"
+        "sampled",
+        "masks drawn from the model's prediction, or the true ones",
+        source="the definition of Fisher information",
     )
-    images: int = setting(256, "images of the domain that F is taken from, at most", source="this project's", ge=1)
+    images: int = setting(256, "maximum number of images used to estimate F", source="this project's", ge=1)
 
 
 class EWC(MergingMethod[EWCSettings]):
@@ -78,7 +82,7 @@ class EWC(MergingMethod[EWCSettings]):
     start = "served"
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """The penalty, once there is something to hold."""
+        """The penalty, from the second domain on."""
         return QuadraticPenalty(self.memory, strength=self.settings.strength) if self.memory else None
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
@@ -92,12 +96,12 @@ class EWC(MergingMethod[EWCSettings]):
 def consolidate(
     running: Mapping[str, Tensor], fisher: dict[str, Tensor], *, decay: float, normalise: bool
 ) -> dict[str, Tensor]:
-    """The importance of each weight for all domains so far: ``decay`` times that before, plus the new domain's.
+    """The importance of each weight for all domains so far: ``decay`` times the previous one, plus the new domain's.
 
     Args:
-        running: by parameter name, what this function returned for the domain before; empty at first.
+        running: the result for the previous domain, by parameter name; empty before the first.
         fisher: F_t, at least 0, of the same names and shapes; overwritten by the result.
-        normalise: divide F_t by the mean of its entries, over all parameters; one of zeros stays.
+        normalise: divide F_t by the mean of its entries over all parameters, unless all are zero.
 
     Source: Schwarz et al. 2018, equation 9.
     """
@@ -126,7 +130,7 @@ def penalty(importance: Mapping[str, Tensor], drift: Mapping[str, Tensor], *, st
 
 
 class QuadraticPenalty(TrainingHooks):
-    """Adds the penalty on what the adapted weights have moved since training began."""
+    """Adds the penalty on the distance of the adapted weights from where training began."""
 
     def __init__(self, importance: Mapping[str, Tensor], *, strength: float) -> None:
         self._importance = importance
@@ -134,7 +138,7 @@ class QuadraticPenalty(TrainingHooks):
         self._anchor: dict[str, Tensor] = {}
 
     def attached(self, adapter: Adapter) -> None:
-        """Note the weights, which are the served ones."""
+        """Copy the weights, which are the served ones."""
         self._anchor = {name: weight.detach().clone() for name, weight in trained_weights(adapter).items()}
         self._importance = {name: self._importance[name].to(weight.device) for name, weight in self._anchor.items()}
 
@@ -145,9 +149,9 @@ class QuadraticPenalty(TrainingHooks):
 
 
 def trained_weights(adapter: Adapter) -> dict[str, Tensor]:
-    """The part of each adapted weight that training moves, by parameter name as in ``weight_changes``, with a graph.
+    """The trained part of each adapted weight, by parameter name as in ``weight_changes``, with a graph.
 
-    A constant part, of the base and of what lies beneath, is left out: differences do not need it.
+    The constant part, from the base and any update beneath, is left out, since it cancels in differences.
     """
     weights = {f"{layer}.weight": scale * (b @ a) for layer, (a, b, scale) in adapter.factors.items()}
     for name, (parameter, _, _) in adapter.dense.items():

@@ -1,4 +1,4 @@
-"""One adapter a domain, chosen by the domain's true name: what a perfect router would reach."""
+"""One adapter per domain, chosen by the domain's true name: the bound of a perfect router."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cosam_bench import Batch, CosamError, Method, MethodCard, Settings, State, 
 
 
 class Experts(Method):
-    """Adapters trained apart from the base model; images of a domain not yet learned get the base model."""
+    """Adapters trained separately from the base model; images of a domain not yet learned get the base model."""
 
     card = MethodCard(
         title="Experts",
@@ -30,7 +30,9 @@ class Experts(Method):
     def predict(self, batch: Batch) -> Tensor:
         """Each image's mask logits by its own domain's adapter."""
         if batch.domains is None:
-            raise CosamError("The method experts must be told each image's domain, and was not.")
+            raise CosamError(
+                "The method experts needs each image's domain, but the batch names none. Set batch.domains."
+            )
         return self.bench.predict_each([self.experts.get(name) for name in batch.domains], batch)
 
     def state(self) -> State:

@@ -1,4 +1,4 @@
-"""Naive sequential fine-tuning: one adapter, trained on through the stream. The floor of forgetting."""
+"""Naive sequential fine-tuning: one adapter, trained on throughout the stream. The lower bound of forgetting."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class FisherSettings(Settings):
     """The settings of Fisher merging; the defaults are FusionBench's."""
 
     minimum: float = setting(1e-6, "added to each entry of F", source="FusionBench", gt=0)
-    normalise: bool = setting(True, "weigh each expert by the inverse of its F's norm", source="FusionBench")
+    normalise: bool = setting(True, "weight each expert by the inverse of its F's norm", source="FusionBench")
     labels: Literal["true", "sampled"] = setting(
         "sampled", "masks drawn from the model's prediction, or the true ones", source="the paper's Fisher information"
     )
-    images: int = setting(256, "images of the domain that F is taken from, at most", source="FusionBench", ge=1)
+    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench", ge=1)
 
 
 class Fisher(MergingMethod[FisherSettings]):
@@ -49,7 +49,7 @@ class Fisher(MergingMethod[FisherSettings]):
         deviations=(
             "F is of the mean over pixels of the masks' likelihood, labels drawn from the prediction",
             "F squares the gradients of single images; FusionBench squares those of batches",
-            "running sums replace the store of all models; the result is the same",
+            "running sums replace the store of all models, with the same result",
         ),
     )
 

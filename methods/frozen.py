@@ -24,4 +24,4 @@ class Frozen(Method):
         return State()
 
     def load(self, state: State) -> None:
-        """Nothing to become."""
+        """Nothing to load."""

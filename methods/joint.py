@@ -6,9 +6,9 @@ from cosam_bench import MergingMethod, MethodCard, TrainingDomain, Update
 
 
 class Joint(MergingMethod):
-    """The adapter of the union of all training sets, with the same epochs as each domain gets alone.
+    """The adapter of the union of all training sets, trained for as many epochs as each domain alone.
 
-    The matrix has its row 0 and its last row only, because there is no stream: Avg and forgetting are empty.
+    The matrix has only row 0 and the last row, because there is no stream: Avg and forgetting are empty.
     """
 
     card = MethodCard(

@@ -31,7 +31,7 @@ from cosam_bench.merging.sign_election import elect_between, trim
 from cosam_bench.merging.updates import check_same_layers, lazy_weight_changes
 
 SMALLEST_SINGULAR_VALUE = 1e-5  # the released code keeps what is larger
-_DENSE = "/dense"  # told apart from the coordinates of a layer whose weight has a dense change, too
+_DENSE = "/dense"  # distinguishes it from the coordinates of a layer whose weight has a dense change, too
 
 
 class KnotsSettings(Settings):
@@ -40,17 +40,15 @@ class KnotsSettings(Settings):
     rule: Literal["ties", "task_arithmetic"] = setting("ties", "how the aligned experts are merged", source="the paper")
     density: float = setting(
         0.2,
-        "of rule=ties: share of an expert's coordinates that are kept",
+        "with rule=ties: share of an expert's coordinates that are kept",
         source="released settings, 20 to 30 %",
         gt=0,
         le=1,
     )
     merge: Literal["sum", "mean"] = setting(
-        "mean", "what is taken of the coordinates that agree, or of all without ties", source="the released settings"
+        "mean", "how coordinates that agree are combined, or all of them without ties", source="the released settings"
     )
-    scale: float = setting(
-        0.6, "what the merged change is multiplied by", source="the released ViT-B/32 settings", gt=0
-    )
+    scale: float = setting(0.6, "factor of the merged change", source="the released ViT-B/32 settings", gt=0)
 
 
 class Knots(MergingMethod[KnotsSettings]):
@@ -63,10 +61,10 @@ class Knots(MergingMethod[KnotsSettings]):
         order_dependent=False,
         not_continual=True,
         deviations=(
-            "keeps every expert's factors and merges all of them anew after each domain",
+            "keeps every expert's factors and merges all of them again after each domain",
             "alpha / rank is part of the change; the released code ignores it",
-            "float64 decomposition from the factors; the released code rounds to float32",
-            "decoder parameters, where trained, join TIES unaligned; the released code leaves them out",
+            "float64 decomposition of the factors; the released code rounds to float32",
+            "decoder parameters, if trained, join TIES unaligned; the released code leaves them out",
         ),
     )
 
@@ -84,8 +82,8 @@ def align(experts: Sequence[LowRank]) -> tuple[Tensor, list[LowRank]]:
         experts: T changes of one layer, ``(m, n)`` each, of any ranks.
 
     Returns:
-        U ``(m, k)`` with orthonormal columns, and T matrices ``S V_i (k, n)``, float64 and as factors, with k the
-        number of singular values above 1e-5; ``U @ (S V_i)`` is expert i up to what smaller ones carry.
+        U ``(m, k)`` with orthonormal columns, and T matrices ``S V_i (k, n)`` as float64 factors, with k the number
+        of singular values above 1e-5; ``U @ (S V_i)`` is expert i without the contribution of smaller ones.
     """
     left, core = torch.linalg.qr(torch.cat([expert.b.double() for expert in experts], dim=1))
     parts = core.split([expert.rank for expert in experts], dim=1)
@@ -110,10 +108,10 @@ def merge_aligned(
 
     Args:
         experts: T at least 1, of the same layers.
-        rule: over all layers' coordinates together.
-        density: of ``ties``: share of the coordinates of an expert that its trimming keeps.
-        merge: of ``ties``, what is taken of the coordinates that agree; of ``task_arithmetic``, of all.
-        scale: of the result.
+        rule: applied to all layers' coordinates together.
+        density: with ``ties``, the share of each expert's coordinates that trimming keeps.
+        merge: how coordinates are combined: those that agree with ``ties``, all with ``task_arithmetic``.
+        scale: factor of the result.
 
     Raises:
         CosamError: the experts do not change the same layers.
@@ -127,7 +125,7 @@ def merge_aligned(
         bases[layer] = (scale * basis).to(first.b.dtype)
         for vector, part in zip(vectors, parts, strict=True):
             vector[layer] = part
-    # The coordinates are formed a layer at a time, wherever they are needed.
+    # The coordinates are formed one layer at a time, whenever they are read.
     coordinates = [
         lazy_weight_changes(Update(vector, {f"{name}{_DENSE}": change for name, change in expert.dense.items()}))
         for vector, expert in zip(vectors, experts, strict=True)

@@ -38,43 +38,43 @@ from cosam_bench.sam.inputs import View
 from cosam_bench.training.fit import make_optimiser, protocol_loss, refuse_divergence, training_steps
 
 _FIRST = 0.01  # bound of the first prompts and keys, flax's uniform initialiser in the released code
-_LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain's
+_LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain
 
 
 class L2PSettings(Settings):
     """The settings of L2P; the pool is the released code's for CORe50, whose tasks are domains, too."""
 
     pool: int = setting(10, "M, prompts in the pool", source="released code, CORe50", ge=1)
-    length: int = setting(5, "L, tokens a prompt", source="released code, CORe50", ge=1)
-    chosen: int = setting(4, "N, prompts an image gets", source="released code, CORe50", ge=1)
+    length: int = setting(5, "L, tokens per prompt", source="released code, CORe50", ge=1)
+    chosen: int = setting(4, "N, prompts per image", source="released code, CORe50", ge=1)
     learning_rate: float = setting(
         0.03, "of prompts and keys, before the schedule", source="released code, 5-datasets", gt=0
     )
     pull: float = setting(
-        0.5, "weight of drawing chosen keys to their queries", source="released code, 5-datasets", ge=0
+        0.5, "weight of the pull of chosen keys towards their queries", source="released code, 5-datasets", ge=0
     )
     diversify: bool = setting(
-        True, "in training, weigh distances by the share of earlier choices", source="the paper, section 4.2"
+        True, "in training, multiply distances by the share of earlier choices", source="the paper, section 4.2"
     )
 
     @model_validator(mode="after")
     def _has_enough(self) -> L2PSettings:
         if self.chosen > self.pool:
-            raise ValueError(f"{self.chosen} prompts cannot be chosen out of a pool of {self.pool}")
+            raise ValueError(f"{self.chosen} prompts cannot be chosen from a pool of {self.pool}")
         return self
 
 
 class L2P(Method[L2PSettings]):
-    """A frozen SAM, and prompt tokens that are chosen by what the image looks like."""
+    """A frozen SAM, and prompt tokens that are chosen by the image's features."""
 
     card = MethodCard(
         title="L2P",
         paper="arXiv 2112.08654",
         deviations=(
             "prompts join the mask decoder's tokens, not the image encoder's",
-            "the query is the mean of the encoder's embedding, for want of a class token",
-            "SAM's mask decoder, frozen, in place of a trained classifier",
-            "prompts are chosen for each image, not for a whole batch by majority",
+            "the query is the mean of the encoder's embedding, since SAM has no class token",
+            "SAM's frozen mask decoder instead of a trained classifier",
+            "prompts are chosen per image, not per batch by majority",
             "optimiser, schedule of the learning rate, epochs and augmentation are the protocol's",
         ),
     )
@@ -88,7 +88,7 @@ class L2P(Method[L2PSettings]):
         self.choices = torch.zeros(settings.pool, dtype=torch.int64)  # of each prompt, in all training so far
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
-        """Train the pool on, on this domain alone."""
+        """Train the pool further, on this domain alone."""
         with self.bench.training(trainable_parameters=self.prompts.numel() + self.keys.numel()):
             self.prompts, self.keys, choices = self._trained(domain)
         self.choices = self.choices + choices
@@ -123,7 +123,7 @@ class L2P(Method[L2PSettings]):
     def _decode(
         self, batch: Batch, view: View, prompts: Tensor, keys: Tensor, *, shares: Tensor | None = None
     ) -> tuple[Masks, Tensor, Tensor]:
-        """The masks with each image's own prompts; these prompts' numbers and keys' similarities, ``(B, N)``."""
+        """The masks with each image's own prompts, and these prompts' numbers and similarities, ``(B, N)``."""
         sam = self.bench.sam
         with torch.no_grad(), view.autocast():
             features = self.bench.encode(batch)
@@ -152,13 +152,13 @@ class L2P(Method[L2PSettings]):
 
 
 def choose_prompts(queries: Tensor, keys: Tensor, *, count: int, shares: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The keys that are nearest to each query by cosine distance, best first.
+    """The keys nearest to each query by cosine distance, nearest first.
 
     Args:
         queries: float, ``(B, C)``.
         keys: float, ``(M, C)``; gradients reach them through the similarities.
         count: N, at most M.
-        shares: float, ``(M,)``, h: the factor by which the distance to each key counts; none: 1.
+        shares: float, ``(M,)``, h: the factor of the distance to each key; None: 1.
 
     Returns:
         int64 ``(B, N)``, numbers of keys, and float ``(B, N)``, their similarities in [-1, 1].

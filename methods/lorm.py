@@ -58,8 +58,8 @@ class LoRM(MergingMethod[LoRMSettings]):
         order_dependent=False,
         lora_only=True,
         deviations=(
-            "derived: the paper's equation for clients that share A is used across domains, A frozen",
-            "full Gram matrices, where the paper's commands take their diagonals",
+            "derived: the paper's equation for clients that share A is used across domains, with A frozen",
+            "full Gram matrices; the paper's commands take their diagonals",
             "a ridge of 1e-6 replaces the pseudo-inverse",
         ),
     )
@@ -89,20 +89,20 @@ class LoRM(MergingMethod[LoRMSettings]):
     def _check_shared(self, layer: str, a: Tensor) -> None:
         if self.served is not None and not torch.equal(a, self.served.low_rank[layer].a):
             raise CosamError(
-                f"Two domains' adapters have different A in {layer!r}, so their B cannot be merged. Use one seed and "
-                "one adapter setting for the whole stream."
+                f"Two domains' adapters have different A in {layer!r}, so their B cannot be merged. Use the same seed "
+                "and adapter settings for the whole stream."
             )
 
 
 def add_shared_a_terms(
     memory: Mapping[str, Tensor], factors: LowRank, inner: Tensor, *, layer: str
 ) -> dict[str, Tensor]:
-    """One layer's running sums with one more expert, whose A is that of the others.
+    """One layer's running sums with one more expert added, which has the same A as the others.
 
     Args:
-        memory: has what this function returned for the expert before; nothing of the layer at first.
+        memory: contains the result for the previous expert; nothing for this layer before the first.
         factors: A ``(r, n)`` and B ``(m, r)``.
-        inner: float64, ``(r, r)``, A G A^T; overwritten by the sum, or kept as it where there is none before.
+        inner: float64, ``(r, r)``, A G A^T; overwritten by the sum.
 
     Returns:
         float64: ``<layer>/gram``, the sum of A G A^T, ``(r, r)``, and ``<layer>/product``, of B A G A^T, ``(m, r)``.

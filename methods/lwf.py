@@ -56,15 +56,15 @@ class LwF(MergingMethod[LwFSettings]):
         needs=("inputs",),
         deviations=(
             "only the protocol's adapters are trained",
-            "one mask decoder instead of a head a task, so no warm-up of a new head",
-            "each pixel is a classification in two classes",
-            "the old model answers in each step, on the augmented images, not once before training",
+            "one mask decoder instead of a head per task, so no warm-up of a new head",
+            "each pixel is a classification into two classes",
+            "the old model is evaluated in each step, on the augmented images, not once before training",
         ),
     )
     start = "served"
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """The distillation, once there is a model to hold on to."""
+        """The distillation, from the second domain on."""
         if self.served is None:
             return None
         return Teacher(self.bench, weight=self.settings.weight, temperature=self.settings.temperature)
@@ -75,21 +75,21 @@ class LwF(MergingMethod[LwFSettings]):
 
 
 def distillation(logits: Tensor, old: Tensor, *, temperature: float) -> Tensor:
-    """The mean cross-entropy of two models' masks, a scalar; least where the logits are equal.
+    """The mean cross-entropy of two models' masks, a scalar that is least for equal logits.
 
     Args:
         logits: float, any shape.
-        old: float, the same shape; gets no gradient.
+        old: float, of the same shape; receives no gradient.
         temperature: T, above 0; above 1 it gives small probabilities more weight.
 
-    Source: Li and Hoiem 2017, equations 2 and 3, with two classes a pixel.
+    Source: Li and Hoiem 2017, equations 2 and 3, with two classes per pixel.
     """
     chances = (old.detach() / temperature).sigmoid()
     return functional.binary_cross_entropy_with_logits(logits / temperature, chances)
 
 
 class Teacher(TrainingHooks):
-    """Adds the distance to what the model said before training began."""
+    """Adds the distance from the model's predictions before training began."""
 
     def __init__(self, bench: Workbench, *, weight: float, temperature: float) -> None:
         self._bench = bench
@@ -98,7 +98,7 @@ class Teacher(TrainingHooks):
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
 
     def attached(self, adapter: Adapter) -> None:
-        """Note where the trained parameters are, and copies of them as they begin."""
+        """Record the trained parameters' modules, and copies of their initial values."""
         trained = {id(parameter) for parameter in adapter.parameters()}
         self._places = [
             (module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
@@ -120,7 +120,7 @@ class Teacher(TrainingHooks):
 
     @contextmanager
     def _old_parameters(self) -> Iterator[None]:
-        """The first parameters in place of the trained ones, whose objects, and any graph of them, are not touched."""
+        """Swap in the initial parameters; the trained ones, and any graph through them, stay untouched."""
         own = [(module, name, getattr(module, name)) for module, name, _ in self._places]
         try:
             for module, name, first in self._places:

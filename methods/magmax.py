@@ -32,7 +32,7 @@ from cosam_bench.merging.updates import check_same_parameters, lazy_weight_chang
 class MagMaxSettings(Settings):
     """The settings of MagMax."""
 
-    scale: float = setting(0.5, "what the merged change is multiplied by", source="the released scripts", gt=0)
+    scale: float = setting(0.5, "factor of the merged change", source="the released scripts", gt=0)
     start: Literal["expert", "base"] = setting(
         "expert", "where an expert's training starts: at the last expert, or at the frozen base", source="the paper"
     )
@@ -45,13 +45,13 @@ class MagMax(MergingMethod[MagMaxSettings]):
         title="MagMax",
         paper="arXiv 2407.06322",
         deviations=(
-            "experts are LoRA adapters, compared as whole changes dW, served dense",
-            "the unscaled maximum is the served update over the scale, not stored beside it",
+            "experts are LoRA adapters, compared as whole changes dW and served dense",
+            "the unscaled maximum is the served update divided by the scale, not stored beside it",
         ),
     )
 
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
-        """Train this domain's expert, on from the last one where that is kept, and merge it."""
+        """Train this domain's expert, from the last one if it is kept, and merge it."""
         last = Update.from_tensors(self.memory) if self.memory else None
         expert = self.bench.train(domain, start=last).update
         if self.settings.start == "expert":
@@ -67,14 +67,14 @@ class MagMax(MergingMethod[MagMaxSettings]):
 def keep_larger(
     merged: Mapping[str, Tensor] | None, changes: Mapping[str, Tensor], *, scale: float
 ) -> dict[str, Tensor]:
-    """``scale`` times, entry by entry, the change of larger magnitude, the new one where both are equal.
+    """``scale`` times the change of larger magnitude, entry by entry, or the new one if both are equal.
 
-    Where the scale is no power of two, ``merged`` over it differs from the change by a rounding, which then decides
+    Unless the scale is a power of two, ``merged`` over it differs from the change by a rounding, which then decides
     between equal entries.
 
     Args:
-        merged: what this function returned with the same scale for the expert before; none at first. The scale is
-            taken off and put on again in float64, which gives back the same float32.
+        merged: the result for the previous expert with the same scale; None before the first. It is divided by the
+            scale and multiplied again in float64, which gives back the same float32.
         changes: the new expert's, by parameter name.
         scale: above 0.
 

@@ -36,13 +36,13 @@ from cosam_bench.sam.inputs import KnownInputs, chunks
 
 
 class MoDASettings(Settings):
-    """The settings of MoDA; the defaults are the released code's, but for the trained tokens."""
+    """The settings of MoDA; the defaults are the released code's, except for the trained tokens."""
 
     tokens: int = setting(10, "one global feature token and its assistants", source="released code", ge=1)
-    memory: int = setting(10, "images kept of each domain, its first ones", source="released code", ge=1)
+    memory: int = setting(10, "images kept per domain, its first ones", source="released code", ge=1)
     router_epochs: int = setting(10, "passes over the memory after each domain", source="released code", ge=1)
     router_learning_rate: float = setting(1e-3, "Adam's, for keys and tokens", source="released code", gt=0)
-    router_batch: int = setting(4, "images a step of the router", source="released code", ge=1)
+    router_batch: int = setting(4, "images per step of the router", source="released code", ge=1)
     train_tokens: bool = setting(
         True,
         "train the tokens too; off, they stay as they were drawn",
@@ -51,7 +51,7 @@ class MoDASettings(Settings):
 
 
 class MoDA(Method[MoDASettings]):
-    """A router over one adapter a domain."""
+    """A router over one adapter per domain."""
 
     card = MethodCard(
         title="MoDA",
@@ -62,7 +62,7 @@ class MoDA(Method[MoDASettings]):
             "the adapter is the protocol's; HQ-SAM's decoder layers, as published, are adapter.kind = hq",
             "tokens are trained by default; in the released code no gradient reaches them",
             "the memory is the training split's first images in its own order, not a folder's listing",
-            "the router's last batch of an epoch may be smaller, and is not dropped",
+            "the router's last batch of an epoch may be smaller and is not dropped",
             "the last epoch's adapters are kept; the released script chooses epochs by test scores",
             "the encoder keeps its windows; the released code makes every block global: model.global_attention",
             "in MobileSAM's encoder the tokens join the attention blocks of the last two stages",
@@ -110,11 +110,11 @@ class MoDA(Method[MoDASettings]):
         return (torch.rand(len(self.experts), width + 1, generator=generator) * 2 - 1) / math.sqrt(width)
 
     def _router_inputs(self, tokens: Tensor) -> Tensor:
-        """What training does not change of the memory's images, computed once and kept on the CPU.
+        """The router's inputs for the memory's images, computed once and kept on the CPU.
 
         Returns:
-            ``(images, ...)``: their maps before the first token, 1 to 20 MB each, or, where the tokens stay
-            as they are, their queries.
+            ``(images, ...)``: their maps before the first token, 1 to 20 MB each, or their queries if the tokens
+            are not trained.
         """
         images = [image for kept in self.memory for image in kept]
         parts = []
@@ -127,7 +127,7 @@ class MoDA(Method[MoDASettings]):
         return torch.cat(parts)
 
     def _encode_before_tokens(self, images: Tensor, *, known: KnownInputs | None = None) -> Tensor:
-        """What the encoder makes of images before the first token joins."""
+        """The encoder's maps of images just before the first token joins."""
         sam = self.bench.sam
         with self.bench.view.autocast():
             return first_blocks(sam, images, depth=join_depth(sam), cache=self.bench.prefixes, known=known)
@@ -138,7 +138,7 @@ class MoDA(Method[MoDASettings]):
             return join_tokens(self.bench.sam, maps, tokens)[:, 0].float()
 
     def route(self, images: Tensor, *, known: KnownInputs | None = None) -> list[int]:
-        """The adapter of each normalised image of ``(B, 3, S, S)``, numbered from 0 in the order of learning."""
+        """The adapter's number for each normalised image of ``(B, 3, S, S)``, from 0 in the order of learning."""
         if self.keys is None:
             return [0] * len(images)
         with torch.inference_mode():
@@ -170,5 +170,5 @@ class MoDA(Method[MoDASettings]):
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Of each domain, ``(B, domains)``: the domain's key times the query, plus its bias."""
+    """Each domain's score, ``(B, domains)``: its key times the query, plus its bias."""
     return functional.linear(queries, keys[:, :-1], keys[:, -1])

@@ -32,7 +32,7 @@ _JOINED_STAGES = slice(2, 4)  # of timm's four; the first two see 4 and 16 times
 
 
 def token_widths(sam: Sam) -> tuple[int, int]:
-    """The width of a token where it joins the encoder, and where it is read."""
+    """A token's width where it joins the encoder and where it is read."""
     encoder = _image_encoder(sam)
     if isinstance(encoder, TinyViTEncoder):
         first, *_, last = (block for stage in _stages(encoder) for block in stage.blocks)
@@ -42,7 +42,7 @@ def token_widths(sam: Sam) -> tuple[int, int]:
 
 
 def join_depth(sam: Sam) -> int:
-    """How many blocks, as ``Sam.prefix`` counts them, run before the first token joins and depend on none."""
+    """The number of blocks, as counted by ``Sam.prefix``, that run before the first token joins."""
     encoder = _image_encoder(sam)
     if not isinstance(encoder, TinyViTEncoder):
         return 0
@@ -51,27 +51,27 @@ def join_depth(sam: Sam) -> int:
 
 
 def join_tokens(sam: Sam, maps: Tensor, tokens: Tensor) -> Tensor:
-    """The tokens after the encoder's last block, before the neck; counted as an encoder pass an image.
+    """The tokens after the encoder's last block, before the neck; counted as one encoder pass per image.
 
     Args:
         maps: float, ``(B, h, w, C)``, from ``Sam.prefix`` at ``join_depth``.
-        tokens: float, ``(n, C)``, the same for every image; gradients reach them, and nothing else.
+        tokens: float, ``(n, C)``, the same for every image; only they receive gradients.
 
     Returns:
         float ``(B, n, C')``, the widths being ``token_widths``.
     """
     encoder = _image_encoder(sam)
     sam.encoder_passes += len(maps)
-    travelling = tokens.expand(len(maps), -1, -1)
+    token_batch = tokens.expand(len(maps), -1, -1)
     if isinstance(encoder, TinyViTEncoder):
-        return _through_tiny_vit(encoder, maps, travelling)
-    return _through_vit(encoder, maps, travelling)
+        return _through_tiny_vit(encoder, maps, token_batch)
+    return _through_vit(encoder, maps, token_batch)
 
 
 def _image_encoder(sam: Sam) -> Any:
     """The image encoder; Any, because neither library types its parts."""
     if not isinstance(sam.image_encoder, (ImageEncoderViT, TinyViTEncoder)):
-        raise TypeError(f"No tokens pass through a {type(sam.image_encoder).__name__}.")
+        raise TypeError(f"Tokens cannot pass through a {type(sam.image_encoder).__name__}.")
     return sam.image_encoder
 
 
@@ -103,18 +103,18 @@ def _through_tiny_vit(encoder: TinyViTEncoder, maps: Tensor, tokens: Tensor) -> 
             maps = stage.downsample(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             tokens = _as_constant_maps(stage.downsample, tokens)
         for block in stage.blocks:
-            seen_by_pixels, seen_by_tokens = _windowed_attention(block, maps, tokens)
-            maps = block.local_conv((maps + seen_by_pixels).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            tokens = _as_constant_maps(block.local_conv, tokens + seen_by_tokens)
+            pixel_outputs, token_outputs = _windowed_attention(block, maps, tokens)
+            maps = block.local_conv((maps + pixel_outputs).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            tokens = _as_constant_maps(block.local_conv, tokens + token_outputs)
             maps, tokens = maps + block.mlp(maps), tokens + block.mlp(tokens)
     return tokens
 
 
 def _windowed_attention(block: Any, maps: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What pixels ``(B, h, w, C)`` and tokens ``(B, n, C)`` see, each in its own shape.
+    """The attention outputs of pixels ``(B, h, w, C)`` and tokens ``(B, n, C)``, in their own shapes.
 
     As in TinyViT the map is padded to whole windows with zeros before the norm, and the pixels of a window
-    see its padding. Tokens do not.
+    attend to its padding. Tokens do not.
     """
     attention, window = block.attn, block.window_size
     height, width = maps.shape[1:3]
@@ -133,17 +133,17 @@ def _windowed_attention(block: Any, maps: Tensor, tokens: Tensor) -> tuple[Tenso
         attn_mask=functional.pad(bias, (0, tokens.shape[1])).to(local_query.dtype)[None],
     )
     mixed = mixed.transpose(1, 2).reshape(*windows.shape[:3], -1)
-    seen_by_pixels = attention.proj(window_unpartition(mixed, window, whole, (height, width)))
+    pixel_outputs = attention.proj(window_unpartition(mixed, window, whole, (height, width)))
 
     _, all_key, all_value = _heads(attention, pixels[:, :height, :width].flatten(1, 2))
     mixed = functional.scaled_dot_product_attention(
         query, torch.cat([key, all_key], dim=2), torch.cat([value, all_value], dim=2)
     )
-    return seen_by_pixels, attention.proj(mixed.transpose(1, 2).flatten(2))
+    return pixel_outputs, attention.proj(mixed.transpose(1, 2).flatten(2))
 
 
 def _heads(attention: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, each ``(B, heads, N, d)``, of ``(B, N, heads * 3 d)``."""
+    """Query, key and value, each ``(B, heads, N, d)``, from ``(B, N, heads * 3 d)``."""
     parts = qkv.view(*qkv.shape[:2], attention.num_heads, -1).transpose(1, 2)
     query, key, value = parts.tensor_split((attention.key_dim, 2 * attention.key_dim), dim=-1)
     return query, key, value

@@ -31,28 +31,28 @@ class NullFilterSettings(Settings):
     rank: int | None = setting(
         128,
         "leading right singular vectors of the merged change that stay untouched; none: all",
-        source="the paper, for changes of full rank; of low-rank ones it is all until t r exceeds it",
+        source="the paper, for changes of full rank; for low-rank ones this is all until t r exceeds it",
         ge=1,
     )
 
 
 class NullFilter(MergingMethod[NullFilterSettings]):
-    """The sum of the experts' changes, each without what the sum before it reads."""
+    """The sum of the experts' changes, each without the inputs that the earlier sum reads."""
 
     card = MethodCard(
         title="Null-space filter",
         paper="the filter of NUFILT, arXiv 2509.21413",
         state="grows",
         deviations=(
-            "the filter alone, without the adapter that NUFILT trains after it; the rule is taken second-hand from a "
+            "the filter alone, without the adapter that NUFILT trains after it; the rule is second-hand, from a "
             "reading of the released code",
-            "parameters trained as dense changes are left at the base's values",
+            "parameters trained as dense changes keep the base's values",
             "singular values that are only rounding are not counted among the leading ones",
         ),
     )
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The served change with the new one's filtered factors beside its own."""
+        """The served change with the new one's filtered factors stacked onto its own."""
         change = Update(expert.low_rank)
         if self.served is None:
             return change
@@ -65,15 +65,15 @@ class NullFilter(MergingMethod[NullFilterSettings]):
 
 
 def filter_change(change: LowRank, merged: LowRank, *, rank: int | None = None) -> LowRank:
-    """The change without its response to the inputs that the merged one's leading directions read.
+    """The change without its response to the inputs read by the merged one's leading directions.
 
     Args:
-        change: the expert's, ``(m, n)`` as factors; its own dtype is kept.
-        merged: of the domains before, of the same shape.
-        rank: how many right singular vectors of ``merged`` are kept free; none: all that are more than rounding.
+        change: the expert's, ``(m, n)`` as factors; the result keeps its dtype.
+        merged: the earlier domains', of the same shape.
+        rank: how many right singular vectors of ``merged`` stay untouched; None: all above rounding.
 
     Returns:
-        ``b`` as it is, and ``a (I - V V^T)``.
+        ``b`` unchanged, and ``a (I - V V^T)``.
 
     >>> import torch
     >>> merged = LowRank(a=torch.tensor([[1.0, 0.0, 0.0]]), b=torch.tensor([[2.0]]))
@@ -85,5 +85,7 @@ def filter_change(change: LowRank, merged: LowRank, *, rank: int | None = None) 
     directions = spectrum.v[:, : kept if rank is None else min(kept, rank)]
     a = change.a.double()
     filtered = a - (a @ directions) @ directions.T
-    filtered -= (filtered @ directions) @ directions.T  # what rounding left along them, where little else is left
+    filtered -= (
+        filtered @ directions
+    ) @ directions.T  # removes what rounding left along them, which may be most of a small rest
     return LowRank(filtered.to(change.a.dtype), change.b)

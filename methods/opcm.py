@@ -54,7 +54,7 @@ from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numer
 from cosam_bench.merging.updates import check_same_layers
 
 Variant = Literal["release", "supp"]
-_CANCELLED = 1e-12  # a sum below this share of its terms is what float64 rounding left of them
+_CANCELLED = 1e-12  # a sum below this share of its terms is only float64 rounding
 
 
 class OPCMSettings(Settings):
@@ -65,13 +65,13 @@ class OPCMSettings(Settings):
     )
     variant: Variant = setting(
         "supp",
-        "what is taken out of a change: `release`, the leading block; `supp`, the diagonal on the rank of the "
-        "merged update too",
-        source="the released code's intent, restricted to where it is well defined on low-rank changes",
+        "what is removed from a change: `release`, the leading block; `supp`, also the diagonal over the rank of "
+        "the merged update",
+        source="the released code's intent, as far as it is well defined on low-rank changes",
     )
     rank: int | None = setting(
         None,
-        "factors per layer that are kept of the sum, which makes the state constant; none: all",
+        "factors of the sum kept per layer, which makes the state constant; none: all",
         source="the paper, which keeps all",
         ge=1,
     )
@@ -85,14 +85,14 @@ class OPCM(MergingMethod[OPCMSettings]):
         paper="arXiv 2501.09522",
         state="grows",
         deviations=(
-            "the diagonal is taken out on the merged update's rank only (variant supp, derived); the released code "
-            "leaves it in (variant release), FusionBench takes it out over the null space too, which is arbitrary",
+            "the diagonal is removed over the merged update's rank only (variant supp, derived); the released code "
+            "keeps it (variant release), FusionBench also removes it over the null space, which is arbitrary",
             "thin factors replace dense matrices and full decompositions, exactly (derived)",
             "only layers with low-rank changes are projected; parameters trained as dense changes are added",
-            "alpha must be below 1, where the paper's ablation ends and rounding decides",
-            "where nothing is left to rescale the update stays, instead of dividing zero by zero",
-            "with the setting rank, which the paper has not, the sum is cut off before it is rescaled; the state "
-            "is constant then",
+            "alpha must be below 1; the paper's ablation ends at 1, for which rounding decides",
+            "if nothing is left to rescale, the update stays, instead of dividing zero by zero",
+            "with the setting rank, which the paper does not have, the sum is truncated before it is rescaled, and "
+            "the state is constant",
         ),
     )
 
@@ -123,9 +123,9 @@ class OPCM(MergingMethod[OPCMSettings]):
 
 
 def split_rank(singular_values: Tensor, *, alpha: float) -> int:
-    """The index of the first singular value up to which the cumulated sum exceeds ``alpha`` of the total.
+    """The number of leading singular values whose cumulative sum stays within ``alpha`` of the total.
 
-    That many leading ones stay within the share; 0 where all are zero. A change of rank 1 has 0.
+    0 if all are zero, and for a change of rank 1.
 
     >>> split_rank(torch.tensor([5.0, 3.0, 2.0]), alpha=0.5), split_rank(torch.tensor([5.0, 3.0, 2.0]), alpha=0.9)
     (1, 2)
@@ -135,13 +135,13 @@ def split_rank(singular_values: Tensor, *, alpha: float) -> int:
 
 
 def project(change: Tensor, merged: Tensor, *, alpha: float, variant: Variant, tolerance: float) -> tuple[Tensor, int]:
-    """The change without what lies along the merged one's leading singular vectors, and the split rank.
+    """The change without its part along the merged one's leading singular vectors, and the split rank.
 
     Args:
         change: float64, ``(m, n)``, tau.
         merged: float64, ``(m, n)``, M.
         alpha: share of the singular values' sum, in [0, 1).
-        variant: what is taken out, see the module's docstring.
+        variant: what is removed, see the module's docstring.
         tolerance: singular values of M up to this share of the largest count as zero.
     """
     u, s, vh = torch.linalg.svd(merged, full_matrices=False)
@@ -157,15 +157,15 @@ def project(change: Tensor, merged: Tensor, *, alpha: float, variant: Variant, t
 
 @dataclass(frozen=True)
 class OPCMState:
-    """What OPCM carries from one domain to the next, and two facts of the step that led to it.
+    """What OPCM carries from one domain to the next, and two facts of the last step.
 
     Attributes:
         change: M_t.
         scale: lambda_t; lambda_t M_t is the sum before it was rescaled.
-        norm_sum: of the norms of all experts' changes so far.
-        count: of those experts.
-        split_ranks: of each low-rank layer in this step.
-        discarded: share of the sum's energy in low-rank layers that this step cut off.
+        norm_sum: sum of the norms of all experts' changes so far.
+        count: number of those experts.
+        split_ranks: split rank of each low-rank layer.
+        discarded: share of the sum's energy in low-rank layers that was truncated.
     """
 
     change: Update = field(default_factory=Update)
@@ -188,26 +188,26 @@ def merge_orthogonally(
 ) -> OPCMState:
     """One step: project the expert's change, add it to the sum, rescale to the mean norm of the experts.
 
-    Where all experts so far are zero, or the sum cancels out to rounding, there is nothing to rescale: the
+    If all experts so far are zero, or the sum cancels out up to rounding, there is nothing to rescale: the
     merged change stays and the scale is 1.
 
     Args:
-        merged: after the domains before; ``OPCMState()`` before the first.
-        expert: the new domain's change. One of full rank is given by as many factors.
+        merged: the state after the previous domain; ``OPCMState()`` before the first.
+        expert: the new domain's change; changes of full rank are given by as many factors.
         alpha: share of the singular values' sum, in [0, 1).
-        variant: what is taken out.
-        rank: at most this many factors a layer are kept; none: all.
+        variant: what is removed.
+        rank: maximum number of factors kept per layer; None: all.
         rescaled_only: dense changes that keep the first domain's value and are only divided by each lambda_t.
-        dtype: what the result is rounded to, layer by layer; all work is in float64.
+        dtype: the result's; all work is in float64.
 
     Returns:
         The next state.
 
     Raises:
-        CosamError: alpha is outside of its range, a layer's shapes differ, or a factor is not finite.
+        CosamError: alpha is out of range, a layer's shapes differ, or a factor is not finite.
     """
-    if not 0 <= alpha < 1:  # at 1, rounding decides whether the cumulated sum exceeds the total
-        raise CosamError(f"OPCM with alpha {alpha} is asked. Give an alpha of at least 0 and below 1.")
+    if not 0 <= alpha < 1:  # at 1, rounding decides whether the cumulative sum exceeds the total
+        raise CosamError(f"OPCM got alpha {alpha}. Set an alpha of at least 0 and below 1.")
     olds, news = merged.change.low_rank, expert.low_rank
 
     def summed(name: str) -> tuple[Spectrum, int]:
@@ -220,7 +220,7 @@ def merge_orthogonally(
         low_rank = {name: kept(summed(name)[0]).scaled(factor).to(dtype) for name in layers}
         return Update(low_rank, {name: (change * factor).to(dtype) for name, change in dense.items()})
 
-    # Layer by layer and twice, for the norm and for what it scales: all in float64 would be as much again as the state.
+    # Each layer's sum is computed twice, for the norm and for the result: all sums in float64 would double the state.
     layers = dict.fromkeys([*olds, *news])
     dense = _sum_of_dense(merged, expert.dense, rescaled_only)
     spectra: dict[str, Tensor] = {}
@@ -230,7 +230,7 @@ def merge_orthogonally(
         spectrum, splits[name] = summed(name)
         spectra[name] = spectrum.s
         total_norm.add(name, kept(spectrum))
-        del spectrum  # before the next one is made
+        del spectrum  # before the next one is computed
     count, norm_sum = merged.count + 1, merged.norm_sum + update_norm(expert)
     mean_norm, norm = norm_sum / count, total_norm.value()
     if norm <= _CANCELLED * mean_norm:
@@ -252,7 +252,7 @@ def _layer_sum(
     tolerance = rank_tolerance(either.b.dtype)
     cleaned, split = project(core.second, core.first, alpha=alpha, variant=variant, tolerance=tolerance)
     spectrum = core.spectrum(scale * core.first + cleaned)
-    # Against the terms and not their sum, which may cancel out to rounding.
+    # Compared with the terms and not their sum, which may cancel out up to rounding.
     largest = scale * core.first.norm() + core.second.norm()
     return spectrum.first(int((spectrum.s > tolerance * largest).sum())), split
 
@@ -271,7 +271,7 @@ def _sum_of_dense(merged: OPCMState, new: Mapping[str, Tensor], rescaled_only: C
 
 
 def parameters_beside_modules(model: nn.Module) -> frozenset[str]:
-    """The names of the parameters that hang on a module which has modules of its own, as position embeddings do."""
+    """The names of parameters whose module has submodules, such as position embeddings."""
     return frozenset(
         f"{name}.{parameter}" if name else parameter
         for name, module in model.named_modules()

@@ -46,7 +46,7 @@ class PcbSettings(Settings):
     ratio: float = setting(
         0.1, "share of an expert's entries that keep a weight", source="the paper, 0.05 to 0.2", gt=0, le=1
     )
-    scale: float = setting(1.2, "what the merged change is multiplied by", source="the released vision code", gt=0)
+    scale: float = setting(1.2, "factor of the merged change", source="the released vision code", gt=0)
     source: Literal["top", "vision"] = setting(
         "vision", "which of the two released versions", source="this project: the models here are vision models"
     )
@@ -62,8 +62,8 @@ class Pcb(MergingMethod[PcbSettings]):
         order_dependent=False,
         not_continual=True,
         deviations=(
-            "keeps every expert's factors and merges all of them anew after each domain",
-            "one fixed scale; the paper searches one an expert on validation data",
+            "keeps every expert's factors and merges all of them again after each domain",
+            "one fixed scale; the paper searches one per expert on validation data",
             "only adapted parameters compete, not the whole state dict",
         ),
     )
@@ -81,9 +81,9 @@ def merge_by_competition(
     """The merged change by parameter name, in the experts' dtype.
 
     Args:
-        experts: at least 1, of the same layers; one layer of all of them is formed at a time, and several times.
+        experts: at least 1, of the same layers; one layer of all of them is formed at a time, several times each.
         ratio: share in (0, 1] of each expert's entries that get a weight above 0.
-        scale: of the result.
+        scale: factor of the result.
         source: which of the released versions.
 
     Raises:
@@ -149,7 +149,7 @@ def _pull(*experts: Tensor, magnitudes: Sequence[Range], is_scaled: bool) -> Ten
 def _balance(entries: Tensor, pull: Tensor, *, magnitudes: Range, experts: int) -> Tensor:
     """b of some entries ``(d,)``, before it is clipped."""
     unit = magnitudes.to_unit(entries.abs())
-    # e^-T times the published factor, which scaling to [0, 1] takes out again: so that no exponential overflows.
+    # e^-T times the published factor, which scaling to [0, 1] cancels, so that no exponential overflows.
     intra = unit.square_().sub_(1).mul_(experts).exp_()
     return intra.mul_((entries * pull).tanh_())
 

@@ -42,38 +42,40 @@ from cosam_bench import (
 from cosam_bench.merging.elementwise import entrywise_multi
 from cosam_bench.merging.interpolation import difference, inner_product, interpolate
 
-_SUMS = ("fisher", "residual")  # what is kept of each parameter
+_SUMS = ("fisher", "residual")  # the running sums of each parameter
 
 
 class PerturbMergeSettings(Settings):
     """The settings of P&M."""
 
     perturbation: float = setting(
-        0.5, "eps, how much longer or shorter the task vector is taken", source="the paper, second-hand", ge=0, lt=1
+        0.5,
+        "eps, by which share the task vector is lengthened or shortened",
+        source="the paper, second-hand",
+        ge=0,
+        lt=1,
     )
-    images: int = setting(
-        256, "images of the domain that F is taken from, at most", source="FusionBench's Fisher", ge=1
-    )
+    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench's Fisher", ge=1)
 
 
 class PerturbMerge(MergingMethod[PerturbMergeSettings]):
-    """Training with a shaken task vector, and one merging coefficient in closed form."""
+    """Training with a perturbed task vector, and one merging coefficient in closed form."""
 
     card = MethodCard(
         title="P&M",
         paper="arXiv 2505.22389",
         needs=("labels", "gradients"),
         deviations=(
-            "second-hand: formulas from notes on the paper, whose code could not be had",
+            "second-hand: formulas from notes on the paper, whose code was not available",
             "derived: running sums replace the store of all models and Fisher informations",
-            "the coefficient is cut to [0, 1]",
+            "the coefficient is clipped to [0, 1]",
         ),
     )
     start = "served"
     from_scratch = True
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks:
-        """The perturbation, drawn from a stream of the domain's own."""
+        """The perturbation, drawn from the domain's own generator."""
         return Perturbation(self.settings.perturbation, self.bench.generator("perturb_merge", domain.digest))
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
@@ -89,15 +91,15 @@ class PerturbMerge(MergingMethod[PerturbMergeSettings]):
 def closed_form_coefficient(
     memory: Mapping[str, Tensor], step: Mapping[str, Tensor], fisher: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], float]:
-    """How far to go towards a new expert, and the sums for the next one.
+    """The next running sums, and how far to move towards a new expert.
 
     Args:
-        memory: what this function returned for the expert before; empty at first.
-        step: by parameter name, d, what the expert changes beyond what is served.
+        memory: the sums for the previous expert; empty before the first.
+        step: d by parameter name, the expert's change beyond the served update.
         fisher: F_t, at least 0, of the same names and shapes.
 
     Returns:
-        The next memory, ``fisher/<name>`` and ``residual/<name>``, in the dtype of ``step``; and a in [0, 1].
+        The new sums, ``fisher/<name>`` and ``residual/<name>``, in the dtype of ``step``; and a in [0, 1].
     """
 
     def sums(fisher: Tensor, change: Tensor, *before: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +111,7 @@ def closed_form_coefficient(
         total, pull = sums(fisher, change, *before)
         return total, pull - coefficient * total * change.double()
 
-    # Twice through the layers: for the coefficient, which is one for all, and for what it leaves.
+    # Two passes over the layers: one for the common coefficient, one for the sums that depend on it.
     slope = curvature = 0.0
     for name, change in step.items():
         before = [memory[f"{kind}/{name}"] for kind in _SUMS if memory]
@@ -126,10 +128,10 @@ def closed_form_coefficient(
 
 
 class Perturbation(TrainingHooks):
-    """Takes each step's loss where the task vector is longer, shorter or as it is, each as often.
+    """Takes each step's loss with a longer, a shorter or an unchanged task vector, each equally often.
 
-    The gradient is that of the unscaled parameters: through W + e eps (W - W_0) it gains the factor 1 + e eps, for B
-    and for dense parameters; A's has it already, because B is scaled while it is taken.
+    The gradient is that of the unscaled parameters: through W + e eps (W - W_0) it gains the factor 1 + e eps for B
+    and for dense parameters; that of A has it already, because B is scaled while it is computed.
     """
 
     def __init__(self, strength: float, generator: torch.Generator) -> None:
@@ -148,7 +150,7 @@ class Perturbation(TrainingHooks):
                 parameter.sub_(origin).mul_(self._scale).add_(origin)
 
     def after_backward(self, adapter: Adapter) -> None:
-        """Put the change back as it was, and its gradient to the unscaled parameters."""
+        """Restore the change, and convert its gradient to that of the unscaled parameters."""
         with torch.no_grad():
             for (parameter, _), kept in zip(_scaled_parameters(adapter), self._kept, strict=True):
                 parameter.copy_(kept)
@@ -157,6 +159,6 @@ class Perturbation(TrainingHooks):
 
 
 def _scaled_parameters(adapter: Adapter) -> list[tuple[nn.Parameter, Tensor | float]]:
-    """The parameters in which the change is linear, each with its value where nothing is changed."""
+    """The parameters in which the change is linear, each with its value for no change."""
     branches: list[tuple[nn.Parameter, Tensor | float]] = [(b, 0.0) for _, b, _ in adapter.factors.values()]
     return branches + [(parameter, first) for parameter, first, _ in adapter.dense.values()]

@@ -37,7 +37,7 @@ from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, Tra
 from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
 from cosam_bench.merging.updates import as_factors
 
-_EXPERT = "expert/"  # what the names of the last expert's tensors in the state begin with
+_EXPERT = "expert/"  # prefix of the last expert's tensors in the state
 
 
 class RegCLSettings(Settings):
@@ -45,13 +45,13 @@ class RegCLSettings(Settings):
 
     space: Literal["factors", "product"] = setting(
         "factors",
-        "what of LoRA is regressed: A and B apart, or dW = B A, cut to their rank",
+        "regress LoRA's A and B separately, or dW = B A, truncated to their rank",
         source="the released code",
     )
     start: Literal["base", "previous"] = setting(
         "base",
-        "where an expert's training begins: at the base, or at the expert of the domain before",
-        source="the released code's default; its published runs take the expert before",
+        "where an expert's training starts: at the base, or at the previous domain's expert",
+        source="the released code's default; its published runs start from the previous expert",
     )
     ridge: float = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
@@ -67,11 +67,11 @@ class RegCL(MergingMethod[RegCLSettings]):
         needs=("inputs",),
         order_dependent=False,
         deviations=(
-            "the adapter is the protocol's; those published are adapter.kind = augmodule and regcl_lora",
-            "experts start from the base; with start = previous, from the one before, and the order matters",
+            "the adapter is the protocol's; the published ones are adapter.kind = augmodule and regcl_lora",
+            "experts start from the base; with start = previous, from the previous one, and the order matters",
             "running sums replace the released code's store of all adapters and Gram matrices",
             "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse",
-            "the setting space = product, regression of B A cut to the adapter's rank, is this project's",
+            "space = product, the regression of B A truncated to the adapter's rank, is this project's",
         ),
     )
 
@@ -90,7 +90,7 @@ class RegCL(MergingMethod[RegCLSettings]):
         self._expert = expert.tensors(_EXPERT)
 
     def state(self) -> State:
-        """The served update, the running sums and, where training goes on from it, the last expert."""
+        """The served update, the running sums and, with ``start = "previous"``, the last expert."""
         state = super().state()
         return State(state.tensors | self._expert, state.values)
 
@@ -105,13 +105,13 @@ class RegCL(MergingMethod[RegCLSettings]):
         dense = {name: (self.memory[f"{name}/dense"] / step).to(change.dtype) for name, change in expert.dense.items()}
         merge_all = {"factors": self._merge_factors, "product": self._merge_products, "whole": self._merge_whole}
         low_rank = {
-            layer: LowRank(merged.a.to(factors.a.dtype), merged.b.to(factors.b.dtype))
+            layer: merged.to(factors.b.dtype)
             for (layer, factors), merged in zip(expert.low_rank.items(), merge_all[self._space](expert), strict=True)
         }
         return Update(low_rank, dense)
 
     def _terms(self, expert: Update, grams: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """What the expert adds to the sums; the Gram matrices are taken out one after another."""
+        """The expert's terms of the sums; the Gram matrices are popped one after another."""
         for name, change in expert.dense.items():
             yield f"{name}/dense", change.to(torch.float64, copy=True)
         terms_of = _factor_terms if self._space == "factors" else _product_terms
@@ -120,7 +120,7 @@ class RegCL(MergingMethod[RegCLSettings]):
 
     @property
     def _space(self) -> Literal["factors", "product", "whole"]:
-        """Only LoRA has factors; of other adapters each linear layer's whole change is regressed."""
+        """Only LoRA has factors; other adapters' linear layers are regressed by their whole change."""
         return self.settings.space if self.bench.adapter.kind == "lora" else "whole"
 
     def _merge_whole(self, expert: Update) -> list[LowRank]:

@@ -36,14 +36,12 @@ class RegMeanSettings(Settings):
 
     off_diagonal: float = setting(
         0.9,
-        "the Gram matrices' off-diagonal is multiplied by it; 0 keeps their diagonal",
+        "factor of the Gram matrices' off-diagonal; 0 keeps only their diagonal",
         source="the paper",
         ge=0,
         le=1,
     )
-    rank: int | None = setting(
-        None, "factors a layer is served with; none: the dense merge", source="derived here", ge=1
-    )
+    rank: int | None = setting(None, "factors served per layer; none: the dense merge", source="derived here", ge=1)
     ridge: float = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
     )
@@ -58,9 +56,9 @@ class RegMean(MergingMethod[RegMeanSettings]):
         needs=("inputs",),
         order_dependent=False,
         deviations=(
-            "running sums replace the store of all models; the result is the same",
+            "running sums replace the store of all models, with the same result",
             "a ridge of 1e-6 and a float64 solve replace the plain inverse",
-            "Gram matrices of the whole training split, each domain weighing the same",
+            "Gram matrices of the whole training split, with the same weight for each domain",
             "the setting rank, a truncation in the same loss, is derived here",
         ),
     )
@@ -90,8 +88,7 @@ class RegMean(MergingMethod[RegMeanSettings]):
                 dense[name] = change.to(dtypes[name])
                 continue
             factors, discarded[layer] = truncate_by_gram(change, self.memory[f"{layer}/gram"], rank=rank)
-            own = expert.low_rank[layer]
-            low_rank[layer] = LowRank(factors.a.to(own.a.dtype), factors.b.to(own.b.dtype))
+            low_rank[layer] = factors.to(expert.low_rank[layer].b.dtype)
         if rank is not None:
             self.memory["discarded"] = torch.tensor([discarded[layer] for layer in layers])
         return Update(low_rank, dense)
@@ -105,16 +102,15 @@ def add_regression_terms(
     off_diagonal: float,
     factors: Mapping[str, LowRank] | None = None,
 ) -> dict[str, Tensor]:
-    """The running sums with one more expert.
+    """The running sums with one more expert added.
 
     Args:
-        memory: what this function returned for the expert before; empty at first.
-        changes: by parameter name, dW; ``(m, n)`` for a layer's weight.
+        memory: the sums for the previous expert; empty before the first.
+        changes: dW by parameter name; ``(m, n)`` for a layer's weight.
         grams: by layer name, G ``(n, n)``; emptied, so that each can be freed after its use. A parameter
             ``<layer>.weight`` is regressed, all others are averaged.
-        off_diagonal: what G's off-diagonal is multiplied by; 0 keeps the diagonal alone.
-        factors: of those layers' changes that are of low rank; the products are the same but for the rounding of
-            the dense change.
+        off_diagonal: factor of G's off-diagonal; 0 keeps the diagonal alone.
+        factors: the changes of low-rank layers; the products are the same up to the rounding of the dense change.
 
     Returns:
         float64: ``<layer>/gram`` and ``<layer>/product``, ``<name>/sum`` of each other parameter.

@@ -56,12 +56,12 @@ class TaskArithmeticSettings(Settings):
     """The settings of task arithmetic."""
 
     scale: Scale = setting(
-        0.3, "what each expert's change is multiplied by; 1/t for the mean", source="FusionBench", allow_inf_nan=None
+        0.3, "factor of each expert's change; 1/t for the mean", source="FusionBench", allow_inf_nan=None
     )
     first_factors: Literal["shared", "osrm"] = setting(
         "shared",
-        "where the experts' A begins: the same random factors for all, or orthogonal to past domains' inputs",
-        source="this project: experts that begin alike can be shared by all methods",
+        "how the experts' A is initialised: the same random factors for all, or orthogonal to past domains' inputs",
+        source="this project: all methods can share experts that start equally",
     )
 
 
@@ -73,10 +73,10 @@ class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
         paper="arXiv 2212.04089; first_factors=osrm: arXiv 2505.22934",
         order_dependent=False,
         deviations=(
-            "experts are LoRA adapters, summed as whole changes dW, served dense",
+            "experts are LoRA adapters, summed as whole changes dW and served dense",
             "the scale is fixed in advance; the paper tunes it on validation data",
-            "first_factors=osrm uses the inputs of each domain and makes the order matter; it knows past domains "
-            "only, by second moments of all their inputs instead of one mean vector a domain",
+            "first_factors=osrm uses the inputs of each domain and makes the order matter; it uses past domains "
+            "only, through second moments of all their inputs instead of one mean vector per domain",
         ),
     )
 
@@ -84,12 +84,12 @@ class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
         super().__init__(settings, bench)
         if self.settings.first_factors == "osrm" and bench.adapter.kind != "lora":
             raise CosamError(
-                f"first_factors=osrm begins LoRA's A anew, and the protocol's adapter is {bench.adapter.kind!r}. "
+                f"first_factors=osrm initialises LoRA's A, but the protocol's adapter is {bench.adapter.kind!r}. "
                 "Leave it at shared, or --set adapter.kind=lora."
             )
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """OSRM's first factors, where past domains' inputs are known."""
+        """OSRM's initial factors, once past domains' inputs are known."""
         return OsrmFactors(self.memory) if self.memory else None
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
@@ -101,10 +101,10 @@ class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
 
 
 class OsrmFactors(TrainingHooks):
-    """Lets each layer's A begin where the past domains' inputs have the least energy.
+    """Initialises each layer's A with the directions of least energy in the past domains' inputs.
 
     Attributes:
-        second_moments: by layer name, sums of x x^T, ``(in, in)``; layers without one begin as usual.
+        second_moments: sums of x x^T by layer name, ``(in, in)``; layers without one start as usual.
     """
 
     def __init__(self, second_moments: Mapping[str, Tensor]) -> None:

@@ -31,9 +31,9 @@ class TiesSettings(Settings):
         0.2, "share of an expert's entries that are kept", source="the paper, K = 20 %", gt=0, le=1
     )
     merge: Literal["sum", "mean", "max"] = setting(
-        "sum", "what is taken of the entries that agree", source="FusionBench; the paper's text has mean"
+        "sum", "how entries that agree are combined", source="FusionBench; the paper's text has mean"
     )
-    scale: float = setting(0.3, "what the merged change is multiplied by", source="FusionBench", gt=0)
+    scale: float = setting(0.3, "factor of the merged change", source="FusionBench", gt=0)
 
 
 class Ties(MergingMethod[TiesSettings]):
@@ -44,7 +44,7 @@ class Ties(MergingMethod[TiesSettings]):
         paper="arXiv 2306.01708",
         order_dependent=False,
         deviations=(
-            "running sums of the trimmed entries replace the store of all experts, with the same result (derived here)",
+            "running sums of the trimmed entries replace the store of all experts, with the same result (derived)",
             "only adapted parameters are trimmed, not the whole state dict",
             "the scale is fixed in advance; the paper tunes it on validation data",
         ),

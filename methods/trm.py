@@ -63,16 +63,18 @@ class TRMSettings(Settings):
     responsiveness: float = setting(0.1, "weight of keeping the gradient alive", source=_OURS, ge=0)
     anchor: float = setting(0.01, "mu, the pull of all coefficients to 1/2", source=_OURS, ge=0)
     floor: float = setting(
-        0.5, "rho, the share of the reference norm that is asked of the gradient", source=_OURS, gt=0
+        0.5, "rho, the share of the reference norm that the gradient should keep", source=_OURS, gt=0
     )
     snapshots: int = setting(4, "K, snapshots along the training, the last included", source=_OURS, ge=1)
     history: bool = setting(True, "let the search rescale the old factors B, too", source=_OURS)
-    per_layer: bool = setting(True, "coefficients of each layer's own; off: one row for all layers", source=_OURS)
+    per_layer: bool = setting(True, "each layer has its own coefficients; off: one row for all layers", source=_OURS)
     steps: int = setting(100, "steps of Adam on the coefficients", source=_OURS, ge=0)
     learning_rate: float = setting(0.02, "Adam's, for the coefficients", source=_OURS, gt=0)
-    batch: int = setting(4, "images a step", source=_OURS, ge=1)
-    images: int = setting(400, "training images that the search uses, at most; the first ones", source=_OURS, ge=1)
-    reference_batches: int = setting(4, "batches that the reference norm is the mean of", source=_OURS, ge=1)
+    batch: int = setting(4, "images per step", source=_OURS, ge=1)
+    images: int = setting(
+        400, "maximum number of training images that the search uses; the first ones", source=_OURS, ge=1
+    )
+    reference_batches: int = setting(4, "batches that the reference norm is averaged over", source=_OURS, ge=1)
 
 
 class TRM(MergingMethod[TRMSettings]):
@@ -98,14 +100,14 @@ class TRM(MergingMethod[TRMSettings]):
         self.snapshots = Snapshots(settings.snapshots)
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
-        """Snapshots along the training; before it, the norm of the gradient that the new domain meets."""
+        """Snapshots along the training; before it, the norm of the new domain's first gradients."""
         earlier = self.values.get("reference_norm", 0.0)
         assert isinstance(earlier, float)
         self.values["reference_norm"] = max(earlier, self._gradient_norm(domain))
         return self.snapshots if self.served is not None else None
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The point that the search ends at; the first domain's expert as it is."""
+        """The end point of the search; the first domain's expert unchanged."""
         if self.served is None:
             return expert
         options, reference = self.settings, self.values["reference_norm"]
@@ -160,11 +162,11 @@ class Snapshots(TrainingHooks):
         self.points: list[list[Tensor]] = []
 
     def attached(self, adapter: Adapter) -> None:
-        """Take the start."""
+        """Copy the start."""
         self.points = [_copied(adapter)]
 
     def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
-        """Take a snapshot where one is due; a training of fewer steps than snapshots gives one a step."""
+        """Take a snapshot if one is due; a training of fewer steps than snapshots gives one per step."""
         due = {math.ceil(number * steps / self._count) for number in range(1, self._count + 1)}
         if step + 1 in due:
             self.points.append(_copied(adapter))
@@ -179,13 +181,13 @@ class _Search:
         self.parameters = adapter.parameters()
 
     def loss(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The loss where the adapter is now, and its mask logits."""
+        """The loss of the adapter as it is now, and its mask logits."""
         self._bench.advance(3 * len(rows))
         loss, masks = self._bench.loss(*self._bench.labelled(self._domain, rows), precision="fp32")
         return loss, masks.logits
 
     def record_old_predictions(self, rows: Sequence[int]) -> None:
-        """Keep what the adapter says of these samples now, as the old model's word."""
+        """Keep the adapter's present predictions for these samples as the old model's."""
         with torch.no_grad():
             for chosen in chunks(rows, size=self._bench.batch_size):
                 logits = self.loss(chosen)[1]
@@ -217,7 +219,7 @@ def bernoulli_divergence(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _batches(count: int, *, size: int, steps: int, order: torch.Generator) -> list[list[int]]:
-    """Rows for each step, going through a new random order of all rows whenever one is used up."""
+    """Rows for each step, taken from a new random order of all rows whenever one is used up."""
     found: list[list[int]] = []
     while len(found) < steps:
         found += chunks(torch.randperm(count, generator=order).tolist(), size=size)
@@ -229,7 +231,7 @@ def _copied(adapter: Adapter) -> list[Tensor]:
 
 
 def _coefficient_rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
-    """A layer's A and B share a row of coefficients, a layer that is trained whole has one; the rest share the last."""
+    """Each tensor's row of coefficients: one per layer, for A and B or its whole weight; the rest share the last."""
     layers = len(adapter.factors)
     rows = [layer for layer in range(layers) for _ in range(2)]
     own = {f"{layer}.weight": number for number, layer in enumerate(adapter.linear, start=layers)}
@@ -238,7 +240,7 @@ def _coefficient_rows(adapter: Adapter, *, per_layer: bool) -> list[int]:
 
 
 def _history_direction(adapter: Adapter) -> list[Tensor]:
-    """The direction that scales the old change of every layer, by its B or its whole weight, and nothing else."""
+    """The direction that scales every layer's old change, by its B or its whole weight, and nothing else."""
     factors = [part for a, b, _ in adapter.factors.values() for part in (torch.zeros_like(a), b.detach().clone())]
     weights = {f"{layer}.weight" for layer in adapter.linear}
     return factors + [

@@ -304,5 +304,5 @@ def test_a_new_domain_turns_to_prompts_that_nobody_chose(
 
 
 def test_more_prompts_than_there_are_cannot_be_chosen() -> None:
-    with pytest.raises(CosamError, match="3 prompts cannot be chosen out of a pool of 2"):
+    with pytest.raises(CosamError, match="3 prompts cannot be chosen from a pool of 2"):
         validate(L2PSettings, {"pool": 2, "chosen": 3}, source="test")

@@ -167,5 +167,5 @@ def test_an_image_does_not_see_its_batch_and_the_assistants_have_no_order(
 def test_another_encoder_is_refused() -> None:
     sam = build_sam("tiny", checkpoint="random")
     sam.image_encoder = torch.nn.Identity()
-    with pytest.raises(TypeError, match="No tokens pass through a Identity"):
+    with pytest.raises(TypeError, match="Tokens cannot pass through a Identity"):
         token_widths(sam)

@@ -269,7 +269,7 @@ def test_a_parameter_beside_modules_keeps_the_first_domains_value_over_each_scal
 
 
 def test_alpha_1_and_broken_factors_are_refused() -> None:
-    with pytest.raises(CosamError, match=r"alpha 1\.0 is asked"):
+    with pytest.raises(CosamError, match=r"got alpha 1\.0"):
         merged([drawn(0)], alpha=1.0)
     broken = Update({"layer": LowRank(a=torch.ones(1, 3), b=torch.full((4, 1), math.inf))})
     with pytest.raises(CosamError, match="not finite"):

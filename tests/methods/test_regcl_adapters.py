@@ -165,5 +165,5 @@ def test_rules_about_loras_factors_refuse_other_adapters(quick_protocol: Path, t
     with pytest.raises(CosamError, match=r"'lorm' is a rule about LoRA's factors.*'augmodule'.*adapter\.kind=lora"):
         prepare(run, tmp_path)
     cls: Any = load_method("task_arithmetic")
-    with pytest.raises(CosamError, match="first_factors=osrm begins LoRA's A anew"):
+    with pytest.raises(CosamError, match="first_factors=osrm initialises LoRA's A, but"):
         cls(cls.Settings(first_factors="osrm"), replace(workbench("augmodule")))
