@@ -113,7 +113,7 @@ def test_frozen_tokens_give_the_keys_that_a_classifier_of_their_queries_gets(ben
     for _ in range(3):
         for rows in torch.randperm(4, generator=generator).split(2):
             with torch.no_grad():
-                maps = method._map(bench.view.frame([images[row] for row in rows.tolist()])[0])
+                maps = method._encode_before_tokens(bench.view.frame([images[row] for row in rows.tolist()])[0])
                 queries = method._query(maps, method.tokens)
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(layer(queries), labels[rows]).backward()

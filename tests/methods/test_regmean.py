@@ -230,7 +230,7 @@ def test_lorm_is_regmean_on_the_products_where_a_is_shared(seed: int) -> None:
 
 
 def test_lorm_refuses_experts_that_do_not_share_a() -> None:
-    with pytest.raises(CosamError, match=r"different A in 'wide'.*one seed"):
+    with pytest.raises(CosamError, match=r"different A in 'wide'.*the same seed"):
         Stream(2, seed=0).serve(LoRM)
 
 
