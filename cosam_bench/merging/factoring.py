@@ -1,4 +1,4 @@
-"""An update as low-rank factors of linear layers, for formats that hold nothing else."""
+"""An update as low-rank factors of linear layers, for formats that store nothing else."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _WEIGHT = ".weight"
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """An update, its changes of linear layers as factors.
+    """An update with its changes of linear layers as factors.
 
     Attributes:
-        layers: by the linear layer's name, its change in float32 factors; layers without a change are left out.
-        discarded: by the layer's name, the share of the change's energy that the factors leave out, in [0, 1].
-        others: by the parameter's name, the changes of everything that is not the weight of a linear layer.
+        layers: each changed linear layer's change in float32 factors, by layer name.
+        discarded: share of the change's energy that the factors leave out, in [0, 1], by layer name.
+        others: the changes of all parameters that are not a linear layer's weight, by parameter name.
     """
 
     layers: Mapping[str, LowRank]
@@ -31,25 +31,25 @@ class Factored:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """By the layer's name, the number of factors."""
+        """The number of factors by layer name."""
         return {name: factors.rank for name, factors in self.layers.items()}
 
 
 def factor_update(update: Update, *, linear: Collection[str], rank: int | None = None) -> Factored:
     """The update's changes of linear layers, each as ``b @ a`` with no more factors than its numerical rank.
 
-    A change is formed whole in float64 and decomposed by its singular values.
+    Each change is formed densely in float64 and decomposed by its singular values.
 
     Args:
         update: the change of a model.
         linear: the names of the model's linear layers.
-        rank: at most this many factors per layer; none: as many as the change has.
+        rank: maximum number of factors per layer; None: the numerical rank.
 
     Raises:
         CosamError: the rank is below 1, or a change is not finite.
     """
     if rank is not None and rank < 1:
-        raise CosamError(f"An adapter of rank {rank} was asked for. Give a rank of at least 1.")
+        raise CosamError(f"An adapter cannot have rank {rank}. Give a rank of at least 1.")
     layers: dict[str, LowRank] = {}
     discarded: dict[str, float] = {}
     names = [*update.low_rank, *(name.removesuffix(_WEIGHT) for name in update.dense if _is_linear(name, linear))]

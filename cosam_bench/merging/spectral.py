@@ -80,6 +80,13 @@ def numerical_rank(singular_values: Tensor, *, tolerance: float) -> int:
     return int((singular_values > tolerance * singular_values.max()).sum())
 
 
+def discarded_energy(singular_values: Tensor, *, rank: int) -> float:
+    """``1 - sum_{i<=rank} s_i^2 / sum_i s_i^2`` of descending singular values; 0.0 if all are zero."""
+    energies = singular_values.square()
+    total = energies.sum().item()
+    return energies[rank:].sum().item() / total if total > 0 else 0.0
+
+
 def compress(factors: LowRank, *, tolerance: float | None = None) -> LowRank:
     """The same change with no more factors than its rank, ``b = U S`` and ``a = V^T``.
 

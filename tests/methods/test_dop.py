@@ -88,9 +88,7 @@ def test_the_shortest_combination_is_that_of_a_fine_grid(seed: int) -> None:
     first, second = torch.randn((2, 3), generator=generator, dtype=torch.float64)
     grid = torch.linspace(0.001, 0.999, 9981, dtype=torch.float64)[:, None]
     best = grid[(grid * first + (1 - grid) * second).norm(dim=1).argmin()]
-    within_grid = min(
-        max(shortest_combination(first, second), 0.001), 0.999
-    )  # a minimum may be nearer to an end
+    within_grid = min(max(shortest_combination(first, second), 0.001), 0.999)  # a minimum may be nearer to an end
     assert within_grid == pytest.approx(float(best), abs=2e-4)
 
 
