@@ -115,7 +115,7 @@ def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Pa
     ("call", "said"),
     [
         (lambda: cb.run("regcll"), "Did you mean 'regcl'"),
-        (lambda: cb.run(), "No method is named"),
+        (lambda: cb.run(), "No method was given"),
         (lambda: cb.run([]), "list of methods is empty"),
         (lambda: cb.run(["regcl", "regcl"]), "'regcl' is given twice"),
         (lambda: cb.run("regcl", protocol="minii"), "Did you mean 'mini'"),
