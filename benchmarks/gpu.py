@@ -23,7 +23,7 @@ from benchmarks.imitation import RETENTION, TEST, write_stream
 from benchmarks.limits import Cost, Machine, counted, limit_figures, measured
 from benchmarks.measuring import in_turns
 from cosam_bench.core.environment import synchronise
-from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.updates import Update
@@ -166,20 +166,20 @@ def training(plan: Plan, folder: Path) -> Iterator[Figure]:
     """A training step of four images: stock's whole encoder in fp32, against kept features."""
     stream = write_stream(folder, train=plan.train, test=1, retention=1, shrunk=plan.shrunk)
     for precision in TOLERANCES:
-        prepared = _prepared(plan, folder, stream, f"fit.precision={precision}", "fit.flip=false", "fit.epochs=1")
-        bench = replace(prepared.bench, experts=None)
+        experiment = _experiment(plan, folder, stream, f"fit.precision={precision}", "fit.flip=false", "fit.epochs=1")
+        bench = replace(experiment.bench, experts=None)
         if precision == "fp32":
             stock = plan.encoder(plan.models[0], is_lean=False)
-            plain = _step_seconds(replace(bench, sam=stock, prefixes=None), prepared)
-        ours = _step_seconds(bench, prepared)
+            plain = _step_seconds(replace(bench, sam=stock, prefixes=None), experiment)
+        ours = _step_seconds(bench, experiment)
         note = f"{1 / ours:.2f} steps per second; features {'kept' if bench.prefixes else 'not kept'}"
         yield Figure(f"training step of 4 images, {precision} against fp32", plain, ours, "s", note)
 
 
-def _step_seconds(bench: Workbench, prepared: Prepared) -> float:
+def _step_seconds(bench: Workbench, experiment: Experiment) -> float:
     """Those of the second training; the first reads the files, loads the kernels and keeps the features."""
-    first = prepared.domains[0]
-    domain = TrainingDomain(first.name, first.train, prepared.train_prompts[first.name])
+    first = experiment.domains[0]
+    domain = TrainingDomain(first.name, first.train, experiment.train_prompts[first.name])
     bench.train(domain)
     [seconds] = in_turns(lambda: bench.train(domain), repeats=1, device=bench.view.device)
     return seconds / -(-len(domain) // bench.fit.batch_size)
@@ -189,23 +189,23 @@ def matrix(plan: Plan, folder: Path) -> Figure:
     """Nine rows from the files to the record, prompts and all, by random adapters."""
     stream = write_stream(folder, test=plan.test, retention=plan.retention, shrunk=plan.shrunk)
     began = time.perf_counter()
-    prepared = _prepared(plan, folder, stream, "score.precision=bf16", "score.batch_size=auto")
+    experiment = _experiment(plan, folder, stream, "score.precision=bf16", "score.batch_size=auto")
     opened = time.perf_counter() - began
-    Runner(prepared, results=folder / "results").run()
+    Runner(experiment, results=folder / "results").run()
     synchronise(plan.device)
     seconds = time.perf_counter() - began
-    images = sum(len(domain.test) for domain in prepared.columns)
+    images = sum(len(domain.test) for domain in experiment.columns)
     note = f"of {images} images in bf16; opening files and model took {opened:.1f} s of it"
-    return Figure(f"a matrix of {len(prepared.steps)} rows", None, seconds, "s of wall time", note)
+    return Figure(f"a matrix of {len(experiment.steps)} rows", None, seconds, "s of wall time", note)
 
 
-def _prepared(plan: Plan, folder: Path, stream: Path, *more: str) -> Prepared:
+def _experiment(plan: Plan, folder: Path, stream: Path, *more: str) -> Experiment:
     model = ("model.checkpoint=random", f"model.name={plan.models[0]}", "prefix_cache_gib=48")
     adapter = ("adapter.rank=10", "adapter.alpha=10", f"adapter.blocks={list(plan.blocks)}", "fit.batch_size=4")
     rest = (f"stream={stream}", f"device={plan.device}", "prompts.test=box", "prompts.train=box")
     overrides = (*model, *adapter, *rest, *more)
     config = resolve_run(method="benchmarks.gpu:RandomAdapters", protocol="mini", overrides=overrides)
-    return prepare(config, folder / "results")
+    return open_experiment(config, folder / "results")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import tomli_w
 from benchmarks.figures import Figure
 from cosam_bench.data.cards import Card
 from cosam_bench.data.streams import load_stream
-from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.progress import SilentReporter
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
@@ -131,12 +131,12 @@ def run_each(methods: Sequence[str], *, results: Path, overrides: tuple[str, ...
         overrides: as for ``cosam-bench run --set``, over `mini`.
     """
     found = []
-    prepared: Prepared | None = None
+    experiment: Experiment | None = None
     for method in methods:
         began, clock = time.process_time(), Clock()
         config = resolve_run(method=method, protocol="mini", overrides=("device=cpu", *overrides))
-        prepared = prepared.with_method(config) if prepared else prepare(config, results)
-        record = Runner(prepared, results=results, reporter=clock).run()
+        experiment = experiment.with_method(config) if experiment else open_experiment(config, results)
+        record = Runner(experiment, results=results, reporter=clock).run()
         clock.say("")
         taken = time.process_time() - began, clock.seconds["Learning"], clock.seconds["Scoring"]
         found.append(Taken(*taken, record))

@@ -33,7 +33,7 @@ SHARED = "_shared"
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Experiment:
     """Everything a run needs, opened and checked.
 
     Attributes:
@@ -60,7 +60,7 @@ class Prepared:
     loader: Loader
     conditions: Conditions
 
-    def with_method(self, config: RunConfig) -> Prepared:
+    def with_method(self, config: RunConfig) -> Experiment:
         """The same data, prompts and model for another method.
 
         Args:
@@ -114,7 +114,7 @@ class Prepared:
         return short_name(self.config.method)
 
 
-def prepare(config: RunConfig, results: Path) -> Prepared:
+def open_experiment(config: RunConfig, results: Path) -> Experiment:
     """Open the data, draw or read the frozen prompts, build the model.
 
     Raises:
@@ -152,7 +152,7 @@ def prepare(config: RunConfig, results: Path) -> Prepared:
         experts=shared / "experts",
         prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
     )
-    return Prepared(
+    return Experiment(
         config=config,
         method=method,
         settings=settings,

@@ -39,7 +39,7 @@ def run_digest(
     seed: int,
     device: str,
 ) -> str:
-    """Hash of all that decides a run's scores; ``Prepared.digest`` says what that is.
+    """Hash of all that decides a run's scores; ``Experiment.digest`` says what that is.
 
     Args:
         prompts: digests of the frozen prompts.

@@ -19,7 +19,7 @@ import torch
 from cosam_bench.core.environment import versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.experiments.experiment import SHARED, Prepared
+from cosam_bench.experiments.experiment import SHARED, Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.sam.feature_cache import processor
 
@@ -27,9 +27,9 @@ from cosam_bench.sam.feature_cache import processor
 class FrozenRow:
     """Frozen SAM's row under the conditions of a run, in a file shared with other runs."""
 
-    def __init__(self, prepared: Prepared, *, results: Path) -> None:
-        self._prepared = prepared
-        self._path = results / SHARED / "rows" / f"{_identity(prepared)}.json"
+    def __init__(self, experiment: Experiment, *, results: Path) -> None:
+        self._experiment = experiment
+        self._path = results / SHARED / "rows" / f"{_identity(experiment)}.json"
 
     def read(self) -> StepResult | None:
         """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
@@ -37,7 +37,7 @@ class FrozenRow:
             result = StepResult.read(self._path)
         except CosamError:
             return None
-        columns = {domain.name: domain.test.keys for domain in self._prepared.columns}
+        columns = {domain.name: domain.test.keys for domain in self._experiment.columns}
         if {name: tuple(score.key for score in scores) for name, scores in result.scores.items()} != columns:
             return None
         return replace(result, scores={name: result.scores[name] for name in columns})
@@ -48,12 +48,12 @@ class FrozenRow:
             result.save(self._path)
 
 
-def _identity(prepared: Prepared) -> str:
+def _identity(experiment: Experiment) -> str:
     """Hash of everything that decides the bits of the row."""
-    bench = prepared.bench
+    bench = experiment.bench
     facts = {
-        "conditions": prepared.conditions.digest,
-        "prompts": {name: digest for name, digest in prepared.prompt_digests.items() if name.endswith("/test")},
+        "conditions": experiment.conditions.digest,
+        "prompts": {name: digest for name, digest in experiment.prompt_digests.items() if name.endswith("/test")},
         "processor": processor(bench.view.device),
         "threads": torch.get_num_threads(),
         "batch size": bench.batch_size,  # the protocol may say "auto"

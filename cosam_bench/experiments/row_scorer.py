@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosam_bench.core.environment import peak_memory_bytes
 from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, score_split
-from cosam_bench.experiments.experiment import Prepared
+from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.step_result import StepResult
@@ -22,26 +22,26 @@ from cosam_bench.sam.inputs import Batch
 class RowScorer:
     """Scores the rows of one run; after a batch that did not fit into memory, all later ones are smaller."""
 
-    def __init__(self, prepared: Prepared, *, watch: FaultWatch, reporter: Reporter) -> None:
-        self._prepared = prepared
+    def __init__(self, experiment: Experiment, *, watch: FaultWatch, reporter: Reporter) -> None:
+        self._experiment = experiment
         self._watch = watch
         self._advance = reporter.advance
-        self._batch_size = BatchSize(prepared.bench.batch_size, note=reporter.note)
+        self._batch_size = BatchSize(experiment.bench.batch_size, note=reporter.note)
         self._passes = self._tried = 0
 
     @property
     def is_batch_size_unchanged(self) -> bool:
         """Whether all batches so far had the configured size."""
-        return self._batch_size.now == self._prepared.bench.batch_size
+        return self._batch_size.now == self._experiment.bench.batch_size
 
     @property
     def images(self) -> int:
         """The number of images in a row."""
-        return sum(len(domain.test) for domain in self._prepared.columns)
+        return sum(len(domain.test) for domain in self._experiment.columns)
 
     def frozen(self, result: StepResult) -> StepResult:
         """The step with frozen SAM's row."""
-        return self._measured(result, lambda batch: self._prepared.bench.predict(None, batch))
+        return self._measured(result, lambda batch: self._experiment.bench.predict(None, batch))
 
     def of_method(self, result: StepResult, method: Method) -> StepResult:
         """The step with the row of the method in its current state.
@@ -57,7 +57,7 @@ class RowScorer:
         try:
             return self._measured(result, predict)
         except ImageDoesNotFit as error:
-            raise MethodFailed(f"The method {self._prepared.method_name!r} failed in predict(): {error}") from error
+            raise MethodFailed(f"The method {self._experiment.method_name!r} failed in predict(): {error}") from error
 
     def reused(self, result: StepResult, other: StepResult) -> StepResult:
         """The step with the row of another one, at the cost at which that row was measured."""
@@ -67,16 +67,16 @@ class RowScorer:
             scores=other.scores,
             scoring_seconds=other.scoring_seconds,
             encoder_passes_per_image=other.encoder_passes_per_image,
-            peak_memory_bytes=peak_memory_bytes(self._prepared.bench.view.device),
+            peak_memory_bytes=peak_memory_bytes(self._experiment.bench.view.device),
         )
 
     def _measured(self, result: StepResult, predict: Callable[[Batch], Tensor]) -> StepResult:
-        bench = self._prepared.bench
+        bench = self._experiment.bench
         began, self._passes = clock(bench.prefixes), 0
         try:
             scores = self._columns(self._counted(predict))
         except BadPrediction as error:
-            raise MethodFailed(f"The method {self._prepared.method_name!r} broke its contract: {error}") from error
+            raise MethodFailed(f"The method {self._experiment.method_name!r} broke its contract: {error}") from error
         self._watch.check_base("predict")
         return replace(
             result,
@@ -90,9 +90,9 @@ class RowScorer:
         """Remember the encoder passes of a prediction; ``_count`` adds them once its batch is scored."""
 
         def counted(batch: Batch) -> Tensor:
-            before = self._prepared.bench.sam.encoder_passes
+            before = self._experiment.bench.sam.encoder_passes
             logits = predict(batch)
-            self._tried = self._prepared.bench.sam.encoder_passes - before
+            self._tried = self._experiment.bench.sam.encoder_passes - before
             return logits
 
         return counted
@@ -101,21 +101,21 @@ class RowScorer:
         self._passes += self._tried
 
     def _columns(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
-        prepared, score = self._prepared, self._prepared.config.protocol.score
+        experiment, score = self._experiment, self._experiment.config.protocol.score
         return {
             domain.name: score_split(
                 predict,
                 domain.test,
-                prepared.test_prompts[domain.name],
-                kind=prepared.config.protocol.prompts.test,
-                view=prepared.bench.view,
+                experiment.test_prompts[domain.name],
+                kind=experiment.config.protocol.prompts.test,
+                view=experiment.bench.view,
                 batch_size=self._batch_size,
                 size=score.size,
                 upsampling=score.upsampling,
-                tell_domain=prepared.method.card.receives_domain,
-                loader=prepared.loader,
+                tell_domain=experiment.method.card.receives_domain,
+                loader=experiment.loader,
                 measured_batch=self._count,
                 advance=self._advance,
             )
-            for domain in prepared.columns
+            for domain in experiment.columns
         }

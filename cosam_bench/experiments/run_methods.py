@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosam_bench.experiments.experiment import Prepared, method_of, prepare
+from cosam_bench.experiments.experiment import Experiment, method_of, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
@@ -54,17 +54,17 @@ def run_methods(
     """
     for config in configs:
         method_of(config)
-    prepared: Prepared | None = None
+    experiment: Experiment | None = None
     for config in configs:
         name = short_name(config.method)
         try:
             with make_reporter() as reporter:
                 reporter.say("Opening data and model")
-                prepared = prepared.with_method(config) if prepared else prepare(config, results)
-                runner = Runner(prepared, results=results, reporter=reporter)
+                experiment = experiment.with_method(config) if experiment else open_experiment(config, results)
+                runner = Runner(experiment, results=results, reporter=reporter)
                 known = None if fresh else runner.finished()
                 outcome = Outcome(name, known or runner.run(fresh=fresh), was_complete=known is not None)
         except MethodFailed as failure:
             outcome = Outcome(name, failure=failure)
-            prepared = None  # the method may have left the model changed
+            experiment = None  # the method may have left the model changed
         yield outcome

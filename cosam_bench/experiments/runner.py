@@ -12,7 +12,7 @@ from pathlib import Path
 from cosam_bench.core.environment import reset_peak_memory, synchronise
 from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
-from cosam_bench.experiments.experiment import Prepared
+from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.row_reuse import FrozenRow, is_unchanged
@@ -34,13 +34,13 @@ _PASSES = {"inputs": 1, "labels": 1, "gradients": 3, "replay": 0}
 class Runner:
     """One run: the loop over the domains."""
 
-    def __init__(self, prepared: Prepared, *, results: Path, reporter: Reporter | None = None) -> None:
-        self._prepared = prepared
+    def __init__(self, experiment: Experiment, *, results: Path, reporter: Reporter | None = None) -> None:
+        self._experiment = experiment
         self._reporter = reporter or SilentReporter()
-        self._record = RunningRecord(prepared, results=results)
-        self._frozen = FrozenRow(prepared, results=results)
-        self._watch = FaultWatch(prepared.method_name, sam=prepared.bench.sam, error_file=self._record.error_file)
-        self._scorer = RowScorer(prepared, watch=self._watch, reporter=self._reporter)
+        self._record = RunningRecord(experiment, results=results)
+        self._frozen = FrozenRow(experiment, results=results)
+        self._watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam, error_file=self._record.error_file)
+        self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter)
 
     @property
     def folder(self) -> Path:
@@ -85,23 +85,23 @@ class Runner:
             return self._record.complete()
 
     def _measure_missing(self) -> None:
-        reset_peak_memory(self._prepared.bench.view.device)
+        reset_peak_memory(self._experiment.bench.view.device)
         self._reporter.begin(self._units_left())
         for step in self._record.missing:
             self._record.finish_step(self._measure(step))
-        method = self._build(self._prepared.steps[-1], Meter())
+        method = self._build(self._experiment.steps[-1], Meter())
         self._record.keep_outcome(method.served if isinstance(method, MergingMethod) else None)
 
     def _units_left(self) -> float:
-        prepared, card, missing = self._prepared, self._prepared.method.card, self._record.missing
+        experiment, card, missing = self._experiment, self._experiment.method.card, self._record.missing
         scoring = len(missing) * self._scorer.images
         if card.state == "none":
             return scoring
-        learned = [len(prepared.domains[step - 1].train) for step in missing if step > 0]
+        learned = [len(experiment.domains[step - 1].train) for step in missing if step > 0]
         if card.all_at_once and learned:
-            learned = [sum(len(domain.train) for domain in prepared.domains)]
+            learned = [sum(len(domain.train) for domain in experiment.domains)]
         extra = max((_PASSES[need] for need in card.needs), default=0)
-        return scoring + sum(3 * images_seen(count, prepared.bench.fit) + extra * count for count in learned)
+        return scoring + sum(3 * images_seen(count, experiment.bench.fit) + extra * count for count in learned)
 
     def _measure(self, step: int) -> StepResult:
         """One row: learn the step's domain, then score all columns. Row 0 is the frozen model."""
@@ -111,7 +111,7 @@ class Runner:
         before = self._record.before(step)
         if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
             return self._scorer.reused(result, before)
-        self._reporter.say(f"Scoring after step {step} of {self._prepared.steps[-1]}")
+        self._reporter.say(f"Scoring after step {step} of {self._experiment.steps[-1]}")
         return self._scorer.of_method(result, self._build(step, Meter()))
 
     def _frozen_row(self) -> StepResult:
@@ -127,15 +127,15 @@ class Runner:
     def _learn(self, step: int) -> StepResult:
         """Let the method learn the step's domain, and save its state."""
         domain = self._training_domain(step)
-        steps = self._prepared.steps
+        steps = self._experiment.steps
         self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
         meter = Meter()
         method = self._build(steps[steps.index(step) - 1], meter)
-        prefixes = self._prepared.bench.prefixes
+        prefixes = self._experiment.bench.prefixes
         began = clock(prefixes)
         with self._watch("learn"):
             method.learn(domain, step=steps.index(step))
-            synchronise(self._prepared.bench.view.device)
+            synchronise(self._experiment.bench.view.device)
         seconds = clock(prefixes) - began
         domain.close()
         with self._watch("state"):
@@ -152,18 +152,18 @@ class Runner:
         )
 
     def _training_domain(self, step: int) -> TrainingDomain:
-        if not self._prepared.method.card.all_at_once:
-            domain = self._prepared.domains[step - 1]
-            return TrainingDomain(domain.name, domain.train, self._prepared.train_prompts[domain.name])
-        split = union(self._prepared.domains, "all")
-        prompts = joined([self._prepared.train_prompts[domain.name] for domain in self._prepared.domains])
+        if not self._experiment.method.card.all_at_once:
+            domain = self._experiment.domains[step - 1]
+            return TrainingDomain(domain.name, domain.train, self._experiment.train_prompts[domain.name])
+        split = union(self._experiment.domains, "all")
+        prompts = joined([self._experiment.train_prompts[domain.name] for domain in self._experiment.domains])
         return TrainingDomain("all", split, prompts)
 
     def _build(self, step: int, meter: Meter) -> Method:
         """A new method object, restored from the state after ``step``."""
-        bench = replace(self._prepared.bench, meter=meter, advance=self._reporter.advance)
+        bench = replace(self._experiment.bench, meter=meter, advance=self._reporter.advance)
         with self._watch("__init__"):
-            method = self._prepared.method(self._prepared.settings, bench)
+            method = self._experiment.method(self._experiment.settings, bench)
         if step > 0:
             state = State.read(self._record.state_file(step))
             with self._watch("load"):

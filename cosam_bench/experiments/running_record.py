@@ -26,7 +26,7 @@ from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.evaluation.scoring import domain_means
-from cosam_bench.experiments.experiment import Prepared
+from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import write_tensors
@@ -39,14 +39,14 @@ LOCK = ".lock"
 class RunningRecord:
     """The folder of one run, written by one process at a time."""
 
-    def __init__(self, prepared: Prepared, *, results: Path) -> None:
+    def __init__(self, experiment: Experiment, *, results: Path) -> None:
         self.folder = record_folder(
             results,
-            protocol=prepared.config.protocol.name,
-            method=prepared.method_name,
-            digest=prepared.digest,
+            protocol=experiment.config.protocol.name,
+            method=experiment.method_name,
+            digest=experiment.digest,
         )
-        self._prepared = prepared
+        self._experiment = experiment
         self._writer = RecordWriter(self.folder)
         self._started = utc_now()
         self._done: dict[int, StepResult] = {}
@@ -109,18 +109,18 @@ class RunningRecord:
         earlier = self._info()
         if earlier is not None:
             self._started = earlier.started
-        for step in self._prepared.steps:
+        for step in self._experiment.steps:
             path = self._step_file(step, "json")
             if not path.exists():
                 break
             self._done[step] = self._checked(StepResult.read(path), path, step)
         with _removing(self.folder):
             self.error_file.unlink(missing_ok=True)
-        write_atomically(self.folder / "config.toml", self._prepared.config.to_toml())
+        write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
         self.write_info("running")
 
     def _checked(self, result: StepResult, path: Path, step: int) -> StepResult:
-        wanted = {domain.name: list(domain.test.keys) for domain in self._prepared.columns}
+        wanted = {domain.name: list(domain.test.keys) for domain in self._experiment.columns}
         found = {column: [score.key for score in scores] for column, scores in result.scores.items()}
         if result.step != step or found != wanted:
             raise CosamError(f"{path} does not belong to this run. Run again with --fresh.")
@@ -129,7 +129,7 @@ class RunningRecord:
     @property
     def missing(self) -> list[int]:
         """The steps that are still to be measured, in order."""
-        return [step for step in self._prepared.steps if step not in self._done]
+        return [step for step in self._experiment.steps if step not in self._done]
 
     def before(self, step: int) -> StepResult | None:
         """The last final step before this one that left a state; None for the first domain."""
@@ -162,7 +162,7 @@ class RunningRecord:
 
     def keep_outcome(self, served: Update | None) -> None:
         """Keep the final state, and the served update if the method has one."""
-        state = self.state_file(self._prepared.steps[-1])
+        state = self.state_file(self._experiment.steps[-1])
         with replacing(self.folder / "state.safetensors") as temporary:
             shutil.copyfile(state, temporary)
         if served is not None:
@@ -183,10 +183,10 @@ class RunningRecord:
 
     def write_info(self, status: Status, *, error: str | None = None) -> None:
         """Replace ``run.json``."""
-        prepared = self._prepared
-        config = prepared.config
-        order = tuple(domain.name for domain in prepared.domains)
-        retention = tuple(domain.name for domain in prepared.retention)
+        experiment = self._experiment
+        config = experiment.config
+        order = tuple(domain.name for domain in experiment.domains)
+        retention = tuple(domain.name for domain in experiment.retention)
         cells = self._cells(self._done)
         matrices = [
             ScoreMatrix.from_cells(cells, metric=metric, domains=order, retention=retention) for metric in METRICS
@@ -194,19 +194,19 @@ class RunningRecord:
         info = RunInfo(
             protocol=config.protocol.name,
             protocol_version=config.protocol.version,
-            method=prepared.method_name,
-            settings=prepared.settings.model_dump(mode="json"),
+            method=experiment.method_name,
+            settings=experiment.settings.model_dump(mode="json"),
             config=json.loads(config.model_dump_json()),
             seed=config.seed,
             order=order,
             retention=retention,
-            marks=prepared.method.card.marks,
-            conditions=prepared.conditions,
-            prompts=prepared.prompt_digests,
+            marks=experiment.method.card.marks,
+            conditions=experiment.conditions,
+            prompts=experiment.prompt_digests,
             versions=versions(),
             commit=commit(),
-            hardware=dict(hardware(prepared.bench.view.device)),
-            device=str(prepared.bench.view.device),
+            hardware=dict(hardware(experiment.bench.view.device)),
+            device=str(experiment.bench.view.device),
             status=status,
             started=self._started,
             error=error,
@@ -224,7 +224,7 @@ class RunningRecord:
         ]
 
     def _cost(self) -> Cost:
-        learned = [self._done[step] for step in self._prepared.steps[1:] if step in self._done]
+        learned = [self._done[step] for step in self._experiment.steps[1:] if step in self._done]
         if not learned:
             return Cost()
         return Cost(

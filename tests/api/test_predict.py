@@ -16,7 +16,7 @@ from support.quick_protocol import write_quick_protocol
 
 import cosam_bench as cb
 from cosam_bench.evaluation.metrics import METRICS, measure
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 
 GREY = np.full((40, 60, 3), 90, dtype=np.uint8)
@@ -62,7 +62,7 @@ def test_every_mask_is_the_one_that_the_run_scored(
     method: str, settings: dict[str, object], protocol: Path, tmp_path: Path
 ) -> None:
     record = cb.run(method, protocol=protocol, settings=settings, results=protocol.with_name("results"))
-    experiment = prepare(resolve_run(config=record.folder / "config.toml"), tmp_path)
+    experiment = open_experiment(resolve_run(config=record.folder / "config.toml"), tmp_path)
     kind = experiment.config.protocol.prompts.test
     with (record.folder / "scores.csv").open() as file:
         rows = {(row["domain"], row["key"]): row for row in csv.DictReader(file) if row["step"] == "3"}

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.fingerprint import _rule_modules, _source_digest
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.method.registry import load_method
@@ -52,7 +52,7 @@ def test_a_built_in_rule_is_its_file_and_the_merge_algebra_it_uses() -> None:
 def test_a_rate_of_a_domain_that_the_stream_has_not_is_refused(quick_protocol: Path, tmp_path: Path) -> None:
     run = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=("fit.rates={polip = 0.1}",))
     with pytest.raises(CosamError, match=r"No domain of this stream, as fit\.rates has it, is called 'polip'"):
-        prepare(run, tmp_path)
+        open_experiment(run, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_a_model_cannot_take_is_said_before_any_data_is_read(
     defaults = ("adapter.rank=8", "adapter.alpha=8.0")
     run = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=(*defaults, *asked))
     with pytest.raises(CosamError, match=message):
-        prepare(run, tmp_path)
+        open_experiment(run, tmp_path)
 
 
 def test_first_weights_count_by_their_content_and_global_attention_counts(quick_protocol: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_first_weights_count_by_their_content_and_global_attention_counts(quick_
 
     def conditions(*overrides: str) -> str:
         keys = ("adapter={kind = 'hq'}", *overrides)
-        return prepare(
+        return open_experiment(
             resolve_run(method="finetune", protocol=str(quick_protocol), overrides=keys), tmp_path
         ).conditions.digest
 

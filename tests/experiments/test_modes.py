@@ -16,7 +16,7 @@ from cosam_bench.core.settings import Settings
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
-from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import Protocol, resolve_run
 from cosam_bench.experiments.protocol_files import SECTIONS, read_protocol
 from cosam_bench.results.leaderboard import leaderboard
@@ -210,12 +210,12 @@ def test_reading_leaves_the_clean_protocol_as_the_file_has_it(protocol: str) -> 
     assert folder == Path(protocol).parent
 
 
-def recorded(prepared: Prepared, protocol: str, results: Path) -> Record:
-    """A complete record of what was prepared, every score one half."""
-    names = tuple(domain.name for domain in prepared.domains)
-    facts = {"method": prepared.method_name, "settings": {}, "conditions": prepared.conditions, "cost": Cost()}
+def recorded(experiment: Experiment, protocol: str, results: Path) -> Record:
+    """A complete record of an experiment, every score one half."""
+    names = tuple(domain.name for domain in experiment.domains)
+    facts = {"method": experiment.method_name, "settings": {}, "conditions": experiment.conditions, "cost": Cost()}
     info = run_info(protocol=protocol, order=names, retention=(), summary={}, **facts)
-    folder = results / protocol / info.method / prepared.digest[:12]
+    folder = results / protocol / info.method / experiment.digest[:12]
     cells = [Cell(step, name, metric, 0.5, 3) for step in range(4) for name in names for metric in METRICS]
     RecordWriter(folder).write_matrix(cells)
     return Record(folder, info)
@@ -225,23 +225,23 @@ def test_two_modes_of_one_protocol_never_stand_in_one_ranking(quick_protocol: Pa
     # A mode that changes nothing but the settings of one method: the strictest case.
     quick_protocol.write_text(quick_protocol.read_text() + "\n[modes.faithful.methods.ewc]\nimages = 3\n")
     found = [
-        prepare(resolve_run(method="frozen", protocol=str(quick_protocol), mode=mode), tmp_path / "results")
+        open_experiment(resolve_run(method="frozen", protocol=str(quick_protocol), mode=mode), tmp_path / "results")
         for mode in ("clean", "faithful")
     ]
-    assert [prepared.config.protocol.name for prepared in found] == ["quick", "quick-faithful"]
-    assert len({prepared.digest for prepared in found}) == 2
-    assert len({prepared.conditions.config for prepared in found}) == 2
-    frame = leaderboard([recorded(prepared, prepared.config.protocol.name, tmp_path) for prepared in found])
+    assert [experiment.config.protocol.name for experiment in found] == ["quick", "quick-faithful"]
+    assert len({experiment.digest for experiment in found}) == 2
+    assert len({experiment.conditions.config for experiment in found}) == 2
+    frame = leaderboard([recorded(experiment, experiment.config.protocol.name, tmp_path) for experiment in found])
     assert frame["runs"].tolist() == [1, 1]
     # Even under one name the hashes keep them apart.
-    frame = leaderboard([recorded(prepared, "quick", tmp_path) for prepared in found])
+    frame = leaderboard([recorded(experiment, "quick", tmp_path) for experiment in found])
     assert frame["runs"].tolist() == [1, 1]
     assert "not comparable" in frame.attrs["notes"][0]
 
 
 def test_settings_of_other_methods_are_no_condition_of_a_run(protocol: str, tmp_path: Path) -> None:
     def digests(*overrides: str) -> tuple[str, str]:
-        found = prepare(resolve_run(method="lwf", protocol=protocol, overrides=overrides), tmp_path / "results")
+        found = open_experiment(resolve_run(method="lwf", protocol=protocol, overrides=overrides), tmp_path / "results")
         return found.conditions.digest, found.digest
 
     assert digests() == digests("methods.ewc.images=100")
@@ -253,7 +253,7 @@ def test_settings_of_other_methods_are_no_condition_of_a_run(protocol: str, tmp_
 def test_pixels_that_a_protocol_calls_foreground_are_a_condition(quick_protocol: Path, tmp_path: Path) -> None:
     def conditions(*overrides: str) -> str:
         run = resolve_run(method="frozen", protocol=str(quick_protocol), overrides=overrides)
-        return prepare(run, tmp_path / "results").conditions.digest
+        return open_experiment(run, tmp_path / "results").conditions.digest
 
     found = {conditions(), conditions("foreground=nonzero"), conditions("foreground={ values = [255] }")}
     found |= {conditions("resampling=torch"), conditions("resize=squash")}

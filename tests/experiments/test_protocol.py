@@ -7,7 +7,7 @@ import pytest
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.base_model import choose_device
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import RunConfig, protocol_names, resolve_run
 
 METHOD = """
@@ -154,7 +154,9 @@ def test_a_run_is_the_same_run_as_long_as_nothing_that_decides_a_score_changes(
     (tmp_path / "mine.py").write_text(METHOD)
 
     def digest(method: str = "regcl", *overrides: str) -> str:
-        return prepare(resolve_run(method=method, protocol=str(quick_protocol), overrides=overrides), tmp_path).digest
+        return open_experiment(
+            resolve_run(method=method, protocol=str(quick_protocol), overrides=overrides), tmp_path
+        ).digest
 
     same = {
         digest(),
@@ -182,7 +184,7 @@ def test_a_run_is_the_same_run_as_long_as_nothing_that_decides_a_score_changes(
 def test_an_order_names_each_domain_once(order: str, message: str, quick_protocol: Path, tmp_path: Path) -> None:
     run = resolve_run(method="frozen", protocol=str(quick_protocol), overrides=(f"order={order}",))
     with pytest.raises(CosamError, match=message):
-        prepare(run, tmp_path)
+        open_experiment(run, tmp_path)
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

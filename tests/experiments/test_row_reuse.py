@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cosam_bench.evaluation import scoring as score
 from cosam_bench.experiments import row_scorer as module
-from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.row_reuse import is_unchanged
 from cosam_bench.experiments.runner import Runner
@@ -38,8 +38,8 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def prepared(protocol: Path, results: Path, method: str = "finetune", *overrides: str) -> Prepared:
-    return prepare(resolve_run(method=method, protocol=str(protocol), overrides=overrides), results)
+def experiment(protocol: Path, results: Path, method: str = "finetune", *overrides: str) -> Experiment:
+    return open_experiment(resolve_run(method=method, protocol=str(protocol), overrides=overrides), results)
 
 
 def rows(record: Record) -> dict[tuple[str, str, str], str]:
@@ -50,12 +50,12 @@ def rows(record: Record) -> dict[tuple[str, str, str], str]:
 def test_frozen_sams_row_is_measured_once_for_all_methods(
     quick_protocol: Path, tmp_path: Path, scored: Counter[str]
 ) -> None:
-    first = Runner(prepared(quick_protocol, tmp_path), results=tmp_path).run()
+    first = Runner(experiment(quick_protocol, tmp_path), results=tmp_path).run()
     assert set(scored.values()) == {4}  # three domains, and row 0
-    other = prepared(quick_protocol, tmp_path, "average", "order=['polyp', 'pill', 'pitting']")
+    other = experiment(quick_protocol, tmp_path, "average", "order=['polyp', 'pill', 'pitting']")
     second = Runner(other, results=tmp_path).run()
     assert set(scored.values()) == {7}
-    alone = Runner(prepared(quick_protocol, tmp_path / "alone", "average"), results=tmp_path / "alone").run()
+    alone = Runner(experiment(quick_protocol, tmp_path / "alone", "average"), results=tmp_path / "alone").run()
     zero = [{key: value for key, value in rows(record).items() if key[0] == "0"} for record in (first, second, alone)]
     assert zero[0] == zero[1] == zero[2]
     lines = (second.folder / "matrix.csv").read_text().splitlines()
@@ -79,7 +79,7 @@ def test_where_the_memory_runs_out_no_pass_counts_twice_and_no_row_is_shared(
         return own(logits, *args, **kwargs)
 
     monkeypatch.setattr(score, "measure_batch", full)
-    record = Runner(prepared(quick_protocol, tmp_path), results=tmp_path).run()
+    record = Runner(experiment(quick_protocol, tmp_path), results=tmp_path).run()
     assert record.info.cost.encoder_passes_per_image == 1
     assert not list((tmp_path / "_shared").glob("rows/*"))
 
@@ -89,9 +89,9 @@ def test_another_experiment_has_another_frozen_row(
     quick_protocol: Path, tmp_path: Path, scored: Counter[str], change: str
 ) -> None:
     blocks = "adapter.blocks=[5]"
-    Runner(prepared(quick_protocol, tmp_path, "frozen", blocks), results=tmp_path).run()
+    Runner(experiment(quick_protocol, tmp_path, "frozen", blocks), results=tmp_path).run()
     before = scored["pill"]
-    Runner(prepared(quick_protocol, tmp_path, "frozen", blocks, change), results=tmp_path).run()
+    Runner(experiment(quick_protocol, tmp_path, "frozen", blocks, change), results=tmp_path).run()
     # "prefix_cache_gib" is no part of a run's identity, so that run is known already unless its folder is forgotten.
     assert scored["pill"] == before + (0 if change.startswith("prefix") else 2)
 
@@ -100,12 +100,12 @@ def test_another_experiment_has_another_frozen_row(
 def test_a_damaged_frozen_row_is_measured_again(
     quick_protocol: Path, tmp_path: Path, scored: Counter[str], damage: str | None
 ) -> None:
-    first = Runner(prepared(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
+    first = Runner(experiment(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
     (path,) = (tmp_path / "_shared" / "rows").iterdir()
     text = path.read_text()
     path.write_text(text.replace("test-0000", "test-9999") if damage is None else damage)
     before = scored["pill"]
-    other = prepared(quick_protocol, tmp_path, "frozen", "order=['polyp', 'pill', 'pitting']")
+    other = experiment(quick_protocol, tmp_path, "frozen", "order=['polyp', 'pill', 'pitting']")
     again = Runner(other, results=tmp_path).run()
     assert scored["pill"] == before + 2  # row 0, and the method's own
     zero = [{key: value for key, value in rows(record).items() if key[0] == "0"} for record in (first, again)]
@@ -114,7 +114,7 @@ def test_a_damaged_frozen_row_is_measured_again(
 
 
 def test_a_state_that_did_not_change_is_scored_once(quick_protocol: Path, tmp_path: Path, scored: Counter[str]) -> None:
-    record = Runner(prepared(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
+    record = Runner(experiment(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
     assert set(scored.values()) == {2}  # row 0 is the harness's, row 1 the method's
     found = rows(record)
     assert len({step for step, _, _ in found}) == 4
@@ -133,7 +133,7 @@ class Stubborn(Finetune):
 def test_a_row_is_measured_wherever_the_state_did_change(
     quick_protocol: Path, tmp_path: Path, scored: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = replace(prepared(quick_protocol, tmp_path), method=Stubborn)
+    run = replace(experiment(quick_protocol, tmp_path), method=Stubborn)
     record = Runner(run, results=tmp_path).run()
     assert set(scored.values()) == {3}  # row 0, after the first domain, after the second
     found = rows(record)

@@ -24,7 +24,7 @@ from cosam_bench.data.samples import Sample, Split
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.scoring import ImageScore
-from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import BarReporter, LineReporter
 from cosam_bench.experiments.protocol import resolve_run
@@ -184,7 +184,7 @@ class Killed(BaseException):
     """The process is gone: nothing may handle this."""
 
 
-Prepare = Callable[[str], Prepared]
+Opener = Callable[[str], Experiment]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -198,22 +198,24 @@ def the_software_is_looked_up_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Opener:
     """Two domains of two images, a retention domain, and the methods above by their class's name."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "methods.py").write_text(METHODS)
     cards = [CARD.format(name=name, train=train) for name, train in (("pill", 2), ("polyp", 2), ("natural", 0))]
     (folder / "stream.toml").write_text(STREAM + "".join(cards))
     (folder / "small.toml").write_text(PROTOCOL)
-    known: dict[str, Prepared] = {}
+    known: dict[str, Experiment] = {}
 
-    def prepared(name: str) -> Prepared:
+    def experiment(name: str) -> Experiment:
         if name not in known:
             method = name if name.islower() else f"{folder / 'methods.py'}:{name}"
-            known[name] = prepare(resolve_run(method=method, protocol=str(folder / "small.toml")), folder / "shared")
+            known[name] = open_experiment(
+                resolve_run(method=method, protocol=str(folder / "small.toml")), folder / "shared"
+            )
         return known[name]
 
-    return prepared
+    return experiment
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -230,12 +232,12 @@ def status(folder: Path) -> tuple[str, str | None]:
 
 
 @pytest.fixture
-def whole(small: Prepare, tmp_path: Path) -> dict[str, bytes]:
+def whole(small: Opener, tmp_path: Path) -> dict[str, bytes]:
     """What the quick method's record holds when nothing went wrong."""
     return contents(Runner(small("Quick"), results=tmp_path / "whole").run().folder)
 
 
-def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], small: Prepare) -> None:
+def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], small: Opener) -> None:
     assert set(whole) == {"config.toml", "matrix.csv", "run.json", "scores.csv", "state.safetensors"}
     lines = whole["matrix.csv"].decode().splitlines()
     assert lines[0] == "step,domain,metric,value,count"
@@ -246,7 +248,7 @@ def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], smal
     assert set(info["prompts"]) == {"pill/train", "polyp/train", "pill/test", "polyp/test", "natural/test"}
 
 
-def test_a_complete_run_is_not_measured_again_unless_afresh(small: Prepare, tmp_path: Path) -> None:
+def test_a_complete_run_is_not_measured_again_unless_afresh(small: Opener, tmp_path: Path) -> None:
     first = Runner(small("Quick"), results=tmp_path).run()
     runner = Runner(small("Quick"), results=tmp_path)
     assert runner.finished() == first
@@ -257,23 +259,23 @@ def test_a_complete_run_is_not_measured_again_unless_afresh(small: Prepare, tmp_
     assert not (again.folder / "left over").exists()
 
 
-def test_the_written_config_is_this_very_run(small: Prepare, tmp_path: Path) -> None:
+def test_the_written_config_is_this_very_run(small: Opener, tmp_path: Path) -> None:
     record = Runner(small("Quick"), results=tmp_path).run()
     config = resolve_run(config=record.folder / "config.toml")
     assert config == small("Quick").config
-    runner = Runner(prepare(config, tmp_path / "other"), results=tmp_path)
+    runner = Runner(open_experiment(config, tmp_path / "other"), results=tmp_path)
     assert runner.folder == record.folder
     assert runner.finished() is not None
 
 
-def test_joint_training_learns_once_and_has_two_rows(small: Prepare, tmp_path: Path) -> None:
+def test_joint_training_learns_once_and_has_two_rows(small: Opener, tmp_path: Path) -> None:
     record = Runner(small("AtOnce"), results=tmp_path).run()
     matrix = record.score_matrix("iou")
     assert (~torch.from_numpy(matrix.values).isnan()).all(1).tolist() == [True, False, True]
     assert len(record.info.cost.state_bytes) == 1
 
 
-def test_frozen_learns_nothing(small: Prepare, tmp_path: Path) -> None:
+def test_frozen_learns_nothing(small: Opener, tmp_path: Path) -> None:
     record = Runner(small("frozen"), results=tmp_path).run()
     values = record.score_matrix("iou").values
     assert (values == values[0]).all()
@@ -304,21 +306,21 @@ class Killer:
 
 @pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
 def test_a_run_killed_in_front_of_any_change_on_disk_goes_on_to_the_same_record(
-    error: type[BaseException], small: Prepare, whole: dict[str, bytes], tmp_path: Path
+    error: type[BaseException], small: Opener, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    prepared = small("Quick")
+    experiment = small("Quick")
     with pytest.MonkeyPatch.context() as patch:
         changes = Killer(patch, at=None)
-        Runner(prepared, results=tmp_path / "counted").run()
+        Runner(experiment, results=tmp_path / "counted").run()
     assert changes.count > 20
     for at in range(0, changes.count, 1 if error is Killed else 3):
         results = tmp_path / f"{at}"
-        runner = Runner(prepared, results=results)
+        runner = Runner(experiment, results=results)
         with pytest.MonkeyPatch.context() as patch:
             Killer(patch, at=at, error=error)
             with pytest.raises(error):
                 runner.run()
-        resumed = Runner(prepared, results=results).run()
+        resumed = Runner(experiment, results=results).run()
         found = contents(resumed.folder)
         leftover = {name for name in found if name not in whole}
         assert all(name == ".lock" or name.startswith(("steps/", ".")) for name in leftover), leftover
@@ -327,7 +329,7 @@ def test_a_run_killed_in_front_of_any_change_on_disk_goes_on_to_the_same_record(
 
 
 def test_ctrl_c_says_interrupted_and_keeps_the_start(
-    small: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Runner(small("Quick"), results=tmp_path)
     with monkeypatch.context() as patch:
@@ -348,7 +350,7 @@ def _raise(error: type[BaseException], *args: object) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("act", ["learn", "predict", "state", "load", "__init__"])
-def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, tmp_path: Path) -> None:
+def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Opener, tmp_path: Path) -> None:
     name = "RaisesInInit" if act == "__init__" else f"RaisesIn{act.title()}"
     runner = Runner(small(name), results=tmp_path)
     with pytest.raises(MethodFailed, match=rf"'methods:{name}' raised ZeroDivisionError in {act}\(\): one over not"):
@@ -375,21 +377,21 @@ def test_what_a_method_raises_is_its_own_runs_failure(act: str, small: Prepare, 
         ("KeepsTheDomain", r"raised ClosedDomainError in state\(\): The domain 'pill' is closed"),
     ],
 )
-def test_a_broken_contract_is_the_methods_failure(name: str, message: str, small: Prepare, tmp_path: Path) -> None:
-    prepared = small(name)
-    weights = {key: tensor.clone() for key, tensor in prepared.bench.sam.state_dict().items()}
-    runner = Runner(prepared, results=tmp_path)
+def test_a_broken_contract_is_the_methods_failure(name: str, message: str, small: Opener, tmp_path: Path) -> None:
+    experiment = small(name)
+    weights = {key: tensor.clone() for key, tensor in experiment.bench.sam.state_dict().items()}
+    runner = Runner(experiment, results=tmp_path)
     with pytest.raises(MethodFailed, match=message):
         runner.run()
     assert status(runner.folder)[0] == "failed"
-    prepared.bench.sam.load_state_dict(weights)
+    experiment.bench.sam.load_state_dict(weights)
 
 
 @pytest.mark.parametrize(
     "place", ["cosam_bench.evaluation.scoring.measure", "cosam_bench.evaluation.scoring.collate_inputs"]
 )
 def test_the_harness_own_fault_is_not_the_methods(
-    place: str, small: Prepare, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, small: Opener, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Runner(small("Quick"), results=tmp_path)
     with monkeypatch.context() as patch:
@@ -402,20 +404,20 @@ def test_the_harness_own_fault_is_not_the_methods(
 
 
 def test_a_failure_that_is_mended_leaves_no_trace(
-    small: Prepare, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Opener, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = small("Quick")
-    runner = Runner(prepared, results=tmp_path)
+    experiment = small("Quick")
+    runner = Runner(experiment, results=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(prepared.method, "learn", _raise(ValueError, "at first"))
+        patch.setattr(experiment.method, "learn", _raise(ValueError, "at first"))
         with pytest.raises(MethodFailed):
             runner.run()
     assert (runner.folder / "error.txt").exists()
-    assert contents(Runner(prepared, results=tmp_path).run().folder) == whole
+    assert contents(Runner(experiment, results=tmp_path).run().folder) == whole
 
 
 def test_a_full_disk_is_nobodys_failure_and_the_run_goes_on_once_there_is_space(
-    small: Prepare, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Opener, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = os.fsync
     for at in range(0, 15, 2):  # of the 15 files that a whole run writes
@@ -436,9 +438,9 @@ def test_a_full_disk_is_nobodys_failure_and_the_run_goes_on_once_there_is_space(
 
 
 @contextmanager
-def stopped_after(step: int, prepared: Prepared, results: Path) -> Iterator[Path]:
+def stopped_after(step: int, experiment: Experiment, results: Path) -> Iterator[Path]:
     """The folder of a run that was killed as soon as this step was final."""
-    runner = Runner(prepared, results=results)
+    runner = Runner(experiment, results=results)
     finish = RunningRecord.finish_step
 
     def finish_and_die(self: RunningRecord, result: StepResult) -> None:
@@ -454,23 +456,23 @@ def stopped_after(step: int, prepared: Prepared, results: Path) -> Iterator[Path
 
 
 def test_only_what_is_missing_is_measured(
-    small: Prepare, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Opener, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = small("Quick")
+    experiment = small("Quick")
     learned: list[str] = []
-    learn = prepared.method.learn
+    learn = experiment.method.learn
 
     def watched(self: Any, domain: Any, *, step: int) -> None:
         learned.append(domain.name)
         learn(self, domain, step=step)
 
-    monkeypatch.setattr(prepared.method, "learn", watched)
-    with stopped_after(1, prepared, tmp_path) as folder:
+    monkeypatch.setattr(experiment.method, "learn", watched)
+    with stopped_after(1, experiment, tmp_path) as folder:
         names = {path.name for path in (folder / "steps").iterdir()}
         assert names == {"000.json", "001.json", "001.safetensors"}
         assert learned == ["pill"]
         assert status(folder) == ("running", None)
-    assert contents(Runner(prepared, results=tmp_path).run().folder) == whole
+    assert contents(Runner(experiment, results=tmp_path).run().folder) == whole
     assert learned == ["pill", "polyp"]
 
 
@@ -478,7 +480,7 @@ def test_only_what_is_missing_is_measured(
     "damage", [b"", b"[]", b'{"step": 1}', b"\xff", b"null", b'{"step": 1, "scores": {"pill": 3}}']
 )
 def test_a_damaged_step_is_refused_and_a_fresh_run_mends_it(
-    damage: bytes, small: Prepare, whole: dict[str, bytes], tmp_path: Path
+    damage: bytes, small: Opener, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     with stopped_after(1, small("Quick"), tmp_path) as folder:
         (folder / "steps" / "001.json").write_bytes(damage)
@@ -488,7 +490,7 @@ def test_a_damaged_step_is_refused_and_a_fresh_run_mends_it(
         assert contents(Runner(small("Quick"), results=tmp_path).run(fresh=True).folder) == whole
 
 
-def test_another_runs_step_and_a_damaged_state_are_refused(small: Prepare, tmp_path: Path) -> None:
+def test_another_runs_step_and_a_damaged_state_are_refused(small: Opener, tmp_path: Path) -> None:
     with stopped_after(1, small("Quick"), tmp_path) as folder:
         pass
     state = folder / "steps" / "001.safetensors"
@@ -502,7 +504,7 @@ def test_another_runs_step_and_a_damaged_state_are_refused(small: Prepare, tmp_p
 
 
 def test_a_record_of_another_form_is_refused_and_a_fresh_run_replaces_it(
-    small: Prepare, whole: dict[str, bytes], tmp_path: Path
+    small: Opener, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     folder = Runner(small("Quick"), results=tmp_path).run().folder
     (folder / "run.json").write_text('{"schema": 99}')
@@ -511,7 +513,7 @@ def test_a_record_of_another_form_is_refused_and_a_fresh_run_replaces_it(
     assert contents(Runner(small("Quick"), results=tmp_path).run(fresh=True).folder) == whole
 
 
-def test_a_second_process_at_the_same_run_is_refused(small: Prepare, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_second_process_at_the_same_run_is_refused(small: Opener, whole: dict[str, bytes], tmp_path: Path) -> None:
     with stopped_after(1, small("Quick"), tmp_path):
         pass
     with RunningRecord(small("Quick"), results=tmp_path).locked():
@@ -544,18 +546,18 @@ class Counter:
 def test_regcl_is_the_same_byte_for_byte_wherever_and_however_often_it_is_stopped(
     quick_protocol: Path, tmp_path: Path
 ) -> None:
-    prepared = prepare(resolve_run(method="regcl", protocol=str(quick_protocol)), tmp_path / "one")
+    experiment = open_experiment(resolve_run(method="regcl", protocol=str(quick_protocol)), tmp_path / "one")
     progress = Counter()
-    first = Runner(prepared, results=tmp_path / "one", reporter=progress).run()
+    first = Runner(experiment, results=tmp_path / "one", reporter=progress).run()
     assert progress.total == progress.done == 4 * (4 * 3) + 3 * (3 + 1) * 4
     assert progress.said[:3] == ["Scoring frozen SAM", "Learning pitting (step 1 of 3)", "Scoring after step 1 of 3"]
 
     warm, left = Counter(), 4 * (4 * 3) + 3 * (3 + 1) * 4
-    again = Runner(prepared, results=tmp_path / "one", reporter=warm).run(fresh=True)
+    again = Runner(experiment, results=tmp_path / "one", reporter=warm).run(fresh=True)
     assert warm.total == warm.done == left, "reused experts count as if trained"
     assert again.info.cost.train_seconds == first.info.cost.train_seconds
 
-    other = replace(prepared, bench=replace(prepared.bench, experts=tmp_path / "two" / "experts"))
+    other = replace(experiment, bench=replace(experiment.bench, experts=tmp_path / "two" / "experts"))
     for step in (0, 1, 2, 3):
         with stopped_after(step, other, tmp_path / "two"):
             pass
@@ -572,7 +574,7 @@ def _check_order(quick_protocol: Path, tmp_path: Path, folder: Path) -> None:
     """RegCL's final update does not depend on the order beyond rounding; the experts are those of before."""
     override = 'order=["polyp", "pitting", "pill"]'
     run = resolve_run(method="regcl", protocol=str(quick_protocol), overrides=(override,))
-    shuffled = Runner(prepare(run, tmp_path / "one"), results=tmp_path / "one").run()
+    shuffled = Runner(open_experiment(run, tmp_path / "one"), results=tmp_path / "one").run()
     assert len(list((tmp_path / "one" / "_shared" / "experts").iterdir())) == 3
     ours, theirs = (Update.from_tensors(load_file(one / "update.safetensors")) for one in (folder, shuffled.folder))
     assert ours.low_rank.keys() == theirs.low_rank.keys()
@@ -583,7 +585,7 @@ def _check_order(quick_protocol: Path, tmp_path: Path, folder: Path) -> None:
 
 
 def test_a_run_whose_batches_do_not_fit_goes_on_in_smaller_ones(
-    small: Prepare, whole: dict[str, bytes], tmp_path: Path
+    small: Opener, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     told = Counter()
     record = Runner(small("NeedsMemory"), results=tmp_path, reporter=told).run()
@@ -606,8 +608,8 @@ def test_a_note_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
         assert "Going on with [4] :smile:\n" in capsys.readouterr().err
 
 
-def test_all_rows_and_methods_share_what_was_loaded(small: Prepare, tmp_path: Path) -> None:
-    prepared = replace(small("Quick"), loader=Loader(workers=1, cache_bytes=1 << 30))
+def test_all_rows_and_methods_share_what_was_loaded(small: Opener, tmp_path: Path) -> None:
+    experiment = replace(small("Quick"), loader=Loader(workers=1, cache_bytes=1 << 30))
     read: list[tuple[str, int]] = []
     own = Split.read
 
@@ -617,13 +619,13 @@ def test_all_rows_and_methods_share_what_was_loaded(small: Prepare, tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Split, "read", watched)
-        Runner(prepared, results=tmp_path).run()
+        Runner(experiment, results=tmp_path).run()
         tested = [(name, row) for name in ("pill", "polyp", "natural") for row in range(2)]
         assert sorted(read) == sorted([*tested, ("pill", 0), ("polyp", 0)]), (
             "and the training image the method looks at"
         )
         read.clear()
-        again = prepared.with_method(small("frozen").config)
-        assert again.loader is prepared.loader
+        again = experiment.with_method(small("frozen").config)
+        assert again.loader is experiment.loader
         Runner(again, results=tmp_path / "other").run()
         assert not read

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.merging.updates import Update, weight_changes
 from cosam_bench.method.contract_check import check_method
@@ -163,7 +163,7 @@ def test_rules_about_loras_factors_refuse_other_adapters(quick_protocol: Path, t
     overrides = ("adapter.kind=augmodule", "adapter.alpha=8.0")
     run = resolve_run(method="lorm", protocol=str(quick_protocol), overrides=overrides)
     with pytest.raises(CosamError, match=r"'lorm' is a rule about LoRA's factors.*'augmodule'.*adapter\.kind=lora"):
-        prepare(run, tmp_path)
+        open_experiment(run, tmp_path)
     cls: Any = load_method("task_arithmetic")
     with pytest.raises(CosamError, match="first_factors=osrm initialises LoRA's A, but"):
         cls(cls.Settings(first_factors="osrm"), replace(workbench("augmodule")))

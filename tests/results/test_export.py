@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.factoring import factor_update
@@ -56,7 +56,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Record]:
         if name not in made:
             method = "average" if name == "decoder" else name
             config = resolve_run(method=method, protocol=str(folder / "short.toml"), overrides=METHODS.get(name, ()))
-            made[name] = Runner(prepare(config, folder / name), results=folder / name).run()
+            made[name] = Runner(open_experiment(config, folder / name), results=folder / name).run()
         return made[name]
 
     return make

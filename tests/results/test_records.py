@@ -328,8 +328,8 @@ def test_a_state_grows_when_it_gets_larger_than_after_step_two(
 
 def test_the_outcome_is_kept_without_a_copy_in_memory(tmp_path: Path) -> None:
     config = SimpleNamespace(protocol=SimpleNamespace(name="mini"))
-    prepared = SimpleNamespace(config=config, method_name="regcl", digest="0123456789abcdef", steps=(0, 1))
-    running = RunningRecord(prepared, results=tmp_path)  # type: ignore[arg-type]  # all that it looks at here
+    experiment = SimpleNamespace(config=config, method_name="regcl", digest="0123456789abcdef", steps=(0, 1))
+    running = RunningRecord(experiment, results=tmp_path)  # type: ignore[arg-type]  # all that it looks at here
     state = running.state_file(1)
     state.parent.mkdir(parents=True)
     state.write_bytes(bytes(range(256)) * 16_384)

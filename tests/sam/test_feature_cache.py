@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.data.samples import Split
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import RunConfig, resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.updates import LowRank, Update
@@ -530,13 +530,13 @@ def configured(protocol: Path, *overrides: str, method: str = "finetune") -> Run
 
 
 def test_a_protocol_that_adapts_every_block_has_no_cache(quick_protocol: Path, tmp_path: Path) -> None:
-    assert prepare(configured(quick_protocol), tmp_path).bench.prefixes is None
+    assert open_experiment(configured(quick_protocol), tmp_path).bench.prefixes is None
 
 
 def test_the_cache_can_be_switched_off_and_is_no_part_of_a_runs_identity(quick_protocol: Path, tmp_path: Path) -> None:
     late = "adapter.blocks=[4, 5]"
-    default = prepare(configured(quick_protocol, late), tmp_path)
-    off = prepare(configured(quick_protocol, late, "prefix_cache_gib=0"), tmp_path)
+    default = open_experiment(configured(quick_protocol, late), tmp_path)
+    off = open_experiment(configured(quick_protocol, late, "prefix_cache_gib=0"), tmp_path)
     assert default.bench.prefixes is not None
     assert default.bench.prefixes.depth == 4
     assert off.bench.prefixes is None
@@ -548,8 +548,8 @@ def test_a_whole_run_with_the_cache_scores_as_one_without(quick_protocol: Path, 
     late = "adapter.blocks=[4, 5]"
     matrices, costs = [], []
     for results, option in ((tmp_path / "with", "prefix_cache_gib=8"), (tmp_path / "without", "prefix_cache_gib=0")):
-        prepared = prepare(configured(quick_protocol, late, option, method="regcl"), results)
-        record = Runner(prepared, results=results).run()
+        experiment = open_experiment(configured(quick_protocol, late, option, method="regcl"), results)
+        record = Runner(experiment, results=results).run()
         matrices.append(record.score_matrix())
         costs.append(record.info.cost)
     assert len(files(tmp_path / "with" / "_shared" / "prefix")) >= 4 * 3 + 3 * 3

@@ -13,7 +13,7 @@ from torch import Tensor
 from cosam_bench.core import environment
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Sample, Split
-from cosam_bench.experiments import experiment as prepare
+from cosam_bench.experiments import experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam import feature_store as kept_features
@@ -259,7 +259,7 @@ def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 10 * free_bytes))
         overrides = ("adapter.blocks=[4, 5]", f"prefix_cache_gib={gib}")
         config = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=overrides)
-        return prepare._prefix_cache(config, tiny, folder=tmp_path / "prefix")
+        return experiment._prefix_cache(config, tiny, folder=tmp_path / "prefix")
 
     assert isinstance(cache(1, free_bytes=0)._place, FeatureFiles)  # of the CPU, no GPU is asked
     monkeypatch.setattr(Sam, "device", torch.device("cuda"))
