@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import platform
 import time
@@ -27,6 +26,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.data.synthetic.scenes import scene
 from cosam_bench.sam.tiny_sam import TINY_IMAGE_SIZE, tiny_parts
 
@@ -243,7 +243,7 @@ def main() -> None:
     began = time.monotonic()
     weights = save(train(settings, out), out)
     facts = {
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": sha256_file(weights),
         "bytes": weights.stat().st_size,
         "training": asdict(settings),
         "torch": torch.__version__,

@@ -6,7 +6,8 @@ errors: the error that is meant for the user
 version: the version of this package
 settings: settings as frozen models, read from TOML and from key=value
 setting_keys: the keys of a settings model as data
-files: atomic writes, locks, hashes and TOML
+hashing: sha256 of bytes, text, JSON, files and tensors
+files: atomic writes, locks and TOML
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
 environment: the machine and the software, as a record names them

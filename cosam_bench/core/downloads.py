@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.hashing import sha256_file
 
 Say = Callable[[str], None]
-
-_BLOCK_BYTES = 2**20
 
 
 def unsaid(_: str) -> None:
@@ -42,7 +40,7 @@ def download(url: str, *, to: Path, sha256: str = "", by_hand: str = "", say: Sa
     from cosam_bench.core.http import ResumingDownloader
 
     if to.is_file():
-        found = sha256_of(to)
+        found = sha256_file(to)
         if sha256 in ("", found):
             return found
         say(f"{to} is not the file that is wanted (sha256 {found}, not {sha256}); fetching it anew.")
@@ -62,25 +60,4 @@ def download(url: str, *, to: Path, sha256: str = "", by_hand: str = "", say: Sa
         ) from None
     except OSError as error:  # of pooch's own file beside ours; those of the connection are told apart already
         raise CannotWrite(f"{to} cannot be written: {error.strerror or error}. Choose another folder.") from None
-    return sha256 or sha256_of(to)
-
-
-def sha256_of(path: Path, *, on_block: Callable[[int], None] = lambda size_bytes: None) -> str:
-    """A file's sha256.
-
-    Args:
-        path: the file.
-        on_block: called with the size of each block that was read.
-
-    Raises:
-        CosamError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-                on_block(len(block))
-    except OSError as error:
-        raise CosamError(f"{path} cannot be read: {error.strerror or error}.") from None
-    return digest.hexdigest()
+    return sha256 or sha256_file(to)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
+
+from cosam_bench.core.hashing import sha256_text
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,7 @@ def derived_seed(*parts: str | int) -> int:
     True
     """
     text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int(sha256_text(text)[:16], 16) >> 1
 
 
 def torch_generator(*parts: str | int) -> torch.Generator:

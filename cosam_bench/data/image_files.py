@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.decoding import decode_image, decode_mask, upright_size
 from cosam_bench.data.faults import refuse
@@ -133,7 +133,7 @@ def scan_pair(card: Card, pair: Pair) -> PairScan:
     image, mask = read_bytes(pair.image), read_bytes(pair.mask)
     size = upright_size(image, name=str(pair.image))
     sizes = _sample_sizes(card, pair, mask, size=size)
-    hashes = hashlib.sha256(image).hexdigest(), hashlib.sha256(mask).hexdigest()
+    hashes = sha256_bytes(image), sha256_bytes(mask)
     found = []
     for number, pixels in sizes.items():
         key = f"{pair.key}#{number}" if number else pair.key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.core.seeds import derived_seed
 from cosam_bench.data.availability import NOT_HERE, missing_reason
 from cosam_bench.data.cards import Card, Part
@@ -110,7 +110,7 @@ def _drawn(card: Card, part: Part) -> Split:
     pairs = list(_draw(card, part))
     entries = []
     for index, (image, mask) in enumerate(pairs):
-        hashes = (hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in (image, mask))
+        hashes = (sha256_bytes(pixels.numpy().tobytes()) for pixels in (image, mask))
         entries.append(Entry(f"{part}-{index:04d}", *hashes))
     source = Pixels(tuple(image for image, _ in pairs), tuple(mask for _, mask in pairs))
     # The pixels are in memory already.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.hashing import digest_tensors, sha256_text
 from cosam_bench.core.seeds import derived_seed
 from cosam_bench.data.samples import Split
-from cosam_bench.merging.updates import digest_tensors
 
 MASK_SIZE = 256  # side of SAM's mask prompts, segment-anything's PromptEncoder at 1024 px
 COARSER = 8  # noise is added where a mask differs from itself after shrinking by this (CoSAM's training)
@@ -135,7 +134,7 @@ def frozen_prompts(split: Split, *, points: int, seed: int, folder: Path) -> Pro
     Raises:
         CosamError: the file is damaged.
     """
-    identity = hashlib.sha256(f"{VERSION}|{split.domain}|{split.digest}".encode()).hexdigest()
+    identity = sha256_text(f"{VERSION}|{split.domain}|{split.digest}")
     path = folder / f"{split.domain}-{split.part}-seed{seed}-points{points}-{identity[:12]}.safetensors"
     if path.exists():
         return read_prompts(path, identity=identity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import reprlib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_bytes, sha256_text
 from cosam_bench.data.prompts import Prompts, frozen_prompts, read_prompts, replace_points, write_prompts
 from cosam_bench.data.samples import Split
 
@@ -113,7 +113,7 @@ def read_published(path: Path) -> PublishedPoints:
         ) from None
     if not isinstance(entries, dict):
         raise CosamError(f"The published points {path} are not an object from names of mask files to points.")
-    return PublishedPoints(path, hashlib.sha256(content).hexdigest(), entries)
+    return PublishedPoints(path, sha256_bytes(content), entries)
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def published_prompts(split: Split, *, points: int, seed: int, folder: Path) -> 
             f"of {split.domain!r} share {len(set(names))} of {split.points_file}. Set prompts.published = false, or "
             "samples = 'union' on its card."
         )
-    identity = hashlib.sha256(f"{VERSION}|{split.domain}|{split.digest}|{published.sha256}".encode()).hexdigest()
+    identity = sha256_text(f"{VERSION}|{split.domain}|{split.digest}|{published.sha256}")
     path = folder / f"{split.domain}-{split.part}-seed{seed}-published{points}-{identity[:12]}.safetensors"
     if path.exists():
         return read_prompts(path, identity=identity)

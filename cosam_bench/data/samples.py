@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Protocol, overload
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_json, sha256_text
 from cosam_bench.data.cards import Part
 
 DECODED_BYTES = 1 << 30  # of decoded samples that one split keeps: about a thousand at 512 x 512
@@ -69,7 +69,7 @@ class Manifest:
     def digest(self) -> str:
         """sha256 over the rule and all entries, in order."""
         rows = [[entry.key, entry.image_sha256, entry.mask_sha256] for entry in self.entries]
-        return hashlib.sha256(json.dumps([self.rule, rows]).encode()).hexdigest()
+        return sha256_json([self.rule, rows])
 
 
 class PixelSource(Protocol):
@@ -179,7 +179,7 @@ class Domain:
     @property
     def digest(self) -> str:
         """sha256 over both splits: equal digests mean equal data, divided equally."""
-        return hashlib.sha256(f"{self.train.digest}|{self.test.digest}".encode()).hexdigest()
+        return sha256_text(f"{self.train.digest}|{self.test.digest}")
 
 
 @dataclass(frozen=True)

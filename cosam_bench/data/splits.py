@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cosam_bench.core.hashing import sha256_text
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.faults import refuse
 from cosam_bench.data.pairing import Pair
@@ -83,7 +83,7 @@ def _parts(card: Card, samples: Sequence[FileSample]) -> dict[str, Part | None]:
 
 
 def _rank(image: str, *, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{image}".encode()).hexdigest()
+    return sha256_text(f"{seed}/{image}")
 
 
 def _by_ratio(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, Part | None]:

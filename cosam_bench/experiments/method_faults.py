@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, write_atomically
-from cosam_bench.merging.updates import digest_tensors
+from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
 

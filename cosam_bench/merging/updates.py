@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import digest_tensors
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,6 @@ class Update:
     def digest(self) -> str:
         """sha256 of names, shapes, dtypes and bytes, in sorted order."""
         return digest_tensors(self.tensors())
-
-
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over the sorted names with each tensor's dtype, shape and bytes."""
-    state = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 def add(first: Update, second: Update) -> Update:

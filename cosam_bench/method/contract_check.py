@@ -8,7 +8,6 @@ It runs the method on three small synthetic domains with an untrained tiny SAM: 
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import checked_logits
-from cosam_bench.merging.updates import digest_tensors
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import Method, State
@@ -128,7 +127,7 @@ class _Trial:
             outcome.state_bytes.append(self._state(method).save(path))
             method = self._rebuild(path)
             self._check_rebuilt(method, kept, path)
-            outcome.states.append(_digest(path))
+            outcome.states.append(sha256_file(path))
             outcome.logits.append(kept)
         return outcome
 
@@ -163,7 +162,7 @@ class _Trial:
             )
         again = path.with_suffix(".again")
         self._state(method).save(again)
-        if _digest(again) != _digest(path):
+        if sha256_file(again) != sha256_file(path):
             raise ContractViolation(
                 "A state changes when it is loaded and saved again. Likely cause: state() omits something that only "
                 "the next learn() needs, such as running sums, or load() changes dtypes."
@@ -260,7 +259,3 @@ def _check_growth(card: MethodCard, state_bytes: list[int]) -> None:
             f"The card says that the state grows, but it has {state_bytes} bytes after the domains. "
             "Say state='constant', or save what state() leaves out."
         )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
+from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import draw_prompts
@@ -73,6 +72,6 @@ def trial_split(name: str, *, shift: int) -> Split:
         image = torch.stack([ramp, ramp // 2, 96 - ramp]) + 120 * mask
         images.append(image.to(torch.uint8))
         masks.append(mask)
-        digests = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in (images[-1], mask)]
+        digests = [sha256_bytes(part.numpy().tobytes()) for part in (images[-1], mask)]
         entries.append(Entry(f"{index}", *digests))
     return Split(name, part="train", manifest=Manifest(tuple(entries)), source=Pixels(tuple(images), tuple(masks)))

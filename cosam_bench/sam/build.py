@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.updates import digest_tensors
+from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.sam.attention import use_lean_attention
 from cosam_bench.sam.mobile_sam import mobile_parts, rename_published
 from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
@@ -65,7 +64,7 @@ def build_sam(
     if path is None:
         sam.checkpoint_digest = digest_tensors(sam.state_dict())
     else:
-        sam.checkpoint_digest = _file_digest(path)
+        sam.checkpoint_digest = sha256_file(path)
         if checkpoint is None and spec.sha256 not in (None, sam.checkpoint_digest):
             raise CosamError(f"{path} is damaged: its sha256 is not {spec.sha256}. {_fetch_hint(spec)}")
         _load(sam, path)
@@ -122,11 +121,6 @@ def weights_file(name: str, checkpoint: Path | None = None) -> Path:
 
 def _fetch_hint(spec: ModelSpec) -> str:
     return f"Fetch them by `cosam-bench models --fetch {spec.name}`, or give a checkpoint file."
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(sam: Sam, path: Path) -> None:

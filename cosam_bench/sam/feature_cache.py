@@ -14,7 +14,6 @@ depends on the batch in any case, those of a batch that are missing pass it toge
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cosam_bench.core.environment import synchronise, versions
+from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.sam.encoder_sections import encoder_sections, parts
 from cosam_bench.sam.feature_store import Kept, Place
 from cosam_bench.sam.frames import FramePrompts
@@ -124,7 +124,7 @@ class PrefixCache:
         contents = map(_bytes, images.detach()) if digests is None else map(str.encode, digests)
         facts = {"autocast": autocast, "dtype": str(images.dtype), "shape": list(images.shape[1:])}
         head = json.dumps(self._facts | facts, sort_keys=True).encode()
-        return [_digest(head, content) for content in contents]
+        return [sha256_bytes(head, content) for content in contents]
 
 
 def encode(
@@ -165,12 +165,6 @@ def clock(cache: PrefixCache | None) -> float:
 
 def _bytes(image: Tensor) -> memoryview:
     return image.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def _digest(head: bytes, content: bytes | memoryview) -> str:
-    state = hashlib.sha256(head)
-    state.update(content)
-    return state.hexdigest()
 
 
 def _joined(rows: list[Features], *, device: torch.device) -> Features:

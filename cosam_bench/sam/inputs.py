@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
@@ -48,9 +48,7 @@ class ModelInput:
     def digest(self) -> str:
         """sha256 of all that decides the normalised input: equal digests, equal input on one kind of device."""
         facts = [list(self.pixels.shape), self.frame.content, PIXEL_MEAN, PIXEL_STD]
-        state = hashlib.sha256(json.dumps(facts).encode())
-        state.update(self.pixels.contiguous().numpy().data)
-        return state.hexdigest()
+        return sha256_bytes(json.dumps(facts).encode(), self.pixels.contiguous().numpy().data)
 
 
 @dataclass(frozen=True, eq=False)

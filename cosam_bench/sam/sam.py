@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
+from cosam_bench.core.hashing import sha256_text
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.side_layers import SideLayers
@@ -109,8 +109,7 @@ class Sam(nn.Module):
         """Hash of all that decides the frozen model's answers; the checkpoint's own where nothing else does."""
         if not self.global_attention and not self.side_digest:
             return self.checkpoint_digest
-        facts = f"{self.checkpoint_digest}|{self.global_attention}|{self.side_digest}"
-        return hashlib.sha256(facts.encode()).hexdigest()
+        return sha256_text(f"{self.checkpoint_digest}|{self.global_attention}|{self.side_digest}")
 
     @property
     def device(self) -> torch.device:

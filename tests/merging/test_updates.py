@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.merging.updates import (
     LazyTensors,
     LowRank,
     Update,
     add,
     check_same_layers,
-    digest_tensors,
     lazy_weight_changes,
     shapes_of,
     weight_changes,

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.core.settings import validate
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Sample, Split
-from cosam_bench.merging.updates import Update, digest_tensors
+from cosam_bench.merging.updates import Update
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import State
 from cosam_bench.method.training_domain import TrainingDomain

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts, draw_prompts, tight_box
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments.protocol import Protocol
-from cosam_bench.merging.updates import Update, digest_tensors
+from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
 from cosam_bench.sam.build import build_sam

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cosam_bench.core.downloads import sha256_of
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone
+from cosam_bench.core.hashing import sha256_file, sha256_text
 from cosam_bench.core.progress_bar import ByteBar
 from cosam_bench.data.acquire.archive_formats import SUFFIXES, BadArchive, archive_format, check_plain
 from cosam_bench.data.acquire.archive_members import opened
@@ -59,7 +58,7 @@ def unpack(files: Sequence[DataFile], *, into: Path) -> tuple[Path, tuple[Archiv
 def _describe(path: Path) -> Archive:
     size = path.stat().st_size
     with ByteBar(f"checking {path.name}", total_bytes=size) as bar:
-        return Archive(file=path.name, sha256=sha256_of(path, on_block=bar.advance), size_bytes=size)
+        return Archive(file=path.name, sha256=sha256_file(path, on_block=bar.advance), size_bytes=size)
 
 
 def _folder_name(files: Sequence[DataFile], archives: Sequence[Archive]) -> str:
@@ -67,7 +66,7 @@ def _folder_name(files: Sequence[DataFile], archives: Sequence[Archive]) -> str:
     stem = next((name[: -len(end)] for end in sorted(SUFFIXES, key=len)[::-1] if name.lower().endswith(end)), name)
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:60].strip(".") or "archive"
     text = "\n".join(f"{archive.sha256} {file.folder}" for file, archive in zip(files, archives, strict=True))
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{plain}-{sha256_text(text)[:12]}"
 
 
 @contextmanager

@@ -8,7 +8,6 @@ among the 200. ``name`` takes the first by file name, however small their larges
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.hashing import sha256_text
 from cosam_bench.data.acquire.coco_annotations import LargestInstance, fill_polygons, read_largest_instances
 from cosam_bench.data.acquire.extraction import link_or_copy
 from cosam_bench.data.cards import Layout
@@ -84,7 +84,7 @@ def rank(instances: Sequence[LargestInstance], *, by: Literal["hash", "name"]) -
     if by == "name":
         return sorted(instances, key=lambda instance: instance.name)
     large = [instance for instance in instances if instance.area >= LEAST_SHARE * math.prod(instance.size)]
-    return sorted(large, key=lambda instance: hashlib.sha256(instance.name.encode()).hexdigest())
+    return sorted(large, key=lambda instance: sha256_text(instance.name))
 
 
 def _select(

@@ -5,13 +5,14 @@ Text and axes have the colour ``currentColor``, so that one picture is right on 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cosam_bench.core.hashing import sha256_text
 
 _INK = "#010203"  # replaced by currentColor; no data is drawn in it
 _PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left out
@@ -142,7 +143,7 @@ def _svg(figure: Any, *, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for length in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {length}="[^"]*"', r"\1", svg, count=1)
-    prefix = f"c{hashlib.sha256(title.encode()).hexdigest()[:8]}-"  # ids of several pictures on one page differ
+    prefix = f"c{sha256_text(title)[:8]}-"  # ids of several pictures on one page differ
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", svg)
     return svg.replace(">", f' role="img" aria-label="{escape(title)}">', 1)
 

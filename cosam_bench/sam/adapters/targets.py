@@ -12,7 +12,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.updates import digest_tensors
+from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.augmodule import AugModule
 from cosam_bench.sam.adapters.hq import HQLayers, rename_hq
