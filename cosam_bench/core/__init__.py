@@ -5,9 +5,10 @@ Modules, bottom to top:
 errors: the error that is meant for the user
 version: the version of this package
 settings: settings as frozen models, read from TOML and from key=value
+defaults: settings without those at their defaults
 setting_keys: the keys of a settings model as data
 hashing: sha256 of bytes, text, JSON, files and tensors
-files: atomic writes, locks and TOML
+files: atomic writes, locks and paths
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
 environment: the machine and the software, as a record names them

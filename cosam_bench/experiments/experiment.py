@@ -16,7 +16,7 @@ from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import load_stream
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of
-from cosam_bench.experiments.fingerprint import conditions_of, run_digest
+from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import load_method, short_name
@@ -82,16 +82,14 @@ class Experiment:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that decides a score: two runs with the same digest are the same run.
-
-        That is the conditions, the prompts, the method with its source file and settings, seed, order, the
-        kind of device, and this package's version.
-        """
-        return run_digest(
+        """Hash of all that decides a score, see ``run_fingerprint``; its first digits name the record's folder."""
+        return run_fingerprint(
+            self.method,
+            name=self.method_name,
+            settings=self.settings,
             conditions=self.conditions,
             prompts=self.prompt_digests,
-            method=(self.method_name, self.method, self.settings),
-            order=[domain.name for domain in self.domains],
+            order=tuple(domain.name for domain in self.domains),
             seed=self.config.seed,
             device=self.bench.view.device.type,
         )
@@ -139,7 +137,7 @@ def open_experiment(config: RunConfig, results: Path) -> Experiment:
     test_prompts = {domain.name: prompts(domain.test) for domain in columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in domains}
     sam = build_base_model(config, device=device)
-    conditions = conditions_of(config, columns, sam)
+    conditions = run_conditions(protocol, columns=columns, sam=sam)
     view = view_of(protocol, sam, device)
     bench = Workbench(
         sam=sam,

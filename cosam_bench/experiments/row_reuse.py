@@ -8,8 +8,6 @@ show the difference: scores are the same bits, and seconds are those of the meas
 from __future__ import annotations
 
 import filecmp
-import hashlib
-import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from cosam_bench.core.environment import versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.hashing import sha256_json
 from cosam_bench.experiments.experiment import SHARED, Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.sam.feature_cache import processor
@@ -29,7 +28,7 @@ class FrozenRow:
 
     def __init__(self, experiment: Experiment, *, results: Path) -> None:
         self._experiment = experiment
-        self._path = results / SHARED / "rows" / f"{_identity(experiment)}.json"
+        self._path = results / SHARED / "rows" / f"{_row_digest(experiment)}.json"
 
     def read(self) -> StepResult | None:
         """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
@@ -48,7 +47,7 @@ class FrozenRow:
             result.save(self._path)
 
 
-def _identity(experiment: Experiment) -> str:
+def _row_digest(experiment: Experiment) -> str:
     """Hash of everything that decides the bits of the row."""
     bench = experiment.bench
     facts = {
@@ -60,7 +59,7 @@ def _identity(experiment: Experiment) -> str:
         "kept features": bench.prefixes is not None,  # they are computed image by image, not in batches
         "versions": versions(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return sha256_json(facts)[:32]
 
 
 def is_unchanged(before: Path, after: Path) -> bool:

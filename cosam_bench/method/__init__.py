@@ -9,7 +9,11 @@ workbench: the frozen model and the protocol's training
 trial: small workbenches and domains to try a method on
 interface: Method, MergingMethod and State
 contract_check: whether a method keeps the contract
+edited_modules: modules that were edited while this process runs
 registry: methods by name, module or file
+module_files: where modules are, and which belong to a rule
+syntax: what a Python file means
+rule_digest: the hash of a method's own code
 source_reading: a method's card and settings, read without importing it
 package_template: the skeleton of a method as a package
 """

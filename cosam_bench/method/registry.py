@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
+from cosam_bench.method.edited_modules import unload_edited_modules
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
@@ -64,6 +65,7 @@ def load_method(asked: str) -> type[Method]:
     Raises:
         CosamError: nobody offers it, its module fails to import, or it is not a concrete ``Method``.
     """
+    unload_edited_modules()
     path, _, class_name = asked.partition(":")
     if path.endswith(".py"):
         return _from_module(_import_file(expanded(path)), class_name, asked)

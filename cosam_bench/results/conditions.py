@@ -1,17 +1,23 @@
-"""Which records may stand in one table: those measured under the same conditions."""
+"""Which records one table may hold: those measured under the same conditions."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_json
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.results.records import Record
-from cosam_bench.results.run_info import RunInfo
+from cosam_bench.results.run_info import Conditions, RunInfo
+
+# Parts of a protocol that change nothing, or whose contents are hashed in place of their names.
+_HASHED_ELSEWHERE = (("title",), ("stream",), ("methods",), ("model",), ("adapter", "start"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Measured:
 def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measured], list[str]]:
     """The complete runs with their conditions, and a note for whatever was left out or set apart.
 
-    Runs are comparable where the protocol, its version and settings, the model's weights and the data agree.
+    Runs are comparable if the protocol, its version and settings, the model's weights and the data agree.
     """
     notes = _left_out(records)
     runs = []
@@ -43,16 +49,68 @@ def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measu
         if record.info.status != "complete":
             continue
         try:
-            runs.append(Measured(record, record.score_matrix(metric), conditions_of(record.info)))
+            runs.append(Measured(record, record.score_matrix(metric), comparison_key(record.info)))
         except CosamError as error:
             notes.append(f"Left out: {error}")
     return runs, notes + _set_apart(runs)
 
 
-def conditions_of(info: RunInfo) -> str:
+def comparison_key(info: RunInfo) -> str:
     """A short hash of the protocol, its version and the conditions of a run."""
-    parts = json.dumps([info.protocol, info.protocol_version, info.conditions.digest])
-    return hashlib.sha256(parts.encode()).hexdigest()[:8]
+    return sha256_json([info.protocol, info.protocol_version, comparable_conditions(info).digest])[:8]
+
+
+def comparable_conditions(info: RunInfo) -> Conditions:
+    """The conditions of a run, those of an older record converted to today's rule.
+
+    Records from before 0.2 hashed every key of the protocol, defaults too. They hold the whole protocol as well, so
+    its hash by today's rule follows from it. A record whose protocol does not have the recorded hash keeps that one,
+    and is comparable with nothing new.
+    """
+    recorded = info.conditions
+    protocol = info.config.get("protocol")
+    if recorded.keys != "all" or not isinstance(protocol, dict) or protocol_digest(protocol) != recorded.config:
+        return recorded
+    changed = _without_defaults(protocol, _first_defaults())
+    return Conditions(
+        data=recorded.data, checkpoint=recorded.checkpoint, config=protocol_digest(changed), keys="changed"
+    )
+
+
+def protocol_digest(protocol: dict[str, Any]) -> str:
+    """The hash of a protocol's settings, without what other hashes cover: model, stream and methods.
+
+    Args:
+        protocol: the settings that differ from their defaults, as JSON values.
+    """
+    counted = dict(protocol)
+    for *tables, key in _HASHED_ELSEWHERE:
+        if not tables:
+            counted.pop(key, None)
+        elif inner := {name: value for name, value in counted.pop(tables[0], {}).items() if name != key}:
+            counted[tables[0]] = inner
+    return sha256_json(counted)
+
+
+def _without_defaults(table: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The keys of a protocol's table that differ from the defaults, which are given by dotted names."""
+    changed = {}
+    for name, value in table.items():
+        path = prefix + name
+        is_table = isinstance(value, dict) and any(key.startswith(f"{path}.") for key in defaults)
+        kept = _without_defaults(value, defaults, f"{path}.") if is_table else value
+        is_default = value == defaults[path] if path in defaults else is_table and not kept
+        if not is_default:
+            changed[name] = kept
+    return changed
+
+
+@cache
+def _first_defaults() -> dict[str, Any]:
+    """The protocol's defaults of version 1, which all records from before 0.2 were measured with."""
+    text = (files(__package__) / "protocol_defaults.json").read_text(encoding="utf-8")
+    defaults: dict[str, Any] = json.loads(text)["1"]
+    return defaults
 
 
 def _left_out(records: Iterable[Record]) -> list[str]:
@@ -82,7 +140,7 @@ def _differences(first: RunInfo, second: RunInfo) -> list[str]:
     found = []
     if first.protocol_version != second.protocol_version:
         found.append(f"the protocol's version ({first.protocol_version}, {second.protocol_version})")
-    one, other = first.conditions, second.conditions
+    one, other = comparable_conditions(first), comparable_conditions(second)
     if one.config != other.config:
         found.append("the protocol's settings")
     if one.checkpoint != other.checkpoint:

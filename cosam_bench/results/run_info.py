@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.settings import Settings, validate
 
 SCHEMA: Literal[1] = 1
@@ -27,13 +27,16 @@ class Conditions(Settings):
     Attributes:
         data: by the domain's name, the digest of its manifests; retention domains included.
         checkpoint: the digest of the frozen base model's weights.
-        config: the digest of the resolved protocol, without method, seed, order and device.
-        digest: sha256 of the three above; computed where it is not given.
+        config: the digest of the protocol's settings, without method, seed, order and device.
+        keys: which settings ``config`` counts: those that differ from their defaults, or, in records from before
+            0.2, which do not say so, all.
+        digest: sha256 of the four above; computed if it is not given.
     """
 
     data: dict[str, str]
     checkpoint: str
     config: str
+    keys: Literal["all", "changed"] = "all"
     digest: str = ""
 
     @model_validator(mode="before")
@@ -45,14 +48,16 @@ class Conditions(Settings):
 
     @model_validator(mode="after")
     def _has_its_own_digest(self) -> Self:
-        if self.digest != _digest({"data": self.data, "checkpoint": self.checkpoint, "config": self.config}):
+        if self.digest != _digest(self.model_dump()):
             raise ValueError("the digest does not belong to these conditions; the record was edited")
         return self
 
 
 def _digest(fields: dict[str, Any]) -> str:
-    parts = {name: fields.get(name) for name in ("data", "checkpoint", "config")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    names = ["data", "checkpoint", "config"]
+    if fields.get("keys", "all") != "all":  # older records have no such field, and keep their digest
+        names.append("keys")
+    return sha256_json({name: fields.get(name) for name in names})
 
 
 class Cost(Settings):

@@ -1,8 +1,7 @@
-"""Trained experts as files, so that each is trained once and read back by whoever asks for the same training."""
+"""Trained experts as files: each is trained once, and read back for every run that needs the same training."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.version import __version__
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.merging.updates import Update
@@ -33,21 +34,21 @@ def expert_file(
     start: Update | None,
     from_scratch: bool,
 ) -> str:
-    """The name of an expert's file: a hash of all that decides what training gives.
+    """The name of an expert's file: a hash of all that decides the outcome of training.
 
     Args:
         data: digest of the training samples and their prompts.
-        sam: the frozen model; its digest stands for ``adapter.start``, too.
+        sam: the frozen model; its digest covers ``adapter.start``, too.
         fit: with the learning rate of this domain.
-        view: how samples become model input; its precision does not count, training has that of ``fit``.
-        start: what training begins from.
-        from_scratch: whether ``start`` lies beneath a fresh adapter.
+        view: how samples become model input; its precision does not count, since training uses that of ``fit``.
+        start: the update that training begins from.
+        from_scratch: whether training adds a fresh adapter on top of ``start``.
     """
     facts = {
         "data": data,
         "model": sam.digest,
-        "adapter": adapter.model_dump(mode="json", exclude={"start"}),
-        "fit": fit.model_dump(mode="json"),
+        "adapter": {key: value for key, value in counted_settings(adapter).items() if key != "start"},
+        "fit": counted_settings(fit),
         "prompt": prompt_kind,
         "resize": view.resize,
         "resampling": view.resampling,
@@ -60,7 +61,7 @@ def expert_file(
     }
     if from_scratch and start is not None:  # without a start it makes no difference
         facts["from_scratch"] = True
-    return f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
+    return f"{sha256_json(facts)[:32]}.safetensors"
 
 
 def write_expert(path: Path, fitted: Fitted) -> None:
@@ -74,7 +75,7 @@ def write_expert(path: Path, fitted: Fitted) -> None:
 
 
 def read_expert(path: Path) -> Fitted | None:
-    """The stored expert, or None where there is none that can be read: it is then trained again."""
+    """The stored expert, or None if none can be read: it is then trained again."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)

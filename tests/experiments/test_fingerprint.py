@@ -1,9 +1,7 @@
-"""What makes two runs of one method the same: the files its rule is made of."""
+"""What makes two runs comparable, what makes them the same, and what is refused before any data is read."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,42 +9,12 @@ from safetensors.torch import save_file
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.experiment import open_experiment
-from cosam_bench.experiments.fingerprint import _rule_modules, _source_digest
-from cosam_bench.experiments.protocol import resolve_run
-from cosam_bench.method.registry import load_method
+from cosam_bench.experiments.fingerprint import run_conditions
+from cosam_bench.experiments.protocol import Protocol, resolve_run
+from cosam_bench.methods.regcl import RegCL
 from cosam_bench.sam.adapters.hq import HQLayers
-
-METHOD = """
-from cosam_bench.methods.finetune import Finetune
-from {package} import rule
-class Mine(Finetune):
-    weight = rule.WEIGHT
-"""
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an importable package with a method and a helper module."""
-    name = "somebodys_method"
-    folder = tmp_path / name
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "rule.py").write_text("WEIGHT = 1\n")
-    (folder / "unused.py").write_text("WEIGHT = 1\n")
-    (folder / "method.py").write_text(METHOD.format(package=name))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for module in (name, f"{name}.rule", f"{name}.method"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    importlib.import_module(f"{name}.method")
-    return name
-
-
-def test_a_built_in_rule_is_its_file_and_the_merge_algebra_it_uses() -> None:
-    assert _rule_modules(load_method("finetune").__module__) == {"cosam_bench.methods.finetune"}
-    assert _rule_modules(load_method("regcl").__module__) == {
-        "cosam_bench.methods.regcl",
-        "cosam_bench.merging.regression",
-    }
+from cosam_bench.sam.build import build_sam
+from cosam_bench.training.fit_settings import FitSettings
 
 
 def test_a_rate_of_a_domain_that_the_stream_has_not_is_refused(quick_protocol: Path, tmp_path: Path) -> None:
@@ -93,10 +61,59 @@ def test_first_weights_count_by_their_content_and_global_attention_counts(quick_
     assert len({one, other, conditions(), conditions("model.global_attention=true")}) == 4
 
 
-def test_a_plugins_helper_modules_count(package: str, tmp_path: Path) -> None:
-    method = load_method(f"{package}.method:Mine")
-    first = _source_digest(method)
-    (tmp_path / package / "unused.py").write_text("WEIGHT = 2\n")
-    assert _source_digest(method) == first
-    (tmp_path / package / "rule.py").write_text("WEIGHT = 2\n")
-    assert _source_digest(method) != first
+def test_a_key_that_is_set_to_its_default_is_the_same_run(quick_protocol: Path, tmp_path: Path) -> None:
+    def digests(*overrides: str) -> tuple[str, str]:
+        run = resolve_run(method="regcl", protocol=str(quick_protocol), overrides=overrides)
+        found = open_experiment(run, tmp_path)
+        return found.conditions.digest, found.digest
+
+    ridge = RegCL.Settings.model_fields["ridge"].default
+    assert digests() == digests("fit.jitter=false", "score.size='original'", f"method.ridge={ridge}")
+    assert digests()[0] == digests("method.ridge=0.5")[0]
+    assert digests()[1] != digests("method.ridge=0.5")[1]
+    assert digests()[0] != digests("score.size='model'")[0]
+
+
+class LaterFit(FitSettings):
+    """The settings of training after somebody added one."""
+
+    warmup_steps: int = 0
+
+
+class LaterProtocol(Protocol):
+    """A protocol with such training."""
+
+    fit: LaterFit = LaterFit()
+
+
+@pytest.mark.parametrize("name", ["mini", "cosam", "regcl", "union"])
+def test_a_new_key_at_its_default_leaves_conditions_as_they_were(name: str, tmp_path: Path) -> None:
+    protocol = resolve_run(method="frozen", protocol=name).protocol
+    sam = build_sam("tiny")
+    later = LaterProtocol(**protocol.model_dump())
+    assert run_conditions(later, columns=(), sam=sam) == run_conditions(protocol, columns=(), sam=sam)
+    changed = later.model_copy(update={"fit": later.fit.model_copy(update={"warmup_steps": 5})})
+    assert run_conditions(changed, columns=(), sam=sam) != run_conditions(protocol, columns=(), sam=sam)
+
+
+def test_an_edited_helper_of_a_methods_file_is_another_run(
+    quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from cosam_bench.methods.finetune import Finetune\nimport edited_helper\n\n\n"
+        "class Mine(Finetune):\n    weight = edited_helper.WEIGHT\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run(helper: str) -> tuple[str, object]:
+        (tmp_path / "edited_helper.py").write_text(helper)
+        found = open_experiment(
+            resolve_run(method=str(tmp_path / "mine.py"), protocol=str(quick_protocol)), tmp_path / "results"
+        )
+        return found.digest, vars(found.method)["weight"]
+
+    first = run("WEIGHT = 1\n")
+    assert run("# a comment\nWEIGHT = 1\n") == first
+    digest, weight = run("WEIGHT = 22\n")
+    assert digest != first[0]
+    assert weight == 22

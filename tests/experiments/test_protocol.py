@@ -169,7 +169,9 @@ def test_a_run_is_the_same_run_as_long_as_nothing_that_decides_a_score_changes(
     changes = ("seed=1", reverse, "adapter.rank=3", "method.ridge=1e-3", "prompts.points=2")
     mine = f"{tmp_path / 'mine.py'}"
     digests = [digest("regcl", change) for change in changes] + [digest("frozen"), digest(mine)]
-    (tmp_path / "mine.py").write_text(METHOD + "# edited\n")
+    (tmp_path / "mine.py").write_text(METHOD + "# a comment\n")
+    assert digest(mine) == digests[-1]
+    (tmp_path / "mine.py").write_text(METHOD + "EDITED = True\n")
     assert len({*same, *digests, digest(mine)}) == len(digests) + 2
 
 

@@ -309,13 +309,21 @@ def test_another_seed_start_or_setting_is_another_expert(
     assert len(list(tmp_path.iterdir())) == 5
 
 
+class LaterFit(FitSettings):
+    """The settings of training after somebody added one."""
+
+    warmup_steps: int = 0
+
+
 def test_all_that_decides_an_expert_is_in_its_files_name(bench: Workbench) -> None:
-    def name(prompt_kind: TrainPrompt = "box", view: View = bench.view, **fit: Any) -> str:
+    def name(
+        prompt_kind: TrainPrompt = "box", view: View = bench.view, model: type[FitSettings] = FitSettings, **fit: Any
+    ) -> str:
         return expert_file(
             "data",
             sam=bench.sam,
             adapter=bench.adapter,
-            fit=FitSettings.model_validate(fit),
+            fit=model.model_validate(fit),
             prompt_kind=prompt_kind,
             view=view,
             seed=0,
@@ -344,6 +352,8 @@ def test_all_that_decides_an_expert_is_in_its_files_name(bench: Workbench) -> No
     names = [name(), name("mix"), *(name(view=view) for view in views), *(name(**change) for change in changes)]
     assert len(set(names)) == len(names)
     assert name(view=replace(bench.view, precision="bf16")) == name()  # of the scores alone
+    assert name(flip=True) == name(model=LaterFit) == name()  # at their defaults
+    assert name(model=LaterFit, warmup_steps=5) != name()
 
 
 def test_a_domain_may_have_a_learning_rate_of_its_own(bench: Workbench, domain: TrainingDomain) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors
-from cosam_bench.merging.updates import Update, as_factors, digest_tensors, weight_changes
+from cosam_bench.merging.updates import Update, as_factors, weight_changes
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.augmodule import AugModule, heatmap
