@@ -259,7 +259,7 @@ def test_what_is_edited_in_a_running_process_is_imported_again(written: Written)
     [
         ("frozen", {"frozen"}),
         ("finetune", {"finetune", "updates"}),
-        ("regcl", {"regcl", "regression", "updates"}),
+        ("regcl", {"regcl", "regression", "spectral", "updates"}),
         ("moda", {"moda", "moda_tokens", "updates"}),
     ],
 )
