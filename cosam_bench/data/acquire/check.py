@@ -83,10 +83,7 @@ def check_domain(
     report = DomainReport(card.name, expected=card.expected)
     is_test_only = card.split.is_test_only if is_retention is None else is_retention
     if card.kind == "synthetic":
-        counts = card.split.counts
-        report.layout, report.train, report.test = "drawn", 0 if is_test_only else counts["train"], counts["test"]
-        report.samples = report.train + report.test
-        report.faults["other"] += empty_parts(report.train, report.test, is_retention=is_test_only)
+        _count_drawn(card, report, is_test_only=is_test_only)
         return report
     pairing = pair_files(card)
     _report_pairing(card, pairing, report)
@@ -107,6 +104,13 @@ def check_domain(
         report.faults["other"].append(no_samples(card, len(pairing.pairs)))
     _compare_expected(card, pairing, report, is_test_only=is_test_only)
     return report
+
+
+def _count_drawn(card: Card, report: DomainReport, *, is_test_only: bool) -> None:
+    counts = card.split.counts
+    report.layout, report.train, report.test = "drawn", 0 if is_test_only else counts["train"], counts["test"]
+    report.samples = report.train + report.test
+    report.faults["other"] += empty_parts(report.train, report.test, is_retention=is_test_only)
 
 
 def find_leaks(reports: Sequence[DomainReport], *, stream: str) -> str:
