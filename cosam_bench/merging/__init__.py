@@ -5,15 +5,14 @@ Modules, bottom to top:
 updates: changes of weights, dense or as thin factors
 scale: the factor of a merged change, as a setting
 gram_matrices: sums of products of a layer's inputs
-spectral: singular values and truncation of thin factors
+spectral: singular values and norms of thin factors
 factoring: updates as low-rank factors of linear layers
-order_statistics: exact quantiles and thresholds of large tensors
-elementwise: sums and means, entry by entry
-competition: PCB-Merging's weights
+order_statistics: exact order statistics over all entries of several tensors
+elementwise: scaled sums and means, entry by entry
 fisher_average: averages weighted by Fisher information
-interpolation: steps from the served update towards a new one
-osrm: first factors that are orthogonal to other domains' inputs
+interpolation: between the served update and a new one
+osrm: initial factors that are orthogonal to other domains' inputs
 regression: RegMean's least squares
 sign_election: TIES
-trajectory: search in the subspace that a training run spanned
+trajectory: search within the subspace that a training run spans
 """

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.merging.spectral import discarded_energy
 from cosam_bench.merging.updates import LowRank
 
 
@@ -128,5 +127,8 @@ def truncate_by_gram(weight: Tensor, gram_sum: Tensor, *, rank: int) -> tuple[Lo
         eigenvalues, vectors = torch.linalg.eigh(gram_sum)
         rooted = weight @ vectors * eigenvalues.clamp(min=0).sqrt()
     left, values, _ = torch.linalg.svd(rooted, full_matrices=False)
+    energies = values.square()
+    total = energies.sum().item()
+    discarded = energies[rank:].sum().item() / total if total > 0 else 0.0
     kept = left[:, :rank]
-    return LowRank(a=kept.T @ weight, b=kept.clone()), discarded_energy(values, rank=rank)
+    return LowRank(a=kept.T @ weight, b=kept.clone()), discarded
