@@ -15,9 +15,9 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import target_layers, touched_layers
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.encoder_sections import deepest_cut
+from cosam_bench.sam.cache_backends import FeatureFiles
+from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
-from cosam_bench.sam.feature_store import FeatureFiles
 from cosam_bench.sam.inputs import Precision
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit_settings import FitSettings
@@ -79,6 +79,6 @@ def workbench(
 
 
 def _feature_cache(folder: Path, sam: Sam, adapter: AdapterSettings) -> PrefixCache:
-    depth = deepest_cut(sam.image_encoder, touched_layers(sam, adapter))
+    depth = frozen_depth(sam.image_encoder, touched_layers(sam, adapter))
     assert depth is not None, "the first block is adapted, so there is nothing to keep"
     return PrefixCache(FeatureFiles(folder, limit_bytes=8 * 2**30), sam=sam, depth=depth)

@@ -32,7 +32,7 @@ from torch.nn import functional
 from cosam_bench import Batch, Method, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
 from cosam_bench.methods.moda_tokens import join_depth, join_tokens, token_widths
 from cosam_bench.sam.feature_cache import first_blocks
-from cosam_bench.sam.inputs import KnownInputs, chunks
+from cosam_bench.sam.inputs import BatchInputs, chunks
 
 
 class MoDASettings(Settings):
@@ -120,35 +120,35 @@ class MoDA(Method[MoDASettings]):
         parts = []
         with torch.no_grad():
             for rows in chunks(range(len(images)), size=self.bench.batch_size):
-                inputs = [self.bench.view.prepared(images[row]) for row in rows]
-                framed = self.bench.view.placed(inputs)
-                maps = self._encode_before_tokens(framed, known=KnownInputs.of(framed, inputs))
+                inputs = [self.bench.view.preprocess(images[row]) for row in rows]
+                framed = self.bench.view.stack(inputs)
+                maps = self._encode_before_tokens(framed, inputs=BatchInputs.of(framed, inputs))
                 parts.append((maps if self.settings.train_tokens else self._query(maps, tokens)).cpu())
         return torch.cat(parts)
 
-    def _encode_before_tokens(self, images: Tensor, *, known: KnownInputs | None = None) -> Tensor:
+    def _encode_before_tokens(self, images: Tensor, *, inputs: BatchInputs | None = None) -> Tensor:
         """The encoder's maps of images just before the first token joins."""
         sam = self.bench.sam
         with self.bench.view.autocast():
-            return first_blocks(sam, images, depth=join_depth(sam), cache=self.bench.prefixes, known=known)
+            return first_blocks(sam, images, depth=join_depth(sam), cache=self.bench.prefixes, inputs=inputs)
 
     def _query(self, maps: Tensor, tokens: Tensor) -> Tensor:
         """The first token after the base encoder's last block, float32, ``(B, width)``."""
         with self.bench.view.autocast():
             return join_tokens(self.bench.sam, maps, tokens)[:, 0].float()
 
-    def route(self, images: Tensor, *, known: KnownInputs | None = None) -> list[int]:
+    def route(self, images: Tensor, *, inputs: BatchInputs | None = None) -> list[int]:
         """The adapter's number for each normalised image of ``(B, 3, S, S)``, from 0 in the order of learning."""
         if self.keys is None:
             return [0] * len(images)
         with torch.inference_mode():
-            queries = self._query(self._encode_before_tokens(images, known=known), self.tokens.to(images.device))
+            queries = self._query(self._encode_before_tokens(images, inputs=inputs), self.tokens.to(images.device))
             return _scores(queries, self.keys.to(images.device)).argmax(dim=1).tolist()
 
     def predict(self, batch: Batch) -> Tensor:
         """Each image's mask logits by the adapter it is routed to."""
         return self.bench.predict_each(
-            [self.experts[number] for number in self.route(batch.images, known=batch.known)], batch
+            [self.experts[number] for number in self.route(batch.images, inputs=batch.inputs)], batch
         )
 
     def state(self) -> State:

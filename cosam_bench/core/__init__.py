@@ -14,6 +14,6 @@ prefetch: work done in threads before it is asked for
 environment: the machine and the software, as a record names them
 console: standard output and standard error
 progress_bar: bars for downloads and checks
-http: one file over HTTP, resumed where it stopped
+resuming_downloader: one file over HTTP, resumed where it stopped
 downloads: files and archives by URL, checked by hash
 """

@@ -12,11 +12,11 @@ from cosam_bench.core.hashing import sha256_file
 Say = Callable[[str], None]
 
 
-def unsaid(_: str) -> None:
+def no_message(_: str) -> None:
     """Where nobody listens."""
 
 
-def download(url: str, *, to: Path, sha256: str = "", by_hand: str = "", say: Say = unsaid) -> str:
+def download(url: str, *, to: Path, sha256: str = "", by_hand: str = "", say: Say = no_message) -> str:
     """The sha256 of the file at ``to``, fetched from ``url`` first if it is not there yet.
 
     While it is fetched it is called ``to`` with ``.part`` behind; the next call goes on where that file ends,
@@ -37,7 +37,7 @@ def download(url: str, *, to: Path, sha256: str = "", by_hand: str = "", say: Sa
     """
     import pooch
 
-    from cosam_bench.core.http import ResumingDownloader
+    from cosam_bench.core.resuming_downloader import ResumingDownloader
 
     if to.is_file():
         found = sha256_file(to)

@@ -13,7 +13,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def in_order(
+def prefetch_map(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int, depth: int
 ) -> Generator[_Result, None, None]:
     """``work`` of each item, in the items' order; while one result is used, up to ``depth`` further ones are made.
@@ -26,7 +26,7 @@ def in_order(
         work: one worker calls it for one item after another, in their order.
         workers: threads; 0 calls ``work`` when its result is asked for.
 
-    >>> list(in_order(len, ["a", "bcd", "ef"], workers=2, depth=1))
+    >>> list(prefetch_map(len, ["a", "bcd", "ef"], workers=2, depth=1))
     [1, 3, 2]
     """
     if workers == 0:
@@ -45,7 +45,7 @@ def in_order(
         pool.shutdown(cancel_futures=True)  # waits for what is under way, which nothing can stop
 
 
-def in_background(items: Iterator[_Item], *, depth: int) -> Generator[_Item]:
+def prefetch(items: Iterator[_Item], *, depth: int) -> Generator[_Item]:
     """The same items in the same order; while one is used, up to ``depth`` further ones are made.
 
     All of them are made by one thread, one after another, so what they draw from a generator stays in its order.
@@ -56,11 +56,13 @@ def in_background(items: Iterator[_Item], *, depth: int) -> Generator[_Item]:
         items: used by nobody else from now on.
         depth: 0 makes each item when it is asked for, without a thread.
 
-    >>> list(in_background(iter("abc"), depth=2))
+    >>> list(prefetch(iter("abc"), depth=2))
     ['a', 'b', 'c']
     """
     none_left = object()
-    with closing(in_order(lambda _: next(items, none_left), repeat(None), workers=min(1, depth), depth=depth)) as made:
+    with closing(
+        prefetch_map(lambda _: next(items, none_left), repeat(None), workers=min(1, depth), depth=depth)
+    ) as made:
         for item in made:
             if item is none_left:
                 return

@@ -57,7 +57,7 @@ class ByteBar:
             self._progress.start()
 
 
-def silent(size_bytes: int) -> None:
+def no_progress(size_bytes: int) -> None:
     """Where no bar is wanted."""
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.environment import machine_memory_bytes
-from cosam_bench.core.prefetch import in_order
+from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.inputs import ModelInput, View
 
@@ -92,14 +92,14 @@ class Loader:
 
         missing = sum(key not in self._cached for key in keys)
         workers = min(self._workers, missing)
-        with closing(in_order(cached_or_loaded, range(len(split)), workers=workers, depth=depth)) as images:
+        with closing(prefetch_map(cached_or_loaded, range(len(split)), workers=workers, depth=depth)) as images:
             for key, image in zip(keys, images, strict=True):
                 self._cache(key, image)
                 yield image
 
     def _loaded(self, split: Split, row: int, view: View) -> LoadedImage:
         sample = split.read(row)
-        image, mask = view.prepared(sample.image), sample.mask
+        image, mask = view.preprocess(sample.image), sample.mask
         if self._is_pinned:
             image, mask = ModelInput(image.pixels.pin_memory(), image.frame), mask.pin_memory()
         if self._with_digests:

@@ -17,9 +17,9 @@ from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.loader import LoadedImage, Loader
 from cosam_bench.evaluation.metrics import METRICS, measure
 from cosam_bench.evaluation.score_settings import ScoreSize
-from cosam_bench.sam.batch_size import BatchSize
+from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.frame_choices import Upsampling
-from cosam_bench.sam.frames import Frame, hurried, nearest, to_content, to_original
+from cosam_bench.sam.frames import Frame, resize_nearest, to_content, to_device_async, to_original
 from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
 
 # Pixels whose metrics are computed together, at the larger of both sizes: more would exceed a CPU's caches, and on
@@ -49,7 +49,7 @@ def score_split(
     *,
     kind: PromptKind,
     view: View,
-    batch_size: int | BatchSize,
+    batch_size: int | AdaptiveBatchSize,
     size: ScoreSize = "original",
     upsampling: Upsampling = "bilinear",
     tell_domain: bool = False,
@@ -75,7 +75,7 @@ def score_split(
         BadPrediction: the prediction has another shape, is not a float or is not finite.
         ImageDoesNotFit: not even one image fits into the memory.
     """
-    batches = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
+    batches = batch_size if isinstance(batch_size, AdaptiveBatchSize) else AdaptiveBatchSize(batch_size)
     loader = loader or Loader(workers=0, cache_bytes=0)
 
     def measured(loaded: list[LoadedImage]) -> MeasuredBatch:
@@ -93,8 +93,8 @@ def score_split(
         return found
 
     scores: list[ImageScore] = []
-    with closing(loader.load(split, view=view, depth=2 * batches.now)) as images:
-        for batch in _delayed(batches.each(images, measured), by=_lag(view.device)):
+    with closing(loader.load(split, view=view, depth=2 * batches.current)) as images:
+        for batch in _delayed(batches.map(images, measured), by=_lag(view.device)):
             scores += batch.read()
             advance(len(batch))
     return scores
@@ -168,7 +168,7 @@ def measure_batch(
     device = logits.device
     rows = torch.empty(len(frames), len(METRICS), dtype=torch.float64, device=device)
     for group in _groups(frames, pixels=_PIXELS_AT_ONCE_CUDA if device.type == "cuda" else _PIXELS_AT_ONCE_CPU):
-        targets = torch.stack([hurried(masks[row], device) for row in group])
+        targets = torch.stack([to_device_async(masks[row], device) for row in group])
         stacked = torch.stack([logits[row] for row in group])
         found = measure_in(frames[group[0]], stacked, targets, size=size, upsampling=upsampling)
         for row, values in zip(group, torch.stack([found[name] for name in METRICS], dim=1), strict=True):
@@ -201,7 +201,7 @@ def measure_in(
     """
     if size == "original":
         return measure(to_original(logits, frame, upsampling=upsampling), masks)
-    return measure(to_content(logits, frame, upsampling=upsampling), nearest(masks, frame.content))
+    return measure(to_content(logits, frame, upsampling=upsampling), resize_nearest(masks, frame.content))
 
 
 def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:

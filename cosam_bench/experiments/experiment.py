@@ -23,10 +23,10 @@ from cosam_bench.method.registry import load_method, short_name
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
-from cosam_bench.sam.batch_size import fitting_batch_size
-from cosam_bench.sam.encoder_sections import deepest_cut
+from cosam_bench.sam.batch_size import resolve_batch_size
+from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory
+from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
-from cosam_bench.sam.feature_store import FeatureFiles, FeatureMemory
 from cosam_bench.sam.sam import Sam
 
 SHARED = "_shared"
@@ -146,7 +146,7 @@ def open_experiment(config: RunConfig, results: Path) -> Experiment:
         prompt_kind=protocol.prompts.train,
         view=view,
         seed=config.seed,
-        batch_size=fitting_batch_size(protocol.score.batch_size, sam=sam, view=view),
+        batch_size=resolve_batch_size(protocol.score.batch_size, sam=sam, view=view),
         experts=shared / "experts",
         prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
     )
@@ -183,7 +183,7 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
 
 def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
     """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
-    depth = deepest_cut(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
+    depth = frozen_depth(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
     limit_bytes = round(config.prefix_cache_gib * 2**30)
     if depth is None or not limit_bytes:
         return None

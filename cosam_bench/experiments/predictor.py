@@ -27,7 +27,7 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import load_record
 from cosam_bench.sam.adapters.targets import SIDE
-from cosam_bench.sam.batch_size import BatchSize
+from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.build import read_checkpoint
 from cosam_bench.sam.frame_choices import Upsampling
 from cosam_bench.sam.frames import to_original
@@ -82,7 +82,7 @@ class Predictor:
             MethodFailed: the method raised an error.
         """
         told = self._told(domain)
-        prepared = self.view.prepared(image_pixels(image))
+        prepared = self.view.preprocess(image_pixels(image))
         kind, prompts = image_prompt(prepared.frame.original, box=box, points=points, mask=mask)
         batch, [frame] = collate_inputs([prepared], prompts, kinds=[kind], view=self.view, domains=told)
         if labels is not None:
@@ -90,7 +90,7 @@ class Predictor:
             batch = replace(batch, prompts=replace(batch.prompts, labels=placed))
         with torch.inference_mode():
             # With one image at most, a full memory becomes the error that the runner raises.
-            [logits] = BatchSize(1).each(iter([batch]), lambda batches: self._logits(batches[0]))
+            [logits] = AdaptiveBatchSize(1).each(iter([batch]), lambda batches: self._logits(batches[0]))
             logits = checked_logits(logits, batch, self.view)
             mask_found: NDArray[np.bool_] = (
                 (to_original(logits[0], frame, upsampling=self.upsampling) > 0).cpu().numpy()

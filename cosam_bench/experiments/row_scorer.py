@@ -14,8 +14,8 @@ from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.method.interface import Method
-from cosam_bench.sam.batch_size import BatchSize, ImageDoesNotFit
-from cosam_bench.sam.feature_cache import clock
+from cosam_bench.sam.batch_size import AdaptiveBatchSize, ImageDoesNotFit
+from cosam_bench.sam.feature_cache import uncached_clock
 from cosam_bench.sam.inputs import Batch
 
 
@@ -26,13 +26,13 @@ class RowScorer:
         self._experiment = experiment
         self._watch = watch
         self._advance = reporter.advance
-        self._batch_size = BatchSize(experiment.bench.batch_size, note=reporter.note)
+        self._batch_size = AdaptiveBatchSize(experiment.bench.batch_size, note=reporter.note)
         self._passes = self._tried = 0
 
     @property
     def is_batch_size_unchanged(self) -> bool:
         """Whether all batches so far had the configured size."""
-        return self._batch_size.now == self._experiment.bench.batch_size
+        return self._batch_size.current == self._experiment.bench.batch_size
 
     @property
     def images(self) -> int:
@@ -72,7 +72,7 @@ class RowScorer:
 
     def _measured(self, result: StepResult, predict: Callable[[Batch], Tensor]) -> StepResult:
         bench = self._experiment.bench
-        began, self._passes = clock(bench.prefixes), 0
+        began, self._passes = uncached_clock(bench.prefixes), 0
         try:
             scores = self._columns(self._counted(predict))
         except BadPrediction as error:
@@ -81,7 +81,7 @@ class RowScorer:
         return replace(
             result,
             scores=scores,
-            scoring_seconds=clock(bench.prefixes) - began,
+            scoring_seconds=uncached_clock(bench.prefixes) - began,
             encoder_passes_per_image=self._passes / self.images,
             peak_memory_bytes=peak_memory_bytes(bench.view.device),
         )

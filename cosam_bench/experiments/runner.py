@@ -23,8 +23,8 @@ from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import MergingMethod, Method, State
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.results.records import Record
-from cosam_bench.sam.feature_cache import clock
-from cosam_bench.training.epochs import images_seen
+from cosam_bench.sam.feature_cache import uncached_clock
+from cosam_bench.training.sampling import images_seen
 
 # Encoder passes over each training image that a rule makes in addition to training, by what its card needs: as
 # many as the built-in rules make. They only move the progress bar.
@@ -132,11 +132,11 @@ class Runner:
         meter = Meter()
         method = self._build(steps[steps.index(step) - 1], meter)
         prefixes = self._experiment.bench.prefixes
-        began = clock(prefixes)
+        began = uncached_clock(prefixes)
         with self._watch("learn"):
             method.learn(domain, step=steps.index(step))
             synchronise(self._experiment.bench.view.device)
-        seconds = clock(prefixes) - began
+        seconds = uncached_clock(prefixes) - began
         domain.close()
         with self._watch("state"):
             state = method.state()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cosam_bench.core.prefetch import in_background
+from cosam_bench.core.prefetch import prefetch
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
 from cosam_bench.data.prompts import Prompts
@@ -23,23 +23,23 @@ from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import target_layers
-from cosam_bench.sam.feature_cache import PrefixCache, clock
+from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, Precision, View, chunks, collate
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import layer_inputs, serving
-from cosam_bench.training.batches import MIXED, draw_batch, with_targets
-from cosam_bench.training.epochs import images_seen
 from cosam_bench.training.expert_store import expert_file, read_expert, write_expert
 from cosam_bench.training.fit import (
     Fitted,
     TrainingHooks,
-    drawn_ahead,
     encode_batch,
     fit_adapter,
-    remember_digests,
+    precompute_digests,
+    prefetch_depth,
     training_loss,
 )
 from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.sampling import images_seen
+from cosam_bench.training.training_batch import MIXED, draw_batch, with_targets
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Workbench:
                 start=start,
                 from_scratch=from_scratch,
             )
-        began = clock(self.prefixes)
+        began = uncached_clock(self.prefixes)
         fitted = read_expert(path) if path else None
         if fitted is None:
             fitted = fit_adapter(
@@ -142,16 +142,16 @@ class Workbench:
         else:
             self.advance(3 * images_seen(len(domain), self.fit))
         self.meter.training_seconds += fitted.seconds
-        self.meter.elapsed_training_seconds += clock(self.prefixes) - began
+        self.meter.elapsed_training_seconds += uncached_clock(self.prefixes) - began
         self.meter.trainable_parameters = fitted.trainable_parameters
         return fitted
 
     @contextmanager
     def training(self, *, trainable_parameters: int) -> Iterator[None]:
         """Count the time within as training, for a method that trains something other than an adapter."""
-        began = clock(self.prefixes)
+        began = uncached_clock(self.prefixes)
         yield
-        seconds = clock(self.prefixes) - began
+        seconds = uncached_clock(self.prefixes) - began
         self.meter.training_seconds += seconds
         self.meter.elapsed_training_seconds += seconds
         self.meter.trainable_parameters = trainable_parameters
@@ -217,7 +217,7 @@ class Workbench:
         placed = {layer: matrix.to(self.view.device, torch.float32) for layer, matrix in (projections or {}).items()}
         grams = InputGrams(self.layers, ends_early=not needs_decoder, projections=placed)
         with (
-            closing(in_background(self._unaugmented(domain), depth=drawn_ahead(self.view.device))) as batches,
+            closing(prefetch(self._unaugmented(domain), depth=prefetch_depth(self.view.device))) as batches,
             torch.inference_mode(),
             serving(self.sam, update),
             layer_inputs(self.sam, self.layers, grams.add),
@@ -236,7 +236,7 @@ class Workbench:
         for chosen in chunks(range(0, len(domain), self.fit.ranks), size=self.batch_size):
             samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
             batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
-            remember_digests(batch, self.prefixes)
+            precompute_digests(batch, self.prefixes)
             yield batch
 
     def squared_gradients(

@@ -30,7 +30,7 @@ class ImageDoesNotFit(CosamError):
     """The device's memory does not hold the model's pass over one image."""
 
 
-class BatchSize:
+class AdaptiveBatchSize:
     """The number of images that go at once; it halves whenever they do not fit into the memory."""
 
     def __init__(self, images: int, *, note: Callable[[str], None] = lambda text: None) -> None:
@@ -39,10 +39,10 @@ class BatchSize:
         Args:
             note: tells the user that they have become fewer.
         """
-        self.now = images
+        self.current = images
         self._note = note
 
-    def each(self, items: Iterator[_Item], work: Callable[[list[_Item]], _Result]) -> Iterator[_Result]:
+    def map(self, items: Iterator[_Item], work: Callable[[list[_Item]], _Result]) -> Iterator[_Result]:
         """``work`` of all items in their order, as many at once as there are now, or as are left.
 
         Raises:
@@ -50,10 +50,10 @@ class BatchSize:
         """
         waiting: list[_Item] = []
         while True:
-            waiting += islice(items, max(0, self.now - len(waiting)))
+            waiting += islice(items, max(0, self.current - len(waiting)))
             if not waiting:
                 return
-            chosen = waiting[: self.now]
+            chosen = waiting[: self.current]
             results = self._tried(chosen, work)
             if results:
                 del waiting[: len(chosen)]
@@ -78,11 +78,11 @@ class BatchSize:
     def _halve(self, tried: int) -> None:
         gc.collect()
         torch.cuda.empty_cache()  # does nothing where no GPU is in use
-        self.now = tried // 2
-        self._note(f"The device's memory does not hold {tried} images at once; going on with {self.now}.")
+        self.current = tried // 2
+        self._note(f"The device's memory does not hold {tried} images at once; going on with {self.current}.")
 
 
-def fitting_batch_size(asked: int | Literal["auto"], *, sam: Sam, view: View) -> int:
+def resolve_batch_size(asked: int | Literal["auto"], *, sam: Sam, view: View) -> int:
     """The images a pass that ``score.batch_size`` asks for.
 
     ``auto`` is, on a GPU, what fits into 0.4 of the memory that is free, by what passes over one and two images
@@ -93,14 +93,14 @@ def fitting_batch_size(asked: int | Literal["auto"], *, sam: Sam, view: View) ->
         return asked
     if view.device.type != "cuda":
         return min(MOST_IMAGES_CPU, max(1, machine_memory_bytes() // _BYTES_AN_IMAGE_CPU))
-    return most_that_fit(
+    return largest_fitting_batch(
         lambda images: _peak_bytes_on_cuda(sam, view, images),
         limit_bytes=int(free_memory_bytes(view.device) * _SHARE_OF_FREE_MEMORY),
         most=MOST_IMAGES_CUDA,
     )
 
 
-def most_that_fit(peak_bytes: Callable[[int], int], *, limit_bytes: int, most: int) -> int:
+def largest_fitting_batch(peak_bytes: Callable[[int], int], *, limit_bytes: int, most: int) -> int:
     """The largest batch that stays within a limit, if each image adds as much as the second does; at least 1.
 
     Args:
@@ -108,7 +108,7 @@ def most_that_fit(peak_bytes: Callable[[int], int], *, limit_bytes: int, most: i
         limit_bytes: what a pass may take.
         most: a bound on the result.
 
-    >>> most_that_fit(lambda images: 100 + 50 * images, limit_bytes=420, most=64)
+    >>> largest_fitting_batch(lambda images: 100 + 50 * images, limit_bytes=420, most=64)
     6
     """
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosam_bench.core.downloads import Say, download, unsaid
+from cosam_bench.core.downloads import Say, download, no_message
 from cosam_bench.core.errors import CosamError
 from cosam_bench.sam.models import cache_folder, model_spec
 
 
-def fetch_checkpoint(name: str, *, folder: Path | None = None, say: Say = unsaid) -> Path:
+def fetch_checkpoint(name: str, *, folder: Path | None = None, say: Say = no_message) -> Path:
     """The path of a model's published weights, fetched first if they are not there yet.
 
     A file whose sha256 is wrong never reaches the folder under its name. A download that was cut is gone on

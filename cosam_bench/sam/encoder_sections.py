@@ -108,7 +108,7 @@ def parts(encoder: nn.Module, sections: Iterable[Section]) -> Iterator[nn.Module
         yield from (part for part in found if part is not None)
 
 
-def deepest_cut(encoder: nn.Module, changed: Iterable[str]) -> int | None:
+def frozen_depth(encoder: nn.Module, changed: Iterable[str]) -> int | None:
     """How many blocks run before the first layer that is changed.
 
     Args:

@@ -6,7 +6,7 @@ the model's weights, the depth, autocast's type, the kind of processor, the thre
 resizing are part of the image, and no key can outlive a change of it. The image enters as the digest of its eight-bit
 pixels where the batch knows what it was made of, and else as the normalised numbers themselves.
 
-Where it is kept is a ``Place``: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass the prefix one
+A ``FeatureBackend`` stores it: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass the prefix one
 at a time, so that a kept entry and a fresh one have the same bits however images are batched and whichever run came
 first. Against a pass without the cache, in batches, they differ in the last bits. On CUDA, where the kernels' choice
 depends on the batch in any case, those of a batch that are missing pass it together.
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from cosam_bench.core.environment import synchronise, versions
 from cosam_bench.core.hashing import sha256_bytes
+from cosam_bench.sam.cache_backends import FeatureBackend, Kept
 from cosam_bench.sam.encoder_sections import encoder_sections, parts
-from cosam_bench.sam.feature_store import Kept, Place
 from cosam_bench.sam.frames import FramePrompts
-from cosam_bench.sam.inputs import KnownInputs
+from cosam_bench.sam.inputs import BatchInputs
 from cosam_bench.sam.sam import Features, Sam
 
 
@@ -39,16 +39,16 @@ class PrefixCache:
             they were computed.
     """
 
-    def __init__(self, place: Place, *, sam: Sam, depth: int, is_batched: bool = False) -> None:
+    def __init__(self, backend: FeatureBackend, *, sam: Sam, depth: int, is_batched: bool = False) -> None:
         """Features of ``sam`` as it is now.
 
         Args:
-            place: where they are kept; others may share it.
+            backend: where they are kept; others may share it.
             is_batched: let those of a batch that are missing pass the prefix together, not one at a time.
         """
         self.depth = depth
         self.spared_seconds = 0.0
-        self._place = place
+        self._backend = backend
         self._sam = sam
         self._is_batched = is_batched
         self._frozen = _tensors(sam, depth)
@@ -76,27 +76,27 @@ class PrefixCache:
             and not _is_watched(self._sam, self.depth)
         )
 
-    def features(self, images: Tensor, *, known: KnownInputs | None = None) -> Features:
+    def features(self, images: Tensor, *, inputs: BatchInputs | None = None) -> Features:
         """The prefix's output for normalised images, without gradient, in the dtype in which it was computed.
 
         Args:
             images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
-            known: what they were made of, from their ``Batch``.
+            inputs: what they were made of, from their ``Batch``.
 
         Returns:
             As ``Sam.prefix``, on the images' device, contiguous, a copy of what is kept.
         """
-        keys = self._keys(images, known)
+        keys = self._keys(images, inputs)
         rows: dict[str, Kept] = {}
         missing = []
         for key in dict.fromkeys(keys):  # an image that comes twice is looked for once
-            kept = self._place.read(key)
+            kept = self._backend.read(key)
             if kept is None:
                 missing.append(key)
             else:
                 rows[key] = kept
         for key, kept in zip(missing, self._computed(images, [keys.index(key) for key in missing]), strict=True):
-            self._place.keep(key, kept)
+            self._backend.keep(key, kept)
             rows[key] = kept
         self.spared_seconds += sum(rows[key].seconds for key in keys) - sum(rows[key].seconds for key in missing)
         return _joined([rows[key].features for key in keys], device=images.device)
@@ -115,11 +115,11 @@ class PrefixCache:
                 alone = Features(maps[row : row + 1], None if early is None else early[row : row + 1])
                 yield Kept(alone, seconds)
 
-    def _keys(self, images: Tensor, known: KnownInputs | None) -> list[str]:
+    def _keys(self, images: Tensor, inputs: BatchInputs | None) -> list[str]:
         """One a row; equal ones for the same image only."""
         kind = images.device.type
         autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
-        digests = known.digests_of(images) if known else None
+        digests = inputs.digests_of(images) if inputs else None
         contents: Iterable[bytes | memoryview]
         contents = map(_bytes, images.detach()) if digests is None else map(str.encode, digests)
         facts = {"autocast": autocast, "dtype": str(images.dtype), "shape": list(images.shape[1:])}
@@ -132,7 +132,7 @@ def encode(
     images: Tensor,
     cache: PrefixCache | None,
     *,
-    known: KnownInputs | None = None,
+    inputs: BatchInputs | None = None,
     prompts: FramePrompts | None = None,
 ) -> Features:
     """The embeddings of normalised images by the model as it is now, with kept features where they hold.
@@ -141,24 +141,24 @@ def encode(
 
     Args:
         cache: made of the same ``sam``; passed over where the first blocks are changed, trained or watched.
-        known: what the images were made of, from their ``Batch``; without it they are hashed as they are.
+        inputs: what the images were made of, from their ``Batch``; without it they are hashed as they are.
         prompts: as for ``Sam.encode``; no frozen block depends on them.
     """
     if cache is None or not cache.serves(images):
         return sam.encode(images, prompts)
-    return sam.suffix(cache.features(images, known=known), depth=cache.depth, prompts=prompts)
+    return sam.suffix(cache.features(images, inputs=inputs), depth=cache.depth, prompts=prompts)
 
 
 def first_blocks(
-    sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None, known: KnownInputs | None = None
+    sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None, inputs: BatchInputs | None = None
 ) -> Tensor:
     """The maps of ``sam.prefix(images, depth=depth)``, with kept features where they hold and are of that depth."""
     if cache is None or cache.depth != depth or not cache.serves(images):
         return sam.prefix(images, depth=depth).maps
-    return cache.features(images, known=known).maps
+    return cache.features(images, inputs=inputs).maps
 
 
-def clock(cache: PrefixCache | None) -> float:
+def uncached_clock(cache: PrefixCache | None) -> float:
     """Seconds, for differences, that pass as if no features had been kept, whoever ran before."""
     return time.perf_counter() + (cache.spared_seconds if cache else 0.0)
 

@@ -66,8 +66,8 @@ class FramePrompts:
 
     def to(self, device: torch.device | str) -> FramePrompts:
         """The same prompts on a device."""
-        boxes, points, masks = (hurried(part, device) for part in (self.boxes, self.points, self.masks))
-        labels = None if self.labels is None else hurried(self.labels, device)
+        boxes, points, masks = (to_device_async(part, device) for part in (self.boxes, self.points, self.masks))
+        labels = None if self.labels is None else to_device_async(self.labels, device)
         return replace(self, boxes=boxes, points=points, masks=masks, labels=labels)
 
     def mask_input(self, *, mask_logit: float) -> Tensor:
@@ -101,7 +101,7 @@ class FramePrompts:
         return list(rows.items())
 
 
-def hurried(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on a device; where that is a GPU, the program does not wait until it is there."""
     if torch.device(device).type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
@@ -145,7 +145,7 @@ def prepare_image(
     height, width = frame.content
     padded = torch.zeros(3, size, size, dtype=torch.uint8)
     if resampling == "torch":
-        padded[:, :height, :width] = interpolated(image, (height, width)).round().to(torch.uint8)
+        padded[:, :height, :width] = resize_bilinear(image, (height, width)).round().to(torch.uint8)
     else:
         picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
@@ -153,7 +153,7 @@ def prepare_image(
     return padded, frame
 
 
-def interpolated(image: Tensor, shape: tuple[int, int]) -> Tensor:
+def resize_bilinear(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """The image ``(C, H, W)`` bilinearly at another height and width, without antialiasing, as float32."""
     return functional.interpolate(image[None].float(), shape, mode="bilinear", align_corners=False)[0]
 
@@ -218,7 +218,7 @@ def frame_prompts(
     masks = torch.zeros(len(frames), 1, grid, grid)
     for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
         if kind == "mask":
-            masks[row, 0] = 2 * mask_to_frame(prompts.masks[rows[row]], frame, size=grid) - 1
+            masks[row, 0] = 2 * mask_to_grid(prompts.masks[rows[row]], frame, size=grid) - 1
     return FramePrompts(tuple(kinds), boxes, prompts.points[index] * scale, masks, mask_levels)
 
 
@@ -259,13 +259,13 @@ def to_content(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "biline
 
 def _enlarged(logits: Tensor, shape: tuple[int, int], *, upsampling: Upsampling) -> Tensor:
     if upsampling == "nearest":
-        return nearest(logits, shape)
+        return resize_nearest(logits, shape)
     masks = logits.unsqueeze(-3) if logits.ndim == 3 else logits[None, None]
     enlarged = functional.interpolate(masks, shape, mode="bilinear", align_corners=False)
     return enlarged.view(*logits.shape[:-2], *shape)
 
 
-def nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:
+def resize_nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """``(..., H, W)`` at another height and width: each new pixel is the old one that its centre lies in."""
     rows, columns = (
         torch.div((2 * torch.arange(new, device=image.device) + 1) * old, 2 * new, rounding_mode="floor")
@@ -274,7 +274,7 @@ def nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return image[..., rows[:, None], columns]
 
 
-def mask_to_frame(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
+def mask_to_grid(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
     """The share of each cell of the decoder's grid that the mask covers; the padding counts as outside.
 
     Args:

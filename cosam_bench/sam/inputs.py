@@ -23,9 +23,9 @@ from cosam_bench.sam.frames import (
     Frame,
     FramePrompts,
     frame_prompts,
-    hurried,
     normalise,
     prepare_image,
+    to_device_async,
 )
 
 Precision = Literal["fp32", "bf16"]
@@ -52,30 +52,30 @@ class ModelInput:
 
 
 @dataclass(frozen=True, eq=False)
-class KnownInputs:
+class BatchInputs:
     """What a batch's images were made of, for as long as they are those images.
 
     Attributes:
-        inputs: one a row.
-        images: the tensor that they became.
+        rows: one a row.
+        images: the tensor that was made of them.
         version: its count of changes in place at that time.
     """
 
-    inputs: tuple[ModelInput, ...]
+    rows: tuple[ModelInput, ...]
     images: Tensor
     version: int
 
     @classmethod
-    def of(cls, images: Tensor, inputs: Sequence[ModelInput]) -> KnownInputs:
-        """The inputs, bound to the very tensor that they became just now."""
+    def of(cls, images: Tensor, inputs: Sequence[ModelInput]) -> BatchInputs:
+        """The inputs, bound to the very tensor that has just been made of them."""
         return cls(tuple(inputs), images, images._version)
 
     def digests_of(self, images: Tensor) -> tuple[str, ...] | None:
         """The digests of the rows; None where ``images`` is another tensor, or was changed since."""
-        return tuple(one.digest for one in self.inputs) if self.became(images) else None
+        return tuple(one.digest for one in self.rows) if self.matches(images) else None
 
-    def became(self, images: Tensor) -> bool:
-        """Whether ``images`` is the tensor that the inputs became, and unchanged.
+    def matches(self, images: Tensor) -> bool:
+        """Whether ``images`` is the unchanged tensor that was made of the inputs.
 
         A change through ``images.data``, NumPy or DLPack is not seen: torch does not count it.
         """
@@ -111,18 +111,18 @@ class View:
         Returns:
             float32 ``(B, 3, S, S)``, normalised, on ``device``; and one frame an image.
         """
-        inputs = [self.prepared(image) for image in images]
-        return self.placed(inputs), tuple(one.frame for one in inputs)
+        inputs = [self.preprocess(image) for image in images]
+        return self.stack(inputs), tuple(one.frame for one in inputs)
 
-    def prepared(self, image: Tensor) -> ModelInput:
+    def preprocess(self, image: Tensor) -> ModelInput:
         """An image uint8 ``(3, H, W)`` at the model's size: the part of the work that the host does."""
         pixels, frame = prepare_image(image, size=self.size, resize=self.resize, resampling=self.resampling)
         return ModelInput(pixels, frame)
 
-    def placed(self, inputs: Sequence[ModelInput]) -> Tensor:
+    def stack(self, inputs: Sequence[ModelInput]) -> Tensor:
         """The inputs as one float32 tensor ``(B, 3, S, S)``, normalised, on ``device``; its changes are counted."""
         with _counted():
-            pixels = torch.stack([hurried(one.pixels, self.device) for one in inputs])
+            pixels = torch.stack([to_device_async(one.pixels, self.device) for one in inputs])
             return normalise(pixels, [one.frame for one in inputs])
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -138,13 +138,13 @@ class Batch:
         images: float, ``(B, 3, S, S)``, normalised as SAM expects, on the model's device.
         prompts: one prompt a row, in the model's frame.
         domains: the rows' domains, only for a method whose card has ``receives_domain``.
-        known: what the images were made of, where that is known.
+        inputs: what the images were made of, where that is known.
     """
 
     images: Tensor
     prompts: FramePrompts
     domains: tuple[str, ...] | None = None
-    known: KnownInputs | None = field(default=None, repr=False, compare=False)
+    inputs: BatchInputs | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -153,12 +153,12 @@ class Batch:
         """The batch of these rows, in this order."""
         index = list(rows)
         domains = tuple(self.domains[row] for row in index) if self.domains is not None else None
-        if self.known is None or not self.known.became(self.images) or self.images.requires_grad:
+        if self.inputs is None or not self.inputs.matches(self.images) or self.images.requires_grad:
             return Batch(self.images[index], self.prompts.select(index), domains)
         with _counted():
             images = self.images[index]
-        known = KnownInputs.of(images, [self.known.inputs[row] for row in index])
-        return Batch(images, self.prompts.select(index), domains, known)
+        inputs = BatchInputs.of(images, [self.inputs.rows[row] for row in index])
+        return Batch(images, self.prompts.select(index), domains, inputs)
 
 
 def chunks(rows: Sequence[int], *, size: int) -> Iterator[list[int]]:
@@ -188,7 +188,7 @@ def collate(
         view: how samples become model input.
         domains: passed on to the batch.
     """
-    inputs = [view.prepared(sample.image) for sample in samples]
+    inputs = [view.preprocess(sample.image) for sample in samples]
     return collate_inputs(inputs, prompts, kinds=kinds, view=view, domains=domains)
 
 
@@ -205,8 +205,8 @@ def collate_inputs(
     placed = frame_prompts(
         prompts, rows=range(len(inputs)), frames=frames, kinds=kinds, grid=view.grid, mask_levels=view.mask_levels
     )
-    images = view.placed(inputs)
-    return Batch(images, placed.to(view.device), domains, KnownInputs.of(images, inputs)), frames
+    images = view.stack(inputs)
+    return Batch(images, placed.to(view.device), domains, BatchInputs.of(images, inputs)), frames
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ class Sam(nn.Module):
             prompts: of the same images, for side layers that look at them.
         """
         self.encoder_passes += len(images)
-        with self._shown(prompts):
+        with self._conditioned_on(prompts):
             if self._tap is None:
                 return Features(self.image_encoder(images))
             return self._through(Features(images), first=0)
@@ -150,11 +150,11 @@ class Sam(nn.Module):
         Of the same batch they are bit for bit those of ``encode``, and they count as the same passes.
         """
         self.encoder_passes += len(features.maps)
-        with self._shown(prompts):
+        with self._conditioned_on(prompts):
             return self._through(features, first=depth + 1)
 
-    def _shown(self, prompts: FramePrompts | None) -> AbstractContextManager[None]:
-        return nullcontext() if self.side is None else self.side.shown(prompts)
+    def _conditioned_on(self, prompts: FramePrompts | None) -> AbstractContextManager[None]:
+        return nullcontext() if self.side is None else self.side.conditioned_on(prompts)
 
     @property
     def _tap(self) -> int | None:
@@ -207,7 +207,7 @@ class Sam(nn.Module):
             sparse, dense = self._embed(prompts, kind=kind)
             positions = self.prompt_encoder.get_dense_pe()
         decoder = self.mask_decoder
-        hq = self.side if isinstance(self.side, HQLayers) and self.side.is_on else None
+        hq = self.side if isinstance(self.side, HQLayers) and self.side.is_enabled else None
         own = [decoder.iou_token.weight, decoder.mask_tokens.weight] + ([] if hq is None else [hq.token.weight])
         tokens = torch.cat(own).expand(len(embeddings), -1, -1)
         tokens = torch.cat([tokens, sparse] + ([] if extra is None else [extra]), dim=1)

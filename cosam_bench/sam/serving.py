@@ -38,13 +38,13 @@ def serving(sam: Sam, update: Update | None) -> Iterator[None]:
     for name, difference in update.dense.items():
         # A layer may carry a change of both kinds.
         changed[name] = _sum(changed.get(name, sam.get_parameter(name)), difference)
-    with swapped(sam, changed), side_switched(sam, any(name.startswith(SIDE) for name in changed)):
+    with replaced_parameters(sam, changed), side_layers_enabled(sam, any(name.startswith(SIDE) for name in changed)):
         yield
 
 
-def side_switched(sam: Sam, is_on: bool) -> AbstractContextManager[None]:
+def side_layers_enabled(sam: Sam, is_enabled: bool) -> AbstractContextManager[None]:
     """Let the layers beside the model take part, or not, for the time."""
-    return nullcontext() if sam.side is None else sam.side.switched(is_on)
+    return nullcontext() if sam.side is None else sam.side.enabled(is_enabled)
 
 
 def _sum(weight: Tensor, change: Tensor) -> nn.Parameter:
@@ -85,7 +85,7 @@ def check_fits(sam: Sam, update: Update) -> None:
 
 
 @contextmanager
-def swapped(sam: Sam, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def replaced_parameters(sam: Sam, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """These parameters in place of the model's own, whose objects come back untouched."""
     places = []
     for name, parameter in parameters.items():

@@ -5,8 +5,8 @@ Modules, bottom to top:
 fit_settings: the settings of training
 augmentation: flips and jitter
 losses: losses of mask logits
-batches: augmented samples as batches
-epochs: which samples each step sees
+training_batch: augmented samples as batches
+sampling: which samples each step sees
 fit: training one adapter on one domain
 expert_store: trained experts as files
 """

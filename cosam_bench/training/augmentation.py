@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosam_bench.data.prompts import MASK_SIZE, Prompts, noisy_mask, random_points, tight_box
 from cosam_bench.data.samples import Sample
-from cosam_bench.sam.frames import interpolated
+from cosam_bench.sam.frames import resize_bilinear
 from cosam_bench.training.fit_settings import EmptyCrops
 
 SCALES = (0.1, 2.0)  # of the model's input size, CoSAM's training
@@ -79,8 +79,8 @@ def jitter(sample: Sample, *, size: int, order: torch.Generator) -> Jittered:
     scale = min(longest / height, longest / width)
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))
     rows, columns = (_window(length, size=size, order=order) for length in shape)
-    image = interpolated(sample.image, shape)[:, rows, columns]
-    mask = interpolated(sample.mask[None], shape)[0, rows, columns]
+    image = resize_bilinear(sample.image, shape)[:, rows, columns]
+    mask = resize_bilinear(sample.mask[None], shape)[0, rows, columns]
     padded = torch.full((3, size, size), PADDING_LEVEL, dtype=torch.uint8)
     padded[:, : image.shape[1], : image.shape[2]] = image.round().to(torch.uint8)
     soft_mask = torch.zeros(size, size)
@@ -104,7 +104,7 @@ def jitter_until_foreground(
     return None
 
 
-def prompts_of(masks: Sequence[Tensor], *, points: int, order: torch.Generator) -> Prompts:
+def prompts_from_masks(masks: Sequence[Tensor], *, points: int, order: torch.Generator) -> Prompts:
     """The prompts of some masks, drawn anew; a mask without foreground gets those of CoSAM's code.
 
     These are the box ``(1e8, 1e8, 0, 0)``, which SAM embeds as some finite direction, and an all-background mask.

@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.prefetch import in_background
+from cosam_bench.core.prefetch import prefetch
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter, attach
-from cosam_bench.sam.feature_cache import PrefixCache, clock, encode
+from cosam_bench.sam.feature_cache import PrefixCache, encode, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Features, Masks, Sam
-from cosam_bench.training.batches import TrainingBatch, draw_batch
-from cosam_bench.training.epochs import batches_of_epoch, rows_of_steps
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.losses import LOSSES, sample_at, unsure_places
+from cosam_bench.training.losses import LOSSES, point_sample, uncertain_points
+from cosam_bench.training.sampling import epoch_batches, sample_batches
+from cosam_bench.training.training_batch import TrainingBatch, draw_batch
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,15 @@ def fit_adapter(
     """
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
-    began = clock(prefixes)
+    began = uncached_clock(prefixes)
     hooks = hooks or TrainingHooks()
-    steps = fit.epochs * len(batches_of_epoch(range(len(samples)), fit))
+    steps = fit.epochs * len(epoch_batches(range(len(samples)), fit))
     totals, seen = [0.0] * fit.epochs, [0] * fit.epochs
     with attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached:
         hooks.attached(attached)
         parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
         optimiser = make_optimiser(parameters, fit)
-        drawn = drawn_batches(
+        drawn = training_batches(
             samples,
             prompts,
             fit=fit,
@@ -125,9 +125,9 @@ def fit_adapter(
             order=order,
             prefixes=prefixes,
         )
-        with closing(in_background(drawn, depth=drawn_ahead(view.device))) as batches:
+        with closing(prefetch(drawn, depth=prefetch_depth(view.device))) as batches:
             for step, (epoch, batch, target) in enumerate(batches):
-                set_rate(optimiser, fit, epoch=epoch)
+                set_learning_rate(optimiser, fit, epoch=epoch)
                 hooks.before_step(attached, step=step, steps=steps)
                 loss, masks = training_loss(sam, batch, target, fit=fit, view=view, prefixes=prefixes)
                 loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
@@ -145,10 +145,10 @@ def fit_adapter(
             raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
         trained = sum(parameter.numel() for parameter in parameters)
     epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
-    return Fitted(update, epoch_losses, trained, clock(prefixes) - began)
+    return Fitted(update, epoch_losses, trained, uncached_clock(prefixes) - began)
 
 
-def drawn_batches(
+def training_batches(
     samples: Sequence[Sample],
     prompts: Prompts,
     *,
@@ -159,13 +159,13 @@ def drawn_batches(
     prefixes: PrefixCache | None,
 ) -> Iterator[tuple[int, Batch, Tensor]]:
     """The epoch, from 0, the batch and its target of each step; arguments as for ``fit_adapter``."""
-    for epoch, indices in rows_of_steps(fit, count=len(samples), order=order):
+    for epoch, indices in sample_batches(fit, count=len(samples), order=order):
         batch, target = draw_batch(samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order)
-        remember_digests(batch, prefixes)
+        precompute_digests(batch, prefixes)
         yield epoch, batch, target
 
 
-def drawn_ahead(device: torch.device) -> int:
+def prefetch_depth(device: torch.device) -> int:
     """How many batches are drawn while one is trained on: none on the CPU, which has no time to spare for it."""
     return 2 if device.type == "cuda" else 0
 
@@ -188,12 +188,12 @@ def training_steps(
     Raises:
         CosamError: there are too few samples for one whole batch, and only whole ones are used.
     """
-    for epoch, indices in rows_of_steps(fit, count=count, order=order):
-        set_rate(optimiser, fit, epoch=epoch)
+    for epoch, indices in sample_batches(fit, count=count, order=order):
+        set_learning_rate(optimiser, fit, epoch=epoch)
         yield epoch, indices
 
 
-def set_rate(optimiser: torch.optim.Optimizer, fit: FitSettings, *, epoch: int) -> None:
+def set_learning_rate(optimiser: torch.optim.Optimizer, fit: FitSettings, *, epoch: int) -> None:
     """Give the optimiser the learning rate of an epoch, from 0."""
     for group in optimiser.param_groups:
         group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
@@ -232,13 +232,13 @@ def training_loss(
 def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
     """The embeddings of a batch, with kept features but for jittered images, of which none comes again."""
     prefixes = None if _is_unique(batch) else prefixes
-    return encode(sam, batch.images, prefixes, known=batch.known, prompts=batch.prompts)
+    return encode(sam, batch.images, prefixes, inputs=batch.inputs, prompts=batch.prompts)
 
 
-def remember_digests(batch: Batch, prefixes: PrefixCache | None) -> None:
+def precompute_digests(batch: Batch, prefixes: PrefixCache | None) -> None:
     """Compute ahead what kept features will be looked for by; a training step need not wait for it then."""
-    if prefixes is not None and batch.known is not None and not _is_unique(batch):
-        batch.known.digests_of(batch.images)
+    if prefixes is not None and batch.inputs is not None and not _is_unique(batch):
+        batch.inputs.digests_of(batch.images)
 
 
 def _is_unique(batch: Batch) -> bool:
@@ -273,8 +273,8 @@ def _at_model_size(logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSett
             "This protocol's loss compares masks at the model's input size. Give it batch and target as they came "
             "together from Workbench.augmented or Workbench.labelled, or from the training itself."
         )
-    if batch.places is None:
+    if batch.point_candidates is None:
         full = functional.interpolate(logits[:, None], batch.masks.shape[-2:], mode="nearest-exact")
         return full[:, 0], batch.masks
-    places = unsure_places(logits, batch.places, count=fit.loss_points)
-    return sample_at(logits, places), sample_at(batch.masks, places)
+    places = uncertain_points(logits, batch.point_candidates, count=fit.loss_points)
+    return point_sample(logits, places), point_sample(batch.masks, places)

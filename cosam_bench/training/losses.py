@@ -105,8 +105,8 @@ def focal_dice_iou(
 LOSSES: dict[str, Loss] = {"bce_dice": bce_dice, "focal_dice_iou": focal_dice_iou}
 
 
-def draw_places(masks: int, *, count: int, order: torch.Generator) -> Tensor:
-    """Random places, even over the square, that ``unsure_places`` chooses among: ``(masks, n, 2)`` in [0, 1), x y.
+def draw_point_candidates(masks: int, *, count: int, order: torch.Generator) -> Tensor:
+    """Random places, even over the square, that ``uncertain_points`` chooses among: ``(masks, n, 2)`` in [0, 1), x y.
 
     Args:
         masks: how many.
@@ -119,24 +119,24 @@ def _even(count: int) -> int:
     return count - int(UNSURE_SHARE * count)
 
 
-def unsure_places(logits: Tensor, places: Tensor, *, count: int) -> Tensor:
+def uncertain_points(logits: Tensor, places: Tensor, *, count: int) -> Tensor:
     """The places where a loss is taken, ``(B, count, 2)``: mostly those where the mask is least sure.
 
     Args:
         logits: float, ``(B, h, w)``.
-        places: from ``draw_places`` with the same ``count``.
+        places: from ``draw_point_candidates`` with the same ``count``.
 
     Source: Kirillov et al., "PointRend", CVPR 2020, section 3.3, with three candidates a point, three quarters
     of them chosen for the smallest absolute logit.
     """
     candidates, even = places[:, : OVERSAMPLING * count], places[:, OVERSAMPLING * count :]
     with torch.no_grad():
-        doubts = -sample_at(logits, candidates).abs()
+        doubts = -point_sample(logits, candidates).abs()
         chosen = doubts.topk(count - _even(count), dim=1).indices
     return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), even], dim=1)
 
 
-def sample_at(values: Tensor, places: Tensor) -> Tensor:
+def point_sample(values: Tensor, places: Tensor) -> Tensor:
     """The values at some places, interpolated between the centres of the four nearest cells: ``(B, n)``.
 
     Args:

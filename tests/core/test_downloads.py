@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from support.web import Site, serving
 
-from cosam_bench.core import http as resuming
+from cosam_bench.core import resuming_downloader as resuming
 from cosam_bench.core.downloads import download
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from cosam_bench.core.prefetch import in_background, in_order
+from cosam_bench.core.prefetch import prefetch, prefetch_map
 
 
 def running() -> list[str]:
@@ -35,12 +35,12 @@ def test_results_come_in_order_whoever_is_ready_first(workers: int) -> None:
             assert third.wait(10)
         return item**2
 
-    assert list(in_order(work, range(9), workers=workers, depth=4)) == [item**2 for item in range(9)]
+    assert list(prefetch_map(work, range(9), workers=workers, depth=4)) == [item**2 for item in range(9)]
 
 
 def test_without_workers_nothing_is_done_ahead() -> None:
     done: list[int] = []
-    results = in_order(done.append, range(4), workers=0, depth=3)
+    results = prefetch_map(done.append, range(4), workers=0, depth=3)
     next(results)
     assert done == [0]
 
@@ -48,7 +48,7 @@ def test_without_workers_nothing_is_done_ahead() -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_no_more_than_the_depth_is_under_way(workers: int) -> None:
     begun: list[int] = []
-    with closing(in_order(begun.append, range(50), workers=workers, depth=5)) as results:
+    with closing(prefetch_map(begun.append, range(50), workers=workers, depth=5)) as results:
         for used, _ in enumerate(results, start=1):
             time.sleep(0.001)  # time for a worker that went on too far
             assert len(begun) <= used + 5
@@ -58,7 +58,7 @@ def test_no_more_than_the_depth_is_under_way(workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_an_exception_surfaces_where_its_result_would_come(workers: int) -> None:
     found: list[float] = []
-    results = in_order(lambda n: 6 / (3 - n), range(9), workers=workers, depth=8)
+    results = prefetch_map(lambda n: 6 / (3 - n), range(9), workers=workers, depth=8)
     with pytest.raises(ZeroDivisionError):
         found.extend(results)
     assert found == [2, 3, 6], "what came before it was handed over, although it had failed long before"
@@ -66,7 +66,7 @@ def test_an_exception_surfaces_where_its_result_would_come(workers: int) -> None
 
 def test_threads_end_where_the_loop_does_though_its_traceback_is_kept() -> None:
     def broken() -> None:
-        with closing(in_order(abs, range(99), workers=2, depth=9)) as results:
+        with closing(prefetch_map(abs, range(99), workers=2, depth=9)) as results:
             for _ in results:
                 assert running()
                 raise ValueError("in the loop")
@@ -96,7 +96,7 @@ def test_ctrl_c_while_waiting_stops_what_has_not_begun() -> None:
         time.sleep(0.02)
         return item
 
-    with pytest.raises(KeyboardInterrupt), closing(in_order(work, range(1000), workers=1, depth=100)) as got:
+    with pytest.raises(KeyboardInterrupt), closing(prefetch_map(work, range(1000), workers=1, depth=100)) as got:
         list(got)
     assert not running()
     assert len(begun) < 10
@@ -114,7 +114,7 @@ def draws(count: int, order: torch.Generator, *, threads: list[str] | None = Non
 def test_draws_come_in_their_order_from_one_thread(depth: int, count: int) -> None:
     threads: list[str] = []
     order, same = (torch.Generator().manual_seed(0) for _ in range(2))
-    found = list(in_background(draws(count, order, threads=threads), depth=depth))
+    found = list(prefetch(draws(count, order, threads=threads), depth=depth))
     assert found == list(draws(count, same))
     assert len(set(threads)) <= 1
     assert (threading.current_thread().name in threads) == (depth == 0 and count > 0)
@@ -129,7 +129,7 @@ def test_as_many_are_made_ahead_as_were_asked_for() -> None:
             event.set()
             yield number
 
-    with closing(in_background(items(), depth=2)) as numbers:
+    with closing(prefetch(items(), depth=2)) as numbers:
         assert next(numbers) == 0
         assert all(event.wait(timeout=10) for event in made[:3])
         assert not made[4].wait(timeout=0.05)
@@ -144,7 +144,7 @@ def test_what_an_item_raises_comes_in_its_place(depth: int) -> None:
         yield 1
         raise OSError("no such picture")
 
-    numbers = in_background(items(), depth=depth)
+    numbers = prefetch(items(), depth=depth)
     assert [next(numbers), next(numbers)] == [0, 1]
     with pytest.raises(OSError, match="no such picture"):
         next(numbers)
@@ -160,7 +160,7 @@ def test_no_thread_is_left_and_nothing_is_made_once_it_was_stopped(stop: type[Ba
             yield number
 
     before = threading.active_count()
-    with pytest.raises(stop), closing(in_background(items(), depth=2)) as numbers:  # noqa: PT012 (one loop)
+    with pytest.raises(stop), closing(prefetch(items(), depth=2)) as numbers:  # noqa: PT012 (one loop)
         for number in numbers:
             if number == 3:
                 raise stop

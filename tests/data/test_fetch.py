@@ -14,7 +14,7 @@ from support.web import Site, serving
 from typer.testing import CliRunner, Result
 
 from cosam_bench.cli.main import app
-from cosam_bench.core import http as resuming
+from cosam_bench.core import resuming_downloader as resuming
 from cosam_bench.data.acquire.fetch import known_hashes
 from cosam_bench.data.cards import DATASETS
 from cosam_bench.data.locations import read_location

@@ -14,7 +14,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.samples import Entry, Manifest, Split
 from cosam_bench.evaluation.loader import LoadedImage, Loader
-from cosam_bench.sam.frames import hurried
+from cosam_bench.sam.frames import to_device_async
 from cosam_bench.sam.inputs import View
 
 VIEW = View(48, 12, "pad", torch.device("cpu"))
@@ -67,7 +67,7 @@ def test_images_are_the_same_however_they_are_loaded(workers: int) -> None:
         assert torch.equal(ours.mask, plain.mask)
         assert ours.input.frame == plain.input.frame
     sample = split_of(Drawn())[4]
-    assert torch.equal(found[4].input.pixels, VIEW.prepared(sample.image).pixels)
+    assert torch.equal(found[4].input.pixels, VIEW.preprocess(sample.image).pixels)
     assert torch.equal(found[4].mask, sample.mask)
 
 
@@ -93,9 +93,9 @@ def test_a_cached_image_serves_no_other_view() -> None:
     loader, split = Loader(workers=1, cache_bytes=1 << 20), split_of(source)
     for view in (VIEW, View(24, 12, "pad", VIEW.device), View(48, 12, "squash", VIEW.device)):
         images = loaded(loader, split, view=view)
-        assert torch.equal(images[2].input.pixels, view.prepared(split[2].image).pixels)
+        assert torch.equal(images[2].input.pixels, view.preprocess(split[2].image).pixels)
     other = View(48, 12, "pad", VIEW.device, resampling="torch")
-    assert torch.equal(loaded(loader, split, view=other)[2].input.pixels, other.prepared(split[2].image).pixels)
+    assert torch.equal(loaded(loader, split, view=other)[2].input.pixels, other.preprocess(split[2].image).pixels)
 
 
 def test_a_cached_image_serves_no_other_data_under_the_same_name() -> None:
@@ -167,8 +167,8 @@ def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     monkeypatch.setattr(Tensor, "to", move)
-    hurried(torch.zeros(2), torch.device("cuda:1"))
+    to_device_async(torch.zeros(2), torch.device("cuda:1"))
     assert called == ["pinned", (torch.device("cuda:1"), {"non_blocking": True})]
     called.clear()
-    hurried(torch.zeros(2), "cpu")
+    to_device_async(torch.zeros(2), "cpu")
     assert called == [("cpu", {})]

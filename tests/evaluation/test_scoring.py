@@ -24,9 +24,9 @@ from cosam_bench.evaluation.scoring import (
     measure_in,
     score_split,
 )
-from cosam_bench.sam.batch_size import BatchSize
+from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.frame_choices import Resize
-from cosam_bench.sam.frames import Frame, fit_frame, mask_to_frame, nearest, to_original
+from cosam_bench.sam.frames import Frame, fit_frame, mask_to_grid, resize_nearest, to_original
 from cosam_bench.sam.inputs import Batch, View
 
 
@@ -46,7 +46,7 @@ class Perfect:
         self.seen: list[Batch] = []
         frame = fit_frame((40, 60), size=120, resize=resize)
         masks = [split.mask(index).roll(shift, dims=1) for index in range(len(split))]
-        self._answers = [40 * mask_to_frame(mask, frame, size=120) - 20 for mask in masks]
+        self._answers = [40 * mask_to_grid(mask, frame, size=120) - 20 for mask in masks]
 
     def __call__(self, batch: Batch) -> Tensor:
         self.seen.append(batch)
@@ -99,7 +99,7 @@ def test_a_prediction_sees_neither_masks_nor_the_domain_unless_told(squares: Spl
         assert perfect.seen[0].domains == expected
         assert perfect.seen[0].prompts.kinds == ("points",) * 4
         assert not perfect.seen[0].prompts.masks.any()
-        assert {"images", "prompts", "domains", "known"} == set(vars(perfect.seen[0]))
+        assert {"images", "prompts", "domains", "inputs"} == set(vars(perfect.seen[0]))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_nearest_at_the_original_size_repeats_cells_twice() -> None:
     frame = fit_frame((37, 53), size=120, resize="pad")
     logits = torch.randn(30, 30, generator=torch.Generator().manual_seed(4))
     full = logits.repeat_interleave(4, 0).repeat_interleave(4, 1)[: frame.content[0], : frame.content[1]]
-    assert torch.equal(to_original(logits, frame, upsampling="nearest"), nearest(full, (37, 53)))
+    assert torch.equal(to_original(logits, frame, upsampling="nearest"), resize_nearest(full, (37, 53)))
 
 
 def test_a_split_is_scored_where_the_protocol_says(squares: Split, prompts: Prompts) -> None:
@@ -227,7 +227,7 @@ def test_a_batch_is_measured_bit_for_bit_as_its_images_are(
         else:
             full = functional.interpolate(own[None, None], (120, 120), mode="bilinear")[0, 0]
             cut = full[: frame.content[0], : frame.content[1]]
-            alone = measure(cut[None], nearest(mask, frame.content)[None])
+            alone = measure(cut[None], resize_nearest(mask, frame.content)[None])
         assert score == ImageScore(key, {name: value.item() for name, value in alone.items()})
 
 
@@ -313,7 +313,7 @@ def test_scores_are_the_same_however_images_are_loaded_and_kept(squares: Split, 
 def test_a_split_goes_on_in_smaller_batches_where_the_memory_is_full(squares: Split, prompts: Prompts) -> None:
     plain, _ = score_dark(squares, prompts, batch_size=1)
     done: list[float] = []
-    size = BatchSize(6)
+    size = AdaptiveBatchSize(6)
     assert score_dark(squares, prompts, most=2, batch_size=size, advance=done.append) == (
         plain,
         [6, 3, 1, 1, 1, 1, 1, 1],

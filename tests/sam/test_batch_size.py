@@ -14,7 +14,7 @@ from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.protocol import RunConfig, resolve_run
 from cosam_bench.sam import batch_size as module
-from cosam_bench.sam.batch_size import BatchSize, ImageDoesNotFit, fitting_batch_size, most_that_fit
+from cosam_bench.sam.batch_size import AdaptiveBatchSize, ImageDoesNotFit, largest_fitting_batch, resolve_batch_size
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import View
 
@@ -46,8 +46,8 @@ def test_a_batch_is_halved_until_it_fits_and_stays_small(
 ) -> None:
     said: list[str] = []
     seen: list[list[int]] = []
-    size = BatchSize(8, note=said.append)
-    results = list(size.each(iter(range(20)), holds(most, seen)))
+    size = AdaptiveBatchSize(8, note=said.append)
+    results = list(size.map(iter(range(20)), holds(most, seen)))
     assert [len(items) for items in seen] == sizes
     assert sum(results) == sum(range(20))
     fitted = [items for items in seen if len(items) <= most]
@@ -55,13 +55,13 @@ def test_a_batch_is_halved_until_it_fits_and_stays_small(
     wanted = "The device's memory does not hold {} images at once; going on with {}."
     assert said == [wanted.format(*pair) for pair in notes]
     again: list[list[int]] = []
-    list(size.each(iter(range(4)), holds(most, again)))
-    assert len(again[0]) == min(4, size.now)
+    list(size.map(iter(range(4)), holds(most, again)))
+    assert len(again[0]) == min(4, size.current)
 
 
 def test_an_odd_rest_that_does_not_fit_is_halved_too() -> None:
     seen: list[list[int]] = []
-    assert list(BatchSize(4).each(iter(range(3)), holds(2, seen))) == [0, 1, 2]
+    assert list(AdaptiveBatchSize(4).map(iter(range(3)), holds(2, seen))) == [0, 1, 2]
     assert seen == [[0, 1, 2], [0], [1], [2]]
 
 
@@ -70,7 +70,7 @@ def test_what_does_not_fit_alone_is_one_clear_error() -> None:
     with pytest.raises(
         ImageDoesNotFit, match=r"too little memory for .* a single image\. Take a smaller --model"
     ) as caught:
-        list(BatchSize(2).each(iter(range(3)), holds(0, seen)))
+        list(AdaptiveBatchSize(2).map(iter(range(3)), holds(0, seen)))
     assert seen == [[0, 1], [0]]
     assert isinstance(caught.value, CosamError)
     assert caught.value.__cause__ is caught.value.__context__ is None, "the command line explains a cause otherwise"
@@ -97,7 +97,7 @@ def test_the_memory_of_a_batch_that_did_not_fit_is_let_go() -> None:
         assert gone, "the first try's tensors are still there"
         return len(items) + 0 * id(large)
 
-    assert list(BatchSize(2).each(iter(range(2)), work)) == [1, 1]
+    assert list(AdaptiveBatchSize(2).map(iter(range(2)), work)) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_no_other_error_is_taken_for_a_full_memory(error: Exception) -> None:
     assert not ran_out_of_memory(error)
     seen: list[list[int]] = []
     with pytest.raises(type(error)) as caught:
-        list(BatchSize(4).each(iter(range(8)), holds(2, seen, error=error)))
+        list(AdaptiveBatchSize(4).map(iter(range(8)), holds(2, seen, error=error)))
     assert caught.value is error
     assert len(seen) == 1
 
@@ -139,7 +139,7 @@ def test_what_torch_itself_raises_is_recognised() -> None:
     ],
 )
 def test_the_largest_batch_that_stays_within_the_limit(one: int, two: int, limit: int, wanted: int) -> None:
-    assert most_that_fit({1: one, 2: two}.__getitem__, limit_bytes=limit, most=16) == wanted
+    assert largest_fitting_batch({1: one, 2: two}.__getitem__, limit_bytes=limit, most=16) == wanted
 
 
 def test_a_trial_that_does_not_fit_means_one_image() -> None:
@@ -151,9 +151,9 @@ def test_a_trial_that_does_not_fit_means_one_image() -> None:
     def broken(images: int) -> int:
         raise RuntimeError("a defect")
 
-    assert most_that_fit(full, limit_bytes=1000, most=16) == 1
+    assert largest_fitting_batch(full, limit_bytes=1000, most=16) == 1
     with pytest.raises(RuntimeError, match="a defect"):
-        most_that_fit(broken, limit_bytes=1000, most=16)
+        largest_fitting_batch(broken, limit_bytes=1000, most=16)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_on_the_cpu_auto_goes_by_the_machines_memory(
 ) -> None:
     monkeypatch.setattr(module, "machine_memory_bytes", lambda: machine)
     view = View(128, 64, "pad", torch.device("cpu"))
-    assert fitting_batch_size("auto", sam=None, view=view) == wanted  # type: ignore[arg-type]
-    assert fitting_batch_size(5, sam=None, view=view) == 5  # type: ignore[arg-type]
+    assert resolve_batch_size("auto", sam=None, view=view) == wanted  # type: ignore[arg-type]
+    assert resolve_batch_size(5, sam=None, view=view) == 5  # type: ignore[arg-type]
 
 
 def test_the_machines_memory_is_what_the_system_says() -> None:
@@ -185,10 +185,10 @@ def test_on_a_gpu_auto_goes_by_trial_passes_and_its_free_memory(monkeypatch: pyt
 
     monkeypatch.setattr(module, "free_memory_bytes", lambda device: {torch.device("cuda:1"): 100}[device])
     monkeypatch.setattr(module, "_peak_bytes_on_cuda", peak)
-    assert fitting_batch_size("auto", sam="sam", view=view) == 7  # type: ignore[arg-type]
+    assert resolve_batch_size("auto", sam="sam", view=view) == 7  # type: ignore[arg-type]
     assert asked == [("sam", view, 1), ("sam", view, 2)]
     monkeypatch.setattr(module, "free_memory_bytes", lambda device: 1 << 40)
-    assert fitting_batch_size("auto", sam="sam", view=view) == 64  # type: ignore[arg-type]
+    assert resolve_batch_size("auto", sam="sam", view=view) == 64  # type: ignore[arg-type]
 
 
 def test_a_gpus_peak_is_what_a_warm_pass_adds(monkeypatch: pytest.MonkeyPatch) -> None:

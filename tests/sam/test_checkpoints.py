@@ -10,7 +10,7 @@ from support.web import serving
 from typer.testing import CliRunner
 
 from cosam_bench.cli.main import app
-from cosam_bench.core import http as resuming
+from cosam_bench.core import resuming_downloader as resuming
 from cosam_bench.core.errors import CosamError
 from cosam_bench.sam import models
 from cosam_bench.sam.checkpoints import fetch_checkpoint

@@ -25,15 +25,15 @@ from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam import cache_backends
 from cosam_bench.sam import feature_cache as prefix_cache
-from cosam_bench.sam import feature_store as kept_features
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.encoder_sections import deepest_cut, encoder_sections, parts
-from cosam_bench.sam.feature_cache import PrefixCache, clock, encode, first_blocks
-from cosam_bench.sam.feature_store import FeatureFiles
+from cosam_bench.sam.cache_backends import FeatureFiles
+from cosam_bench.sam.encoder_sections import encoder_sections, frozen_depth, parts
+from cosam_bench.sam.feature_cache import PrefixCache, encode, first_blocks, uncached_clock
 from cosam_bench.sam.inputs import collate
 from cosam_bench.sam.mobile_sam import TinyViTEncoder
 from cosam_bench.sam.sam import Sam
@@ -139,7 +139,7 @@ def test_a_weight_changes_the_features_from_its_own_depth_on(name: str, tiny: Sa
         finally:
             setattr(module, leaf, own)
         least = 2 if name == "tiny" else 1  # of the ViT's first section nothing is kept
-        assert deepest_cut(sam.image_encoder, [weight]) == (clean - 1 if clean >= least else None), weight
+        assert frozen_depth(sam.image_encoder, [weight]) == (clean - 1 if clean >= least else None), weight
 
 
 @torch.inference_mode()
@@ -154,7 +154,7 @@ def _clean_sections(sam: Sam, maps: Tensor) -> int:
 
 def test_the_cut_lies_before_the_first_adapted_block(tiny: Sam, small_mobile: Sam) -> None:
     def cut(sam: Sam, **adapter: object) -> int | None:
-        return deepest_cut(sam.image_encoder, target_layers(sam, AdapterSettings(**adapter)))  # type: ignore[arg-type]
+        return frozen_depth(sam.image_encoder, target_layers(sam, AdapterSettings(**adapter)))  # type: ignore[arg-type]
 
     assert cut(tiny) is None
     assert cut(tiny, blocks=(5, 4)) == 4
@@ -165,7 +165,7 @@ def test_the_cut_lies_before_the_first_adapted_block(tiny: Sam, small_mobile: Sa
     assert cut(small_mobile, targets=r".*\.qkv", blocks=(0,)) == 0
     assert isinstance(small_mobile.image_encoder, TinyViTEncoder)
     with pytest.raises(ValueError, match=r"no layer 'blocks\.9'"):
-        deepest_cut(small_mobile.image_encoder, ["image_encoder.blocks.9"])
+        frozen_depth(small_mobile.image_encoder, ["image_encoder.blocks.9"])
 
 
 def test_first_blocks_are_kept_only_at_the_caches_own_depth(tiny: Sam, cache: PrefixCache, folder: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
         tried.append(path)
         raise CannotWrite("full")
 
-    monkeypatch.setattr(kept_features, "write_atomically", refuse)
+    monkeypatch.setattr(cache_backends, "write_atomically", refuse)
     with torch.inference_mode():
         found = cache.features(some_images(2)).maps
         expected = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in some_images(2)]
@@ -427,8 +427,8 @@ def use_a_small_folder(folder: str, seed: int) -> None:
     import torch
 
     from cosam_bench.sam.build import build_sam
+    from cosam_bench.sam.cache_backends import FeatureFiles
     from cosam_bench.sam.feature_cache import PrefixCache
-    from cosam_bench.sam.feature_store import FeatureFiles
 
     sam = build_sam("tiny", checkpoint="random")
     cache = PrefixCache(FeatureFiles(Path(folder), limit_bytes=6 * 98_600), sam=sam, depth=3)
@@ -464,11 +464,11 @@ def test_the_clock_goes_on_as_if_nothing_were_kept(
     monkeypatch.setattr(Sam, "prefix", slowly)
     with torch.inference_mode():
         for _ in range(2):
-            began = clock(cache)
+            began = uncached_clock(cache)
             encode(tiny, some_images(2), cache)
-            assert clock(cache) - began == 10
+            assert uncached_clock(cache) - began == 10
     assert now[0] == 10
-    assert clock(None) == 10
+    assert uncached_clock(None) == 10
 
 
 @pytest.fixture

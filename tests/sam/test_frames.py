@@ -19,10 +19,10 @@ from cosam_bench.sam.frames import (
     FramePrompts,
     fit_frame,
     frame_prompts,
-    mask_to_frame,
-    nearest,
+    mask_to_grid,
     normalise,
     prepare_image,
+    resize_nearest,
     to_content,
     to_original,
 )
@@ -121,14 +121,14 @@ def test_targets_equal_a_mean_over_pixels_where_they_fit_the_grid() -> None:
     frame = fit_frame((32, 64), size=128, resize="pad")
     wanted = torch.zeros(16, 16)
     wanted[:8] = mask.view(8, 4, 16, 4).float().mean(dim=(1, 3))
-    assert torch.allclose(mask_to_frame(mask, frame, size=16), wanted)
+    assert torch.allclose(mask_to_grid(mask, frame, size=16), wanted)
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["pad", "squash"]), st.integers(0, 9))
 def test_targets_keep_the_masks_area(height: int, width: int, resize: str, seed: int) -> None:
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) > 0.5
     frame = fit_frame((height, width), size=64, resize=resize)  # type: ignore[arg-type]
-    target = mask_to_frame(mask, frame, size=16)
+    target = mask_to_grid(mask, frame, size=16)
     filled = frame.content[0] * frame.content[1] / 64**2
     assert target.min() >= 0
     assert target.max() <= 1 + 1e-6
@@ -172,7 +172,7 @@ def test_plain_resampling_has_no_antialiasing(shape: tuple[int, int], resize: st
 def test_the_nearest_pixel_is_pillows(old: tuple[int, int], new: tuple[int, int]) -> None:
     levels = torch.randint(256, old, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     theirs = Image.fromarray(levels.numpy()).resize((new[1], new[0]), Image.Resampling.NEAREST)
-    assert torch.equal(nearest(levels, new), torch.from_numpy(np.array(theirs)))
+    assert torch.equal(resize_nearest(levels, new), torch.from_numpy(np.array(theirs)))
 
 
 def test_a_mask_prompt_enters_at_the_levels_asked_for() -> None:

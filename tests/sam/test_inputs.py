@@ -30,8 +30,8 @@ def batch_of(squares: Split, prompts: Prompts) -> Batch:
 
 
 def known_digests(batch: Batch) -> tuple[str, ...] | None:
-    assert batch.known is not None
-    return batch.known.digests_of(batch.images)
+    assert batch.inputs is not None
+    return batch.inputs.digests_of(batch.images)
 
 
 def test_an_image_in_two_steps_is_the_image_in_one() -> None:
@@ -41,14 +41,14 @@ def test_an_image_in_two_steps_is_the_image_in_one() -> None:
     wanted = normalise(torch.stack([pixels for pixels, _ in prepared]), frames)
     placed, found = VIEW.frame(images)
     assert torch.equal(placed, wanted)
-    assert torch.equal(VIEW.placed([VIEW.prepared(one) for one in images]), wanted)
+    assert torch.equal(VIEW.stack([VIEW.preprocess(one) for one in images]), wanted)
     assert found == frames
 
 
 def test_a_batch_of_ready_inputs_is_that_of_its_samples(squares: Split, prompts: Prompts) -> None:
     samples = list(squares)
     plain, frames = collate(samples, prompts, kinds=["mask"] * 6, view=VIEW, domains=tuple("abcdef"))
-    inputs = [VIEW.prepared(sample.image) for sample in samples]
+    inputs = [VIEW.preprocess(sample.image) for sample in samples]
     ready, same = collate_inputs(inputs, prompts, kinds=["mask"] * 6, view=VIEW, domains=tuple("abcdef"))
     assert torch.equal(plain.images, ready.images)
     assert torch.equal(plain.prompts.masks, ready.prompts.masks)
@@ -57,8 +57,8 @@ def test_a_batch_of_ready_inputs_is_that_of_its_samples(squares: Split, prompts:
 
 
 def test_a_digest_stands_for_the_pixels_and_where_the_padding_begins() -> None:
-    own = VIEW.prepared(image(30, 50))
-    assert own.digest == VIEW.prepared(image(30, 50)).digest
+    own = VIEW.preprocess(image(30, 50))
+    assert own.digest == VIEW.preprocess(image(30, 50)).digest
     changed = own.pixels.clone()
     changed[2, 5, 7] ^= 1
     others = [
@@ -72,7 +72,7 @@ def test_a_digest_stands_for_the_pixels_and_where_the_padding_begins() -> None:
 
 
 def test_a_digest_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = VIEW.prepared(image(30, 50))
+    own = VIEW.preprocess(image(30, 50))
     first = own.digest
     monkeypatch.delattr("hashlib.sha256")
     assert own.digest == first
@@ -80,14 +80,14 @@ def test_a_digest_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_batch_knows_its_inputs_until_its_images_are_others(squares: Split, prompts: Prompts) -> None:
     batch = batch_of(squares, prompts)
-    wanted = tuple(VIEW.prepared(sample.image).digest for sample in squares)
+    wanted = tuple(VIEW.preprocess(sample.image).digest for sample in squares)
     assert len(set(wanted)) == 6
     assert known_digests(batch) == wanted
     turned = collate(list(squares)[::-1], prompts, kinds=["box"] * 6, view=VIEW)[0]
     assert known_digests(replace(batch, images=turned.images)) is None
     batch.images[3, 0, 2, 2] += 1
     assert known_digests(batch) is None
-    assert batch.select([3]).known is None
+    assert batch.select([3]).inputs is None
 
 
 @pytest.mark.parametrize("inference", [False, True])
@@ -95,7 +95,7 @@ def test_a_selection_knows_its_own_inputs(squares: Split, prompts: Prompts, infe
     with torch.inference_mode(inference):
         batch = batch_of(squares, prompts)
         chosen = batch.select([4, 1, 4])
-        wanted = tuple(VIEW.prepared(squares[row].image).digest for row in (4, 1, 4))
+        wanted = tuple(VIEW.preprocess(squares[row].image).digest for row in (4, 1, 4))
         assert known_digests(chosen) == wanted
         assert torch.equal(chosen.images, batch.images[[4, 1, 4]])
         assert chosen.domains == ("e", "b", "e")
@@ -113,4 +113,4 @@ def test_a_selection_of_images_with_a_gradient_keeps_it(squares: Split, prompts:
 
 
 def test_a_batch_of_other_images_knows_nothing(prompts: Prompts) -> None:
-    assert Batch(torch.zeros(1, 3, 8, 8), None).known is None  # type: ignore[arg-type]
+    assert Batch(torch.zeros(1, 3, 8, 8), None).inputs is None  # type: ignore[arg-type]

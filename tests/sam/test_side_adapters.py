@@ -22,9 +22,9 @@ from cosam_bench.sam.adapters.augmodule import AugModule, heatmap
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.targets import add_side_layers, target_layers, touched_layers, trained_whole
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.encoder_sections import deepest_cut, early_section
+from cosam_bench.sam.cache_backends import FeatureFiles
+from cosam_bench.sam.encoder_sections import early_section, frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache, encode
-from cosam_bench.sam.feature_store import FeatureFiles
 from cosam_bench.sam.frames import FramePrompts
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import layer_inputs, serving
@@ -216,7 +216,7 @@ def test_the_early_map_is_that_of_the_first_global_block() -> None:
 def test_kept_features_give_the_masks_of_the_whole_pass(kind: Any, tmp_path: Path) -> None:
     sam = with_side(kind, **({"blocks": (3, 5)} if kind == "augmodule" else {}))
     chosen = settings(kind, **({"blocks": (3, 5)} if kind == "augmodule" else {}))
-    depth = deepest_cut(sam.image_encoder, touched_layers(sam, chosen))
+    depth = frozen_depth(sam.image_encoder, touched_layers(sam, chosen))
     assert depth == (7 if kind == "hq" else 3)
     cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=sam, depth=depth)
     images, prompts = some_images(), some_points()
@@ -280,9 +280,9 @@ def test_augmodule_adds_its_formula_to_the_attention(number: int, is_whole: bool
     window = 8 if number == 4 else 16
     rows = torch.randn((16 // window) ** 2, window, window, 96, generator=generator(7))
     with torch.no_grad(), serving(sam, disturb(sam)):
-        with side.switched(False):
+        with side.enabled(False):
             plain = attention(rows)
-        with side.shown(prompts):
+        with side.conditioned_on(prompts):
             found = attention(rows) - plain
         heat = torch.from_numpy(blurred([tuple((xy // 8).long().tolist()) for xy in prompts.points[0]], 16)).float()
         name = str(number)
@@ -306,12 +306,12 @@ def test_augmodule_adds_the_heat_map_around_the_neck(is_transposed: bool) -> Non
     assert isinstance(side, AugModule)
     maps = torch.randn(1, 96, 16, 16, generator=generator(8))
     with torch.no_grad(), serving(sam, disturb(sam)):
-        with side.shown(prompts):
+        with side.conditioned_on(prompts):
             found = neck(maps)
         channels = side.heat(heatmap(prompts, grid=16, cell=8)[..., None].expand(-1, -1, -1, 3))
         if is_transposed:
             channels = channels.transpose(1, 2)
-        with side.switched(False):
+        with side.enabled(False):
             expected = neck(maps + side.before_neck(channels).permute(0, 3, 1, 2))
         torch.testing.assert_close(found, expected + side.after_neck(channels).permute(0, 3, 1, 2))
 
@@ -331,7 +331,7 @@ def test_the_shared_layer_of_vit_b_sees_the_published_number_of_rows() -> None:
     side: Any = sam.side
     encoder: Any = sam.image_encoder
     side._heat = torch.zeros(1, 64, 64, device="meta")
-    with torch.no_grad(), side.switched(True), layer_inputs(sam, ["side.reduce"], lambda _, x: seen.append(len(x))):
+    with torch.no_grad(), side.enabled(True), layer_inputs(sam, ["side.reduce"], lambda _, x: seen.append(len(x))):
         for number in range(7, 12):
             encoder.blocks[number](torch.zeros(1, 64, 64, 768, device="meta"))
     assert sum(seen) == 22_892

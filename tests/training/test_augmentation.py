@@ -19,10 +19,17 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
 from cosam_bench.sam.sam import Sam
-from cosam_bench.training.augmentation import NO_BOX, TRIES, jitter, jitter_until_foreground, prompts_of, replace_rows
-from cosam_bench.training.batches import MIXED, TrainingBatch, draw_batch
+from cosam_bench.training.augmentation import (
+    NO_BOX,
+    TRIES,
+    jitter,
+    jitter_until_foreground,
+    prompts_from_masks,
+    replace_rows,
+)
 from cosam_bench.training.fit import fit_adapter, training_loss
 from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch
 
 SIZE = 24
 
@@ -146,7 +153,7 @@ def test_redrawing_finds_foreground_or_gives_up_and_keeping_takes_the_first_crop
 
 def test_prompts_are_drawn_of_the_mask_and_repeat_with_the_order() -> None:
     masks = [noise(30, 20).mask, torch.zeros(9, 9, dtype=torch.bool), speck(side=1).mask]
-    first, again = (prompts_of(masks, points=4, order=seeded(3)) for _ in range(2))
+    first, again = (prompts_from_masks(masks, points=4, order=seeded(3)) for _ in range(2))
     for name in ("boxes", "points", "masks"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert torch.equal(first.boxes[0], tight_box(masks[0]))
@@ -158,14 +165,14 @@ def test_prompts_are_drawn_of_the_mask_and_repeat_with_the_order() -> None:
     assert not first.points[1].any()
     assert not first.masks[1].any()
     assert first.masks[0].any()
-    assert not torch.equal(first.points, prompts_of(masks, points=4, order=seeded(4)).points)
+    assert not torch.equal(first.points, prompts_from_masks(masks, points=4, order=seeded(4)).points)
 
 
 @pytest.mark.parametrize("mask_size", [256, 1])
 def test_replaced_rows_are_the_fresh_ones_and_the_others_stay(mask_size: int) -> None:
     """A replay memory without mask prompts has masks of one pixel."""
     prompts = Prompts(torch.rand(3, 4), torch.rand(3, 2, 2), torch.ones(3, mask_size, mask_size) > 0, digest="old")
-    fresh = prompts_of([noise(8, 8).mask, noise(9, 9).mask], points=2, order=seeded(0))
+    fresh = prompts_from_masks([noise(8, 8).mask, noise(9, 9).mask], points=2, order=seeded(0))
     found = replace_rows(prompts, [2, 0], fresh)
     for name in ("boxes", "points", "masks"):
         new = getattr(found, name)
@@ -213,9 +220,9 @@ def test_a_jittered_batch_holds_the_jittered_pixels_and_their_own_prompts() -> N
 def test_the_same_order_draws_the_same_batch() -> None:
     (first, _), (again, _), (other, _) = (drawn([noise(30, 50)], seed=seed, loss_points=3) for seed in (1, 1, 2))
     assert torch.equal(first.images, again.images)
-    assert first.places is not None
-    assert again.places is not None
-    assert torch.equal(first.places, again.places)
+    assert first.point_candidates is not None
+    assert again.point_candidates is not None
+    assert torch.equal(first.point_candidates, again.point_candidates)
     assert not torch.equal(first.images, other.images)
 
 

@@ -21,18 +21,18 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.cache_backends import FeatureMemory
 from cosam_bench.sam.feature_cache import PrefixCache
-from cosam_bench.sam.feature_store import FeatureMemory
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.sam.serving import serving
 from cosam_bench.training import fit as fit_module
 from cosam_bench.training.augmentation import mirror, mirror_prompts
-from cosam_bench.training.batches import MIXED, TrainingBatch, draw_batch, with_targets
-from cosam_bench.training.epochs import batches_of_epoch
 from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter, protocol_loss
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.losses import bce_dice, focal_dice_iou, sample_at, unsure_places
+from cosam_bench.training.losses import bce_dice, focal_dice_iou, point_sample, uncertain_points
+from cosam_bench.training.sampling import epoch_batches
+from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_batches_drawn_ahead_by_a_thread_give_the_same_bits(
         return own(*args, **kwargs)
 
     monkeypatch.setattr("cosam_bench.training.fit.draw_batch", watched)
-    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: 2)
+    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: 2)
     ahead = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
     assert ahead.update.digest() == inline.update.digest()
     assert ahead.epoch_losses == inline.epoch_losses
@@ -134,14 +134,14 @@ def test_each_step_has_its_own_epochs_rate_however_far_ahead_batches_are_drawn(
         return optimiser
 
     monkeypatch.setattr(fit_module, "make_optimiser", watched)
-    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: ahead)
+    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: ahead)
     trained(sam, squares, prompts, epochs=3, schedule="step", step_epochs=1, step_factor=0.1)
     assert rates == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
 
 
 def test_batches_are_drawn_ahead_for_a_gpu_alone() -> None:
-    assert fit_module.drawn_ahead(torch.device("cpu")) == 0
-    assert fit_module.drawn_ahead(torch.device("cuda")) > 0
+    assert fit_module.prefetch_depth(torch.device("cpu")) == 0
+    assert fit_module.prefetch_depth(torch.device("cuda")) > 0
 
 
 class Torn(list[Sample]):
@@ -157,7 +157,7 @@ class Torn(list[Sample]):
 def test_a_sample_that_cannot_be_read_ends_the_training_and_leaves_no_thread(
     sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "drawn_ahead", lambda device: ahead)
+    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: ahead)
     before = digest_tensors(sam.state_dict())
     with pytest.raises(CosamError, match="square 2 cannot be read"):
         trained(sam, Torn(squares), prompts, batch_size=1)
@@ -170,7 +170,7 @@ def test_digests_are_computed_with_the_batch_where_they_will_be_asked_for(
     sam: Sam, squares: Split, prompts: Prompts, jitter: bool, has_cache: bool, expected: int
 ) -> None:
     cache = PrefixCache(FeatureMemory(limit_bytes=0), sam=sam, depth=2) if has_cache else None
-    drawn = fit_module.drawn_batches(
+    drawn = fit_module.training_batches(
         squares,
         prompts,
         fit=FitSettings(epochs=1, batch_size=3, jitter=jitter),
@@ -179,7 +179,7 @@ def test_digests_are_computed_with_the_batch_where_they_will_be_asked_for(
         order=torch.Generator().manual_seed(0),
         prefixes=cache,
     )
-    inputs = [one for _, batch, _ in drawn if batch.known for one in batch.known.inputs]
+    inputs = [one for _, batch, _ in drawn if batch.inputs for one in batch.inputs.rows]
     assert len(inputs) == 6
     assert sum("digest" in vars(one) for one in inputs) == expected
 
@@ -290,18 +290,18 @@ def test_a_rank_sees_what_torchs_sampler_deals_it(ranks: int, count: int) -> Non
     sampler: Any = DistributedSampler(range(count), num_replicas=ranks, rank=0, shuffle=True, seed=7)  # type: ignore[arg-type]
     order = torch.randperm(count, generator=torch.Generator().manual_seed(7)).tolist()
     fit = FitSettings(ranks=ranks, batch_size=2)
-    assert [row for rows in batches_of_epoch(order, fit) for row in rows] == list(sampler)
+    assert [row for rows in epoch_batches(order, fit) for row in rows] == list(sampler)
 
 
 def test_batches_of_an_epoch_by_hand() -> None:
     rows = list(range(7))
-    assert batches_of_epoch(rows, FitSettings(batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert batches_of_epoch(rows, FitSettings(batch_size=3, drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
-    assert batches_of_epoch(rows, FitSettings(batch_size=7, drop_last=True)) == [rows]
-    assert batches_of_epoch(rows, FitSettings(batch_size=3, ranks=2)) == [[0, 2, 4], [6]]
-    assert batches_of_epoch(rows, FitSettings(batch_size=3, ranks=2, drop_last=True)) == [[0, 2, 4]]
+    assert epoch_batches(rows, FitSettings(batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert epoch_batches(rows, FitSettings(batch_size=3, drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
+    assert epoch_batches(rows, FitSettings(batch_size=7, drop_last=True)) == [rows]
+    assert epoch_batches(rows, FitSettings(batch_size=3, ranks=2)) == [[0, 2, 4], [6]]
+    assert epoch_batches(rows, FitSettings(batch_size=3, ranks=2, drop_last=True)) == [[0, 2, 4]]
     with pytest.raises(CosamError, match=r"2 samples make no whole batch of 3\. Lower fit\.batch_size"):
-        batches_of_epoch(rows, FitSettings(batch_size=3, ranks=4, drop_last=True))
+        epoch_batches(rows, FitSettings(batch_size=3, ranks=4, drop_last=True))
 
 
 def test_dropped_and_unseen_samples_are_not_trained_on(sam: Sam, squares: Split, prompts: Prompts) -> None:
@@ -383,13 +383,13 @@ def test_a_loss_on_points_compares_the_same_places_of_logits_and_fine_masks(squa
     )
     assert isinstance(batch, TrainingBatch)
     assert batch.masks is not None
-    assert batch.places is not None
+    assert batch.point_candidates is not None
     assert not batch.is_unique
     assert batch.masks.shape == (2, 120, 120)
     masks = masks_of(batch, 30)
-    places = unsure_places(masks.logits, batch.places, count=20)
+    places = uncertain_points(masks.logits, batch.point_candidates, count=20)
     assert places.shape == (2, 20, 2)
-    expected = bce_dice(sample_at(masks.logits, places), sample_at(batch.masks, places), masks.predicted_iou)
+    expected = bce_dice(point_sample(masks.logits, places), point_sample(batch.masks, places), masks.predicted_iou)
     assert protocol_loss(masks, batch, target, fit=fit).item() == expected.item()
     # The fine mask is the mask itself, doubled bilinearly: its cells' means are nearly the target on the grid.
     means = batch.masks.view(2, 30, 4, 30, 4).mean(dim=(2, 4))
@@ -405,8 +405,8 @@ def test_points_without_an_order_depend_on_the_samples_alone(squares: Split, pro
         kinds: list[Any] = ["box"]
         batch, _ = with_targets([squares[rows[0]]], prompts.take(rows), kinds=kinds, view=view, fit=fit)
         assert isinstance(batch, TrainingBatch)
-        assert batch.places is not None
-        places.append(batch.places)
+        assert batch.point_candidates is not None
+        places.append(batch.point_candidates)
     assert torch.equal(places[0], places[1])
     assert not torch.equal(places[0], places[2])
 
@@ -419,8 +419,8 @@ def test_training_draws_new_points_each_time(squares: Split, prompts: Prompts) -
         view = View(120, 30, "pad", torch.device("cpu"))
         batch, _ = draw_batch(squares, prompts, [0], fit=fit, prompt_kind="box", view=view, order=order)
         assert isinstance(batch, TrainingBatch)
-        assert batch.places is not None
-        places.append(batch.places)
+        assert batch.point_candidates is not None
+        places.append(batch.point_candidates)
     assert not torch.equal(places[0], places[1])
 
 

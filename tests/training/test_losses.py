@@ -14,10 +14,10 @@ from cosam_bench.training.losses import (
     LOSSES,
     bce_dice,
     dice_loss,
-    draw_places,
+    draw_point_candidates,
     focal_dice_iou,
-    sample_at,
-    unsure_places,
+    point_sample,
+    uncertain_points,
 )
 
 
@@ -150,7 +150,7 @@ def test_values_are_sampled_as_the_formula_written_out() -> None:
     values = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)
     places = torch.rand(3, 40, 2, generator=generator, dtype=torch.float64)
     places[0, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.5]])
-    found = sample_at(values, places)
+    found = point_sample(values, places)
     assert found.shape == (3, 40)
     for grid, row, levels in zip(values.tolist(), places.tolist(), found.tolist(), strict=True):
         assert levels == pytest.approx([value_at(grid, x, y) for x, y in row], abs=1e-12)
@@ -162,17 +162,17 @@ def test_values_are_sampled_as_the_formula_written_out() -> None:
 def test_points_are_the_least_sure_candidates_and_a_quarter_is_even(count: int) -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64)
-    places = draw_places(2, count=count, order=generator).double()
+    places = draw_point_candidates(2, count=count, order=generator).double()
     even = count - math.floor(0.75 * count)
     assert places.shape == (2, 3 * count + even, 2)
-    chosen = unsure_places(logits, places, count=count)
+    chosen = uncertain_points(logits, places, count=count)
     for grid, candidates, found in zip(logits.tolist(), places.tolist(), chosen.tolist(), strict=True):
         doubtful = sorted(candidates[: 3 * count], key=lambda place: abs(value_at(grid, *place)))
         assert found == doubtful[: count - even] + candidates[3 * count :]
 
 
 def test_candidates_are_even_over_the_square_and_repeat_with_the_order() -> None:
-    places, again = (draw_places(1, count=4000, order=torch.Generator().manual_seed(5)) for _ in range(2))
+    places, again = (draw_point_candidates(1, count=4000, order=torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(places, again)
     cells = (places[0] * 4).long()
     counts = torch.bincount(cells[:, 0] * 4 + cells[:, 1], minlength=16)
@@ -184,8 +184,8 @@ def test_the_loss_on_points_reaches_the_logits() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(2, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     masks = (torch.rand(2, 16, 16, generator=generator) > 0.5).double()
-    places = unsure_places(logits, draw_places(2, count=6, order=generator).double(), count=6)
+    places = uncertain_points(logits, draw_point_candidates(2, count=6, order=generator).double(), count=6)
     assert not places.requires_grad
     assert torch.autograd.gradcheck(
-        lambda logits: bce_dice(sample_at(logits, places), sample_at(masks, places), torch.zeros(2)), (logits,)
+        lambda logits: bce_dice(point_sample(logits, places), point_sample(masks, places), torch.zeros(2)), (logits,)
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.progress_bar import silent
+from cosam_bench.core.progress_bar import no_progress
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.cards import Card, Expected
 from cosam_bench.data.decoding import decode_image
@@ -69,8 +69,8 @@ def check_domain(
     card: Card,
     *,
     is_retention: bool | None = None,
-    begin: Callable[[int], None] = silent,
-    advance: Callable[[int], None] = silent,
+    begin: Callable[[int], None] = no_progress,
+    advance: Callable[[int], None] = no_progress,
 ) -> DomainReport:
     """Decode every file of a domain, and report its content and all faults.
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn
 
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.core.progress_bar import ByteBar, silent
+from cosam_bench.core.progress_bar import ByteBar, no_progress
 from cosam_bench.data.acquire.archive_formats import BadArchive, quoted
 from cosam_bench.data.acquire.archive_members import Member, Opened
 
@@ -156,7 +156,7 @@ class MemberWriter:
             self._folders.add(key)
 
 
-def link_or_copy(source: Path, target: Path, *, on_copy: Callable[[int], None] = silent) -> None:
+def link_or_copy(source: Path, target: Path, *, on_copy: Callable[[int], None] = no_progress) -> None:
     """Give a file a second name, or copy it if the file system has no links; ``on_copy`` is told the size first."""
     try:
         os.link(source, target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cosam_bench.core.downloads import Say, download, unsaid
+from cosam_bench.core.downloads import Say, download, no_message
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.settings import read_toml
@@ -22,7 +22,7 @@ def archives_folder() -> Path:
     return data_folder() / "_archives"
 
 
-def fetch_files(card: Card, *, say: Say = unsaid) -> list[DataFile]:
+def fetch_files(card: Card, *, say: Say = no_message) -> list[DataFile]:
     """A card's files, fetched unless they are there already.
 
     Raises:

@@ -18,7 +18,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.lean_lora import use_lean_lora
 from cosam_bench.sam.adapters.targets import target_layers, trained_whole
 from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.serving import check_fits, serving, side_switched, swapped
+from cosam_bench.sam.serving import check_fits, replaced_parameters, serving, side_layers_enabled
 
 _ADAPTER = "adapter"
 
@@ -111,7 +111,7 @@ def attach(
     fixed = {name: change for name, change in start.dense.items() if name not in tuned}
     with (
         serving(sam, Update(beneath, fixed | began)),
-        side_switched(sam, True),
+        side_layers_enabled(sam, True),
         _lora(sam, () if linear else names, settings) as layers,
         _trainable(sam, tuned) as parameters,  # after peft, which freezes all but its own
     ):
@@ -129,7 +129,7 @@ def attach(
 def _trainable(sam: Sam, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter]]:
     """Trainable copies in place of these parameters, for the time."""
     copies = {name: nn.Parameter(sam.get_parameter(name).detach().clone()) for name in names}
-    with swapped(sam, copies):
+    with replaced_parameters(sam, copies):
         yield copies
 
 

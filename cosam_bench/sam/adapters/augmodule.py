@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, draw_linear, zero_linear
+from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, init_linear, zero_linear
 from cosam_bench.sam.frames import FramePrompts
 
 _BLUR = 9  # cells; torchvision derives a deviation of 1.7 of it, as the released code has it
@@ -77,12 +77,12 @@ class AugModule(SideLayers):
         self.linear = ("reduce", *(f"{part}.{number}" for number in blocks for part in ("mix", "expand")))
 
     @contextmanager
-    def shown(self, prompts: FramePrompts | None) -> Iterator[None]:
+    def conditioned_on(self, prompts: FramePrompts | None) -> Iterator[None]:
         """Make the heat map of the prompts, for the pass within."""
-        if self.is_on and prompts is None:
+        if self.is_enabled and prompts is None:
             raise ValueError("AugModule needs the prompts of the images that are encoded")
         before = self._heat
-        if self.is_on and prompts is not None:
+        if self.is_enabled and prompts is not None:
             self._heat = heatmap(prompts, grid=self._grid, cell=self._cell)
         try:
             yield
@@ -91,7 +91,7 @@ class AugModule(SideLayers):
 
     def _channels(self) -> Tensor | None:
         """The heat map's channels ``(B, g, g, rank)``; None while the layers are off or nothing is shown."""
-        if not self.is_on or self._heat is None:
+        if not self.is_enabled or self._heat is None:
             return None
         channels: Tensor = self.heat(self._heat.unsqueeze(-1).expand(-1, -1, -1, self.reduce.out_features))
         return channels
@@ -133,7 +133,7 @@ class AugModule(SideLayers):
 
 def _drawn(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
-    draw_linear(layer, generator=generator)
+    init_linear(layer, generator=generator)
     return layer
 
 

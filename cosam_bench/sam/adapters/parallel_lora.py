@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, draw_linear, zero_linear
+from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, init_linear, zero_linear
 
 
 class ParallelLora(SideLayers):
@@ -30,14 +30,14 @@ class ParallelLora(SideLayers):
         for number, block in blocks.items():
             name = str(number)
             self.down[name] = nn.Linear(width, rank)
-            draw_linear(self.down[name], generator=generator)  # type: ignore[arg-type]  # torch loses the type
+            init_linear(self.down[name], generator=generator)  # type: ignore[arg-type]  # torch loses the type
             self.up[name] = zero_linear(rank, width)
             add_to_output(block.attn, self._beside(name))
         self.linear = tuple(f"{part}.{number}" for number in blocks for part in ("down", "up"))
 
     def _beside(self, name: str) -> Any:
         def change(rows: Tensor) -> Tensor | None:
-            if not self.is_on:
+            if not self.is_enabled:
                 return None
             added: Tensor = self.up[name](self.down[name](rows))
             return added

@@ -19,7 +19,7 @@ class SideLayers(nn.Module):
     Attributes:
         linear: names, within this module, of the linear layers that are merged by their inputs.
         reads_early_map: whether the decoder needs the map after the encoder's first global block.
-        is_on: whether they take part in a pass; ``adapters`` turns them on and off.
+        is_enabled: whether they take part in a pass; ``adapters`` turns them on and off.
     """
 
     linear: tuple[str, ...]
@@ -27,24 +27,24 @@ class SideLayers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_on = False
+        self.is_enabled = False
 
     @contextmanager
-    def switched(self, is_on: bool) -> Iterator[None]:
+    def enabled(self, is_enabled: bool) -> Iterator[None]:
         """On or off, for the time."""
-        before, self.is_on = self.is_on, is_on
+        before, self.is_enabled = self.is_enabled, is_enabled
         try:
             yield
         finally:
-            self.is_on = before
+            self.is_enabled = before
 
     @contextmanager
-    def shown(self, prompts: FramePrompts | None) -> Iterator[None]:
+    def conditioned_on(self, prompts: FramePrompts | None) -> Iterator[None]:
         """Let the layers see the prompts of the pass within; most do not look."""
         yield
 
 
-def draw_linear(layer: nn.Linear, *, generator: torch.Generator) -> None:
+def init_linear(layer: nn.Linear, *, generator: torch.Generator) -> None:
     """Kaiming's uniform weight with slope sqrt 5, which is torch's own, and a bias of zero."""
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     nn.init.zeros_(layer.bias)

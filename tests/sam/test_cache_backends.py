@@ -15,10 +15,10 @@ from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments import experiment
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.sam import cache_backends
 from cosam_bench.sam import feature_cache as prefix_cache
-from cosam_bench.sam import feature_store as kept_features
-from cosam_bench.sam.feature_cache import PrefixCache, clock, encode, first_blocks
-from cosam_bench.sam.feature_store import FeatureFiles, FeatureMemory, Kept
+from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory, Kept
+from cosam_bench.sam.feature_cache import PrefixCache, encode, first_blocks, uncached_clock
 from cosam_bench.sam.inputs import Batch, View, collate
 from cosam_bench.sam.sam import Features, Sam
 from cosam_bench.training.augmentation import mirror
@@ -124,7 +124,7 @@ def test_a_file_that_is_removed_while_it_is_opened_is_missing(tmp_path: Path, mo
     def gone(path: Path, *, framework: str) -> None:
         raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
 
-    monkeypatch.setattr(kept_features, "safe_open", gone)
+    monkeypatch.setattr(cache_backends, "safe_open", gone)
     assert files.read("a") is None
 
 
@@ -178,9 +178,9 @@ def test_an_image_that_comes_twice_in_a_batch_is_spared_once(
     cache = in_memory(tiny, is_batched=is_batched)
     images = some_images(2)[[0, 1, 0]]
     for elapsed in (10, 10):  # nothing is computed the second time
-        began = clock(cache)
+        began = uncached_clock(cache)
         cache.features(images)
-        assert clock(cache) - began == 15
+        assert uncached_clock(cache) - began == 15
         assert now[0] == elapsed
 
 
@@ -218,10 +218,10 @@ def test_a_batch_that_knows_its_inputs_is_found_by_their_digests(
     with torch.inference_mode():
         for samples in ([squares[0], squares[1]], [squares[1], squares[0]], [mirror(squares[0])]):
             batch = batch_of(samples, prompts, tiny)
-            found = encode(tiny, batch.images, cache, known=batch.known).maps
+            found = encode(tiny, batch.images, cache, inputs=batch.inputs).maps
             torch.testing.assert_close(found, tiny.encode(batch.images).maps, rtol=1e-4, atol=1e-4)
-            maps = first_blocks(tiny, batch.images, depth=DEPTH, cache=cache, known=batch.known)
-            torch.testing.assert_close(maps, cache.features(batch.images, known=batch.known).maps)
+            maps = first_blocks(tiny, batch.images, depth=DEPTH, cache=cache, inputs=batch.inputs)
+            torch.testing.assert_close(maps, cache.features(batch.images, inputs=batch.inputs).maps)
     assert ran == [1, 1, 1]  # two images and one that is mirrored
 
 
@@ -230,11 +230,11 @@ def test_images_that_are_not_those_of_the_batch_any_more_are_hashed(
 ) -> None:
     cache = in_memory(tiny)
     batch = batch_of([squares[0]], prompts, tiny)
-    plain = cache.features(batch.images, known=batch.known).maps
+    plain = cache.features(batch.images, inputs=batch.inputs).maps
     others = batch.images + 0.5
-    other = cache.features(others, known=batch.known).maps  # another tensor
+    other = cache.features(others, inputs=batch.inputs).maps  # another tensor
     batch.images.add_(1.0)
-    changed = cache.features(batch.images, known=batch.known).maps  # changed in place
+    changed = cache.features(batch.images, inputs=batch.inputs).maps  # changed in place
     assert ran == [1, 1, 1]
     assert not torch.equal(other, plain)
     assert torch.equal(other, tiny.prefix(others, depth=DEPTH).maps)
@@ -245,9 +245,9 @@ def test_precisions_are_apart_also_by_digest(tiny: Sam, squares: Split, prompts:
     cache = in_memory(tiny)
     batch = batch_of([squares[0]], prompts, tiny)
     with torch.inference_mode():
-        fine = cache.features(batch.images, known=batch.known).maps
+        fine = cache.features(batch.images, inputs=batch.inputs).maps
         with torch.autocast("cpu", torch.bfloat16):
-            rough = cache.features(batch.images, known=batch.known).maps
+            rough = cache.features(batch.images, inputs=batch.inputs).maps
     assert ran == [1, 1]
     assert not torch.equal(fine, rough.float())
 
@@ -261,13 +261,13 @@ def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
         config = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=overrides)
         return experiment._prefix_cache(config, tiny, folder=tmp_path / "prefix")
 
-    assert isinstance(cache(1, free_bytes=0)._place, FeatureFiles)  # of the CPU, no GPU is asked
+    assert isinstance(cache(1, free_bytes=0)._backend, FeatureFiles)  # of the CPU, no GPU is asked
     monkeypatch.setattr(Sam, "device", torch.device("cuda"))
     monkeypatch.setattr(prefix_cache, "processor", lambda device: "a GPU")
     for gib, free_bytes, limit_bytes in ((1, 2**40, 2**30), (1, 2**20, 2**19)):
         found = cache(gib, free_bytes=free_bytes)
-        assert isinstance(found._place, FeatureMemory)
-        assert found._place._free_bytes == limit_bytes
+        assert isinstance(found._backend, FeatureMemory)
+        assert found._backend._free_bytes == limit_bytes
         assert found._is_batched
     assert cache(0, free_bytes=2**40) is None
     assert environment.free_memory_bytes(torch.device("cuda")) == 2**40

@@ -31,7 +31,7 @@ class Kept(NamedTuple):
     seconds: float
 
 
-class Place(Protocol):
+class FeatureBackend(Protocol):
     """Keeps features by their keys; a help and no result, so it may refuse or lose any of them."""
 
     def read(self, key: str) -> Kept | None:

@@ -11,7 +11,7 @@ from cosam_bench.sam.inputs import chunks
 from cosam_bench.training.fit_settings import FitSettings
 
 
-def rows_of_steps(fit: FitSettings, *, count: int, order: torch.Generator) -> Iterator[tuple[int, list[int]]]:
+def sample_batches(fit: FitSettings, *, count: int, order: torch.Generator) -> Iterator[tuple[int, list[int]]]:
     """The epoch, from 0, and the samples of each step of the whole training.
 
     Args:
@@ -22,16 +22,16 @@ def rows_of_steps(fit: FitSettings, *, count: int, order: torch.Generator) -> It
         CosamError: there are too few samples for one whole batch, and only whole ones are used.
     """
     for epoch in range(fit.epochs):
-        for indices in batches_of_epoch(torch.randperm(count, generator=order).tolist(), fit):
+        for indices in epoch_batches(torch.randperm(count, generator=order).tolist(), fit):
             yield epoch, indices
 
 
 def images_seen(count: int, fit: FitSettings) -> int:
     """How many images the whole training on ``count`` samples takes in, each epoch's counted anew."""
-    return fit.epochs * sum(map(len, batches_of_epoch(range(count), fit)))
+    return fit.epochs * sum(map(len, epoch_batches(range(count), fit)))
 
 
-def batches_of_epoch(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
+def epoch_batches(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
     """The rows of an epoch, in their order, batch by batch.
 
     Of several ranks the first one's share is taken: every ``ranks``-th row from the first, as torch's

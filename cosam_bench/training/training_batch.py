@@ -13,11 +13,17 @@ from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
-from cosam_bench.sam.frames import Frame, hurried, interpolated, mask_to_frame, nearest
+from cosam_bench.sam.frames import Frame, mask_to_grid, resize_bilinear, resize_nearest, to_device_async
 from cosam_bench.sam.inputs import Batch, View, collate
-from cosam_bench.training.augmentation import jitter_until_foreground, mirror, mirror_prompts, prompts_of, replace_rows
+from cosam_bench.training.augmentation import (
+    jitter_until_foreground,
+    mirror,
+    mirror_prompts,
+    prompts_from_masks,
+    replace_rows,
+)
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.losses import draw_places
+from cosam_bench.training.losses import draw_point_candidates
 
 MIXED: tuple[PromptKind, ...] = ("box", "points", "mask")
 _WITHOUT_POINTS: tuple[PromptKind, ...] = ("box", "mask")
@@ -30,13 +36,13 @@ class TrainingBatch(Batch):
     Attributes:
         target: float, ``(B, h, w)``, the masks on the logits' grid, as hooks get them.
         masks: float32, ``(B, S, S)`` in [0, 1], at the model's input size; None where the loss needs none.
-        places: float32, ``(B, n, 2)`` in [0, 1], from ``losses.draw_places``; None where the loss needs none.
+        point_candidates: float32, ``(B, n, 2)`` in [0, 1], from ``draw_point_candidates``; None if the loss needs none.
         is_unique: the images were jittered, so that none will be seen again.
     """
 
     target: Tensor
     masks: Tensor | None = None
-    places: Tensor | None = None
+    point_candidates: Tensor | None = None
     is_unique: bool = False
 
 
@@ -93,7 +99,7 @@ def _jittered(
         jittered = jitter_until_foreground(sample, size=size, empty_crops=fit.empty_crops, order=order)
         if jittered is not None:
             found[row] = jittered
-    fresh = prompts_of([new.sample.mask for new in found.values()], points=prompts.points.shape[1], order=order)
+    fresh = prompts_from_masks([new.sample.mask for new in found.values()], points=prompts.points.shape[1], order=order)
     chosen = [found[row].sample if row in found else sample for row, sample in enumerate(samples)]
     return chosen, {row: new.soft_mask for row, new in found.items()}, replace_rows(prompts, list(found), fresh)
 
@@ -119,26 +125,28 @@ def with_targets(
     """
     batch, frames = collate(samples, prompts, kinds=kinds, view=view)
     pairs = list(zip(samples, frames, strict=True))
-    target = torch.stack([mask_to_frame(sample.mask, frame, size=view.grid) for sample, frame in pairs])
-    target = hurried(target, view.device)
+    target = torch.stack([mask_to_grid(sample.mask, frame, size=view.grid) for sample, frame in pairs])
+    target = to_device_async(target, view.device)
     if fit is None or not (fit.needs_model_size or is_unique):
         return batch, target
-    masks = places = None
+    masks = candidates = None
     if fit.needs_model_size:
         soft = soft_masks or {}
         full = [_at_model_size(sample.mask, frame, fit, soft.get(row)) for row, (sample, frame) in enumerate(pairs)]
-        masks = hurried(torch.stack(full), view.device)
+        masks = to_device_async(torch.stack(full), view.device)
     if fit.loss_points:
         order = order or torch_generator("places", *(sample.key for sample in samples))
-        places = hurried(draw_places(len(samples), count=fit.loss_points, order=order), view.device)
+        candidates = to_device_async(
+            draw_point_candidates(len(samples), count=fit.loss_points, order=order), view.device
+        )
     more = TrainingBatch(
         batch.images,
         batch.prompts,
         batch.domains,
-        batch.known,
+        batch.inputs,
         target=target,
         masks=masks,
-        places=places,
+        point_candidates=candidates,
         is_unique=is_unique,
     )
     return more, target
@@ -152,7 +160,7 @@ def _at_model_size(mask: Tensor, frame: Frame, fit: FitSettings, soft: Tensor | 
     height, width = frame.content
     full = torch.zeros(frame.size, frame.size)
     if fit.loss_grid == "model":
-        full[:height, :width] = nearest(mask, frame.content).float()
+        full[:height, :width] = resize_nearest(mask, frame.content).float()
     else:
-        full[:height, :width] = interpolated(mask[None], frame.content)[0] if soft is None else soft
+        full[:height, :width] = resize_bilinear(mask[None], frame.content)[0] if soft is None else soft
     return full
