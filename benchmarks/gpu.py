@@ -22,7 +22,7 @@ from benchmarks.figures import Figure, markdown, read_figures, replaced, table, 
 from benchmarks.imitation import RETENTION, TEST, write_stream
 from benchmarks.limits import Cost, Machine, counted, limit_figures, measured
 from benchmarks.measuring import in_turns
-from cosam_bench.core.environment import synchronise
+from cosam_bench.core.devices import synchronise
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner

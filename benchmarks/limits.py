@@ -28,7 +28,7 @@ from cosam_bench.method.interface import MergingMethod
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.sam import Features, Sam
 
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from cosam_bench.core.environment import peak_memory_bytes, reset_peak_memory, synchronise
+from cosam_bench.core.devices import peak_memory_bytes, reset_peak_memory, synchronise
 
 P = ParamSpec("P")
 T = TypeVar("T")

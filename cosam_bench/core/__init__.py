@@ -11,6 +11,7 @@ hashing: sha256 of bytes, text, JSON, files and tensors
 files: atomic writes, locks and paths
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
+devices: copying to the device, waiting for it, and its memory
 environment: the machine and the software, as a record names them
 console: standard output and standard error
 progress_bar: bars for downloads and checks

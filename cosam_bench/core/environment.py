@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
-import resource
 import subprocess
-import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from cosam_bench.core.devices import machine_memory_bytes
 
 _PACKAGES = ("cosam-bench", "torch", "torchvision", "segment-anything-py", "peft", "timm", "numpy", "pillow", "scipy")
 
@@ -58,12 +56,6 @@ def hardware(device: torch.device) -> dict[str, str | int | float]:
     return facts
 
 
-def machine_memory_bytes() -> int:
-    """The machine's memory; 0 where the system does not tell."""
-    names = getattr(os, "sysconf_names", {})
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
-
-
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -72,42 +64,6 @@ def _processor() -> str:
     except OSError:
         pass  # not Linux: the platform's own word has to do
     return platform.processor() or platform.machine()
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the GPU has done what it was given, so that a clock read next is right."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def free_memory_bytes(device: torch.device) -> int:
-    """What a GPU has left for this process and others, once torch has given back what it holds in reserve."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0]
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak count from now: the GPU's, or the process's where the system can forget it, as Linux does."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): VmHWM starts anew
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The GPU's largest allocation since the reset, or the process's largest resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux: the highest use since the process began has to do
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def utc_now() -> str:

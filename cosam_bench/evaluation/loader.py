@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cosam_bench.core.environment import machine_memory_bytes
+from cosam_bench.core.devices import machine_memory_bytes
 from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.inputs import ModelInput, View

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
@@ -19,7 +20,7 @@ from cosam_bench.evaluation.metrics import METRICS, measure
 from cosam_bench.evaluation.score_settings import ScoreSize
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.frame_choices import Upsampling
-from cosam_bench.sam.frames import Frame, resize_nearest, to_content, to_device_async, to_original
+from cosam_bench.sam.frames import Frame, resize_nearest, to_content, to_original
 from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
 
 # Pixels whose metrics are computed together, at the larger of both sizes: more would exceed a CPU's caches, and on

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from cosam_bench.core.environment import free_memory_bytes
+from cosam_bench.core.devices import free_memory_bytes
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.opening import OpenedStream, open_stream

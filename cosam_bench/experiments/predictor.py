@@ -90,7 +90,7 @@ class Predictor:
             batch = replace(batch, prompts=replace(batch.prompts, labels=placed))
         with torch.inference_mode():
             # With one image at most, a full memory becomes the error that the runner raises.
-            [logits] = AdaptiveBatchSize(1).each(iter([batch]), lambda batches: self._logits(batches[0]))
+            [logits] = AdaptiveBatchSize(1).map(iter([batch]), lambda batches: self._logits(batches[0]))
             logits = checked_logits(logits, batch, self.view)
             mask_found: NDArray[np.bool_] = (
                 (to_original(logits[0], frame, upsampling=self.upsampling) > 0).cpu().numpy()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from cosam_bench.core.environment import peak_memory_bytes
+from cosam_bench.core.devices import peak_memory_bytes
 from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, score_split
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cosam_bench.core.environment import reset_peak_memory, synchronise
+from cosam_bench.core.devices import reset_peak_memory, synchronise
 from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
 from cosam_bench.experiments.experiment import Experiment

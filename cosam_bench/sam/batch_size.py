@@ -9,10 +9,10 @@ from typing import Literal, TypeVar
 
 import torch
 
-from cosam_bench.core.environment import free_memory_bytes, machine_memory_bytes
+from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.data.prompt_settings import PromptKind
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
 

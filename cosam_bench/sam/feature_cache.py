@@ -21,11 +21,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.core.environment import synchronise, versions
+from cosam_bench.core.devices import synchronise
+from cosam_bench.core.environment import versions
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.sam.cache_backends import FeatureBackend, Kept
 from cosam_bench.sam.encoder_sections import encoder_sections, parts
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import BatchInputs
 from cosam_bench.sam.sam import Features, Sam
 

@@ -12,21 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.sam.frame_choices import Resampling, Resize
-from cosam_bench.sam.frames import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    Frame,
-    FramePrompts,
-    frame_prompts,
-    normalise,
-    prepare_image,
-    to_device_async,
-)
+from cosam_bench.sam.frame_prompts import FramePrompts, prompts_in_frame
+from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD, Frame, normalise, prepare_image
 
 Precision = Literal["fp32", "bf16"]
 RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, which CoSAM's training hands to SAM's mask encoder
@@ -202,7 +195,7 @@ def collate_inputs(
 ) -> tuple[Batch, tuple[Frame, ...]]:
     """As ``collate``, of images that were prepared before."""
     frames = tuple(one.frame for one in inputs)
-    placed = frame_prompts(
+    placed = prompts_in_frame(
         prompts, rows=range(len(inputs)), frames=frames, kinds=kinds, grid=view.grid, mask_levels=view.mask_levels
     )
     images = view.stack(inputs)

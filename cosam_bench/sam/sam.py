@@ -15,7 +15,7 @@ from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.side_layers import SideLayers
 from cosam_bench.sam.encoder_sections import early_section, encoder_sections
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 
 
 class Features(NamedTuple):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
-from cosam_bench.sam.frames import Frame, mask_to_grid, resize_bilinear, resize_nearest, to_device_async
+from cosam_bench.sam.frame_prompts import mask_to_grid
+from cosam_bench.sam.frames import Frame, resize_bilinear, resize_nearest
 from cosam_bench.sam.inputs import Batch, View, collate
 from cosam_bench.training.augmentation import (
     jitter_until_foreground,

@@ -22,7 +22,8 @@ from cosam_bench.data.published_points import (
     read_published,
 )
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split, empty_split
-from cosam_bench.sam.frames import fit_frame, frame_prompts
+from cosam_bench.sam.frame_prompts import prompts_in_frame
+from cosam_bench.sam.frames import fit_frame
 
 POINTS = {"a.jpg": [[100, 200], [0, 0], [1023, 1023]], "b.jpg": [[512, 256], [512, 256], [3, 1000]]}
 
@@ -55,7 +56,7 @@ def test_a_squashed_image_is_prompted_with_the_files_own_numbers(height: int, wi
     found = published_points(published, ["a"], [(height, width)], count=3)
     prompts = frozen_like(found)
     frame = fit_frame((height, width), size=1024, resize="squash")
-    placed = frame_prompts(prompts, rows=[0], frames=[frame], kinds=["points"], grid=256)
+    placed = prompts_in_frame(prompts, rows=[0], frames=[frame], kinds=["points"], grid=256)
     assert torch.allclose(placed.points[0], torch.tensor(points).float(), rtol=1e-6, atol=1e-4)
 
 

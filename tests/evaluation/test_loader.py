@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.samples import Entry, Manifest, Split
 from cosam_bench.evaluation.loader import LoadedImage, Loader
-from cosam_bench.sam.frames import to_device_async
 from cosam_bench.sam.inputs import View
 
 VIEW = View(48, 12, "pad", torch.device("cpu"))

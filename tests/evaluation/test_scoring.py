@@ -26,7 +26,8 @@ from cosam_bench.evaluation.scoring import (
 )
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.frame_choices import Resize
-from cosam_bench.sam.frames import Frame, fit_frame, mask_to_grid, resize_nearest, to_original
+from cosam_bench.sam.frame_prompts import mask_to_grid
+from cosam_bench.sam.frames import Frame, fit_frame, resize_nearest, to_original
 from cosam_bench.sam.inputs import Batch, View
 
 

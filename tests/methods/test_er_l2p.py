@@ -37,7 +37,7 @@ from cosam_bench.methods.l2p import L2P, L2PSettings, choose_prompts, image_quer
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import Batch, collate
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import bce_dice

@@ -14,7 +14,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import attach
 from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import layer_inputs, serving
 

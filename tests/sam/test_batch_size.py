@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cosam_bench.core.environment import machine_memory_bytes
+from cosam_bench.core.devices import machine_memory_bytes
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.protocol import RunConfig, resolve_run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosam_bench.core import environment
+from cosam_bench.core import devices
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments import experiment
@@ -270,4 +270,4 @@ def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
         assert found._backend._free_bytes == limit_bytes
         assert found._is_batched
     assert cache(0, free_bytes=2**40) is None
-    assert environment.free_memory_bytes(torch.device("cuda")) == 2**40
+    assert devices.free_memory_bytes(torch.device("cuda")) == 2**40

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.frames import FramePrompts, frame_prompts, normalise, prepare_image, to_original
+from cosam_bench.sam.frame_prompts import FramePrompts, prompts_in_frame
+from cosam_bench.sam.frames import normalise, prepare_image, to_original
 from cosam_bench.sam.sam import Features, Sam
 
 TOLERANCE = 1e-4  # of logits, float32
@@ -63,7 +64,7 @@ def check_against_predictor(sam: Sam, images: list[Tensor], kinds: list[str], *,
     frames = [frame for _, frame in prepared]
     with torch.no_grad():
         embeddings = sam.encode(normalise(torch.stack([padded for padded, _ in prepared]), frames))
-        placed = frame_prompts(
+        placed = prompts_in_frame(
             prompts,
             rows=range(len(images)),
             frames=frames,

@@ -14,18 +14,8 @@ from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_choices import Upsampling
-from cosam_bench.sam.frames import (
-    Frame,
-    FramePrompts,
-    fit_frame,
-    frame_prompts,
-    mask_to_grid,
-    normalise,
-    prepare_image,
-    resize_nearest,
-    to_content,
-    to_original,
-)
+from cosam_bench.sam.frame_prompts import FramePrompts, mask_to_grid, prompts_in_frame
+from cosam_bench.sam.frames import Frame, fit_frame, normalise, prepare_image, resize_nearest, to_content, to_original
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View, collate
 
 SHAPES = [(40, 40), (37, 64), (64, 23), (130, 200), (333, 512)]
@@ -88,7 +78,7 @@ def test_boxes_and_points_scale_as_in_segment_anything() -> None:
     shapes = [(37, 64), (64, 23)]
     prompts = Prompts(boxes, points, torch.zeros(2, 256, 256, dtype=torch.bool), digest="")
     frames = [fit_frame(shape, size=64, resize="pad") for shape in shapes]
-    placed = frame_prompts(prompts, rows=[0, 1], frames=frames, kinds=["box", "points"], grid=16)
+    placed = prompts_in_frame(prompts, rows=[0, 1], frames=frames, kinds=["box", "points"], grid=16)
     for row, shape in enumerate(shapes):
         theirs = transform.apply_boxes(boxes[row : row + 1].numpy(), shape)[0]
         np.testing.assert_allclose(placed.boxes[row].numpy(), theirs, rtol=1e-6)
@@ -99,7 +89,7 @@ def test_boxes_and_points_scale_as_in_segment_anything() -> None:
 def test_rows_are_taken_in_the_order_asked_for() -> None:
     prompts = Prompts(torch.arange(12.0).view(3, 4), torch.zeros(3, 1, 2), torch.zeros(3, 256, 256), digest="")
     frames = [fit_frame((64, 64), size=64, resize="pad")] * 2
-    placed = frame_prompts(prompts, rows=[2, 0], frames=frames, kinds=["box", "box"], grid=16)
+    placed = prompts_in_frame(prompts, rows=[2, 0], frames=frames, kinds=["box", "box"], grid=16)
     assert torch.equal(placed.boxes, prompts.boxes[[2, 0]])
     assert placed.groups() == [("box", [0, 1])]
 
@@ -110,7 +100,7 @@ def test_a_mask_prompt_lies_where_the_content_lies() -> None:
     masks[0, :128] = True
     prompts = Prompts(torch.zeros(1, 4), torch.zeros(1, 1, 2), masks, digest="")
     frame = fit_frame((32, 64), size=64, resize="pad")
-    placed = frame_prompts(prompts, rows=[0], frames=[frame], kinds=["mask"], grid=16)
+    placed = prompts_in_frame(prompts, rows=[0], frames=[frame], kinds=["mask"], grid=16)
     wanted = -torch.ones(16, 16)
     wanted[:4] = 1
     assert torch.allclose(placed.masks[0, 0], wanted)
@@ -189,7 +179,7 @@ def test_raw_masks_are_grey_levels_and_the_padding_is_black() -> None:
     masks[0, :128] = True
     prompts = Prompts(torch.zeros(1, 4), torch.zeros(1, 1, 2), masks, digest="")
     frame = fit_frame((32, 64), size=64, resize="pad")
-    placed = frame_prompts(prompts, rows=[0], frames=[frame], kinds=["mask"], grid=16, mask_levels=RAW_MASK_LEVELS)
+    placed = prompts_in_frame(prompts, rows=[0], frames=[frame], kinds=["mask"], grid=16, mask_levels=RAW_MASK_LEVELS)
     wanted = torch.zeros(16, 16)
     wanted[:4] = 255
     found: Tensor = placed.mask_input(mask_logit=30.0)[0, 0]

@@ -17,7 +17,8 @@ from cosam_bench.data.prompts import Prompts, tight_box
 from cosam_bench.data.streams import load_card
 from cosam_bench.evaluation.metrics import iou
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.frames import frame_prompts, normalise, prepare_image, to_original
+from cosam_bench.sam.frame_prompts import prompts_in_frame
+from cosam_bench.sam.frames import normalise, prepare_image, to_original
 from cosam_bench.sam.sam import Sam
 
 # Mean IoU over sixteen pairs with tight boxes, single-mask output, float32.
@@ -72,7 +73,7 @@ def read_by_hand(folder: Path, domain: str) -> Callable[[int], tuple[torch.Tenso
 def score(sam: Sam, image: torch.Tensor, mask: torch.Tensor) -> float:
     padded, frame = prepare_image(image, size=sam.image_size, resize="pad")
     prompts = Prompts(tight_box(mask)[None], torch.zeros(1, 1, 2), torch.zeros(1, 256, 256), digest="")
-    placed = frame_prompts(prompts, rows=[0], frames=[frame], kinds=["box"], grid=sam.logits_size)
+    placed = prompts_in_frame(prompts, rows=[0], frames=[frame], kinds=["box"], grid=sam.logits_size)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = sam.decode(sam.encode(normalise(padded[None], [frame])), placed).logits[0]
     return float(iou(to_original(logits, frame)[None] > 0, mask[None])[0])

@@ -25,7 +25,7 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.cache_backends import FeatureFiles
 from cosam_bench.sam.encoder_sections import early_section, frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache, encode
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import layer_inputs, serving
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, init_linear, zero_linear
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 
 _BLUR = 9  # cells; torchvision derives a deviation of 1.7 of it, as the released code has it
 _LEVEL = 255  # a point's height before the blur

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cosam_bench.sam.frames import FramePrompts
+from cosam_bench.sam.frame_prompts import FramePrompts
 
 
 class SideLayers(nn.Module):

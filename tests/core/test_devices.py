@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cosam_bench.core.environment import peak_memory_bytes, reset_peak_memory
+from cosam_bench.core.devices import peak_memory_bytes, reset_peak_memory
 
 CPU = torch.device("cpu")
 LARGE = 400 * 2**20
