@@ -5,6 +5,7 @@ Modules, bottom to top:
 frame_choices: the ways to resize images and logits
 frames: between an image's own pixels and the model's input
 frame_prompts: prompts in the model's frame
+mutation_check: whether tensors were changed in place
 inputs: batches of images and prompts
 mobile_sam: MobileSAM's image encoder
 encoder_sections: the encoder as sections that can be run apart

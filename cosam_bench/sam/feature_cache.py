@@ -28,6 +28,7 @@ from cosam_bench.sam.cache_backends import FeatureBackend, Kept
 from cosam_bench.sam.encoder_sections import encoder_sections, parts
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import BatchInputs
+from cosam_bench.sam.mutation_check import MutationCheck
 from cosam_bench.sam.sam import Features, Sam
 
 
@@ -52,8 +53,7 @@ class PrefixCache:
         self._backend = backend
         self._sam = sam
         self._is_batched = is_batched
-        self._frozen = _tensors(sam, depth)
-        self._base = [(tensor, tensor._version) for tensor in self._frozen]
+        self._frozen = MutationCheck(_tensors(sam, depth))
         self._facts = {
             "model": sam.name,
             "weights": sam.digest,
@@ -69,11 +69,8 @@ class PrefixCache:
         tensors = _tensors(self._sam, self.depth)
         return (
             not images.requires_grad
-            and len(tensors) == len(self._base)
-            and all(
-                tensor is own and tensor._version == version and not tensor.requires_grad
-                for tensor, (own, version) in zip(tensors, self._base, strict=True)
-            )
+            and not any(tensor.requires_grad for tensor in tensors)
+            and self._frozen.passes(tensors)
             and not _is_watched(self._sam, self.depth)
         )
 

@@ -20,6 +20,7 @@ from cosam_bench.data.samples import Sample
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.sam.frame_prompts import FramePrompts, prompts_in_frame
 from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD, Frame, normalise, prepare_image
+from cosam_bench.sam.mutation_check import MutationCheck
 
 Precision = Literal["fp32", "bf16"]
 RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, which CoSAM's training hands to SAM's mask encoder
@@ -46,33 +47,28 @@ class ModelInput:
 
 @dataclass(frozen=True, eq=False)
 class BatchInputs:
-    """What a batch's images were made of, for as long as they are those images.
+    """What a batch's images were made from, for as long as they are those images.
 
     Attributes:
-        rows: one a row.
-        images: the tensor that was made of them.
-        version: its count of changes in place at that time.
+        rows: one input per row.
+        check: tells the tensor that was made from them, unchanged, from any other.
     """
 
     rows: tuple[ModelInput, ...]
-    images: Tensor
-    version: int
+    check: MutationCheck
 
     @classmethod
-    def of(cls, images: Tensor, inputs: Sequence[ModelInput]) -> BatchInputs:
-        """The inputs, bound to the very tensor that has just been made of them."""
-        return cls(tuple(inputs), images, images._version)
+    def of(cls, images: Tensor, rows: Sequence[ModelInput]) -> BatchInputs:
+        """The inputs, bound to the tensor that has just been made from them."""
+        return cls(tuple(rows), MutationCheck([images]))
 
     def digests_of(self, images: Tensor) -> tuple[str, ...] | None:
-        """The digests of the rows; None where ``images`` is another tensor, or was changed since."""
-        return tuple(one.digest for one in self.rows) if self.matches(images) else None
+        """The digests of the rows; None if ``images`` is another tensor, or was changed in place since."""
+        return tuple(row.digest for row in self.rows) if self.match(images) else None
 
-    def matches(self, images: Tensor) -> bool:
-        """Whether ``images`` is the unchanged tensor that was made of the inputs.
-
-        A change through ``images.data``, NumPy or DLPack is not seen: torch does not count it.
-        """
-        return images is self.images and images._version == self.version
+    def match(self, images: Tensor) -> bool:
+        """Whether ``images`` is the tensor that was made from the inputs, unchanged."""
+        return self.check.passes([images])
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,8 @@ class View:
         return ModelInput(pixels, frame)
 
     def stack(self, inputs: Sequence[ModelInput]) -> Tensor:
-        """The inputs as one float32 tensor ``(B, 3, S, S)``, normalised, on ``device``; its changes are counted."""
-        with _counted():
+        """The inputs as one float32 tensor ``(B, 3, S, S)``, normalised, on ``device``."""
+        with _checkable():
             pixels = torch.stack([to_device_async(one.pixels, self.device) for one in inputs])
             return normalise(pixels, [one.frame for one in inputs])
 
@@ -146,9 +142,9 @@ class Batch:
         """The batch of these rows, in this order."""
         index = list(rows)
         domains = tuple(self.domains[row] for row in index) if self.domains is not None else None
-        if self.inputs is None or not self.inputs.matches(self.images) or self.images.requires_grad:
+        if self.inputs is None or not self.inputs.match(self.images) or self.images.requires_grad:
             return Batch(self.images[index], self.prompts.select(index), domains)
-        with _counted():
+        with _checkable():
             images = self.images[index]
         inputs = BatchInputs.of(images, [self.inputs.rows[row] for row in index])
         return Batch(images, self.prompts.select(index), domains, inputs)
@@ -203,7 +199,7 @@ def collate_inputs(
 
 
 @contextlib.contextmanager
-def _counted() -> Iterator[None]:
-    """Tensors made within count their changes in place, which those of inference mode do not."""
+def _checkable() -> Iterator[None]:
+    """Tensors made within can be checked for changes in place; those of inference mode cannot."""
     with torch.inference_mode(False), torch.no_grad():
         yield
