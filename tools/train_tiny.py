@@ -21,12 +21,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import save as save_tensors
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cosam_bench.core.hashing import sha256_file
+from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.data.synthetic.scenes import scene
 from cosam_bench.sam.tiny_sam import TINY_IMAGE_SIZE, tiny_parts
 
@@ -194,7 +194,7 @@ def train(settings: Training, out: Path) -> TinySam:
 def save(model: TinySam, out: Path) -> Path:
     """Write the weights, and return their file."""
     path = out / "tiny.safetensors"
-    path.write_bytes(save_tensors({name: value.contiguous() for name, value in model.state_dict().items()}))
+    write_tensors(path, model.state_dict())
     return path
 
 

@@ -9,6 +9,7 @@ defaults: settings without those at their defaults
 setting_keys: the keys of a settings model as data
 hashing: sha256 of bytes, text, JSON, files and tensors
 files: atomic writes, locks and paths
+tensor_files: safetensors files, read and written
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
 devices: copying to the device, waiting for it, and its memory

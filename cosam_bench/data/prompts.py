@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import digest_tensors, sha256_text
 from cosam_bench.core.seeds import derived_seed
+from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
 from cosam_bench.data.samples import Split
 
 MASK_SIZE = 256  # side of SAM's mask prompts, segment-anything's PromptEncoder at 1024 px
@@ -157,12 +157,9 @@ def replace_points(prompts: Prompts, points: Tensor) -> Prompts:
 
 def write_prompts(path: Path, prompts: Prompts, *, identity: str) -> None:
     """Freeze prompts to a file; ``identity`` is the hash of the data that they belong to."""
-    from safetensors.torch import save
-
     bits = torch.from_numpy(np.packbits(prompts.masks.numpy(), axis=-1))
     tensors = {"boxes": prompts.boxes, "points": prompts.points, "masks": bits}
-    # A single key: safetensors writes several in random order, and the file's bytes should be reproducible.
-    write_atomically(path, save(tensors, metadata={"digest": f"{identity}-{prompts.digest}"}))
+    write_tensors(path, tensors, {"digest": f"{identity}-{prompts.digest}"})
 
 
 def read_prompts(path: Path, *, identity: str) -> Prompts:
@@ -171,24 +168,16 @@ def read_prompts(path: Path, *, identity: str) -> Prompts:
     Raises:
         CosamError: the file is damaged, or belongs to something else.
     """
-    from safetensors import SafetensorError, safe_open
-
+    advice = "Delete it to draw the prompts again."
+    tensors, metadata = read_tensors(path, what="The prompt file", advice=advice)
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = file.metadata() or {}
-            boxes, points = file.get_tensor("boxes"), file.get_tensor("points")
-            bits = file.get_tensor("masks")
-        masks = torch.from_numpy(np.unpackbits(bits.numpy(), axis=-1).astype(bool))
+        boxes, points = tensors["boxes"], tensors["points"]
+        masks = torch.from_numpy(np.unpackbits(tensors["masks"].numpy(), axis=-1).astype(bool))
         prompts = Prompts(boxes, points, masks, _digest(boxes, points, masks))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CosamError(
-            f"The prompt file {path} cannot be read ({error}). Delete it to draw the prompts again."
-        ) from None
-    if stored.get("digest") != f"{identity}-{prompts.digest}":
-        raise CosamError(
-            f"The prompt file {path} is damaged: its content does not match its hash. "
-            "Delete it to draw the prompts again."
-        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CannotRead(f"The prompt file {path} cannot be read: {error}. {advice}") from None
+    if metadata.get("digest") != f"{identity}-{prompts.digest}":
+        raise CosamError(f"The prompt file {path} is damaged: its content does not match its hash. {advice}")
     return prompts
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
@@ -29,7 +30,6 @@ from cosam_bench.evaluation.scoring import domain_means
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
-from cosam_bench.method.interface import write_tensors
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
 

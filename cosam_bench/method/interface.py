@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, get_args, get_origin
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypeVar  # typing's own has no defaults before Python 3.13
 
 from cosam_bench.core import settings as config
-from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, replacing
+from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.training_domain import TrainingDomain
@@ -53,47 +48,13 @@ class State:
         """The state that ``save`` wrote.
 
         Raises:
-            CosamError: the file is missing or damaged.
+            CannotRead: the file is missing or damaged.
         """
+        tensors, metadata = read_tensors(path, what="The state", advice="Run again with --fresh.")
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-                values = json.loads((file.metadata() or {})["values"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CosamError(f"The state {path} cannot be read: {error}. Run again with --fresh.") from None
-        return cls(tensors, values)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> int:
-    """Write tensors, wherever and however they lie, as one safetensors file and return the file's size in bytes.
-
-    Raises:
-        CannotWrite: the folder cannot be written or the disk is full.
-    """
-    with replacing(path) as temporary:
-        try:
-            save_file(_apart(tensors), temporary, metadata)
-        except SafetensorError as error:
-            raise CannotWrite(f"{path} cannot be written: {error}. Free space or choose another folder.") from error
-        return temporary.stat().st_size
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as the format wants them: on the CPU, contiguous, and none in memory that another one is part of.
-
-    Only those that are not so already are copied, because a state may be as large as the memory allows.
-    """
-    ready: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in tensors.items():
-        placed = tensor.detach().cpu()
-        storage = placed.untyped_storage()
-        is_alone = placed.nbytes == storage.nbytes() and storage.data_ptr() not in taken
-        ready[name] = (
-            placed if is_alone and placed.is_contiguous() else placed.clone(memory_format=torch.contiguous_format)
-        )
-        taken.add(ready[name].untyped_storage().data_ptr())
-    return ready
+            return cls(tensors, json.loads(metadata["values"]))
+        except (KeyError, ValueError) as error:
+            raise CannotRead(f"The state {path} cannot be read: {error}. Run again with --fresh.") from None
 
 
 SettingsT_co = TypeVar("SettingsT_co", bound=config.Settings, covariant=True, default=config.Settings)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors, sha256_file
+from cosam_bench.core.tensor_files import read_tensors
 from cosam_bench.sam.attention import use_lean_attention
 from cosam_bench.sam.mobile_sam import mobile_parts, rename_published
 from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
@@ -146,13 +146,13 @@ def _load(sam: Sam, path: Path) -> None:
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file; nothing in it is executed."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path, what="The checkpoint", advice="Fetch or copy it again.").tensors
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises whatever a foreign file makes of it, KeyError among them
         reason = str(error).split("\n", 1)[0] or type(error).__name__
-        raise CosamError(f"{path} cannot be read as a checkpoint: {reason}. Fetch or copy it again.") from None
+        raise CosamError(f"The checkpoint {path} cannot be read: {reason}. Fetch or copy it again.") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CosamError(f"{path} holds no mapping of names to tensors. Give an official checkpoint file.")
     return state

@@ -8,11 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-
 from cosam_bench.core.errors import ran_out_of_memory
-from cosam_bench.core.files import CannotWrite, write_atomically
+from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
 from cosam_bench.sam.sam import Features
 
 _ENDING = ".safetensors"
@@ -99,12 +97,9 @@ class FeatureFiles:
         """What a file of that name holds, on the CPU."""
         path = self._path(key)
         try:
-            with safe_open(path, framework="pt") as file:
-                early = file.get_tensor("early") if "early" in file.keys() else None  # noqa: SIM118 (no container)
-                kept = Kept(Features(file.get_tensor("maps"), early), float(file.metadata()["seconds"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return None
-        except RuntimeError:  # torch opens the file a second time, and another process may have removed it in between
+            tensors, metadata = read_tensors(path)
+            kept = Kept(Features(tensors["maps"], tensors.get("early")), float(metadata["seconds"]))
+        except (CannotRead, KeyError, ValueError):
             return None
         with suppress(OSError):  # another process may have removed it, or own it
             os.utime(path)  # the time of last use, which file systems rarely note
@@ -114,13 +109,12 @@ class FeatureFiles:
         """Write a file; where that fails, nothing more is written."""
         if not self._is_writable:
             return
-        tensors = {name: part.cpu() for name, part in kept.features._asdict().items() if part is not None}
-        content = save(tensors, metadata={"seconds": repr(kept.seconds)})
+        tensors = {name: part for name, part in kept.features._asdict().items() if part is not None}
         try:
-            write_atomically(self._path(key), content)
+            self._unseen_bytes += write_tensors(self._path(key), tensors, {"seconds": repr(kept.seconds)})
         except CannotWrite:
             self._is_writable = False
-        self._unseen_bytes += len(content)
+            return
         if self._unseen_bytes > self._limit_bytes // 16:
             self._unseen_bytes = 0
             _evict(self._folder, limit_bytes=self._limit_bytes)

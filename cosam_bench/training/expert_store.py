@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from cosam_bench.core.defaults import counted_settings
-from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
 from cosam_bench.core.version import __version__
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.merging.updates import Update
@@ -71,20 +69,19 @@ def write_expert(path: Path, fitted: Fitted) -> None:
         "trainable_parameters": fitted.trainable_parameters,
         "seconds": fitted.seconds,
     }
-    write_atomically(path, save(fitted.update.tensors(), metadata={"facts": json.dumps(facts)}))
+    write_tensors(path, fitted.update.tensors(), {"facts": json.dumps(facts)})
 
 
 def read_expert(path: Path) -> Fitted | None:
     """The stored expert, or None if none can be read: it is then trained again."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            facts = json.loads(file.metadata()["facts"])
+        tensors, metadata = read_tensors(path)
+        facts = json.loads(metadata["facts"])
         return Fitted(
             update=Update.from_tensors(tensors),
             epoch_losses=tuple(facts["epoch_losses"]),
             trainable_parameters=int(facts["trainable_parameters"]),
             seconds=float(facts["seconds"]),
         )
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+    except (CannotRead, KeyError, ValueError, TypeError):
         return None

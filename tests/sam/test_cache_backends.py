@@ -15,7 +15,6 @@ from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments import experiment
 from cosam_bench.experiments.protocol import resolve_run
-from cosam_bench.sam import cache_backends
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory, Kept
 from cosam_bench.sam.feature_cache import PrefixCache, encode, first_blocks, uncached_clock
@@ -124,7 +123,7 @@ def test_a_file_that_is_removed_while_it_is_opened_is_missing(tmp_path: Path, mo
     def gone(path: Path, *, framework: str) -> None:
         raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
 
-    monkeypatch.setattr(cache_backends, "safe_open", gone)
+    monkeypatch.setattr("cosam_bench.core.tensor_files.safe_open", gone)
     assert files.read("a") is None
 
 

@@ -376,11 +376,11 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
 ) -> None:
     tried: list[Path] = []
 
-    def refuse(path: Path, data: bytes) -> None:
+    def refuse(path: Path, tensors: object, metadata: object) -> int:
         tried.append(path)
         raise CannotWrite("full")
 
-    monkeypatch.setattr(cache_backends, "write_atomically", refuse)
+    monkeypatch.setattr(cache_backends, "write_tensors", refuse)
     with torch.inference_mode():
         found = cache.features(some_images(2)).maps
         expected = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in some_images(2)]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.merging.factoring import Factored, factor_update
 from cosam_bench.merging.updates import LowRank
 from cosam_bench.results.export.served import ServedModel
@@ -54,7 +54,7 @@ def write_peft_folder(served: ServedModel, folder: Path, *, rank: int | None = N
         merged = served.merged_state()
         decoder = {name: tensor for name, tensor in merged.items() if name.startswith(f"{_DECODER}.")}
         tensors |= {f"base_model.model.{names[name]}": tensor.contiguous() for name, tensor in decoder.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     config = _config(ranks, served, has_decoder=bool(tuned))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return notes

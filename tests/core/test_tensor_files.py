@@ -1,9 +1,10 @@
-"""A state's file: whole or not at all, the same bytes as the library's own, and no copy of what needs none."""
+"""A file of tensors: whole or not at all, the same bytes as the library's own, and no copy of what needs none."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+import cosam_bench
 from cosam_bench.core.files import CannotWrite, replacing, write_atomically
-from cosam_bench.method.interface import State, _apart
+from cosam_bench.core.tensor_files import CannotRead, _separate, read_tensors, write_tensors
+from cosam_bench.method.interface import State
 
 
 def tensors() -> dict[str, Tensor]:
@@ -50,7 +53,7 @@ def test_the_file_is_the_librarys_own_and_is_read_back_and_written_again(tmp_pat
 
 def test_only_what_shares_memory_or_lies_apart_is_copied() -> None:
     given = tensors()
-    ready = _apart(given)
+    ready = _separate(given)
     kept = {name for name in given if ready[name].data_ptr() == given[name].data_ptr() and given[name].numel()}
     assert kept == {"one", "double", "count", "number", "trained"}
     apart = [tensor.untyped_storage().data_ptr() for tensor in ready.values() if tensor.numel()]
@@ -101,3 +104,33 @@ def test_where_rights_cannot_be_changed_a_file_that_has_them_is_written(
     monkeypatch.setattr(Path, "chmod", refused)
     write_atomically(tmp_path / "file", "text")
     assert (tmp_path / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])
+def test_a_file_that_is_missing_or_damaged_is_named_with_the_callers_advice(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CannotRead, match=r"^The atlas .*file cannot be read: .+\. Draw it again\.$"):
+        read_tensors(path, what="The atlas", advice="Draw it again.")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"values": "{"}])
+def test_a_file_of_tensors_that_holds_no_state_is_refused_as_a_damaged_one(
+    tmp_path: Path, metadata: dict[str, str]
+) -> None:
+    write_tensors(tmp_path / "file", {"x": torch.ones(2)}, metadata)
+    with pytest.raises(CannotRead, match=r"The state .* cannot be read: .* Run again with --fresh\."):
+        State.read(tmp_path / "file")
+
+
+def test_no_other_module_reads_or_writes_safetensors() -> None:
+    package = Path(cosam_bench.__file__).parent
+    found = [
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"\bimport safetensors|from safetensors", path.read_text())
+    ]
+    assert found == ["tensor_files.py"]
