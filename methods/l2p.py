@@ -35,7 +35,8 @@ from torch.nn import functional
 
 from cosam_bench import Batch, Masks, Method, MethodCard, Settings, State, TrainingDomain, Workbench, setting
 from cosam_bench.sam.inputs import View
-from cosam_bench.training.fit import make_optimiser, protocol_loss, refuse_divergence, training_steps
+from cosam_bench.training.batch_loss import protocol_loss
+from cosam_bench.training.fit import make_optimiser, refuse_divergence, training_steps
 
 _FIRST = 0.01  # bound of the first prompts and keys, flax's uniform initialiser in the released code
 _LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain

@@ -16,6 +16,7 @@ devices: copying to the device, waiting for it, and its memory
 environment: the machine and the software, as a record names them
 console: standard output and standard error
 progress_bar: bars for downloads and checks
+http_responses: what a server's answer says about a part of a file
 resuming_downloader: one file over HTTP, resumed where it stopped
 downloads: files and archives by URL, checked by hash
 """

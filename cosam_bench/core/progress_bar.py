@@ -1,9 +1,9 @@
-"""A bar that shows how much of something has been read or fetched, on a terminal; nothing elsewhere."""
+"""A progress bar of bytes read or fetched, shown on a terminal only."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -13,7 +13,7 @@ class ByteBar:
 
     Args:
         label: what is being read or fetched.
-        total_bytes: how much there is; None where nobody says.
+        total_bytes: how much there is; None if unknown.
     """
 
     def __init__(self, label: str, *, total_bytes: int | None = None) -> None:
@@ -40,7 +40,7 @@ class ByteBar:
         self._progress.stop()
 
     def show(self, done_bytes: int, total_bytes: int | None) -> None:
-        """Set where the bar stands."""
+        """Set how far the bar is."""
         self._progress.update(self._task, completed=done_bytes, total=total_bytes)
 
     def advance(self, size_bytes: int) -> None:
@@ -49,7 +49,7 @@ class ByteBar:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the bar away while something else is written."""
+        """Hide the bar while something else is written."""
         self._progress.stop()
         try:
             yield
@@ -58,7 +58,4 @@ class ByteBar:
 
 
 def no_progress(size_bytes: int) -> None:
-    """Where no bar is wanted."""
-
-
-Advance = Callable[[int], None]
+    """Show nothing."""

@@ -1,78 +1,52 @@
-"""A downloader for pooch that goes on where a cut connection ended (RFC 9110, sections 13.1.5 and 14)."""
+"""A downloader for pooch that resumes where a broken connection ended."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone, write_atomically
+from cosam_bench.core.http_responses import (
+    Interrupted,
+    Origin,
+    Refused,
+    Stale,
+    check_whole,
+    resumed_size,
+    root_cause,
+)
 from cosam_bench.core.progress_bar import ByteBar
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
     from requests import Response
 
-SILENCE_SECONDS = 30  # a server that says nothing for so long is gone
+SILENCE_SECONDS = 30  # a server that says nothing for this long is gone
 WAITS_SECONDS = (1.0, 3.0, 10.0, 30.0)  # before the attempts after the first
 FIRST_TRIES = 3  # attempts as long as nothing has come at all: the address may be wrong
 LONGEST_WAIT_SECONDS = 120.0  # of those that a server may ask for
 
 _BLOCK_BYTES = 2**18
-_PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers after which the same request may succeed
-_REASONS = {
-    401: "it asks for a login",
-    403: "the server refuses it, so perhaps a login is needed, or the address holds for a short time only",
-    404: "it is not there; it may have moved",
-    410: "it was taken away",
-}
-
-
-class _Cut(Exception):
-    """This attempt ended early, and another one may succeed; ``wait_seconds`` as far as the server asks."""
-
-    def __init__(self, reason: str, *, wait_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait_seconds = wait_seconds
-
-
-class _Stale(Exception):
-    """What is kept is no beginning of what the server has now."""
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """What the kept part is a part of: the address, and how the server told this version from others."""
-
-    url: str
-    etag: str = ""
-    last_modified: str = ""
-    size_bytes: int | None = None
-
-    @property
-    def validator(self) -> str:
-        """For If-Range, which takes strong validators alone."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
 
 class ResumingDownloader:
-    """Fetches one address to the file that pooch names, by way of a part file that outlives a failure.
+    """Fetches one address to the file that pooch names, through a part file that outlives a failure.
 
     Args:
-        target: the file's final path; the part file beside it is called so, with ``.part`` behind.
-        is_hash_known: pooch will compare the whole file with a published hash, so parts of which the server
-            cannot say whether they still hold may be gone on with.
+        target: the file's final path; the part file beside it has ``.part`` appended to its name.
+        is_hash_known: pooch will compare the whole file with a published hash, so a part may be continued even if
+            the server cannot say whether it is still valid.
         by_hand: what else the user can do, for errors.
-        say: told of each cut connection.
+        say: told about each broken connection.
     """
 
     def __init__(self, target: Path, *, is_hash_known: bool, by_hand: str, say: Callable[[str], None]) -> None:
@@ -90,7 +64,7 @@ class ResumingDownloader:
         Raises:
             CosamError: the address does not answer or refuses.
             CannotWrite: the folder cannot be written, or the disk is full.
-            KeyboardInterrupt: with what is kept as its message.
+            KeyboardInterrupt: its message says what is kept.
         """
         with self._alone() as file, self._bar:
             try:
@@ -123,43 +97,45 @@ class ResumingDownloader:
             yield file
 
     def _fetch(self, url: str, file: FileIO) -> None:
-        """Attempt after attempt until the part file is whole."""
+        """Try again and again until the part file is whole."""
         tries, furthest = 0, _size(file)
         is_fresh = True
         while True:
             try:
                 return self._attempt(url, file)
-            except _Stale:
+            except Refused as refusal:
+                self._give_up(url, str(refusal), file)
+            except Stale:
                 if not is_fresh:
                     self._give_up(url, "the server's answers contradict each other", file)
                 is_fresh = False
                 file.truncate(0)
-            except _Cut as cut:
+            except Interrupted as interruption:
                 tries = 0 if _size(file) >= furthest + _BLOCK_BYTES else tries + 1
                 furthest = max(furthest, _size(file))
                 if tries > len(WAITS_SECONDS) or (not furthest and tries >= FIRST_TRIES):
-                    self._give_up(url, str(cut), file)
-                wait = max(WAITS_SECONDS[max(tries - 1, 0)], min(cut.wait_seconds, LONGEST_WAIT_SECONDS))
+                    self._give_up(url, str(interruption), file)
+                wait = max(WAITS_SECONDS[max(tries - 1, 0)], min(interruption.wait_seconds, LONGEST_WAIT_SECONDS))
                 with self._bar.paused():
-                    self._say(f"{self._label}: {cut}; going on in {wait:.0f} s.")
+                    self._say(f"{self._label}: {interruption}; trying again in {wait:.0f} s.")
                 time.sleep(wait)
 
     def _give_up(self, url: str, reason: str, file: FileIO) -> NoReturn:
         parts = [f"{url} could not be fetched: {reason}.", self._kept(file), self._by_hand]
-        raise CosamError(" ".join(part for part in parts if part))
+        raise CosamError(" ".join(part for part in parts if part)) from None
 
     def _kept(self, file: FileIO) -> str:
         with suppress(OSError, ValueError):
             if size := _size(file):
-                return f"{size / 2**20:,.1f} MiB are kept in {self._part}; the same command goes on there."
+                return f"{size / 2**20:,.1f} MiB are kept in {self._part}; run the same command to continue."
         return ""
 
     def _attempt(self, url: str, file: FileIO) -> None:
-        """One request, from the end of the part file on."""
+        """One request, starting at the end of the part file."""
         import requests
         import urllib3
 
-        # "identity": an archive is wanted as it lies on the server, and its length is that of its bytes.
+        # "identity": an archive is wanted as it is on the server, and its length is that of its bytes.
         headers = {"Accept-Encoding": "identity", "User-Agent": f"cosam-bench/{__version__}"}
         origin = self._known_origin(url)
         if origin is None or not _size(file):
@@ -172,50 +148,33 @@ class ResumingDownloader:
         try:
             with requests.get(url, headers=headers, stream=True, timeout=SILENCE_SECONDS) as response:
                 total = self._accept(response, url, file, origin)
-                if _size(file) != total:  # else the part is whole already
+                if _size(file) != total:  # otherwise the part is whole already
                     self._receive(response, file, total)
         except (requests.ConnectionError, requests.Timeout) as error:
             if isinstance(error, requests.exceptions.SSLError):
-                self._give_up(url, f"the connection is not safe ({_root(error)})", file)
-            raise _Cut(f"no connection ({_root(error)})") from None
-        except requests.RequestException as error:  # no address at all, too many redirections
-            self._give_up(url, str(error), file)
+                raise Refused(f"the connection is not safe ({root_cause(error)})") from None
+            raise Interrupted(f"no connection ({root_cause(error)})") from None
+        except requests.RequestException as error:  # not an address, or too many redirections
+            raise Refused(str(error)) from None
         except urllib3.exceptions.HTTPError as error:
-            reason = "" if isinstance(error, urllib3.exceptions.ProtocolError) else f" ({_root(error)})"
-            raise _Cut(f"the connection was cut after {_size(file) / 2**20:,.1f} MiB{reason}") from None
+            reason = "" if isinstance(error, urllib3.exceptions.ProtocolError) else f" ({root_cause(error)})"
+            raise Interrupted(f"the connection was cut after {_size(file) / 2**20:,.1f} MiB{reason}") from None
 
-    def _known_origin(self, url: str) -> _Origin | None:
-        """What the part file is a part of, where it may be gone on with."""
+    def _known_origin(self, url: str) -> Origin | None:
+        """The file that the part file belongs to; None if the part may not be continued."""
         try:
-            origin = _Origin(**json.loads(self._note.read_text(encoding="utf-8")))
+            origin = Origin(**json.loads(self._note.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
         return origin if origin.url == url and (origin.validator or self._is_hash_known) else None
 
-    def _accept(self, response: Response, url: str, file: FileIO, origin: _Origin | None) -> int | None:
-        """The whole file's size as far as the server says, once its answer is known to fit the part file."""
-        code, have = response.status_code, _size(file)
-        if code == 206 and origin is not None:
-            return _rest(response, have, origin)
-        if code == 416 and origin is not None:
-            total = response.headers.get("Content-Range", "").removeprefix("bytes */")
-            if total == str(have) and origin.size_bytes in (None, have):
-                return have
-            raise _Stale
-        if code in _PASSING:
-            raise _Cut(f"the server answers {code} {response.reason}", wait_seconds=_asked_seconds(response))
-        if code != 200:
-            self._give_up(url, f"{_REASONS.get(code, 'an unexpected answer')} ({code} {response.reason})", file)
-        if "text/html" in response.headers.get("Content-Type", "") and not self._label.endswith((".html", ".htm")):
-            self._give_up(url, "the server sends a web page in place of the file", file)
-        file.truncate(0)  # the server has no ranges, or another version of the file
-        length = response.headers.get("Content-Length", "")
-        found = _Origin(
-            url,
-            etag=response.headers.get("ETag", ""),
-            last_modified=response.headers.get("Last-Modified", ""),
-            size_bytes=int(length) if length.isdigit() else None,
-        )
+    def _accept(self, response: Response, url: str, file: FileIO, origin: Origin | None) -> int | None:
+        """The whole file's size, if the server states it, after checking that the response fits the part file."""
+        if origin is not None and response.status_code in (206, 416):
+            return resumed_size(response, have=_size(file), origin=origin)
+        check_whole(response, accepts_html=self._label.endswith((".html", ".htm")))
+        file.truncate(0)  # the server does not support ranges, or has another version of the file
+        found = Origin.of(response, url)
         write_atomically(self._note, json.dumps(asdict(found)))
         return found.size_bytes
 
@@ -232,31 +191,13 @@ class ResumingDownloader:
             write_whole(file, block)
             self._bar.advance(len(block))
         if total is not None and _size(file) < total:
-            raise _Cut(f"the connection was cut after {_size(file) / 2**20:,.1f} of {total / 2**20:,.1f} MiB")
+            raise Interrupted(f"the connection was cut after {_size(file) / 2**20:,.1f} of {total / 2**20:,.1f} MiB")
         if total is not None and _size(file) > total:
-            raise _Stale
-
-
-def _rest(response: Response, have: int, origin: _Origin) -> int | None:
-    """The whole file's size, after a look whether this is the rest of what is kept."""
-    given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-    etag = response.headers.get("ETag", origin.etag)
-    if given is None or int(given[1]) != have or etag != origin.etag:
-        raise _Stale
-    total = None if given[3] == "*" else int(given[3])
-    if total is not None and origin.size_bytes not in (None, total):
-        raise _Stale
-    return origin.size_bytes if total is None else total
-
-
-def _asked_seconds(response: Response) -> float:
-    """How long the server asks to wait; a date in place of seconds is passed over."""
-    asked = response.headers.get("Retry-After", "")
-    return float(asked) if asked.isdecimal() else 0.0
+            raise Stale
 
 
 def write_whole(file: FileIO, block: bytes) -> None:
-    """Write all of a block: an unbuffered file takes as much as there is room for."""
+    """Write all of a block: an unbuffered file takes only as much as there is room for."""
     rest = memoryview(block)
     while rest:
         rest = rest[file.write(rest) :]
@@ -264,14 +205,3 @@ def write_whole(file: FileIO, block: bytes) -> None:
 
 def _size(file: FileIO) -> int:
     return file.seek(0, os.SEEK_END)
-
-
-def _root(error: BaseException) -> str:
-    """What is behind an error of requests or urllib3, in one line."""
-    while True:
-        inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
-        if not isinstance(inner, Exception):
-            break
-        error = inner
-    text = re.sub(r"\[Errno -?\d+\] |^(<.*?>|HTTPS?Connection(Pool)?\(.*?\)): ", "", str(error).strip())
-    return (text or type(error).__name__).splitlines()[0].rstrip(".")

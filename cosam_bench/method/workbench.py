@@ -27,16 +27,9 @@ from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, Precision, View, chunks, collate
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.training.batch_loss import encode_batch, precompute_digests, training_loss
 from cosam_bench.training.expert_store import expert_file, read_expert, write_expert
-from cosam_bench.training.fit import (
-    Fitted,
-    TrainingHooks,
-    encode_batch,
-    fit_adapter,
-    precompute_digests,
-    prefetch_depth,
-    training_loss,
-)
+from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter, prefetch_depth
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.sampling import images_seen
 from cosam_bench.training.training_batch import MIXED, draw_batch, with_targets

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.prefetch import prefetch
@@ -19,13 +18,13 @@ from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter, attach
-from cosam_bench.sam.feature_cache import PrefixCache, encode, uncached_clock
+from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
-from cosam_bench.sam.sam import Features, Masks, Sam
+from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.training.batch_loss import precompute_digests, training_loss
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.losses import LOSSES, point_sample, uncertain_points
 from cosam_bench.training.sampling import epoch_batches, sample_batches
-from cosam_bench.training.training_batch import TrainingBatch, draw_batch
+from cosam_bench.training.training_batch import draw_batch
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class Fitted:
     """A trained adapter.
 
     Attributes:
-        update: what it changes, relative to the frozen base.
+        update: the change it makes, relative to the frozen base.
         epoch_losses: the mean loss of each epoch.
         trainable_parameters: how many numbers were trained.
-        seconds: wall time of the training, as without kept features.
+        seconds: wall time of the training, including what cached features saved.
     """
 
     update: Update
@@ -46,31 +45,31 @@ class Fitted:
 
 
 class TrainingHooks:
-    """Where a method may step into the training of an adapter; each hook does nothing unless overridden."""
+    """A method's own steps within the training of an adapter; each hook does nothing unless overridden."""
 
     def attached(self, adapter: Adapter) -> None:
-        """Before the optimiser is made: factors may be overwritten in place, or frozen by ``requires_grad_``."""
+        """Called before the optimiser is made: factors may be overwritten in place, or frozen by ``requires_grad_``."""
 
     def before_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
-        """Before the forward pass of ``step``, from 0, of ``steps``."""
+        """Called before the forward pass of ``step``, counted from 0, of ``steps``."""
 
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
         """The scalar to minimise.
 
         Args:
             loss: the protocol's loss of this batch, a scalar.
-            batch: images and prompts as they were augmented.
+            batch: images and prompts, augmented.
             target: float, ``(B, h, w)`` in [0, 1], the true masks on the logits' grid.
-            masks: what the model under training said of the batch.
+            masks: the prediction of the model under training for the batch.
             adapter: the adapter under training.
         """
         return loss
 
     def after_backward(self, adapter: Adapter) -> None:
-        """Between the backward pass and the optimiser's step: gradients may be changed."""
+        """Called between the backward pass and the optimiser's step: gradients may be changed."""
 
     def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
-        """After the optimiser's step."""
+        """Called after the optimiser's step."""
 
 
 def fit_adapter(
@@ -93,14 +92,14 @@ def fit_adapter(
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
 
     Args:
-        prompts: one row a sample.
-        start: where training begins; the base model where it is None.
+        prompts: one row per sample.
+        start: where training begins; None: at the base model.
         initialisation: draws the adapter's first weights.
         order: draws the order of samples, and each batch as ``draw_batch`` does.
-        continue_start: train the factors of ``start`` on; otherwise it lies beneath a fresh adapter.
+        continue_start: continue to train the factors of ``start``; otherwise it stays beneath a fresh adapter.
         hooks: a method's own steps within the training.
-        prefixes: kept features of the encoder's first blocks.
-        advance: called after each step with the images it used.
+        prefixes: cached features of the encoder's first blocks.
+        advance: called after each step with the number of images it used.
 
     Raises:
         CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, or the
@@ -109,43 +108,58 @@ def fit_adapter(
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
     began = uncached_clock(prefixes)
-    hooks = hooks or TrainingHooks()
     steps = fit.epochs * len(epoch_batches(range(len(samples)), fit))
-    totals, seen = [0.0] * fit.epochs, [0] * fit.epochs
-    with attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached:
-        hooks.attached(attached)
-        parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
-        optimiser = make_optimiser(parameters, fit)
-        drawn = training_batches(
-            samples,
-            prompts,
-            fit=fit,
-            prompt_kind=prompt_kind,
-            view=view,
-            order=order,
-            prefixes=prefixes,
-        )
-        with closing(prefetch(drawn, depth=prefetch_depth(view.device))) as batches:
-            for step, (epoch, batch, target) in enumerate(batches):
-                set_learning_rate(optimiser, fit, epoch=epoch)
-                hooks.before_step(attached, step=step, steps=steps)
-                loss, masks = training_loss(sam, batch, target, fit=fit, view=view, prefixes=prefixes)
-                loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=attached)
-                value = refuse_divergence(loss, epoch=epoch)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
-                hooks.after_backward(attached)
-                optimiser.step()
-                hooks.after_step(attached, step=step, steps=steps)
-                totals[epoch] += value * len(batch)
-                seen[epoch] += len(batch)
-                advance(len(batch))
+    batches = training_batches(
+        samples, prompts, fit=fit, prompt_kind=prompt_kind, view=view, order=order, prefixes=prefixes
+    )
+    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance)
+    with (
+        attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached,
+        closing(prefetch(batches, depth=prefetch_depth(view.device))) as ready,
+    ):
+        epoch_losses, trained = training.run(attached, ready, steps=steps)
         update = attached.update()
-        if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
-            raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
-        trained = sum(parameter.numel() for parameter in parameters)
-    epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
+    if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+        raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
     return Fitted(update, epoch_losses, trained, uncached_clock(prefixes) - began)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The loop over all steps; attributes as the arguments of ``fit_adapter``."""
+
+    sam: Sam
+    fit: FitSettings
+    view: View
+    hooks: TrainingHooks
+    prefixes: PrefixCache | None
+    advance: Callable[[float], None]
+
+    def run(
+        self, adapter: Adapter, batches: Iterator[tuple[int, Batch, Tensor]], *, steps: int
+    ) -> tuple[tuple[float, ...], int]:
+        """Train the adapter; the mean loss of each epoch, and how many numbers were trained."""
+        fit, hooks = self.fit, self.hooks
+        hooks.attached(adapter)
+        parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
+        optimiser = make_optimiser(parameters, fit)
+        totals, seen = [0.0] * fit.epochs, [0] * fit.epochs
+        for step, (epoch, batch, target) in enumerate(batches):
+            set_learning_rate(optimiser, fit, epoch=epoch)
+            hooks.before_step(adapter, step=step, steps=steps)
+            loss, masks = training_loss(self.sam, batch, target, fit=fit, view=self.view, prefixes=self.prefixes)
+            loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=adapter)
+            value = refuse_divergence(loss, epoch=epoch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+            hooks.after_backward(adapter)
+            optimiser.step()
+            hooks.after_step(adapter, step=step, steps=steps)
+            totals[epoch] += value * len(batch)
+            seen[epoch] += len(batch)
+            self.advance(len(batch))
+        epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
+        return epoch_losses, sum(parameter.numel() for parameter in parameters)
 
 
 def training_batches(
@@ -158,7 +172,7 @@ def training_batches(
     order: torch.Generator,
     prefixes: PrefixCache | None,
 ) -> Iterator[tuple[int, Batch, Tensor]]:
-    """The epoch, from 0, the batch and its target of each step; arguments as for ``fit_adapter``."""
+    """The epoch, counted from 0, the batch and its target of each step; arguments as for ``fit_adapter``."""
     for epoch, indices in sample_batches(fit, count=len(samples), order=order):
         batch, target = draw_batch(samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order)
         precompute_digests(batch, prefixes)
@@ -166,7 +180,7 @@ def training_batches(
 
 
 def prefetch_depth(device: torch.device) -> int:
-    """How many batches are drawn while one is trained on: none on the CPU, which has no time to spare for it."""
+    """How many batches are drawn during a training step: none on the CPU, which has no time to spare for it."""
     return 2 if device.type == "cuda" else 0
 
 
@@ -179,11 +193,11 @@ def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> torch.opti
 def training_steps(
     optimiser: torch.optim.Optimizer, fit: FitSettings, *, count: int, order: torch.Generator
 ) -> Iterator[tuple[int, list[int]]]:
-    """The epoch, from 0, and the samples of each step; the learning rate is set on the way.
+    """The epoch, counted from 0, and the samples of each step; sets the learning rate of each epoch.
 
     Args:
-        count: of samples; each epoch passes over them in a new order.
-        order: draws it.
+        count: how many samples there are; each epoch passes over them in a new order.
+        order: draws that order.
 
     Raises:
         CosamError: there are too few samples for one whole batch, and only whole ones are used.
@@ -194,16 +208,16 @@ def training_steps(
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, fit: FitSettings, *, epoch: int) -> None:
-    """Give the optimiser the learning rate of an epoch, from 0."""
+    """Give the optimiser the learning rate of an epoch, counted from 0."""
     for group in optimiser.param_groups:
         group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
 
 
 def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> float:
-    """The loss as a number; a ``CosamError``, which names the ``setting`` to lower, where it is no longer finite.
+    """The loss as a number; raises a ``CosamError`` that names the ``setting`` to lower if it is no longer finite.
 
-    It is read once a step, before the backward pass: a GPU then has that pass, and the next step's beginning, to work
-    on while the program goes on.
+    It is read once per step, before the backward pass: a GPU then has that pass, and the beginning of the next step,
+    to work on while the program continues.
     """
     value = loss.item()
     if not math.isfinite(value):
@@ -213,68 +227,3 @@ def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_
 
 def _diverged(epoch: int, found: str, *, setting: str = "fit.learning_rate") -> CosamError:
     return CosamError(f"Training diverged in epoch {epoch + 1}: {found}. Lower {setting} or use fit.precision=fp32.")
-
-
-def training_loss(
-    sam: Sam, batch: Batch, target: Tensor, *, fit: FitSettings, view: View, prefixes: PrefixCache | None = None
-) -> tuple[Tensor, Masks]:
-    """The protocol's loss of a batch, a scalar with a graph, and the masks it was taken of.
-
-    Args:
-        target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
-        prefixes: kept features.
-    """
-    with view.autocast():
-        masks = sam.decode(encode_batch(sam, batch, prefixes), batch.prompts)
-    return protocol_loss(masks, batch, target, fit=fit), masks
-
-
-def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
-    """The embeddings of a batch, with kept features but for jittered images, of which none comes again."""
-    prefixes = None if _is_unique(batch) else prefixes
-    return encode(sam, batch.images, prefixes, inputs=batch.inputs, prompts=batch.prompts)
-
-
-def precompute_digests(batch: Batch, prefixes: PrefixCache | None) -> None:
-    """Compute ahead what kept features will be looked for by; a training step need not wait for it then."""
-    if prefixes is not None and batch.inputs is not None and not _is_unique(batch):
-        batch.inputs.digests_of(batch.images)
-
-
-def _is_unique(batch: Batch) -> bool:
-    return isinstance(batch, TrainingBatch) and batch.is_unique
-
-
-def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings) -> Tensor:
-    """The protocol's loss of what a model said of a batch, a scalar.
-
-    Args:
-        target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits, as it came with the batch.
-
-    Raises:
-        CosamError: the loss is taken at the model's size, and the batch does not hold the target there.
-    """
-    logits = masks.logits.float()
-    if fit.needs_model_size:
-        logits, target = _at_model_size(logits, batch, target, fit=fit)
-    return LOSSES[fit.loss](
-        logits,
-        target,
-        masks.predicted_iou.float(),
-        iou_threshold=fit.iou_threshold,
-        sum_over_batch=fit.sum_over_batch,
-    )
-
-
-def _at_model_size(logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSettings) -> tuple[Tensor, Tensor]:
-    """Logits and target of the same places: sampled ones, or all pixels of the model's input."""
-    if not isinstance(batch, TrainingBatch) or batch.masks is None or batch.target is not target:
-        raise CosamError(
-            "This protocol's loss compares masks at the model's input size. Give it batch and target as they came "
-            "together from Workbench.augmented or Workbench.labelled, or from the training itself."
-        )
-    if batch.point_candidates is None:
-        full = functional.interpolate(logits[:, None], batch.masks.shape[-2:], mode="nearest-exact")
-        return full[:, 0], batch.masks
-    places = uncertain_points(logits, batch.point_candidates, count=fit.loss_points)
-    return point_sample(logits, places), point_sample(batch.masks, places)

@@ -58,7 +58,7 @@ def test_cut_connections_are_gone_on_with(site: Site, waits: list[float], tmp_pa
     assert page.asked == [None, "bytes=300000-", "bytes=350000-"]
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert waits == [1.0, 1.0]
-    assert said == [f"a.zip: the connection was cut after 0.3 MiB; going on in {wait:.0f} s." for wait in waits]
+    assert said == [f"a.zip: the connection was cut after 0.3 MiB; trying again in {wait:.0f} s." for wait in waits]
 
 
 def test_a_server_without_ranges_is_asked_for_everything_again(site: Site, waits: list[float], tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_server_without_ranges_is_asked_for_everything_again(site: Site, waits
 def test_a_later_call_goes_on_where_an_earlier_one_gave_up(site: Site, waits: list[float], tmp_path: Path) -> None:
     page = site.add("a.zip", CONTENT, cuts=[300_000, *[0] * 5])
     to = tmp_path / "a.zip"
-    with pytest.raises(CosamError, match=r"cut after 0\.3 .*0\.3 MiB are kept in .*a\.zip\.part; the same command"):
+    with pytest.raises(CosamError, match=r"cut after 0\.3 .*0\.3 MiB are kept in .*a\.zip\.part; run the same command"):
         download(f"{site.url}/a.zip", to=to, sha256=SHA256)
     assert waits == [1.0, 1.0, 3.0, 10.0, 30.0]
     assert left(tmp_path) == ["a.zip.part", "a.zip.part.json"]
@@ -167,7 +167,7 @@ def test_a_wrong_file_that_lies_there_is_replaced_and_said(site: Site, tmp_path:
     download(f"{site.url}/a.zip", to=tmp_path / "a.zip", sha256=SHA256, say=said.append)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert len(said) == 1
-    assert f"not {SHA256}); fetching it anew" in said[0]
+    assert f"not {SHA256}); fetching it again" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,9 @@ def test_ctrl_c_keeps_the_part_and_says_so(site: Site, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(resuming, "write_whole", pressed)
-    with pytest.raises(KeyboardInterrupt, match=r"^0\.2 MiB are kept in .*a\.zip\.part; the same command goes on"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"^0\.2 MiB are kept in .*a\.zip\.part; run the same command to continue"
+    ):
         download(f"{site.url}/a.zip", to=tmp_path / "a.zip")
     monkeypatch.setattr(resuming, "write_whole", real)
     assert download(f"{site.url}/a.zip", to=tmp_path / "a.zip") == SHA256

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-import re
 import resource
 from pathlib import Path
 
@@ -128,9 +128,10 @@ def test_a_file_of_tensors_that_holds_no_state_is_refused_as_a_damaged_one(
 
 def test_no_other_module_reads_or_writes_safetensors() -> None:
     package = Path(cosam_bench.__file__).parent
-    found = [
+    importers = {
         path.name
         for path in package.rglob("*.py")
-        if re.search(r"\bimport safetensors|from safetensors", path.read_text())
-    ]
-    assert found == ["tensor_files.py"]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "safetensors"
+    }
+    assert importers == {"tensor_files.py"}

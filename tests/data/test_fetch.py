@@ -187,7 +187,7 @@ def test_ctrl_c_says_what_is_kept(
     assert result.exit_code == 130
     assert "Stopped: " in result.stderr
     assert "are kept in" in result.stderr
-    assert "the same command goes on there." in result.stderr
+    assert "run the same command to continue." in result.stderr
 
 
 def test_the_first_download_is_remembered_and_later_ones_must_agree(

@@ -65,7 +65,7 @@ def test_the_command_says_why_it_waits(server: str, monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Note: Fetching {server}/cut\n")
     assert "Note: cut: the connection was cut after" in result.stderr
-    assert "going on in 0 s." in result.stderr
+    assert "trying again in 0 s." in result.stderr
 
 
 def test_a_server_that_lacks_it_is_named(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

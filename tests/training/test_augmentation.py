@@ -27,7 +27,8 @@ from cosam_bench.training.augmentation import (
     prompts_from_masks,
     replace_rows,
 )
-from cosam_bench.training.fit import fit_adapter, training_loss
+from cosam_bench.training.batch_loss import training_loss
+from cosam_bench.training.fit import fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch
 

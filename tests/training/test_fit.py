@@ -28,7 +28,8 @@ from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.sam.serving import serving
 from cosam_bench.training import fit as fit_module
 from cosam_bench.training.augmentation import mirror, mirror_prompts
-from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter, protocol_loss
+from cosam_bench.training.batch_loss import protocol_loss
+from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import bce_dice, focal_dice_iou, point_sample, uncertain_points
 from cosam_bench.training.sampling import epoch_batches

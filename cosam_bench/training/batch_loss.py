@@ -1,0 +1,79 @@
+"""The protocol's loss of one batch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.sam.feature_cache import PrefixCache, encode
+from cosam_bench.sam.inputs import Batch, View
+from cosam_bench.sam.sam import Features, Masks, Sam
+from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.losses import LOSSES, point_sample, uncertain_points
+from cosam_bench.training.training_batch import TrainingBatch
+
+
+def training_loss(
+    sam: Sam, batch: Batch, target: Tensor, *, fit: FitSettings, view: View, prefixes: PrefixCache | None = None
+) -> tuple[Tensor, Masks]:
+    """The protocol's loss of a batch, a scalar with a graph, and the masks that it was computed from.
+
+    Args:
+        target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
+        prefixes: cached features.
+    """
+    with view.autocast():
+        masks = sam.decode(encode_batch(sam, batch, prefixes), batch.prompts)
+    return protocol_loss(masks, batch, target, fit=fit), masks
+
+
+def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
+    """The embeddings of a batch, from cached features unless its images were jittered and never come again."""
+    prefixes = None if _is_unique(batch) else prefixes
+    return encode(sam, batch.images, prefixes, inputs=batch.inputs, prompts=batch.prompts)
+
+
+def precompute_digests(batch: Batch, prefixes: PrefixCache | None) -> None:
+    """Compute the keys of cached features in advance, so that a training step need not wait for them."""
+    if prefixes is not None and batch.inputs is not None and not _is_unique(batch):
+        batch.inputs.digests_of(batch.images)
+
+
+def _is_unique(batch: Batch) -> bool:
+    return isinstance(batch, TrainingBatch) and batch.is_unique
+
+
+def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings) -> Tensor:
+    """The protocol's loss of a model's masks for a batch, a scalar.
+
+    Args:
+        target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits, as it came with the batch.
+
+    Raises:
+        CosamError: the loss compares masks at the model's size, and the batch does not hold the target there.
+    """
+    logits = masks.logits.float()
+    if fit.needs_model_size:
+        logits, target = _at_model_size(logits, batch, target, fit=fit)
+    return LOSSES[fit.loss](
+        logits,
+        target,
+        masks.predicted_iou.float(),
+        iou_threshold=fit.iou_threshold,
+        sum_over_batch=fit.sum_over_batch,
+    )
+
+
+def _at_model_size(logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSettings) -> tuple[Tensor, Tensor]:
+    """Logits and target at the same points: sampled ones, or all pixels of the model's input."""
+    if not isinstance(batch, TrainingBatch) or batch.masks is None or batch.target is not target:
+        raise CosamError(
+            "This protocol's loss compares masks at the model's input size. Give it batch and target as they came "
+            "together from Workbench.augmented or Workbench.labelled, or from the training itself."
+        )
+    if batch.point_candidates is None:
+        full = functional.interpolate(logits[:, None], batch.masks.shape[-2:], mode="nearest-exact")
+        return full[:, 0], batch.masks
+    points = uncertain_points(logits, batch.point_candidates, count=fit.loss_points)
+    return point_sample(logits, points), point_sample(batch.masks, points)
