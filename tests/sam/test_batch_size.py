@@ -52,7 +52,7 @@ def test_a_batch_is_halved_until_it_fits_and_stays_small(
     assert sum(results) == sum(range(20))
     fitted = [items for items in seen if len(items) <= most]
     assert [item for items in fitted for item in items] == list(range(20))
-    wanted = "The device's memory does not hold {} images at once; going on with {}."
+    wanted = "The device's memory does not hold {} images at once; continuing with {}."
     assert said == [wanted.format(*pair) for pair in notes]
     again: list[list[int]] = []
     list(size.map(iter(range(4)), holds(most, again)))
@@ -235,6 +235,6 @@ def test_the_setting_takes_a_number_or_auto(tmp_path: Path) -> None:
     assert ScoreSettings().batch_size == 8
     for wrong in ("0", "-1", "true", "1.5", "many", "''"):
         with pytest.raises(
-            CosamError, match=r"score\.batch_size' is .*: it should be a whole number from 1 on, or auto\.$"
+            CosamError, match=r"score\.batch_size' is .*: give a whole number of at least 1, or auto\.$"
         ):
             resolve_run(method="frozen", overrides=(f"score.batch_size={wrong}",))
