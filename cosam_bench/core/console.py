@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_PIPED_WIDTH = 120  # characters a line where nobody says how wide the reader's window is
+_PIPED_WIDTH = 120  # characters per line if the width of the reader's window is unknown
 
 
 def results_console() -> Console:
@@ -25,7 +25,7 @@ def notes_console() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    # Names, paths and messages are shown as they are: no markup, no emoji codes, no colours by guess.
+    # Names, paths and messages are shown as they are: no markup, no emoji codes, no guessed colours.
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS"):
         console.width = _PIPED_WIDTH
@@ -33,7 +33,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def say(head: str, text: str, *, style: str) -> None:
-    """One message on the standard error, its first word coloured; never broken within a word or, piped, at all."""
+    """Print a message on the standard error, its head coloured; long lines are wrapped on a terminal only."""
     from rich.text import Text
 
     console = notes_console()
@@ -42,7 +42,7 @@ def say(head: str, text: str, *, style: str) -> None:
 
 
 def plain_table(*heads: str) -> Table:
-    """A table without rules, its first column bold and never broken."""
+    """A table without rules, its first column bold and never wrapped."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

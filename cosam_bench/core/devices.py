@@ -14,32 +14,32 @@ from torch import Tensor
 
 
 def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on a device; where that is a GPU, the program does not wait until it is there."""
+    """The tensor on a device; if that is a GPU, the program does not wait for the copy."""
     if torch.device(device).type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the GPU has done what it was given, so that a clock read next is right."""
+    """Wait until the GPU has finished its work, so that a clock read next is right."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """What a GPU has left for this process and others, once torch has given back what it holds in reserve."""
+    """The free memory of a GPU, after torch has returned what it holds in reserve."""
     gc.collect()
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak count from now: the GPU's, or the process's where the system can forget it, as Linux does."""
+    """Start measuring the peak again: the GPU's, or the process's if the system can reset it, as Linux does."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): VmHWM starts anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -51,12 +51,12 @@ def peak_memory_bytes(device: torch.device) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        pass  # not Linux: the highest use since the process began has to do
+        pass  # not Linux: the peak since the process began has to do
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def machine_memory_bytes() -> int:
-    """The machine's memory; 0 where the system does not tell."""
+    """The machine's memory; 0 if the system does not tell."""
     names = getattr(os, "sysconf_names", {})
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0

@@ -1,4 +1,4 @@
-"""Facts about the machine and the software that a record must name."""
+"""Facts about the machine and the software, for the record of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("cosam-bench", "torch", "torchvision", "segment-anything-py", "peft
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of each package that takes part in a score."""
+    """The versions of Python and of each package that scores depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -28,10 +28,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout this package runs from, ``-dirty`` appended where files differ; or empty."""
+    """The commit of the checkout this package runs from, ``-dirty`` appended if files differ; or empty."""
     folder = Path(__file__).resolve().parent
     try:
-        # Only a checkout of this package counts, not a repository that the environment happens to lie in.
+        # Only a checkout of this package counts, not a repository that happens to contain the environment.
         tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"]
         subprocess.run(tracked, capture_output=True, check=True, timeout=10)
         describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -41,7 +41,7 @@ def commit() -> str:
 
 
 def hardware(device: torch.device) -> dict[str, str | int | float]:
-    """The processor, its threads in use, the memory, and the GPU where the run uses one."""
+    """The processor, its threads in use, the memory, and the GPU if the run uses one."""
     facts: dict[str, str | int | float] = {
         "system": platform.system(),
         "processor": _processor(),
@@ -62,7 +62,7 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
-        pass  # not Linux: the platform's own word has to do
+        pass  # not Linux: the platform's own name has to do
     return platform.processor() or platform.machine()
 
 

@@ -1,4 +1,4 @@
-"""Paths as a user writes them, files of which a reader never sees half, and one process at a time."""
+"""Paths as users write them, files that are replaced as a whole, and locks between processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file in the same folder to write to, which takes the place of ``path`` afterwards.
+    """An empty file in the same folder to write to, which replaces ``path`` afterwards.
 
     The bytes are on the disk before the new name is, so that a file is whole also after a power cut.
 
@@ -43,8 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.touch(exist_ok=False)
             rights = temporary.stat().st_mode
             yield temporary
-            if temporary.stat().st_mode != rights:  # not on every mount may they be changed
-                temporary.chmod(rights)  # as the user gives them, whatever the writer made of the file
+            if temporary.stat().st_mode != rights:  # some mounts do not allow changing it
+                temporary.chmod(rights)  # as the user wants them, whatever the writer has set
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -60,24 +60,24 @@ def expanded(path: Path | str) -> Path:
     """A path with ``~`` written out.
 
     Raises:
-        CosamError: ``~name`` for somebody who has no home here.
+        CosamError: ``~name`` of a user without a home folder.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise CosamError(f"{path}: there is no home folder called so. Write the path out.") from None
+        raise CosamError(f"{path}: there is no such home folder. Give the full path.") from None
 
 
 def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> None:
     """Lock an open file for this process until it is closed; a killed process holds no lock.
 
-    A file system without locks is as safe as the user is careful.
+    On a file system without locks this does nothing.
 
     Args:
         file: opened for writing.
-        busy: raised where another process has it.
-        path: of the file, where whoever holds the lock may remove or rename it: ``busy`` is raised as well where
-            it is no longer that file.
+        busy: raised if another process holds the lock.
+        path: the file's path, given if the holder of the lock may remove or rename it: ``busy`` is also raised if
+            the path no longer leads to that file.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

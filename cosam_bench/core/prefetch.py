@@ -1,4 +1,4 @@
-"""Work done ahead of its use in background threads, handed over in order."""
+"""Prefetching: work done in background threads before its results are needed, in order."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _Result = TypeVar("_Result")
 def prefetch_map(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int, depth: int
 ) -> Generator[_Result, None, None]:
-    """``work`` of each item, in the items' order; while one result is used, up to ``depth`` further ones are made.
+    """Yield ``work(item)`` for each item in order; while one result is used, up to ``depth`` more are computed.
 
-    What ``work`` raises surfaces where its result would have come. However the iteration ends, the threads end with
-    it, after what they are at. Use ``contextlib.closing`` around it: else an error in the loop would keep the threads
-    for as long as its traceback lives.
+    An exception of ``work`` is raised in place of its result. However the iteration ends, the threads end with it,
+    after their current item. Wrap it in ``contextlib.closing``: otherwise an error in the loop keeps the threads alive
+    as long as its traceback.
 
     Args:
-        work: one worker calls it for one item after another, in their order.
-        workers: threads; 0 calls ``work`` when its result is asked for.
+        work: called in the threads, once per item.
+        workers: number of threads; 0 calls ``work`` when its result is needed.
 
     >>> list(prefetch_map(len, ["a", "bcd", "ef"], workers=2, depth=1))
     [1, 3, 2]
@@ -33,7 +33,7 @@ def prefetch_map(
         yield from map(work, items)
         return
     waiting: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -42,19 +42,19 @@ def prefetch_map(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # waits for what is under way, which nothing can stop
+        pool.shutdown(cancel_futures=True)  # waits for running items, which cannot be stopped
 
 
 def prefetch(items: Iterator[_Item], *, depth: int) -> Generator[_Item]:
-    """The same items in the same order; while one is used, up to ``depth`` further ones are made.
+    """Yield the same items in the same order; while one is used, up to ``depth`` more are made.
 
-    All of them are made by one thread, one after another, so what they draw from a generator stays in its order.
-    An exception surfaces where its item would have come. However the iteration ends, the thread ends with it, after
-    the item that it is at.
+    One thread makes them one after another, so that what they draw from a random generator keeps its order. An
+    exception is raised in place of its item. However the iteration ends, the thread ends with it, after its current
+    item.
 
     Args:
-        items: used by nobody else from now on.
-        depth: 0 makes each item when it is asked for, without a thread.
+        items: not to be used elsewhere from now on.
+        depth: 0 makes each item when it is needed, without a thread.
 
     >>> list(prefetch(iter("abc"), depth=2))
     ['a', 'b', 'c']
@@ -66,4 +66,4 @@ def prefetch(items: Iterator[_Item], *, depth: int) -> Generator[_Item]:
         for item in made:
             if item is none_left:
                 return
-            yield item  # type: ignore[misc]  # one of the items, being no end
+            yield item  # type: ignore[misc]  # an item, since it is not the end marker

@@ -1,4 +1,4 @@
-"""Random streams that depend on names alone, never on what ran before."""
+"""Random streams that depend only on names, never on what ran before."""
 
 from __future__ import annotations
 

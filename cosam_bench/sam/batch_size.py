@@ -1,4 +1,4 @@
-"""How many images go through the model at once: as asked, as the memory holds, and fewer once it is full."""
+"""How many images go through the model at once: a fixed number, or what fits into memory; fewer if it runs full."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 MOST_IMAGES_CUDA = 64
-MOST_IMAGES_CPU = 8  # from 8 images on, tiny SAM takes as long an image however many go at once
-# Of the machine's memory; the widest of ViT-H's maps at 1024 pixels, of several, takes 84 MB.
+MOST_IMAGES_CPU = 8  # beyond 8 images, larger batches do not speed up tiny SAM
+# The widest of ViT-H's maps at 1024 pixels takes 84 MB, and there are several.
 _BYTES_AN_IMAGE_CPU = 2 << 30
-_SHARE_OF_FREE_MEMORY = 0.4  # kept features may take a half of it, methods and metrics need some
+_SHARE_OF_FREE_MEMORY = 0.4  # cached features may take half of it, methods and metrics need some
 
 
 class ImageDoesNotFit(CosamError):
-    """The device's memory does not hold the model's pass over one image."""
+    """The device has too little memory for the model's pass over one image."""
 
 
 class AdaptiveBatchSize:
-    """The number of images that go at once; it halves whenever they do not fit into the memory."""
+    """The number of images per pass; it is halved whenever they do not fit into memory."""
 
     def __init__(self, images: int, *, note: Callable[[str], None] = lambda text: None) -> None:
-        """``images`` at first.
+        """Begin with ``images``.
 
         Args:
-            note: tells the user that they have become fewer.
+            note: tells the user about a smaller number.
         """
         self.current = images
         self._note = note
 
     def map(self, items: Iterator[_Item], work: Callable[[list[_Item]], _Result]) -> Iterator[_Result]:
-        """``work`` of all items in their order, as many at once as there are now, or as are left.
+        """Yield ``work`` of all items in their order, ``current`` items at a time.
 
         Raises:
-            ImageDoesNotFit: ``work`` of a single item ran out of memory. What else it raises goes through.
+            ImageDoesNotFit: ``work`` of a single item ran out of memory. Its other exceptions pass through.
         """
         waiting: list[_Item] = []
         while True:
@@ -62,7 +62,7 @@ class AdaptiveBatchSize:
                 self._halve(len(chosen))
 
     def _tried(self, items: list[_Item], work: Callable[[list[_Item]], _Result]) -> list[_Result]:
-        """The result, or nothing where memory ran out. The error is gone on return, and with it what it held."""
+        """The result, or nothing if memory ran out. The error, and the memory it held, is released on return."""
         try:
             return [work(items)]
         except Exception as error:
@@ -71,23 +71,22 @@ class AdaptiveBatchSize:
             if len(items) > 1:
                 return []
         raise ImageDoesNotFit(
-            "The device has too little memory for a prediction for a single image. "
-            "Take a smaller --model, --set score.precision=bf16, or a --device with more."
+            "The device has too little memory to predict a single image. "
+            "Use a smaller --model, --set score.precision=bf16, or a --device with more."
         )
 
     def _halve(self, tried: int) -> None:
         gc.collect()
-        torch.cuda.empty_cache()  # does nothing where no GPU is in use
+        torch.cuda.empty_cache()  # does nothing if no GPU is in use
         self.current = tried // 2
-        self._note(f"The device's memory does not hold {tried} images at once; going on with {self.current}.")
+        self._note(f"The device's memory does not hold {tried} images at once; continuing with {self.current}.")
 
 
 def resolve_batch_size(asked: int | Literal["auto"], *, sam: Sam, view: View) -> int:
-    """The images a pass that ``score.batch_size`` asks for.
+    """The images per pass that ``score.batch_size`` asks for.
 
-    ``auto`` is, on a GPU, what fits into 0.4 of the memory that is free, by what passes over one and two images
-    take, at most 64 (none of it was run on a GPU yet); on the CPU one for each 2 GiB of the machine's memory, at
-    most 8.
+    On a GPU, ``auto`` is what fits into 0.4 of the free memory, estimated from passes over one and two images, at
+    most 64; on the CPU, one image per 2 GiB of the machine's memory, at most 8.
     """
     if asked != "auto":
         return asked
@@ -104,9 +103,9 @@ def largest_fitting_batch(peak_bytes: Callable[[int], int], *, limit_bytes: int,
     """The largest batch that stays within a limit, if each image adds as much as the second does; at least 1.
 
     Args:
-        peak_bytes: from a number of images to what a pass over them takes; asked for 1 and 2.
-        limit_bytes: what a pass may take.
-        most: a bound on the result.
+        peak_bytes: the memory that a pass over a number of images takes; called with 1 and 2.
+        limit_bytes: the memory that a pass may take.
+        most: upper bound of the result.
 
     >>> largest_fitting_batch(lambda images: 100 + 50 * images, limit_bytes=420, most=64)
     6
@@ -122,7 +121,7 @@ def largest_fitting_batch(peak_bytes: Callable[[int], int], *, limit_bytes: int,
 
 
 def trial_pass(sam: Sam, view: View, images: int) -> None:
-    """One prediction for black images, of which only the memory matters."""
+    """One prediction for black images, to measure its memory."""
     boxes = torch.tensor([[0.0, 0.0, view.size, view.size]] * images)
     masks = torch.zeros(images, 1, view.grid, view.grid)
     box: PromptKind = "box"
@@ -135,11 +134,11 @@ def trial_pass(sam: Sam, view: View, images: int) -> None:
 
 
 def _peak_bytes_on_cuda(sam: Sam, view: View, images: int) -> int:
-    """What a trial pass takes of the GPU's memory, beyond what was taken before."""
-    trial_pass(sam, view, images)  # in a first pass libraries take memory that they then keep
+    """The additional GPU memory that a trial pass takes."""
+    trial_pass(sam, view, images)  # in the first pass libraries allocate memory that they keep
     torch.cuda.reset_peak_memory_stats(view.device)
     before = torch.cuda.memory_allocated(view.device)
     trial_pass(sam, view, images)
     peak = torch.cuda.max_memory_allocated(view.device) - before
-    torch.cuda.empty_cache()  # free again, for whoever asks next how much is
+    torch.cuda.empty_cache()  # so that it counts as free again
     return peak

@@ -33,17 +33,18 @@ def build_sam(
     global_attention: bool = False,
     is_attention_lean: bool = True,
 ) -> Sam:
-    """The SAM called ``name``: float32, in evaluation mode, no parameter asks for a gradient.
+    """The SAM called ``name``: float32, in evaluation mode, no parameter requires a gradient.
 
     Args:
         name: one of ``MODELS``.
         checkpoint: a file of the official layout, ``.safetensors`` or torch's own; ``"random"`` for fresh
             weights; None for the package's own (``tiny``) or the fetched ones in the cache.
-        device: where it shall live.
+        device: where to put it.
         seed: of random weights; torch's global generators are left as they were.
         global_attention: let every block of a ViT attend to the whole image, at four times the cost, as CoSAM's
-            released code does: the tables of relative positions of windows are stretched to the image.
-        is_attention_lean: attend without the matrix of all scores, see ``attention``; else as segment-anything does.
+            released code does: the windows' tables of relative positions are stretched to the image.
+        is_attention_lean: attend without the matrix of all scores, see ``attention``; if false, as
+            segment-anything does.
 
     Raises:
         CosamError: no such model; the file is missing, damaged or another model's.
@@ -77,7 +78,7 @@ def build_sam(
 
 def _attend_globally(sam: Sam) -> None:
     if not isinstance(sam.image_encoder, ImageEncoderViT):
-        raise CosamError(f"model.global_attention is for plain ViTs, and {sam.name} is none. Leave it off.")
+        raise CosamError(f"model.global_attention works only with plain ViTs, and {sam.name} is not one. Turn it off.")
     blocks: list[Any] = list(sam.image_encoder.blocks)
     for block in blocks:
         block.window_size = 0  # segment-anything stretches the tables to the size it finds
@@ -120,7 +121,7 @@ def weights_file(name: str, checkpoint: Path | None = None) -> Path:
 
 
 def _fetch_hint(spec: ModelSpec) -> str:
-    return f"Fetch them by `cosam-bench models --fetch {spec.name}`, or give a checkpoint file."
+    return f"Run `cosam-bench models --fetch {spec.name}`, or give a checkpoint file."
 
 
 def _load(sam: Sam, path: Path) -> None:
@@ -138,21 +139,21 @@ def _load(sam: Sam, path: Path) -> None:
     ]
     if faults:
         raise CosamError(
-            f"{path} is no checkpoint of {sam.name}: of its tensors {', '.join(faults)}. "
-            "Name the model it belongs to, or give another file."
+            f"{path} is not a checkpoint of {sam.name}: among its tensors {', '.join(faults)}. "
+            "Name the model that it belongs to, or give another file."
         )
     sam.load_state_dict(state)
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file; nothing in it is executed."""
+    """The tensors of a checkpoint file; nothing in it is executed."""
     if path.suffix == ".safetensors":
         return read_tensors(path, what="The checkpoint", advice="Fetch or copy it again.").tensors
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises whatever a foreign file makes of it, KeyError among them
+    except Exception as error:  # torch's reader may raise anything for a foreign file, even KeyError
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise CosamError(f"The checkpoint {path} cannot be read: {reason}. Fetch or copy it again.") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise CosamError(f"{path} holds no mapping of names to tensors. Give an official checkpoint file.")
+        raise CosamError(f"{path} does not hold a mapping of names to tensors. Give an official checkpoint file.")
     return state

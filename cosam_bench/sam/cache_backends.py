@@ -1,4 +1,4 @@
-"""Where features of images are kept: in files that processes share, or in the device's own memory."""
+"""Storage of cached features: files that processes share, or the device's own memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _STALE_SECONDS = 3600  # a temporary file this old was left by a process that wa
 
 
 class Kept(NamedTuple):
-    """What is kept of one image.
+    """The cached features of one image.
 
     Attributes:
         features: of a batch of one, contiguous.
-        seconds: that computing them took.
+        seconds: how long computing them took.
     """
 
     features: Features
@@ -30,22 +30,22 @@ class Kept(NamedTuple):
 
 
 class FeatureBackend(Protocol):
-    """Keeps features by their keys; a help and no result, so it may refuse or lose any of them."""
+    """Stores features by key. They only save time, so it may refuse or lose any of them."""
 
     def read(self, key: str) -> Kept | None:
-        """What was kept under a key; None where there is nothing, or nothing that can be read."""
+        """The features of a key; None if there are none that can be read."""
         ...
 
     def keep(self, key: str, kept: Kept) -> None:
-        """Keep it if there is room."""
+        """Store the features if there is room."""
         ...
 
 
 class FeatureMemory:
-    """Features where they were computed, within this process: read without a copy, and gone with it.
+    """Features in the memory of the device that computed them, for this process; read without a copy.
 
-    It keeps what comes until it is full, and throws nothing out. Rows of the matrix and epochs pass over all
-    images again and again, and a memory that made room for the newest would lose each image before its next use.
+    It keeps what arrives until it is full, and evicts nothing. Rows of the matrix and epochs pass over all images
+    again and again, so that evicting the oldest would lose each image before its next use.
     """
 
     def __init__(self, *, limit_bytes: int) -> None:
@@ -54,11 +54,11 @@ class FeatureMemory:
         self._free_bytes = limit_bytes
 
     def read(self, key: str) -> Kept | None:
-        """What was kept under a key, if anything; nobody may change it."""
+        """The features of a key, if any; they must not be changed."""
         return self._entries.get(key)
 
     def keep(self, key: str, kept: Kept) -> None:
-        """Keep a copy, so that no more memory is held than is counted, where it fits."""
+        """Store a copy if it fits; without a copy, more memory might be held than is counted."""
         parts = [part for part in kept.features if part is not None]
         size_bytes = sum(part.nbytes for part in parts)
         if key in self._entries or size_bytes > self._free_bytes:
@@ -68,33 +68,33 @@ class FeatureMemory:
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            self._free_bytes = 0  # what is left is wanted for the model
+            self._free_bytes = 0  # the model needs what is left
             return
         self._free_bytes -= size_bytes
         self._entries[key] = Kept(copy, kept.seconds)
 
 
 class FeatureFiles:
-    """Features in a folder, a file each, which outlive the process and which several processes may share.
+    """Features in a folder, one file per image, which outlive the process and which several processes may share.
 
-    Entries are read by mapping the file, so the system's page cache is the cache in memory. Files appear whole,
+    Entries are read by mapping the file, so the system's page cache keeps them in memory. Files appear as a whole,
     and one that is removed while it is read stays readable.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int) -> None:
-        """The files of a folder, which need not exist.
+        """Use a folder, which need not exist.
 
         Args:
-            limit_bytes: the files' total, above which the least recently used go. Each further process that
+            limit_bytes: total size above which the least recently used files are removed. Each further process that
                 writes at the same time may exceed it by a sixteenth.
         """
         self._folder = folder
         self._limit_bytes = limit_bytes
-        self._unseen_bytes = limit_bytes  # written since the folder was last looked through
+        self._unseen_bytes = limit_bytes  # written since the folder was last scanned
         self._is_writable = True
 
     def read(self, key: str) -> Kept | None:
-        """What a file of that name holds, on the CPU."""
+        """The features of a key, on the CPU."""
         path = self._path(key)
         try:
             tensors, metadata = read_tensors(path)
@@ -102,11 +102,11 @@ class FeatureFiles:
         except (CannotRead, KeyError, ValueError):
             return None
         with suppress(OSError):  # another process may have removed it, or own it
-            os.utime(path)  # the time of last use, which file systems rarely note
+            os.utime(path)  # the time of last use, which file systems rarely record
         return kept
 
     def keep(self, key: str, kept: Kept) -> None:
-        """Write a file; where that fails, nothing more is written."""
+        """Write a file; after a failure, nothing more is written."""
         if not self._is_writable:
             return
         tensors = {name: part for name, part in kept.features._asdict().items() if part is not None}
@@ -124,7 +124,7 @@ class FeatureFiles:
 
 
 def _evict(folder: Path, *, limit_bytes: int) -> None:
-    """Remove what was left half written; and, from fifteen sixteenths on, the least recently used to seven eighths."""
+    """Remove half-written files; above fifteen sixteenths of the limit, evict the oldest down to seven eighths."""
     entries = []
     for path in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):  # another process may have removed it

@@ -1,4 +1,4 @@
-"""The image encoder as a row of sections, so that a pass can be interrupted between two blocks."""
+"""The image encoder as a sequence of sections, so that a pass can be interrupted between two blocks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ENCODER = "image_encoder."
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch of the encoder that runs as a whole.
+    """A part of the encoder that runs as a whole.
 
     Attributes:
-        parts: the names, within the encoder, of its modules, and of its parameters that are in no module.
-        run: from the map it takes in to the map it gives.
+        parts: names, within the encoder, of its modules and of its parameters outside any module.
+        run: from its input map to its output map.
     """
 
     parts: tuple[str, ...]
@@ -30,17 +30,17 @@ class Section:
 
 
 def encoder_sections(encoder: nn.Module) -> tuple[Section, ...]:
-    """The encoder's sections, which run one after another are the encoder, bit for bit.
+    """The encoder's sections; run one after another, they give the encoder's output bit for bit.
 
-    The first is all that comes before block 0; then each block is one, together with TinyViT's downsampling
-    where that follows it; the last is the neck. Between two of them the map is ``(B, h, w, C)``. Blocks are
+    The first is all that comes before block 0; then each block is one, together with a TinyViT downsampling that
+    follows it; the last is the neck. Between two of them the map is ``(B, h, w, C)``. Blocks are
     those of ``ModelSpec.block_names``.
     """
     if isinstance(encoder, ImageEncoderViT):
         return _vit_sections(encoder)
     if isinstance(encoder, TinyViTEncoder):
         return _tiny_vit_sections(encoder)
-    raise TypeError(f"The sections of a {type(encoder).__name__} are not known.")
+    raise TypeError(f"A {type(encoder).__name__} has no known sections.")
 
 
 def _vit_sections(encoder: Any) -> tuple[Section, ...]:
@@ -53,10 +53,10 @@ def _vit_sections(encoder: Any) -> tuple[Section, ...]:
 
 
 def _tiny_vit_sections(encoder: Any) -> tuple[Section, ...]:
-    first, *stages = encoder.stages.children()  # the first one has no attention
+    first, *stages = encoder.stages.children()  # the first stage has no attention
 
     def embed(images: Tensor) -> Tensor:
-        patches = encoder.patch_embed(encoder.laid_out(images))
+        patches = encoder.patch_embed(encoder.channels_last(images))
         return _channels_last(stages[0].downsample(first(patches)))
 
     sections = [Section(("patch_embed", "stages.0", "stages.1.downsample"), embed)]
@@ -97,7 +97,7 @@ def early_section(encoder: nn.Module) -> int:
     if isinstance(encoder, ImageEncoderViT):
         return 1 + next(number for number, block in enumerate(encoder.blocks) if block.window_size == 0)
     assert isinstance(encoder, TinyViTEncoder)
-    first_stages: list[Any] = list(encoder.stages.children())[1:2]  # the one before has no attention
+    first_stages: list[Any] = list(encoder.stages.children())[1:2]  # the stage before has no attention
     return sum(len(stage.blocks) for stage in first_stages)
 
 
@@ -109,15 +109,15 @@ def parts(encoder: nn.Module, sections: Iterable[Section]) -> Iterator[nn.Module
 
 
 def frozen_depth(encoder: nn.Module, changed: Iterable[str]) -> int | None:
-    """How many blocks run before the first layer that is changed.
+    """How many blocks run before the first changed layer.
 
     Args:
-        changed: names of a SAM's layers or parameters; those outside of the image encoder do not count.
+        changed: names of a SAM's layers or parameters; those outside the image encoder do not count.
 
     Returns:
-        The number of blocks, with all that follows them up to the next; one more than there are stands for
-        the whole encoder, neck included. None where nothing but an embedding of patches comes before, which
-        takes no longer than reading what it gives.
+        The number of blocks, with all that follows them up to the next; one more than there are means the whole
+        encoder, including the neck. None if only the patch embedding comes before, which takes no longer than
+        reading its cached output.
     """
     sections = encoder_sections(encoder)
     inside = [name.removeprefix(_ENCODER) for name in changed if name.startswith(_ENCODER)]

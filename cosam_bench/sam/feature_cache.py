@@ -1,15 +1,15 @@
-"""What the image encoder's blocks before the first adapted one make of an image: computed once, and kept.
+"""A cache of features: the output of the image encoder's blocks before the first adapted one, computed once.
 
 No adapter and no update of the protocol reaches those blocks, so their output for an image is the same in every
-row, epoch and method. It is kept under the sha256 of all that decides its bits: the image as the model takes it in,
-the model's weights, the depth, autocast's type, the kind of processor, the threads and the versions. Flips, sizes and
-resizing are part of the image, and no key can outlive a change of it. The image enters as the digest of its eight-bit
-pixels where the batch knows what it was made of, and else as the normalised numbers themselves.
+row, epoch and method. Its key is the sha256 of everything that decides its bits: the model's input image and weights,
+the depth, autocast's type, the kind of processor, the threads and the versions. Flips, sizes and resizing are part of
+the image, and a changed image has another key. The image counts by the digest of its eight-bit pixels if the batch
+knows what it was made from, and otherwise by the normalised numbers themselves.
 
-A ``FeatureBackend`` stores it: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass the prefix one
-at a time, so that a kept entry and a fresh one have the same bits however images are batched and whichever run came
-first. Against a pass without the cache, in batches, they differ in the last bits. On CUDA, where the kernels' choice
-depends on the batch in any case, those of a batch that are missing pass it together.
+A ``FeatureBackend`` stores it: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass these blocks
+one at a time, so that a cached entry and a fresh one have the same bits however images are batched and whichever run
+came first. Compared with a batched pass without the cache, they differ in the last bits. On CUDA the choice of kernels
+depends on the batch anyway, so the missing images of a batch are computed together.
 """
 
 from __future__ import annotations
@@ -33,20 +33,19 @@ from cosam_bench.sam.sam import Features, Sam
 
 
 class PrefixCache:
-    """The kept features of one frozen model at one depth.
+    """The cached features of one frozen model at one depth.
 
     Attributes:
-        depth: blocks that the features have passed, as in ``Sam.prefix``.
-        spared_seconds: what computing all features that were found would have taken, as it was measured when
-            they were computed.
+        depth: the number of blocks that the features have passed, as in ``Sam.prefix``.
+        spared_seconds: how long it took to compute, when they were computed, all features that were found.
     """
 
     def __init__(self, backend: FeatureBackend, *, sam: Sam, depth: int, is_batched: bool = False) -> None:
-        """Features of ``sam`` as it is now.
+        """Cache features of ``sam`` as it is now.
 
         Args:
-            backend: where they are kept; others may share it.
-            is_batched: let those of a batch that are missing pass the prefix together, not one at a time.
+            backend: stores the features; several caches may share it.
+            is_batched: compute the missing images of a batch together, not one at a time.
         """
         self.depth = depth
         self.spared_seconds = 0.0
@@ -65,7 +64,7 @@ class PrefixCache:
         }
 
     def serves(self, images: Tensor) -> bool:
-        """Whether the model's first blocks are the frozen ones, and nobody watches or differentiates them."""
+        """Whether the model's first blocks are the frozen ones, without hooks, and not differentiated."""
         tensors = _tensors(self._sam, self.depth)
         return (
             not images.requires_grad
@@ -75,19 +74,19 @@ class PrefixCache:
         )
 
     def features(self, images: Tensor, *, inputs: BatchInputs | None = None) -> Features:
-        """The prefix's output for normalised images, without gradient, in the dtype in which it was computed.
+        """The output of the first blocks for normalised images, without gradient, in the dtype it was computed in.
 
         Args:
             images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
-            inputs: what they were made of, from their ``Batch``.
+            inputs: what the images were made from, taken from their ``Batch``.
 
         Returns:
-            As ``Sam.prefix``, on the images' device, contiguous, a copy of what is kept.
+            As ``Sam.prefix``, on the images' device, contiguous, a copy of what is stored.
         """
         keys = self._keys(images, inputs)
         rows: dict[str, Kept] = {}
         missing = []
-        for key in dict.fromkeys(keys):  # an image that comes twice is looked for once
+        for key in dict.fromkeys(keys):  # an image that occurs twice is looked up once
             kept = self._backend.read(key)
             if kept is None:
                 missing.append(key)
@@ -97,7 +96,7 @@ class PrefixCache:
             self._backend.keep(key, kept)
             rows[key] = kept
         self.spared_seconds += sum(rows[key].seconds for key in keys) - sum(rows[key].seconds for key in missing)
-        return _joined([rows[key].features for key in keys], device=images.device)
+        return _concatenated([rows[key].features for key in keys], device=images.device)
 
     def _computed(self, images: Tensor, rows: list[int]) -> Iterator[Kept]:
         """The features of these rows, all at once or one after another."""
@@ -114,7 +113,7 @@ class PrefixCache:
                 yield Kept(alone, seconds)
 
     def _keys(self, images: Tensor, inputs: BatchInputs | None) -> list[str]:
-        """One a row; equal ones for the same image only."""
+        """One key per row; only equal images have equal keys."""
         kind = images.device.type
         autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
         digests = inputs.digests_of(images) if inputs else None
@@ -133,13 +132,13 @@ def encode(
     inputs: BatchInputs | None = None,
     prompts: FramePrompts | None = None,
 ) -> Features:
-    """The embeddings of normalised images by the model as it is now, with kept features where they hold.
+    """The embeddings of normalised images by the model as it is now, from cached features if they are valid.
 
-    Gradients reach whatever is trained, in either way. Kept features count as encoder passes like others.
+    Gradients reach everything that is trained in either case. Cached features count as encoder passes, too.
 
     Args:
-        cache: made of the same ``sam``; passed over where the first blocks are changed, trained or watched.
-        inputs: what the images were made of, from their ``Batch``; without it they are hashed as they are.
+        cache: of the same ``sam``; bypassed if the first blocks are changed, trained or have hooks.
+        inputs: what the images were made from, taken from their ``Batch``; if None, the images are hashed.
         prompts: as for ``Sam.encode``; no frozen block depends on them.
     """
     if cache is None or not cache.serves(images):
@@ -150,14 +149,14 @@ def encode(
 def first_blocks(
     sam: Sam, images: Tensor, *, depth: int, cache: PrefixCache | None, inputs: BatchInputs | None = None
 ) -> Tensor:
-    """The maps of ``sam.prefix(images, depth=depth)``, with kept features where they hold and are of that depth."""
+    """The maps of ``sam.prefix(images, depth=depth)``, from cached features if they are valid and of that depth."""
     if cache is None or cache.depth != depth or not cache.serves(images):
         return sam.prefix(images, depth=depth).maps
     return cache.features(images, inputs=inputs).maps
 
 
 def uncached_clock(cache: PrefixCache | None) -> float:
-    """Seconds, for differences, that pass as if no features had been kept, whoever ran before."""
+    """A clock, in seconds, that runs as if no features had been cached by this run or an earlier one."""
     return time.perf_counter() + (cache.spared_seconds if cache else 0.0)
 
 
@@ -165,14 +164,14 @@ def _bytes(image: Tensor) -> memoryview:
     return image.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def _joined(rows: list[Features], *, device: torch.device) -> Features:
-    """The rows as one batch: new tensors also of one row, which training may use where scoring made what is kept."""
+def _concatenated(rows: list[Features], *, device: torch.device) -> Features:
+    """The rows as one batch. Even one row is copied: training cannot use tensors stored in inference mode."""
     early = [row.early.to(device) for row in rows if row.early is not None]
     return Features(torch.cat([row.maps.to(device) for row in rows]), torch.cat(early) if early else None)
 
 
 def _tensors(sam: Sam, depth: int) -> list[Tensor]:
-    """All parameters and buffers that a prefix reads."""
+    """All parameters and buffers of the first blocks."""
     encoder = sam.image_encoder
     found: list[Tensor] = []
     for part in parts(encoder, encoder_sections(encoder)[: depth + 1]):
@@ -181,7 +180,7 @@ def _tensors(sam: Sam, depth: int) -> list[Tensor]:
 
 
 def _is_watched(sam: Sam, depth: int) -> bool:
-    """Whether a hook of the encoder would not be called as often, or not by all, if the prefix were not run."""
+    """Whether the encoder has a hook that would be called less often if the first blocks were not run."""
     encoder = sam.image_encoder
     suffix = parts(encoder, encoder_sections(encoder)[depth + 1 :])
     runs = {module for part in suffix if isinstance(part, nn.Module) for module in part.modules()}
@@ -193,5 +192,5 @@ def _hooked(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def processor(device: torch.device) -> str:
-    """What decides, beside the libraries, how a sum is rounded."""
+    """What decides, besides the libraries, how a sum is rounded."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

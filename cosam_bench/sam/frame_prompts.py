@@ -16,14 +16,14 @@ from cosam_bench.sam.frames import Frame
 
 @dataclass(frozen=True)
 class FramePrompts:
-    """One prompt an image, in the model's frame, ready for SAM's prompt encoder.
+    """One prompt per image, in the model's frame, ready for SAM's prompt encoder.
 
     Attributes:
-        kinds: per row, which of the three is the prompt; the others are not looked at.
+        kinds: per row, which of the three is the prompt; the others are ignored.
         boxes: float32, ``(B, 4)``, x0 y0 x1 y1 in pixels of the input.
         points: float32, ``(B, k, 2)``, x y in pixels of the input.
         masks: float32, ``(B, 1, g, g)``, on the decoder's grid, 1 inside to -1 outside.
-        mask_levels: what -1 and 1 become on entering SAM's mask encoder; None: the logits that suit the model.
+        mask_levels: what -1 and 1 become as input of SAM's mask encoder; None: the logits that suit the model.
         labels: float32, ``(B, k)``, 1 for a point on the foreground, 0 on the background; None: all foreground.
     """
 
@@ -45,10 +45,10 @@ class FramePrompts:
         return replace(self, boxes=boxes, points=points, masks=masks, labels=labels)
 
     def mask_input(self, *, mask_logit: float) -> Tensor:
-        """What enters SAM's mask encoder, float32 ``(B, 1, g, g)``.
+        """The input of SAM's mask encoder, float32 ``(B, 1, g, g)``.
 
         Args:
-            mask_logit: what 1 becomes where the prompts state no levels, and -1 its opposite.
+            mask_logit: what 1 becomes if the prompts have no levels; -1 becomes its opposite.
         """
         if self.mask_levels is None:
             return mask_logit * self.masks
@@ -84,21 +84,21 @@ def prompts_in_frame(
     grid: int,
     mask_levels: tuple[float, float] | None = None,
 ) -> FramePrompts:
-    """The prompts of some images in the model's frame.
+    """The prompts of some images, brought to the model's frame.
 
     Boxes and points are scaled as segment-anything's ``apply_boxes`` and ``apply_coords`` do, so that the
-    same numbers given to its predictor mean the same. A cell of a mask lies between -1 and 1 by the share of
-    its area that is covered; the padding is outside.
+    same numbers given to its predictor mean the same. A cell of a mask is between -1 and 1 by the share of its area
+    that is covered; the padding is outside.
 
-    A box is that of the mask at the image's own size, scaled. The published codes take it of the mask resized
-    to the model's input, which can differ by about a pixel of the input, and by more where the image shrinks so
-    far that parts of the mask vanish.
+    A box is that of the mask at the image's own size, scaled. The published codes take it from the mask resized to
+    the model's input, which can differ by about a pixel of the input, and by more if the image shrinks so far that
+    parts of the mask vanish.
 
     Args:
         prompts: of a whole split, in pixels of the original images.
         rows: which of the split's images.
-        frames: one a row.
-        kinds: one a row.
+        frames: one per row.
+        kinds: one per row.
         grid: side of the decoder's grid, ``Sam.logits_size``.
         mask_levels: as in ``FramePrompts``.
     """
@@ -129,7 +129,7 @@ def mask_to_grid(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
 
 
 def _overlap(pixels: int, share: float, cells: int) -> Tensor:
-    """``(cells, pixels)``: what a pixel fills of a cell, where all pixels fill ``share`` of the cells."""
+    """``(cells, pixels)``: the share of a cell that a pixel covers, if all pixels cover ``share`` of the cells."""
     edges = torch.arange(pixels + 1, dtype=torch.float64) * (share * cells / pixels)
     starts = torch.arange(cells, dtype=torch.float64).unsqueeze(1)
     return (edges[1:].minimum(starts + 1) - edges[:-1].maximum(starts)).clamp_min(0)

@@ -21,11 +21,11 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image lies inside the model's square input: top left.
+    """An image's place in the model's square input: the top left corner.
 
     Attributes:
         original: height and width of the image.
-        content: height and width it has inside the input.
+        content: its height and width within the input.
         size: side S of the input.
     """
 
@@ -62,7 +62,7 @@ def prepare_image(
         resize: ``pad`` keeps the aspect, ``squash`` does not.
         resampling: ``pillow`` is Pillow's bilinear filter with antialiasing, which SAM's predictor uses;
             ``torch`` interpolates between the four nearest pixels however much an image shrinks, as CoSAM's
-            code does, levels being rounded to whole numbers.
+            code does, and rounds levels to whole numbers.
 
     Returns:
         uint8 ``(3, S, S)``, and the frame.
@@ -85,11 +85,11 @@ def resize_bilinear(image: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def normalise(images: Tensor, frames: Sequence[Frame]) -> Tensor:
-    """Images less SAM's pixel mean, over its deviation; the padding is 0 afterwards, as in SAM.
+    """Images minus SAM's pixel mean, divided by its deviation; the padding becomes 0, as in SAM.
 
     Args:
         images: uint8, ``(B, 3, S, S)``, from ``prepare_image``.
-        frames: one an image.
+        frames: one per image.
 
     Returns:
         float32 ``(B, 3, S, S)`` on the images' device.
@@ -105,19 +105,19 @@ def normalise(images: Tensor, frames: Sequence[Frame]) -> Tensor:
 
 @cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """SAM's pixel mean and deviation, each ``(3, 1, 1)``; copied to a device once, since it waits for the copy."""
+    """SAM's pixel mean and deviation, each ``(3, 1, 1)``; copied to a device once, because the copy is waited for."""
     with torch.inference_mode(False):
         mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     return mean, deviation
 
 
 def to_original(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "bilinear") -> Tensor:
-    """The decoder's logits at the original size: up to S, padding cut off, then to the image.
+    """The decoder's logits at the image's own size: enlarged to S, without padding, then resized to the image.
 
     The two bilinear steps and their order are those of segment-anything's ``postprocess_masks``.
 
     Args:
-        logits: float, ``(h, w)``, on the decoder's grid; or ``(N, h, w)``, of images with one frame.
+        logits: float, ``(h, w)``, on the decoder's grid; or ``(N, h, w)``, of images that share a frame.
         frame: the image's.
         upsampling: of both steps; ``direct`` takes one bilinear step from the grid to the image.
 
@@ -125,20 +125,20 @@ def to_original(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "bilin
         float32 ``(H, W)``, or ``(N, H, W)``.
 
     Raises:
-        ValueError: ``direct`` is asked for a padded image, whose content ends within a cell of the grid.
+        ValueError: ``direct`` and a padded image, whose content ends within a cell of the grid.
     """
     if upsampling != "direct":
         return _enlarged(to_content(logits, frame, upsampling=upsampling), frame.original, upsampling=upsampling)
     if frame.content != (frame.size, frame.size):
-        raise ValueError(f"no single step leads from the grid to an image of {frame.original} that was padded")
+        raise ValueError(f"an image of {frame.original} was padded: upsampling='direct' cannot cut off its padding")
     return _enlarged(logits.float(), frame.original, upsampling="bilinear")
 
 
 def to_content(logits: Tensor, frame: Frame, *, upsampling: Upsampling = "bilinear") -> Tensor:
-    """The decoder's logits at the size that the image has in the model's input, float32.
+    """The decoder's logits at the image's size within the model's input, float32.
 
     Args:
-        logits: float, ``(h, w)``, on the decoder's grid; or ``(N, h, w)``, of images with one frame.
+        logits: float, ``(h, w)``, on the decoder's grid; or ``(N, h, w)``, of images that share a frame.
         frame: the image's.
         upsampling: ``bilinear`` or ``nearest``.
     """
@@ -155,7 +155,7 @@ def _enlarged(logits: Tensor, shape: tuple[int, int], *, upsampling: Upsampling)
 
 
 def resize_nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """``(..., H, W)`` at another height and width: each new pixel is the old one that its centre lies in."""
+    """``(..., H, W)`` at another height and width: each new pixel takes the old one that contains its centre."""
     rows, columns = (
         torch.div((2 * torch.arange(new, device=image.device) + 1) * old, 2 * new, rounding_mode="floor")
         for old, new in zip(image.shape[-2:], shape, strict=True)

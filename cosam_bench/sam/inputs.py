@@ -1,4 +1,4 @@
-"""From samples and prompts to what a model takes in."""
+"""From samples and prompts to batches of model input."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD, Frame, normalise, prep
 from cosam_bench.sam.mutation_check import MutationCheck
 
 Precision = Literal["fp32", "bf16"]
-RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, which CoSAM's training hands to SAM's mask encoder
+RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, as CoSAM's training gives it to SAM's mask encoder
 
 
 @dataclass(frozen=True, eq=False)
 class ModelInput:
-    """One image as it goes to the device; nobody may change it.
+    """One image, ready for the device; it must not be changed.
 
     Attributes:
         pixels: uint8, ``(3, S, S)``, from ``frames.prepare_image``, on the CPU.
-        frame: leads back to the image's own size.
+        frame: its place, and the way back to the image's own size.
     """
 
     pixels: Tensor
@@ -40,7 +40,7 @@ class ModelInput:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all that decides the normalised input: equal digests, equal input on one kind of device."""
+        """sha256 of all that decides the normalised input: equal digests mean equal input on one kind of device."""
         facts = [list(self.pixels.shape), self.frame.content, PIXEL_MEAN, PIXEL_STD]
         return sha256_bytes(json.dumps(facts).encode(), self.pixels.contiguous().numpy().data)
 
@@ -79,11 +79,11 @@ class View:
         size: the model's input side, pixels.
         grid: the side of the decoder's logits.
         resize: ``pad`` keeps the aspect and pads right and below, ``squash`` does not.
-        device: where batches lie.
+        device: where batches are put.
         precision: the type the model computes in.
         resampling: ``pillow`` shrinks with antialiasing, ``torch`` without.
-        mask_levels: what enters SAM's mask encoder outside and inside of a mask prompt, ``RAW_MASK_LEVELS`` or
-            others; None: the logits that suit the model.
+        mask_levels: input of SAM's mask encoder outside and inside a mask prompt, ``RAW_MASK_LEVELS`` or others;
+            None: the logits that suit the model.
     """
 
     size: int
@@ -95,16 +95,16 @@ class View:
     mask_levels: tuple[float, float] | None = None
 
     def frame(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[Frame, ...]]:
-        """Images uint8 ``(3, H, W)`` of any sizes as the model takes them in, and the frames that lead back.
+        """The model's input for images uint8 ``(3, H, W)`` of any sizes, and their frames.
 
         Returns:
-            float32 ``(B, 3, S, S)``, normalised, on ``device``; and one frame an image.
+            float32 ``(B, 3, S, S)``, normalised, on ``device``; and one frame per image.
         """
         inputs = [self.preprocess(image) for image in images]
         return self.stack(inputs), tuple(one.frame for one in inputs)
 
     def preprocess(self, image: Tensor) -> ModelInput:
-        """An image uint8 ``(3, H, W)`` at the model's size: the part of the work that the host does."""
+        """An image uint8 ``(3, H, W)`` at the model's size: the host's part of preprocessing."""
         pixels, frame = prepare_image(image, size=self.size, resize=self.resize, resampling=self.resampling)
         return ModelInput(pixels, frame)
 
@@ -125,9 +125,9 @@ class Batch:
 
     Attributes:
         images: float, ``(B, 3, S, S)``, normalised as SAM expects, on the model's device.
-        prompts: one prompt a row, in the model's frame.
+        prompts: one prompt per row, in the model's frame.
         domains: the rows' domains, only for a method whose card has ``receives_domain``.
-        inputs: what the images were made of, where that is known.
+        inputs: what the images were made from, if known.
     """
 
     images: Tensor
@@ -175,7 +175,7 @@ def collate(
         prompts: the same rows, in image pixels.
         kinds: which of its prompts each row uses.
         view: how samples become model input.
-        domains: passed on to the batch.
+        domains: of the rows, for the batch.
     """
     inputs = [view.preprocess(sample.image) for sample in samples]
     return collate_inputs(inputs, prompts, kinds=kinds, view=view, domains=domains)
@@ -189,7 +189,7 @@ def collate_inputs(
     view: View,
     domains: tuple[str, ...] | None = None,
 ) -> tuple[Batch, tuple[Frame, ...]]:
-    """As ``collate``, of images that were prepared before."""
+    """As ``collate``, from images that are preprocessed already."""
     frames = tuple(one.frame for one in inputs)
     placed = prompts_in_frame(
         prompts, rows=range(len(inputs)), frames=frames, kinds=kinds, grid=view.grid, mask_levels=view.mask_levels

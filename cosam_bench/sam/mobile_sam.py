@@ -23,10 +23,10 @@ _UNUSED = (f"{_ENCODER}norm_head.", f"{_ENCODER}head.")
 
 
 class TinyViTAttention(Attention):
-    """timm's attention, without its store of gathered biases, which outlives a change of weights or grad mode."""
+    """timm's attention, without its cache of gathered biases, which outlives a change of weights or grad mode."""
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
-        """What is added to the scores of a window of N tokens: ``(heads, N, N)``."""
+        """The biases of a window of N tokens: ``(heads, N, N)``."""
         del device
         places: Any = self.attention_bias_idxs
         biases: Tensor = self.attention_biases[:, places]
@@ -34,13 +34,13 @@ class TinyViTAttention(Attention):
 
 
 class LeanTinyViTAttention(TinyViTAttention):
-    """The same, with biases of the form that torch's fused attention on the CPU takes: ``(1, heads, N, N)``.
+    """The same, with biases in the form that torch's fused attention on the CPU takes: ``(1, heads, N, N)``.
 
-    Its backward pass in bfloat16 takes longer than that of the plain products, which are left in their place there.
+    Its backward pass in bfloat16 is slower than that of the plain products, which are used there instead.
     """
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
-        """What is added to the scores, with a further axis but where gradients in bfloat16 are wanted."""
+        """The biases, with a further axis unless gradients in bfloat16 are needed."""
         biases = super().get_attention_biases(device)
         is_plain = torch.is_grad_enabled() and torch.is_autocast_enabled(device.type)
         return biases if is_plain else biases[None]
@@ -49,8 +49,8 @@ class LeanTinyViTAttention(TinyViTAttention):
 class TinyViTEncoder(nn.Module):
     """``(B, 3, 1024, 1024)`` normalised images to ``(B, 256, 64, 64)`` embeddings.
 
-    Source: Zhang et al., "Faster Segment Anything", 2023. The last downsampling has stride 1 where TinyViT's
-    has 2, so that 1024 px give SAM's 64 x 64 grid of 320 channels.
+    Source: Zhang et al., "Faster Segment Anything", 2023. The last downsampling has stride 1 instead of TinyViT's
+    2, so that 1024 px give SAM's 64 x 64 grid of 320 channels.
     """
 
     def __init__(self) -> None:
@@ -70,17 +70,17 @@ class TinyViTEncoder(nn.Module):
             nn.Conv2d(_PROMPT_DIM, _PROMPT_DIM, kernel_size=3, padding=1, bias=False),
             LayerNorm2d(_PROMPT_DIM),
         )
-        # Its convolutions and attention change places; channels that lie last spare a copy between them.
+        # Convolutions and attention alternate; channels-last memory saves a copy between them.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """The embeddings."""
-        embeddings: Tensor = self.neck(self.stages(self.patch_embed(self.laid_out(images))))
+        embeddings: Tensor = self.neck(self.stages(self.patch_embed(self.channels_last(images))))
         return embeddings
 
     @staticmethod
-    def laid_out(images: Tensor) -> Tensor:
-        """The same images, channels last in memory, as the encoder's weights are."""
+    def channels_last(images: Tensor) -> Tensor:
+        """The same images in channels-last memory format, like the encoder's weights."""
         return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -108,9 +108,9 @@ def mobile_parts() -> tuple[nn.Module, nn.Module, nn.Module]:
 def rename_published(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published checkpoint under this module's names.
 
-    MobileSAM's encoder has the same tensors in the same order as timm's under other names, so they are
-    paired in order; where a pair differs in shape or in the last part of its name, the published name is
-    kept and the caller finds it unexpected. The unused classifier is dropped.
+    MobileSAM's encoder has the same tensors as timm's, in the same order under other names, so they are paired in
+    order; if a pair differs in shape or in the last part of its name, the published name is kept and the caller
+    finds it unexpected. The unused classifier is dropped.
 
     Args:
         state: the checkpoint's tensors.

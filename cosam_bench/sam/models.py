@@ -14,17 +14,17 @@ from cosam_bench.core.files import expanded
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What one model is, where its weights come from and which layers an adapter changes.
+    """A model: where its weights come from and which layers an adapter changes.
 
     Attributes:
         name: as on the command line.
         title: for people.
         image_size: side of the square input in pixels.
-        url: official address of the weights; None where they are part of the package.
+        url: official address of the weights; None if they are part of the package.
         sha256: of the file at ``url``; None with it.
         size_bytes: of the file at ``url``; 0 without it.
         licence: of the weights, SPDX.
-        mask_logit: the logit of a cell that a mask prompt covers wholly; the opposite where it covers none.
+        mask_logit: the logit of a cell that a mask prompt covers wholly; a cell it does not cover has the opposite.
         lora_targets: regular expression that the whole name of an adapted linear layer matches.
         block_names: regular expression that the whole name of an encoder block with attention matches;
             blocks are numbered from 0 in the order of the model.
@@ -43,7 +43,7 @@ class ModelSpec:
 
     @property
     def file_name(self) -> str | None:
-        """The weights' name in the cache folder; None where they are part of the package."""
+        """The weights' name in the cache folder; None if they are part of the package."""
         return self.url.rsplit("/", 1)[-1] if self.url else None
 
 
@@ -51,7 +51,7 @@ _VIT_BLOCKS = r"image_encoder\.blocks\.\d+"
 _VIT_TARGETS = _VIT_BLOCKS + r"\.attn\.(qkv|proj)"
 _TINY_VIT_BLOCKS = r"image_encoder\.stages\.[123]\.blocks\.\d+"
 _TINY_VIT_TARGETS = r"image_encoder\.stages\.[23]\.blocks\.\d+\.attn\.(qkv|proj)"
-# Given a clean mask alone, MobileSAM returned it best at this size: a mean IoU of .73 over 24 of this project's
+# Given only a clean mask, MobileSAM reproduced it best at this size: a mean IoU of .73 over 24 of this project's
 # real trial images, against .50 at 10 and .70 at 20; it is flat from 25 to 40. All SAMs share that prompt encoder.
 _SAM_MASK_LOGIT = 30.0
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -73,8 +73,8 @@ def _vit(name: str, *, title: str, file: str, sha256: str, size_bytes: int) -> M
 
 
 # Addresses: README of facebookresearch/segment-anything and of ChaoningZhang/MobileSAM. The six digits in the
-# names of SAM's files are no part of their sha256; the hashes below are recorded alike by several independent
-# public projects (micro_sam's registry and 3D Slicer's extensions among them).
+# names of SAM's files are not part of their sha256; several independent public projects record the same hashes
+# (micro_sam's registry and 3D Slicer's extensions among them).
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         "tiny": ModelSpec(
@@ -138,5 +138,5 @@ def model_spec(name: str) -> ModelSpec:
 
 
 def cache_folder() -> Path:
-    """Where fetched weights lie: ``COSAM_BENCH_CACHE``, else ``~/.cache/cosam-bench``."""
+    """The folder of fetched weights: ``COSAM_BENCH_CACHE``, by default ``~/.cache/cosam-bench``."""
     return expanded(os.environ.get("COSAM_BENCH_CACHE") or "~/.cache/cosam-bench")

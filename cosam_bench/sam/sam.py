@@ -19,12 +19,12 @@ from cosam_bench.sam.frame_prompts import FramePrompts
 
 
 class Features(NamedTuple):
-    """What the encoder, or its first blocks, make of a batch.
+    """The output of the encoder, or of its first blocks, for a batch.
 
     Attributes:
         maps: float, ``(B, h, w, C)`` between two blocks, the embeddings ``(B, C, h, w)`` after the whole encoder.
-        early: float, ``(B, h, w, C')``, the map that HQ-SAM's layers read; None where there are none, or where
-            the pass has not come so far.
+        early: float, ``(B, h, w, C')``, the map that HQ-SAM's layers read; None if there are none, or if the
+            pass has not reached it.
     """
 
     maps: Tensor
@@ -41,7 +41,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Masks:
-    """What the decoder says of a batch, one mask an image.
+    """The decoder's output for a batch, one mask per image.
 
     Attributes:
         logits: float32, ``(B, h, w)``, on a grid four times as fine as the embedding's; foreground above 0.
@@ -55,8 +55,8 @@ class Masks:
 class Sam(nn.Module):
     """A frozen SAM of any size: image encoder, prompt encoder and mask decoder.
 
-    It stays in evaluation mode whatever ``train`` is asked, so that batch normalisation never moves, and no
-    parameter asks for a gradient.
+    It always stays in evaluation mode, so that batch normalisation never changes, and no parameter requires a
+    gradient.
 
     Source: Kirillov et al., "Segment Anything", ICCV 2023. The parts are segment-anything's own classes,
     except for the image encoder of MobileSAM (Zhang et al., "Faster Segment Anything", 2023).
@@ -65,9 +65,9 @@ class Sam(nn.Module):
         name: the model's name in ``MODELS``.
         image_size: side S of the square input.
         mask_logit: the logit that a mask prompt's 1 becomes.
-        checkpoint_digest: sha256 of the weights' file, or of the weights themselves where they are random.
+        checkpoint_digest: sha256 of the weights' file, or of the weights themselves if they are random.
         global_attention: whether all blocks attend to the whole image, see ``build_sam``.
-        side_digest: sha256 of the side layers' first weights where they are a file's.
+        side_digest: sha256 of the side layers' initial weights if they come from a file.
         side: layers beside SAM's own, from ``adapters.add_side_layers``; None for LoRA and a tuned decoder.
         encoder_passes: images encoded so far, a figure of cost.
     """
@@ -100,20 +100,20 @@ class Sam(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Sam:
-        """Keep every module in evaluation mode; ``mode`` is not followed."""
+        """Keep every module in evaluation mode; ``mode`` is ignored."""
         super().train(mode and False)
         return self
 
     @property
     def digest(self) -> str:
-        """Hash of all that decides the frozen model's answers; the checkpoint's own where nothing else does."""
+        """Hash of all that decides the frozen model's output; the checkpoint's own if nothing else does."""
         if not self.global_attention and not self.side_digest:
             return self.checkpoint_digest
         return sha256_text(f"{self.checkpoint_digest}|{self.global_attention}|{self.side_digest}")
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -135,19 +135,19 @@ class Sam(nn.Module):
             return self._through(Features(images), first=0)
 
     def prefix(self, images: Tensor, *, depth: int) -> Features:
-        """What the encoder's first ``depth`` blocks make of normalised images; no encoder pass by itself.
+        """The output of the encoder's first ``depth`` blocks for normalised images; not counted as an encoder pass.
 
         Args:
             images: float, ``(B, 3, S, S)``, as for ``encode``.
-            depth: blocks as ``target_layers`` counts them; with 0 all that lies before the first, with one
-                more than there are the whole encoder, neck included.
+            depth: blocks as ``target_layers`` counts them; 0 is all that comes before the first, and one more
+                than there are is the whole encoder, including the neck.
         """
         return self._through(Features(images), first=0, end=depth + 1)
 
     def suffix(self, features: Features, *, depth: int, prompts: FramePrompts | None = None) -> Features:
-        """The embeddings, from what ``prefix`` gave at the same depth.
+        """The embeddings, from the output of ``prefix`` at the same depth.
 
-        Of the same batch they are bit for bit those of ``encode``, and they count as the same passes.
+        For the same batch they are those of ``encode`` bit for bit, and count as the same number of passes.
         """
         self.encoder_passes += len(features.maps)
         with self._conditioned_on(prompts):
@@ -158,7 +158,7 @@ class Sam(nn.Module):
 
     @property
     def _tap(self) -> int | None:
-        """The section whose map is the early one; None where nothing asks for it."""
+        """The section whose output is the early map; None if nothing reads it."""
         is_read = self.side is not None and self.side.reads_early_map
         return early_section(self.image_encoder) if is_read else None
 
@@ -171,14 +171,14 @@ class Sam(nn.Module):
         return Features(maps, early)
 
     def decode(self, features: Features, prompts: FramePrompts, *, extra: Tensor | None = None) -> Masks:
-        """One mask an image, by the decoder's single-mask token (token 0), or by HQ-SAM's where it is on.
+        """One mask per image, by the decoder's single-mask token (token 0), or by HQ-SAM's if it is enabled.
 
-        Rows of one kind of prompt are decoded together; kinds may be mixed. Prompts are embedded in float32
-        also under autocast, because bfloat16 has too few digits for the sines of a position.
+        Rows with the same kind of prompt are decoded together; kinds may be mixed. Prompts are embedded in float32
+        even under autocast, because bfloat16 has too few digits for the sines of a position.
 
         Args:
             features: from ``encode``.
-            prompts: one prompt an image, in the model's frame.
+            prompts: one prompt per image, in the model's frame.
             extra: float, ``(B, n, C)``, further prompt tokens of each image, after those of its prompt.
         """
         if len(prompts) != len(features.maps):
@@ -212,7 +212,7 @@ class Sam(nn.Module):
         tokens = torch.cat(own).expand(len(embeddings), -1, -1)
         tokens = torch.cat([tokens, sparse] + ([] if extra is None else [extra]), dim=1)
         hidden, image = decoder.transformer(embeddings + dense, positions.expand_as(embeddings), tokens)
-        # Token 0 asks for the predicted IoU, token 1 is the single mask's; the other masks' are not read.
+        # Token 0 is that of the predicted IoU, token 1 that of the single mask; those of the other masks are not read.
         upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(embeddings.shape))
         if hq is None:
             weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])

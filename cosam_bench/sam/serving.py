@@ -1,4 +1,4 @@
-"""Serving an update, and watching what layers are given."""
+"""Serving an update, and observing the inputs of layers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cosam_bench.sam.sam import Sam
 
 @contextmanager
 def serving(sam: Sam, update: Update | None) -> Iterator[None]:
-    """The model with base plus update as its weights, for the time; afterwards it is bit for bit as it was.
+    """Within the context, the model's weights are base plus update; afterwards it is bit for bit as it was.
 
-    The sum is formed in float64 and rounded once to the weight's dtype. Layers beside the model take part where
-    the update changes one of them; else the model is plain SAM.
+    The sum is computed in float64 and rounded once to the weight's dtype. Side layers are enabled if the update
+    changes one of them; otherwise the model is plain SAM.
 
     Args:
         sam: the model.
-        update: what to serve; none: the base as it is.
+        update: what to serve; None: the base as it is.
 
     Raises:
-        CosamError: the update names a weight that the model has not, or in another shape.
+        CosamError: the update names a weight that the model does not have, or one of another shape.
     """
     update = update or Update()
     check_fits(sam, update)
@@ -43,7 +43,7 @@ def serving(sam: Sam, update: Update | None) -> Iterator[None]:
 
 
 def side_layers_enabled(sam: Sam, is_enabled: bool) -> AbstractContextManager[None]:
-    """Let the layers beside the model take part, or not, for the time."""
+    """Enable or disable the side layers within the context."""
     return nullcontext() if sam.side is None else sam.side.enabled(is_enabled)
 
 
@@ -61,10 +61,10 @@ def _linear(sam: Sam, name: str) -> nn.Linear:
 
 
 def check_fits(sam: Sam, update: Update) -> None:
-    """Refuse an update that names a weight that the model has not, or in another shape.
+    """Refuse an update that names a weight that the model does not have, or one of another shape.
 
     Raises:
-        CosamError: naming the first.
+        CosamError: the update does not fit; the first such weight is named.
     """
     modules = dict(sam.named_modules())
     parameters = dict(sam.named_parameters())
@@ -86,7 +86,7 @@ def check_fits(sam: Sam, update: Update) -> None:
 
 @contextmanager
 def replaced_parameters(sam: Sam, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """These parameters in place of the model's own, whose objects come back untouched."""
+    """Replace parameters of the model within the context; afterwards its own objects are back, untouched."""
     places = []
     for name, parameter in parameters.items():
         parent, _, leaf = name.rpartition(".")
@@ -104,13 +104,13 @@ def replaced_parameters(sam: Sam, parameters: Mapping[str, nn.Parameter]) -> Ite
 
 @contextmanager
 def layer_inputs(sam: Sam, names: Iterable[str], callback: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Show the inputs of some linear layers to ``callback`` on each forward pass, for the time.
+    """Within the context, call ``callback`` with the inputs of some linear layers on each forward pass.
 
     Args:
-        sam: the model, bare, with an adapter or serving an update.
+        sam: the model: plain, with an adapter, or serving an update.
         names: of linear layers, as in ``Update.low_rank``.
-        callback: is given the layer's name and its input rows ``(n, in)``, detached, in the dtype in which
-            they arrive. Rows that windows were padded with are among them, as the layer sees them.
+        callback: receives the layer's name and its input rows ``(n, in)``, detached, in the dtype in which
+            they arrive, including the rows that windows are padded with.
 
     Raises:
         CosamError: the model has no linear layer of such a name.

@@ -9,7 +9,7 @@ from torch import nn
 
 TINY_IMAGE_SIZE = 128
 
-_PATCH_SIZE = 8  # 16 x 16 embedding, 64 x 64 logits: two image pixels a logit
+_PATCH_SIZE = 8  # 16 x 16 embedding, 64 x 64 logits: two image pixels per logit
 _WIDTH = 96
 _DEPTH = 6
 _PROMPT_DIM = 64

@@ -1,4 +1,4 @@
-"""Samples and their prompts as a training step sees them: mirrored, and jittered in scale and place."""
+"""Augmentation of samples and their prompts: mirroring, and jitter of scale and position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cosam_bench.sam.frames import resize_bilinear
 from cosam_bench.training.fit_settings import EmptyCrops
 
 SCALES = (0.1, 2.0)  # of the model's input size, CoSAM's training
-PADDING_LEVEL = 128  # of the image where nothing is left of it, CoSAM's training
+PADDING_LEVEL = 128  # of the image's padding, CoSAM's training
 FOREGROUND_SHARE = 128 / 255  # above which an interpolated pixel of the mask counts as foreground, CoSAM's training
 TRIES = 10  # crops until one holds foreground; ours, CoSAM's training takes the first
 NO_BOX = (1e8, 1e8, 0.0, 0.0)  # CoSAM's box of a mask without foreground
@@ -63,14 +63,14 @@ def jitter(sample: Sample, *, size: int, order: torch.Generator) -> Jittered:
     """The sample enlarged or shrunk at random, cut to at most S x S and padded to it.
 
     The longer side becomes s S pixels, s even between 0.1 and 2; image and mask are interpolated bilinearly
-    without antialiasing; where the result is longer than S a random window of S pixels is kept, elsewhere it is
-    padded on the right and below, the image with level 128.
+    without antialiasing; along a side longer than S, a random window of S pixels is kept; a shorter one is padded on
+    the right or below, the image with level 128.
 
     Args:
         size: S, the side of the model's input.
         order: draws the scale and the window.
 
-    Source: CoSAM's training, which has it of HQ-SAM's; Ghiasi et al., "Simple Copy-Paste", CVPR 2021. Levels
+    Source: CoSAM's training, which takes it from HQ-SAM's; Ghiasi et al., "Simple Copy-Paste", CVPR 2021. Levels
     are rounded to whole numbers, so that a jittered image is a sample like any other.
     """
     height, width = sample.mask.shape
@@ -96,7 +96,7 @@ def _window(length: int, *, size: int, order: torch.Generator) -> slice:
 def jitter_until_foreground(
     sample: Sample, *, size: int, empty_crops: EmptyCrops, order: torch.Generator
 ) -> Jittered | None:
-    """A jittered sample; None where ``redraw`` found no foreground in ``TRIES`` crops."""
+    """A jittered sample; None if ``redraw`` found no foreground in ``TRIES`` crops."""
     for _ in range(TRIES):
         jittered = jitter(sample, size=size, order=order)
         if empty_crops == "keep" or jittered.sample.mask.any():
@@ -105,14 +105,14 @@ def jitter_until_foreground(
 
 
 def prompts_from_masks(masks: Sequence[Tensor], *, points: int, order: torch.Generator) -> Prompts:
-    """The prompts of some masks, drawn anew; a mask without foreground gets those of CoSAM's code.
+    """Prompts drawn from some masks; a mask without foreground gets those of CoSAM's code.
 
     These are the box ``(1e8, 1e8, 0, 0)``, which SAM embeds as some finite direction, and an all-background mask.
-    Such a mask has no points, and CoSAM's training never asks for them: here they are zeros.
+    Such a mask has no points, and CoSAM's training never uses them: here they are zeros.
 
     Args:
         masks: bool, ``(H, W)`` each.
-        points: how many points a mask; they are distinct pixels unless the mask has fewer.
+        points: points per mask; they are distinct pixels unless the mask has fewer.
         order: draws points and noise.
     """
     boxes = torch.tensor(NO_BOX).repeat(len(masks), 1)
@@ -139,5 +139,5 @@ def replace_rows(prompts: Prompts, rows: Sequence[int], fresh: Prompts) -> Promp
 
 
 def _whole_masks(prompts: Prompts) -> Tensor:
-    """The mask prompts at their full size, also where a memory kept none (1 x 1 pixel, never used)."""
+    """The mask prompts at their full size, even if a memory stored none (1 x 1 pixel, never used)."""
     return prompts.masks if prompts.masks.shape[-1] == MASK_SIZE else prompts.masks.expand(-1, MASK_SIZE, MASK_SIZE)

@@ -1,4 +1,4 @@
-"""Segmentation losses on mask logits, and the points that they may be taken on."""
+"""Segmentation losses on mask logits, and the points at which they may be evaluated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-OVERSAMPLING = 3  # candidates a point, PointRend and CoSAM's training
-UNSURE_SHARE = 0.75  # of the points that are the least sure candidates; the others are even
+OVERSAMPLING = 3  # candidates per point, PointRend and CoSAM's training
+UNSURE_SHARE = 0.75  # share of the points chosen as least certain; the others are uniformly random
 
 
 class Loss(Protocol):
@@ -52,7 +52,7 @@ def bce_dice(
     iou_threshold: float = 0.0,
     sum_over_batch: bool = False,
 ) -> Tensor:
-    """Binary cross-entropy plus Dice, equal weights, a scalar; nothing of the IoU is used.
+    """Binary cross-entropy plus Dice, equal weights, a scalar; the predicted IoU is not used.
 
     Args:
         logits: float, ``(B, H, W)`` or ``(B, points)``.
@@ -61,7 +61,7 @@ def bce_dice(
         iou_threshold: any.
         sum_over_batch: the sum over masks instead of their mean.
 
-    Source: CoSAM's training loss, which it takes of sampled points.
+    Source: CoSAM's training loss, which it evaluates at sampled points.
     """
     del predicted_iou, iou_threshold
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -83,12 +83,12 @@ def focal_dice_iou(
         logits: float, ``(B, H, W)``.
         target: float, ``(B, H, W)`` in [0, 1].
         predicted_iou: float, ``(B,)``, the IoU head's output.
-        iou_threshold: the logit above which a cell counts as predicted, for the true IoU alone.
-        sum_over_batch: the sum over masks of focal loss and Dice; the squared error stays a mean.
+        iou_threshold: the logit above which a cell counts as predicted, used only for the true IoU.
+        sum_over_batch: sum focal loss and Dice over masks; the squared error stays a mean.
 
     Source: RegCL's training loss: focal weight 0.8 and exponent 2 on the pixel's own cross-entropy. Its code sums
-    over the batch and thresholds at 0.5, a logit of exactly that included; the defaults are the mean and 0,
-    the mask that is scored. A cell of the target counts as foreground where the mask fills more than half of it,
+    over the batch and thresholds at 0.5, including a logit of exactly 0.5; the defaults are the mean and 0, as in
+    scoring. A cell of the target counts as foreground if the mask fills more than half of it,
     and the IoU of two empty masks is 1.
     """
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -106,43 +106,43 @@ LOSSES: dict[str, Loss] = {"bce_dice": bce_dice, "focal_dice_iou": focal_dice_io
 
 
 def draw_point_candidates(masks: int, *, count: int, order: torch.Generator) -> Tensor:
-    """Random places, even over the square, that ``uncertain_points`` chooses among: ``(masks, n, 2)`` in [0, 1), x y.
+    """Uniformly random points that ``uncertain_points`` chooses among: ``(masks, n, 2)`` in [0, 1), x y.
 
     Args:
         masks: how many.
-        count: points to be chosen a mask; n is ``OVERSAMPLING`` times as many, and those that are even after all.
+        count: points to choose per mask; n is ``OVERSAMPLING`` times as many, plus those that stay uniform.
     """
-    return torch.rand(masks, OVERSAMPLING * count + _even(count), 2, generator=order)
+    return torch.rand(masks, OVERSAMPLING * count + _uniform_count(count), 2, generator=order)
 
 
-def _even(count: int) -> int:
+def _uniform_count(count: int) -> int:
     return count - int(UNSURE_SHARE * count)
 
 
-def uncertain_points(logits: Tensor, places: Tensor, *, count: int) -> Tensor:
-    """The places where a loss is taken, ``(B, count, 2)``: mostly those where the mask is least sure.
+def uncertain_points(logits: Tensor, candidates: Tensor, *, count: int) -> Tensor:
+    """The points at which a loss is evaluated, ``(B, count, 2)``: mostly those where the mask is least certain.
 
     Args:
         logits: float, ``(B, h, w)``.
-        places: from ``draw_point_candidates`` with the same ``count``.
+        candidates: from ``draw_point_candidates`` with the same ``count``.
 
-    Source: Kirillov et al., "PointRend", CVPR 2020, section 3.3, with three candidates a point, three quarters
-    of them chosen for the smallest absolute logit.
+    Source: Kirillov et al., "PointRend", CVPR 2020, section 3.3, with three candidates per point, three quarters
+    of the points chosen for the smallest absolute logit.
     """
-    candidates, even = places[:, : OVERSAMPLING * count], places[:, OVERSAMPLING * count :]
+    candidates, uniform = candidates[:, : OVERSAMPLING * count], candidates[:, OVERSAMPLING * count :]
     with torch.no_grad():
-        doubts = -point_sample(logits, candidates).abs()
-        chosen = doubts.topk(count - _even(count), dim=1).indices
-    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), even], dim=1)
+        uncertainty = -point_sample(logits, candidates).abs()
+        chosen = uncertainty.topk(count - _uniform_count(count), dim=1).indices
+    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), uniform], dim=1)
 
 
-def point_sample(values: Tensor, places: Tensor) -> Tensor:
-    """The values at some places, interpolated between the centres of the four nearest cells: ``(B, n)``.
+def point_sample(values: Tensor, points: Tensor) -> Tensor:
+    """The values at some points, interpolated between the centres of the four nearest cells: ``(B, n)``.
 
     Args:
-        values: float, ``(B, h, w)``, 0 outside, so that a place within half a cell of the border gets less.
-        places: float, ``(B, n, 2)``, x y; (0, 0) and (1, 1) are the outer corners of the grid.
+        values: float, ``(B, h, w)``, 0 outside, so that a point within half a cell of the border gets less.
+        points: float, ``(B, n, 2)``, x y; (0, 0) and (1, 1) are the outer corners of the grid.
 
-    Source: detectron2's ``point_sample``, the border included.
+    Source: detectron2's ``point_sample``, including its treatment of the border.
     """
-    return functional.grid_sample(values[:, None], 2 * places[:, None] - 1, align_corners=False)[:, 0, 0]
+    return functional.grid_sample(values[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]

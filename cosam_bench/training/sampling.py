@@ -1,4 +1,4 @@
-"""Which samples each step of a training sees."""
+"""Which samples each training step sees."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cosam_bench.training.fit_settings import FitSettings
 
 
 def sample_batches(fit: FitSettings, *, count: int, order: torch.Generator) -> Iterator[tuple[int, list[int]]]:
-    """The epoch, from 0, and the samples of each step of the whole training.
+    """Yield the epoch, counted from 0, and the samples of each step of the whole training.
 
     Args:
-        count: of samples; each epoch passes over them in a new order.
-        order: draws it, when the epoch begins.
+        count: how many samples there are; each epoch passes over them in a new order.
+        order: draws that order when the epoch begins.
 
     Raises:
         CosamError: there are too few samples for one whole batch, and only whole ones are used.
@@ -27,16 +27,15 @@ def sample_batches(fit: FitSettings, *, count: int, order: torch.Generator) -> I
 
 
 def images_seen(count: int, fit: FitSettings) -> int:
-    """How many images the whole training on ``count`` samples takes in, each epoch's counted anew."""
+    """How many images the whole training on ``count`` samples sees, counting those of each epoch."""
     return fit.epochs * sum(map(len, epoch_batches(range(count), fit)))
 
 
 def epoch_batches(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
-    """The rows of an epoch, in their order, batch by batch.
+    """The rows of an epoch, in their order, in batches.
 
-    Of several ranks the first one's share is taken: every ``ranks``-th row from the first, as torch's
-    ``DistributedSampler`` deals them out. (The rows that it repeats to make all shares equal never fall to
-    the first rank.)
+    With several ranks, only the first one's share is used: every ``ranks``-th row, as torch's ``DistributedSampler``
+    distributes them. (The rows that it repeats to make all shares equal never go to the first rank.)
 
     Raises:
         CosamError: ``drop_last`` leaves none.
@@ -47,7 +46,7 @@ def epoch_batches(rows: Sequence[int], fit: FitSettings) -> list[list[int]]:
         batches.pop()
     if not batches:
         raise CosamError(
-            f"fit.drop_last leaves nothing to train on: {len(share)} samples make no whole batch of "
+            f"fit.drop_last leaves nothing to train on: {len(share)} samples do not fill a batch of "
             f"{fit.batch_size}. Lower fit.batch_size or set fit.drop_last = false."
         )
     return batches

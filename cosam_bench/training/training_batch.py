@@ -1,4 +1,4 @@
-"""Batches as training draws them: augmented samples, their prompts, and the masks that the loss compares with."""
+"""Training batches: augmented samples, their prompts, and the masks that the loss compares with."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _WITHOUT_POINTS: tuple[PromptKind, ...] = ("box", "mask")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch(Batch):
-    """A batch with what some losses need beside the masks on the logits' grid; ``predict`` never gets one.
+    """A batch with what some losses need besides the masks on the logits' grid; ``predict`` never receives one.
 
     Attributes:
         target: float, ``(B, h, w)``, the masks on the logits' grid, as hooks get them.
-        masks: float32, ``(B, S, S)`` in [0, 1], at the model's input size; None where the loss needs none.
+        masks: float32, ``(B, S, S)`` in [0, 1], at the model's input size; None if the loss needs none.
         point_candidates: float32, ``(B, n, 2)`` in [0, 1], from ``draw_point_candidates``; None if the loss needs none.
-        is_unique: the images were jittered, so that none will be seen again.
+        is_unique: the images were jittered, so that none occurs again.
     """
 
     target: Tensor
@@ -61,9 +61,9 @@ def draw_batch(
     """A batch, augmented as in training, and its target masks on the grid of the logits.
 
     Args:
-        prompts: one row a sample.
+        prompts: one row per sample.
         indices: which samples.
-        order: draws flips, kinds of prompt, jitter, the jittered samples' prompts and the loss's places.
+        order: draws flips, kinds of prompt, jitter, the jittered samples' prompts and the loss's points.
     """
     flips = (torch.rand(len(indices), generator=order) < 0.5) & fit.flip
     choices = torch.randint(len(MIXED), (len(indices),), generator=order).tolist()
@@ -84,7 +84,7 @@ def draw_batch(
 
 
 def refuse_missing_points(fit: FitSettings, prompt_kind: TrainPrompt) -> None:
-    """Raise a ``CosamError`` where training would ask for points of a crop without foreground."""
+    """Raise a ``CosamError`` if training would ask for points of a crop without foreground."""
     if fit.empty_crops == "keep" and prompt_kind == "points":
         raise CosamError(
             "fit.empty_crops = 'keep' trains on crops without foreground, which have no points to prompt with. "
@@ -95,7 +95,7 @@ def refuse_missing_points(fit: FitSettings, prompt_kind: TrainPrompt) -> None:
 def _jittered(
     samples: Sequence[Sample], prompts: Prompts, *, fit: FitSettings, size: int, order: torch.Generator
 ) -> tuple[list[Sample], dict[int, Tensor], Prompts]:
-    """Samples at the model's size, soft masks by row, and prompts; what no crop was found for stays as it is."""
+    """Samples at the model's size, soft masks by row, and prompts; a sample without a usable crop stays as it is."""
     found = {}
     for row, sample in enumerate(samples):
         jittered = jitter_until_foreground(sample, size=size, empty_crops=fit.empty_crops, order=order)
@@ -120,10 +120,10 @@ def with_targets(
     """The batch of some samples, and their masks ``(B, h, w)``, float in [0, 1], on the grid of the logits.
 
     Args:
-        fit: whose loss the batch will be given to; none: one on the logits' grid.
-        order: draws the places where the loss is taken; none: the samples' keys alone decide them.
-        soft_masks: by row, the mask at the model's size, where it is known more finely than the sample's.
-        is_unique: the images will not be seen again.
+        fit: the training whose loss the batch is for; None: a loss on the logits' grid.
+        order: draws the points of the loss; None: only the samples' keys decide them.
+        soft_masks: by row, the mask at the model's size, if known at a finer scale than the sample's.
+        is_unique: the images do not occur again.
     """
     batch, frames = collate(samples, prompts, kinds=kinds, view=view)
     pairs = list(zip(samples, frames, strict=True))

@@ -548,7 +548,7 @@ def test_names_that_are_no_text_are_told_legibly(cli: Callable[..., Result], tmp
 def test_somebody_without_a_home_is_told(cli: Callable[..., Result], arguments: list[str]) -> None:
     result = cli(*arguments, "~nobody.at.all/data.toml")
     assert result.exit_code == 2
-    assert result.stderr.endswith("~nobody.at.all/data.toml: there is no home folder called so. Write the path out.\n")
+    assert result.stderr.endswith("~nobody.at.all/data.toml: there is no such home folder. Give the full path.\n")
 
 
 def test_the_error_of_an_unknown_folder_stays_short(cli: Callable[..., Result], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_rate_of_a_domain_that_the_stream_has_not_is_refused(quick_protocol: P
     [
         (("model.name=vitb",), "No model is called 'vitb'"),
         (("model.name=mobile_sam", "adapter.kind=augmodule"), "mobile_sam has none"),
-        (("adapter.kind=hq", "adapter.start=gone.pth"), r"No file .*gone\.pth of first weights"),
+        (("adapter.kind=hq", "adapter.start=gone.pth"), r"No file .*gone\.pth of initial weights"),
     ],
 )
 def test_what_a_model_cannot_take_is_said_before_any_data_is_read(

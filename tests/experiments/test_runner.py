@@ -594,7 +594,9 @@ def test_a_run_whose_batches_do_not_fit_goes_on_in_smaller_ones(
         name: whole[name] for name in ("scores.csv", "matrix.csv")
     }
     notes = [text for text in told.said if "memory" in text]
-    assert notes == ["The device's memory does not hold 2 images at once; going on with 1."], "said once, not each row"
+    assert notes == ["The device's memory does not hold 2 images at once; continuing with 1."], (
+        "said once, not each row"
+    )
     assert record.info.cost.encoder_passes_per_image == 1.0, "what did not fit is no cost of the method"
 
 

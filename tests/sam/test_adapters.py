@@ -261,7 +261,7 @@ def test_targets_and_blocks_choose_the_layers(tiny: Sam) -> None:
     assert last == every[8:]
     mlp = target_layers(tiny, AdapterSettings(targets=r".*mlp\.lin1", blocks=(0,)))
     assert mlp == ("image_encoder.blocks.0.mlp.lin1",)
-    with pytest.raises(CosamError, match=r"Block 6 is asked of tiny, whose blocks are 0 to 5"):
+    with pytest.raises(CosamError, match=r"tiny has no block 6; its blocks are 0 to 5"):
         target_layers(tiny, AdapterSettings(blocks=(6,)))
     with pytest.raises(CosamError, match="No linear layer of tiny matches 'nothing'"):
         target_layers(tiny, AdapterSettings(targets="nothing"))

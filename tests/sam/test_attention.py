@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosam_bench.sam import attention
-from cosam_bench.sam.attention import LeanAttention, _fused, _streamed
+from cosam_bench.sam.attention import LeanAttention, _chunked, _fused
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.mobile_sam import LeanTinyViTAttention
 
@@ -39,7 +39,7 @@ def maps(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 @pytest.fixture(params=[2**20, 1000, 1])
 def stretch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Everything at once, a few rows at a time, one row at a time."""
-    monkeypatch.setattr(attention, "_STRETCH", request.param)
+    monkeypatch.setattr(attention, "_CHUNK", request.param)
     return int(request.param)
 
 
@@ -104,7 +104,7 @@ def test_gradients_survive_bf16() -> None:
     depth=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-def test_streamed_and_fused_are_the_plain_formula(count: int, height: int, width: int, depth: int, seed: int) -> None:
+def test_chunked_and_fused_are_the_plain_formula(count: int, height: int, width: int, depth: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     tokens, heads = height * width, 2
 
@@ -115,7 +115,7 @@ def test_streamed_and_fused_are_the_plain_formula(count: int, height: int, width
     bias = (rows[..., :, None] + columns[..., None, :]).flatten(2)
     plain = (0.7 * query @ key.transpose(1, 2) + bias).softmax(-1) @ value
     for found in (
-        _streamed(query, key, value, rows, columns, scale=0.7),
+        _chunked(query, key, value, rows, columns, scale=0.7),
         _fused(query, key, value, rows, columns, scale=0.7, heads=heads),
     ):
         torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-9)
@@ -137,7 +137,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("is_trained", [False, True])
 def test_no_tensor_grows_with_the_square_of_the_tokens(is_trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_STRETCH", 4096)
+    monkeypatch.setattr(attention, "_CHUNK", 4096)
     stock, lean = pair(size=(32, 32))
     seen = []
     for layer in (stock, lean):

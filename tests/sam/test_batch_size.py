@@ -52,7 +52,7 @@ def test_a_batch_is_halved_until_it_fits_and_stays_small(
     assert sum(results) == sum(range(20))
     fitted = [items for items in seen if len(items) <= most]
     assert [item for items in fitted for item in items] == list(range(20))
-    wanted = "The device's memory does not hold {} images at once; going on with {}."
+    wanted = "The device's memory does not hold {} images at once; continuing with {}."
     assert said == [wanted.format(*pair) for pair in notes]
     again: list[list[int]] = []
     list(size.map(iter(range(4)), holds(most, again)))

@@ -301,7 +301,7 @@ def test_batches_of_an_epoch_by_hand() -> None:
     assert epoch_batches(rows, FitSettings(batch_size=7, drop_last=True)) == [rows]
     assert epoch_batches(rows, FitSettings(batch_size=3, ranks=2)) == [[0, 2, 4], [6]]
     assert epoch_batches(rows, FitSettings(batch_size=3, ranks=2, drop_last=True)) == [[0, 2, 4]]
-    with pytest.raises(CosamError, match=r"2 samples make no whole batch of 3\. Lower fit\.batch_size"):
+    with pytest.raises(CosamError, match=r"2 samples do not fill a batch of 3\. Lower fit\.batch_size"):
         epoch_batches(rows, FitSettings(batch_size=3, ranks=4, drop_last=True))
 
 

@@ -1,4 +1,4 @@
-"""A trainable adapter in a frozen SAM, for as long as it is trained."""
+"""Attaching a trainable adapter to a frozen SAM, for as long as it is trained."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Adapter:
     Attributes:
         factors: by layer, ``(A, B, scale)``: A ``(rank, in)``, B ``(out, rank)``; the change is scale B A.
         dense: by name, ``(parameter, its value at the start, its change from the base at the start)``: what is
-            trained whole.
-        beneath: what lies in the base's weights for the time and is not trained.
-        linear: those of the layers that are trained whole whose weights are merged as linear layers.
+            trained without factors.
+        beneath: what is added to the base's weights meanwhile and not trained.
+        linear: those layers trained without factors whose weights are merged as linear layers.
     """
 
     factors: Mapping[str, tuple[nn.Parameter, nn.Parameter, float]]
@@ -41,16 +41,16 @@ class Adapter:
     linear: tuple[str, ...] = ()
 
     def parameters(self) -> list[nn.Parameter]:
-        """All that is trained: each layer's A and B, then what is trained whole."""
+        """All that is trained: each layer's A and B, then what is trained without factors."""
         pairs = [parameter for a, b, _ in self.factors.values() for parameter in (a, b)]
         return pairs + [parameter for parameter, _, _ in self.dense.values()]
 
     def update(self) -> Update:
         """The change from the base as it is now, float32 on the CPU, alpha / rank folded into b.
 
-        A dense change is the plain difference from the value at the start, plus the start's own change: no
-        rounding of base plus change enters where nothing was trained. Those of linear layers stand among the
-        low-rank ones, as the change times an identity, so that each rule treats them as the layers they are.
+        A dense change is the difference from the value at the start, plus the start's own change, so that nothing
+        is rounded if nothing was trained. Those of linear layers are returned among the low-rank ones, as the change
+        times an identity, so that each rule treats them as the layers they are.
         """
         low_rank = {name: LowRank(_detached(a), _detached(b) * scale) for name, (a, b, scale) in self.factors.items()}
         dense = {
@@ -74,27 +74,27 @@ def attach(
     start: Update | None = None,
     continue_start: bool = True,
 ) -> Iterator[Adapter]:
-    """An adapter in the model for the time; afterwards the model is bit for bit as it was.
+    """Within the context, the model has an adapter; afterwards it is bit for bit as it was.
 
-    A fresh layer has A drawn as in Kaiming's uniform rule with slope sqrt 5 (peft's default) and B zero, so
-    that nothing changes before training. A layer of ``start`` with at most ``rank`` factors is continued in
-    its own: they fill the first rows of A and columns of B, exactly where alpha / rank is a power of two and
-    to one rounding elsewhere. One with more, or of a layer that is not adapted,
-    goes into the weights beneath and a fresh adapter learns on top; the update is then the sum of both. What is
-    trained whole, the layers of the other kinds of adapter, always goes on from ``start``.
+    A fresh layer draws A by Kaiming's uniform rule with slope sqrt 5 (peft's default) and has B = 0, so that nothing
+    changes before training. A layer of ``start`` with at most ``rank`` factors continues with them: they fill the
+    first rows of A and columns of B, exactly if alpha / rank is a power of two and to one rounding otherwise. A layer
+    with more, or one that is not adapted, is added to the weights beneath and a fresh adapter learns on top; the update
+    is then the sum of both. What is trained without factors, the layers of the other kinds of adapter, always
+    continues from ``start``.
 
     Args:
         sam: a model without an adapter.
         settings: layers, rank, scale, and whether the decoder is trained.
         generator: on the CPU; the only source of random numbers.
-        start: what the training starts from; none: the base itself.
-        continue_start: continue its factors where they fit; otherwise all of them go beneath.
+        start: where training starts; None: at the base itself.
+        continue_start: continue its factors if they fit; otherwise all of them go beneath.
 
     Raises:
         CosamError: the settings name no layer, ``start`` does not fit the model, or it has an adapter already.
     """
     if hasattr(sam, "peft_config"):
-        raise CosamError("This model has an adapter already. Leave that one before attaching another.")
+        raise CosamError("This model has an adapter already. Leave its context before attaching another.")
     start = start or Update()
     check_fits(sam, start)
     names = target_layers(sam, settings)
@@ -113,7 +113,7 @@ def attach(
         serving(sam, Update(beneath, fixed | began)),
         side_layers_enabled(sam, True),
         _lora(sam, () if linear else names, settings) as layers,
-        _trainable(sam, tuned) as parameters,  # after peft, which freezes all but its own
+        _trainable(sam, tuned) as parameters,  # after peft, which freezes everything else
     ):
         factors = {
             name: _initialise(layer, settings, generator=generator, start=continued.get(name))
@@ -127,7 +127,7 @@ def attach(
 
 @contextmanager
 def _trainable(sam: Sam, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter]]:
-    """Trainable copies in place of these parameters, for the time."""
+    """Within the context, these parameters are replaced by trainable copies."""
     copies = {name: nn.Parameter(sam.get_parameter(name).detach().clone()) for name in names}
     with replaced_parameters(sam, copies):
         yield copies
@@ -135,14 +135,14 @@ def _trainable(sam: Sam, names: Iterable[str]) -> Iterator[dict[str, nn.Paramete
 
 @contextmanager
 def _lora(sam: Sam, names: tuple[str, ...], settings: AdapterSettings) -> Iterator[dict[str, nn.Module]]:
-    """peft's LoRA around these layers, for the time; nothing happens for none."""
+    """Within the context, peft's LoRA wraps these layers, if there are any."""
     if not names:
         yield {}
         return
     plain = {name: sam.get_submodule(name) for name in names}
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it as it is
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes a float, too
         target_modules="|".join(re.escape(name) for name in names),
         lora_dropout=0.0,
         bias="none",

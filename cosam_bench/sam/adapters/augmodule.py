@@ -1,4 +1,4 @@
-"""AugModule: RegCL's adapter, which shows the encoder where the prompt's points are."""
+"""AugModule: RegCL's adapter, which shows the encoder where the prompt is."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, init_linear, zero_linear
 from cosam_bench.sam.frame_prompts import FramePrompts
 
-_BLUR = 9  # cells; torchvision derives a deviation of 1.7 of it, as the released code has it
+_BLUR = 9  # cells; torchvision derives a deviation of 1.7 from it, as in the released code
 _LEVEL = 255  # a point's height before the blur
 
 
 class AugModule(SideLayers):
-    """A bottleneck beside each adapted block's attention, told of the prompt by a heat map.
+    """A bottleneck beside each adapted block's attention that receives the prompt as a heat map.
 
-    With h the heat map's channels, in every adapted block
+    With the heat map's channels h, every adapted block computes
 
         y = attention(x) + B(C(LN1(A x) + LN2(h))),
 
-    where A is one layer that all blocks share. Before the encoder's neck U1(h) is added, after it U2(h). B, U1
+    where all blocks share the layer A. Before the encoder's neck U1(h) is added, after it U2(h). B, U1
     and U2 begin at zero. With rank 10 in five of ViT-B's blocks: 62,074 parameters.
 
     Merging regresses A, B and C on their inputs; A's Gram matrix is pooled over its uses.
 
-    The published prompts are points. Of a box the centre is marked, of a mask the mean position of what is
-    inside: this project's choice.
+    The published prompts are points. For a box the centre is marked, for a mask the mean position of its inside:
+    this project's choice.
 
     Source: RegCL (arXiv 2507.12297) and SAMCL, released code.
     """
@@ -78,7 +78,7 @@ class AugModule(SideLayers):
 
     @contextmanager
     def conditioned_on(self, prompts: FramePrompts | None) -> Iterator[None]:
-        """Make the heat map of the prompts, for the pass within."""
+        """Show the layers the heat map of the prompts within the context."""
         if self.is_enabled and prompts is None:
             raise ValueError("AugModule needs the prompts of the images that are encoded")
         before = self._heat
@@ -90,7 +90,7 @@ class AugModule(SideLayers):
             self._heat = before
 
     def _channels(self) -> Tensor | None:
-        """The heat map's channels ``(B, g, g, rank)``; None while the layers are off or nothing is shown."""
+        """The heat map's channels ``(B, g, g, rank)``; None while the layers are disabled or no prompt is given."""
         if not self.is_enabled or self._heat is None:
             return None
         channels: Tensor = self.heat(self._heat.unsqueeze(-1).expand(-1, -1, -1, self.reduce.out_features))
@@ -102,14 +102,14 @@ class AugModule(SideLayers):
             if channels is None:
                 return None
             reduced = self.norm_input[name](self.reduce(rows))
-            told = self.norm_heat[name](self._windowed(channels, window))
-            added: Tensor = self.expand[name](self.mix[name](reduced + told))
+            heat = self.norm_heat[name](self._windowed(channels, window))
+            added: Tensor = self.expand[name](self.mix[name](reduced + heat))
             return added
 
         return change
 
     def _windowed(self, channels: Tensor, window: int) -> Tensor:
-        """The channels as the attention of a block lays out its input."""
+        """The channels in the layout of a block's attention input."""
         if not window:
             return channels
         if not self._is_whole:
@@ -138,7 +138,7 @@ def _drawn(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 
 
 def heatmap(prompts: FramePrompts, *, grid: int, cell: int) -> Tensor:
-    """Where the prompts point, float32 ``(B, g, g)`` in [0, 255]: rows are y, blurred by a Gaussian of 9 x 9 cells.
+    """The heat map of the prompts, float32 ``(B, g, g)`` in [0, 255]: rows are y, blurred by a Gaussian of 9 x 9 cells.
 
     Args:
         prompts: in pixels of the model's input.
@@ -154,7 +154,7 @@ def heatmap(prompts: FramePrompts, *, grid: int, cell: int) -> Tensor:
 
 
 def _positions(prompts: FramePrompts, size: int) -> Iterator[Tensor]:
-    """By row, ``(n, 2)``: x and y of what its prompt marks."""
+    """Per row, ``(n, 2)``: x and y of the points that its prompt marks."""
     for row, kind in enumerate(prompts.kinds):
         if kind == "points":
             yield prompts.points[row][prompts.point_labels()[row] > 0]

@@ -15,9 +15,9 @@ from cosam_bench.sam.adapters.side_layers import SideLayers
 class HQLayers(SideLayers):
     """The layers that HQ-SAM adds to a frozen mask decoder.
 
-    A further token goes through the decoder beside SAM's own. Its mask is the product of an MLP of that token
-    with SAM's upscaled features, refined by two convolutions, plus features of the final embedding and of an
-    early map of the encoder. The mask alone is used, as in CoSAM: HQ-SAM itself adds SAM's.
+    A further token passes the decoder together with SAM's own. Its mask is the product of an MLP of that token with
+    SAM's upscaled features, refined by two convolutions, plus features of the final embedding and of an early map of
+    the encoder. Only this mask is used, as in CoSAM; HQ-SAM itself adds SAM's.
 
     With SAM's width C = 256 and ViT-B's 768 they have 1,071,104 parameters. Weights are torch's own random
     ones unless a file of trained ones is loaded.
@@ -49,7 +49,7 @@ class HQLayers(SideLayers):
         Args:
             token: float, ``(B, C)``, this module's token after the decoder's transformer.
             upscaled: float, ``(B, C / 8, 4h, 4w)``, SAM's upscaled features.
-            embeddings: float, ``(B, C, h, w)``, as the encoder gave them.
+            embeddings: float, ``(B, C, h, w)``, the encoder's output.
             early: float, ``(B, h, w, C')``, the encoder's map after its first global block.
         """
         detail = self.embedding_encoder(embeddings) + self.early_compressor(early.permute(0, 3, 1, 2))
@@ -67,7 +67,7 @@ def _upscaling(inputs: int, middle: int, outputs: int) -> nn.Sequential:
     )
 
 
-# This module's names by those of the published HQ-SAM checkpoints.
+# From the names in published HQ-SAM checkpoints to this module's.
 _PUBLISHED = {
     "hf_token": "token",
     "hf_mlp": "mlp",
@@ -80,7 +80,7 @@ _PUBLISHED = {
 def rename_hq(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of ``HQLayers`` in a published checkpoint of HQ-SAM, or of its mask decoder alone, renamed.
 
-    Names of this module's own are taken as they are, and tensors of other parts are left out.
+    Names of this module are kept, and tensors of other parts are left out.
     """
     renamed = {}
     own = set(_PUBLISHED.values())

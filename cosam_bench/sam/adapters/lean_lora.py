@@ -1,9 +1,9 @@
-"""peft's LoRA layer without its passes over the layer's whole output.
+"""peft's LoRA layer without its extra passes over the layer's whole output.
 
-peft forms ``B A x``, multiplies it by the scale and adds it to the base layer's output: three more tensors of that
-size, in the forward pass and again in the backward. Here the scale goes into B, and the product is added where the
-output lies. In float32 the numbers are peft's bit for bit where the scale is a power of two, and differ in the last
-bits elsewhere; in bfloat16 the sum is rounded once where peft rounds it twice.
+peft computes ``B A x``, multiplies it by the scale and adds it to the base layer's output: three more tensors of that
+size, in the forward pass and again in the backward pass. Here B is scaled, and the product is added to the output in
+place. In float32 the numbers are peft's bit for bit if the scale is a power of two, and differ in the last bits
+otherwise; in bfloat16 the sum is rounded once instead of twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 
 class LeanLora(Linear):
-    """A peft layer with one adapter, which is neither merged nor switched off, and no dropout."""
+    """A peft layer with one adapter, neither merged nor disabled, and without dropout."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``(..., in)`` to ``(..., out)``; without further arguments, as SAM's layers call it."""
@@ -40,4 +40,4 @@ def use_lean_lora(layers: Iterable[nn.Module]) -> None:
     """Let peft's layers, as ``inject_adapter_in_model`` makes them, compute as ``LeanLora``."""
     for layer in layers:
         assert type(layer) is Linear
-        layer.__class__ = LeanLora  # its parameters, settings and own hooks are kept; those of its parts rest
+        layer.__class__ = LeanLora  # its parameters, settings and own hooks stay; hooks of its parts are not called

@@ -11,7 +11,7 @@ from cosam_bench.sam.adapters.side_layers import SideLayers, add_to_output, init
 
 
 class ParallelLora(SideLayers):
-    """``attention(x) + B(A(x))`` in each adapted block of a ViT, x the attention's own input.
+    """``attention(x) + B(A(x))`` in each adapted block of a ViT, where x is the attention's own input.
 
     A and B have biases, and the scale is 1. With rank 10 in five of ViT-B's blocks: 80,690 parameters.
 
@@ -22,7 +22,7 @@ class ParallelLora(SideLayers):
         """Layers for these blocks of an image encoder, by number.
 
         Args:
-            width: of the blocks' maps.
+            width: channels of the blocks' maps.
             generator: draws A.
         """
         super().__init__()

@@ -23,7 +23,7 @@ from cosam_bench.sam.encoder_sections import early_section, encoder_sections
 from cosam_bench.sam.models import model_spec
 from cosam_bench.sam.sam import Sam
 
-SIDE = "side."  # what the names of side layers begin with
+SIDE = "side."  # prefix of the names of side layers
 _DECODER = "mask_decoder."
 # The hypernetworks of the three masks that single-mask output never reads: they would get no gradient.
 _UNUSED_IN_DECODER = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.[123]\.")
@@ -33,9 +33,8 @@ _LAST_BLOCKS = 5  # RegCL adapts ViT-B's blocks 7 to 11
 def target_layers(sam: Sam, settings: AdapterSettings) -> tuple[str, ...]:
     """The names of the linear layers that the settings adapt, in the model's order.
 
-    They are the layers of ``Update.low_rank``, and those that are merged by their inputs. Blocks are counted
-    over the encoder's blocks with attention; MobileSAM's are numbered on through its stages: 0 and 1, 2 to 7,
-    8 and 9.
+    They are the layers of ``Update.low_rank``, and those that are merged by their inputs. Only encoder blocks with
+    attention are counted; MobileSAM's are numbered across its stages: 0 and 1, 2 to 7, 8 and 9.
 
     Raises:
         CosamError: no layer is left, or a block does not exist.
@@ -81,7 +80,9 @@ def _chosen(sam: Sam, settings: AdapterSettings, blocks: list[str]) -> list[int]
         return list(range(first, len(blocks)))
     wrong = [number for number in settings.blocks if not 0 <= number < len(blocks)]
     if wrong:
-        raise CosamError(f"Block {wrong[0]} is asked of {sam.name}, whose blocks are 0 to {len(blocks) - 1}.")
+        raise CosamError(
+            f"{sam.name} has no block {wrong[0]}; its blocks are 0 to {len(blocks) - 1}. Correct adapter.blocks."
+        )
     return list(settings.blocks)
 
 
@@ -109,43 +110,43 @@ def touched_layers(sam: Sam, settings: AdapterSettings) -> tuple[str, ...]:
 
 
 def check_adapter(settings: AdapterSettings, *, model: str) -> None:
-    """Refuse what can be told of an adapter by the model's name alone: reading data and weights takes minutes.
+    """Refuse an unsuitable adapter by the model's name alone, before minutes are spent on data and weights.
 
     Raises:
-        CosamError: there is no such model, it cannot take the adapter, or the file of first weights is not there.
+        CosamError: there is no such model, it cannot take the adapter, or the file of initial weights is not there.
     """
     is_plain_vit = model_spec(model).name != "mobile_sam"
     if settings.kind in ("augmodule", "regcl_lora") and not is_plain_vit:
         raise CosamError(
-            f"The adapter {settings.kind!r} stands beside the attention of a plain ViT, and {model} has none. "
-            "Take lora, hq or decoder, or another model."
+            f"The adapter {settings.kind!r} is for the attention of a plain ViT, which {model} does not have. "
+            "Use lora, hq or decoder, or another model."
         )
     if settings.start and not Path(settings.start).is_file():
-        raise CosamError(f"No file {settings.start} of first weights. Correct adapter.start, or leave it empty.")
+        raise CosamError(f"No file {settings.start} of initial weights. Correct adapter.start, or leave it empty.")
 
 
 def add_side_layers(sam: Sam, settings: AdapterSettings, *, generator: torch.Generator) -> None:
-    """Put the layers beside the model that the settings ask for; ``lora`` and ``decoder`` need none.
+    """Add the side layers that the settings ask for; ``lora`` and ``decoder`` need none.
 
-    Their first weights belong to the frozen base: an update is the change from them. They take part only where
-    an adapter is attached or an update of theirs is served; else the model is SAM as it was.
+    Their initial weights belong to the frozen base: an update is the change from them. They are enabled only while an
+    adapter is attached or an update of theirs is served; otherwise the model is SAM as it was.
 
     Args:
-        generator: on the CPU, draws the first weights.
+        generator: on the CPU, draws the initial weights.
 
     Raises:
-        CosamError: the model's encoder cannot take them, or the file of first weights does not fit.
+        CosamError: the model's encoder cannot take them, or the file of initial weights does not fit.
     """
     check_adapter(settings, model=sam.name)
     if settings.kind in ("lora", "decoder"):
         return
     if sam.side is not None:
-        raise CosamError("This model has layers beside it already. Build it anew to try others.")
+        raise CosamError("This model has side layers already. Build it again to try others.")
     blocks = _block_names(sam)
     modules = {number: sam.get_submodule(blocks[number]) for number in _chosen(sam, settings, blocks)}
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # layers draw weights as they are made
+        torch.default_generator.manual_seed(seed)  # layers draw weights when they are created
         side = _hq(sam) if settings.kind == "hq" else _beside_attention(sam, settings, modules, seed=seed)
     if settings.start:
         sam.side_digest = _load_start(side, Path(settings.start))
@@ -155,7 +156,7 @@ def add_side_layers(sam: Sam, settings: AdapterSettings, *, generator: torch.Gen
 
 def _hq(sam: Sam) -> HQLayers:
     encoder: Any = sam.image_encoder
-    # The block that takes in the early map tells its width.
+    # The block that reads the early map has its width.
     block: Any = encoder.get_submodule(encoder_sections(encoder)[early_section(encoder) + 1].parts[0])
     is_vit = isinstance(encoder, ImageEncoderViT)
     width = block.norm1.normalized_shape[0] if is_vit else block.dim
@@ -179,7 +180,7 @@ def _beside_attention(sam: Sam, settings: AdapterSettings, blocks: dict[int, Any
 
 
 def _load_start(side: SideLayers, path: Path) -> str:
-    """Load the first weights of a file, and return their hash."""
+    """Load the initial weights of a file, and return their hash."""
     found, wanted = rename_hq(dict(read_checkpoint(path))), side.state_dict()
     faults = [name for name, tensor in wanted.items() if name not in found or found[name].shape != tensor.shape]
     if faults:
@@ -195,5 +196,5 @@ def _load_start(side: SideLayers, path: Path) -> str:
 
 def _side(sam: Sam) -> SideLayers:
     if sam.side is None:
-        raise CosamError("This adapter needs layers beside the model. Call add_side_layers on it first.")
+        raise CosamError("This adapter needs side layers. Call add_side_layers on the model first.")
     return sam.side
