@@ -16,7 +16,7 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import leaderboard, predict, run
+    from cosam_bench.api import export, leaderboard, predict, run
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -62,6 +62,7 @@ __all__ = [
     "Workbench",
     "__version__",
     "check_method",
+    "export",
     "leaderboard",
     "load_predictor",
     "load_record",
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("leaderboard", "predict", "run"),
+    "api": ("export", "leaderboard", "predict", "run"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
     from cosam_bench.method.interface import Method
+    from cosam_bench.results.export.formats import Exported
     from cosam_bench.results.records import Record
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
@@ -191,6 +192,37 @@ def leaderboard(results: str | Path = "results", *, metric: str = "iou", protoco
     for problem in frame.attrs["unreadable"]:
         warnings.warn(f"Left out: {problem}", stacklevel=2)
     return frame
+
+
+def export(
+    record: Record | str | Path,
+    folder: str | Path,
+    *,
+    format: str = "peft",
+    rank: int | None = None,
+    results: str | Path = "results",
+) -> Exported:
+    """Write the served model of a merging method's run to a new folder, in the format of another program.
+
+    Args:
+        record: a record, its folder, or its name in ``results``.
+        folder: does not exist, or is empty.
+        format: ``peft``, ``transformers``, ``merged``, ``onnx`` or ``safetensors``; docs/export.md describes them.
+        rank: for ``peft``: at most this many factors per layer.
+        results: the folder of records.
+
+    Returns:
+        The folder, its files and what to know about them, such as ranks and discarded energy.
+
+    Raises:
+        CosamError: the record has no served update, or the format cannot hold it; the folder has contents.
+    """
+    from cosam_bench.results.export.formats import export_record
+    from cosam_bench.results.records import Record
+    from cosam_bench.results.results_folder import load_record
+
+    found = record if isinstance(record, Record) else load_record(record, results=expanded(results))
+    return export_record(found, expanded(folder), format_name=format, rank=rank)
 
 
 def predict(

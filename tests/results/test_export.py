@@ -12,6 +12,7 @@ import torch
 from segment_anything.modeling import Sam as StockSam
 from torch import Tensor
 
+import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.experiments.experiment import open_experiment
@@ -259,3 +260,13 @@ def changed(record: Record, **fields: object) -> Record:
 def with_checkpoint(record: Record, digest: str) -> Record:
     conditions: Mapping[str, Any] = record.info.conditions.model_dump(exclude={"digest", "checkpoint"})
     return changed(record, conditions=type(record.info.conditions)(**conditions, checkpoint=digest))
+
+
+def test_the_python_interface_takes_a_record_its_folder_or_its_name(
+    record: Callable[[str], Record], tmp_path: Path
+) -> None:
+    one = record("regcl")
+    asked = (one, one.folder, "regcl")
+    for place, name in enumerate(asked):
+        out = cb.export(name, tmp_path / str(place), format="safetensors", results=one.folder.parents[2])
+        assert out.files == ("README.md", "update.safetensors")
