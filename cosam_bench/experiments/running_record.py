@@ -13,6 +13,7 @@ removed only once the next step is final, and everything else is written again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -212,8 +213,18 @@ class RunningRecord:
             error=error,
             cost=self._cost(),
             summary={matrix.metric: summary(matrix) for matrix in matrices},
+            files=self._files() if status == "complete" else {},
         )
         self._writer.write_info(info)
+
+    def _files(self) -> dict[str, str]:
+        """By the name of each file of the record but ``run.json``, its sha256."""
+        found = {}
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+                with path.open("rb") as file:
+                    found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
 
     def _cells(self, results: dict[int, StepResult]) -> list[Cell]:
         return [
