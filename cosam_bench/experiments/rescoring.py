@@ -14,7 +14,7 @@ from cosam_bench.core.environment import hardware, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
 from cosam_bench.evaluation.scoring import ImageScore, score_split
-from cosam_bench.experiments.experiment import Prepared, prepare
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import method_faults
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.protocol import RunConfig
@@ -88,12 +88,12 @@ def rescore(record: Record, *, device: str | None = None, reporter: Reporter | N
         config = config.model_copy(update={"device": device})
     with tempfile.TemporaryDirectory(prefix="cosam-bench-rescore-") as folder:
         reporter.say("Opening data and model")
-        prepared = prepare(config, Path(folder))
-        _check_same_inputs(prepared, record.info)
-        predict = _predictor(prepared, record.folder / served)
-        reporter.begin(sum(len(domain.test) for domain in prepared.columns))
-        found = _scored(prepared, predict, reporter)
-    return _compared(recorded, found, record.info, served=served, is_exact=_is_same_machine(prepared, record.info))
+        experiment = open_experiment(config, Path(folder))
+        _check_same_inputs(experiment, record.info)
+        predict = _predictor(experiment, record.folder / served)
+        reporter.begin(sum(len(domain.test) for domain in experiment.columns))
+        found = _scored(experiment, predict, reporter)
+    return _compared(recorded, found, record.info, served=served, is_exact=_is_same_machine(experiment, record.info))
 
 
 def _recorded(record: Record) -> ScoreLines:
@@ -107,11 +107,11 @@ def _recorded(record: Record) -> ScoreLines:
     return recorded
 
 
-def _check_same_inputs(prepared: Prepared, info: RunInfo) -> None:
+def _check_same_inputs(experiment: Experiment, info: RunInfo) -> None:
     """Refuse data, prompts and weights that are not those of the run."""
-    here, there = prepared.conditions, info.conditions
+    here, there = experiment.conditions, info.conditions
     names = [f"the images or masks of {name}" for name in here.data if here.data[name] != there.data.get(name)]
-    prompts = prepared.prompt_digests
+    prompts = experiment.prompt_digests
     names += [f"the prompts of {name}" for name in info.prompts if info.prompts[name] != prompts.get(name)]
     names += ["the model's weights"] if here.checkpoint != there.checkpoint else []
     if names:
@@ -121,9 +121,9 @@ def _check_same_inputs(prepared: Prepared, info: RunInfo) -> None:
         )
 
 
-def _predictor(prepared: Prepared, path: Path) -> Callable[[Batch], Tensor]:
+def _predictor(experiment: Experiment, path: Path) -> Callable[[Batch], Tensor]:
     """The served update's predictions, or those of the method in its final state."""
-    bench, name = prepared.bench, prepared.method_name
+    bench, name = experiment.bench, experiment.method_name
     if path.name == "update.safetensors":
         try:
             update = Update.from_tensors(read_checkpoint(path))
@@ -133,7 +133,7 @@ def _predictor(prepared: Prepared, path: Path) -> Callable[[Batch], Tensor]:
         return lambda batch: bench.predict(update, batch)
     state = State.read(path)
     with method_faults(name, "__init__"):
-        method = prepared.method(prepared.settings, bench)
+        method = experiment.method(experiment.settings, bench)
     with method_faults(name, "load"):
         method.load(state)
 
@@ -144,29 +144,31 @@ def _predictor(prepared: Prepared, path: Path) -> Callable[[Batch], Tensor]:
     return predict
 
 
-def _scored(prepared: Prepared, predict: Callable[[Batch], Tensor], reporter: Reporter) -> dict[str, list[ImageScore]]:
-    protocol, found = prepared.config.protocol, {}
-    for domain in prepared.columns:
+def _scored(
+    experiment: Experiment, predict: Callable[[Batch], Tensor], reporter: Reporter
+) -> dict[str, list[ImageScore]]:
+    protocol, found = experiment.config.protocol, {}
+    for domain in experiment.columns:
         reporter.say(f"Scoring {domain.name} again")
         found[domain.name] = score_split(
             predict,
             domain.test,
-            prepared.test_prompts[domain.name],
+            experiment.test_prompts[domain.name],
             kind=protocol.prompts.test,
-            view=prepared.bench.view,
-            batch_size=prepared.bench.batch_size,
+            view=experiment.bench.view,
+            batch_size=experiment.bench.batch_size,
             size=protocol.score.size,
             upsampling=protocol.score.upsampling,
-            tell_domain=prepared.method.card.receives_domain,
-            loader=prepared.loader,
+            tell_domain=experiment.method.card.receives_domain,
+            loader=experiment.loader,
             advance=reporter.advance,
         )
     return found
 
 
-def _is_same_machine(prepared: Prepared, info: RunInfo) -> bool:
+def _is_same_machine(experiment: Experiment, info: RunInfo) -> bool:
     """Whether scores must be the same bits: all that may change the last ones is as it was."""
-    device = prepared.bench.view.device
+    device = experiment.bench.view.device
     here, libraries = hardware(device), versions()
     same_machine = all(here.get(name) == info.hardware.get(name) for name in _MACHINE)
     ignored = ("python", "cosam-bench")

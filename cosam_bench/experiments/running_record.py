@@ -13,7 +13,6 @@ removed only once the next step is final, and everything else is written again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
@@ -219,12 +219,8 @@ class RunningRecord:
 
     def _files(self) -> dict[str, str]:
         """By the name of each file of the record but ``run.json``, its sha256."""
-        found = {}
-        for path in sorted(self.folder.iterdir()):
-            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
-                with path.open("rb") as file:
-                    found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        paths = (path for path in sorted(self.folder.iterdir()) if path.is_file() and path.name != "run.json")
+        return {path.name: sha256_file(path) for path in paths if not path.name.startswith(".")}
 
     def _cells(self, results: dict[int, StepResult]) -> list[Cell]:
         return [

@@ -7,7 +7,6 @@ and all that follows from them is found only by scoring the model again (``cosam
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.records import read_cells
@@ -94,17 +94,9 @@ def _file_faults(folder: Path, info: RunInfo) -> tuple[list[Fault], list[str]]:
             faults.append(Fault("run.json", f"'files' names {name!r}, which is not a file of the record's own folder."))
         elif not path.is_file():
             absent += [] if name in REQUIRED else [name]
-        elif (found := _sha256(path)) != expected:
+        elif (found := sha256_file(path)) != expected:
             faults.append(Fault(name, f"its sha256 is {found}, expected {expected} as in run.json."))
     return faults, [f"not in the folder, so not checked: {', '.join(absent)}"] if absent else []
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return f"unknown ({error.strerror or error})"
 
 
 def _config_faults(folder: Path, info: RunInfo) -> Iterator[Fault]:

@@ -12,7 +12,7 @@ from support.quick_protocol import write_quick_protocol
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments import rescoring
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.rescoring import MEAN_TOLERANCE, rescore
 from cosam_bench.experiments.runner import Runner
@@ -23,7 +23,7 @@ from cosam_bench.results.results_folder import load_record
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rescoring")
     config = resolve_run(method="average", protocol=str(write_quick_protocol(folder)))
-    return Runner(prepare(config, folder / "results"), results=folder / "results").run().folder
+    return Runner(open_experiment(config, folder / "results"), results=folder / "results").run().folder
 
 
 @pytest.fixture

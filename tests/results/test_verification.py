@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.quick_protocol import write_quick_protocol
 from support.records import run_info
 
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.run_info import read_run_info
@@ -28,7 +28,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a complete run; tests copy it."""
     folder = tmp_path_factory.mktemp("verification")
     config = resolve_run(method="frozen", protocol=str(write_quick_protocol(folder)))
-    return Runner(prepare(config, folder / "results"), results=folder / "results").run().folder
+    return Runner(open_experiment(config, folder / "results"), results=folder / "results").run().folder
 
 
 @pytest.fixture
