@@ -13,6 +13,7 @@ data_commands: `data`
 records_commands: `leaderboard` and `show`
 doctor: `doctor`
 export_command: `export`
+verify_command: `verify`
 run_command: `run`
 predict_command: `predict`, one image by a run's final model
 settings_command: `settings`

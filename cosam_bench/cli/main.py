@@ -19,6 +19,7 @@ from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import leaderboard, show
 from cosam_bench.cli.run_command import run
 from cosam_bench.cli.settings_command import settings
+from cosam_bench.cli.verify_command import verify
 
 app = typer.Typer(
     name="cosam-bench",
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, leaderboard, show),
+    "Measure": (run, leaderboard, show, verify),
     "Use a result": (predict, export),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),

@@ -22,6 +22,7 @@ from pathlib import Path
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
@@ -212,8 +213,14 @@ class RunningRecord:
             error=error,
             cost=self._cost(),
             summary={matrix.metric: summary(matrix) for matrix in matrices},
+            files=self._files() if status == "complete" else {},
         )
         self._writer.write_info(info)
+
+    def _files(self) -> dict[str, str]:
+        """By the name of each file of the record but ``run.json``, its sha256."""
+        paths = (path for path in sorted(self.folder.iterdir()) if path.is_file() and path.name != "run.json")
+        return {path.name: sha256_file(path) for path in paths if not path.name.startswith(".")}
 
     def _cells(self, results: dict[int, StepResult]) -> list[Cell]:
         return [

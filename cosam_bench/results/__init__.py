@@ -10,6 +10,8 @@ conditions: which records are comparable
 leaderboard: one row per method and settings
 results_folder: a folder of records: all, one, or as a leaderboard
 image_scores: scores of single images
+score_lines: scores.csv line by line, each checked
+verification: whether a record is what was computed
 export: a record's model in other programs' formats
 report: one page about several runs
 """

@@ -26,7 +26,7 @@ def find_records(results: Path) -> tuple[list[Record], list[str]]:
     if not results.is_dir():
         raise CosamError(f"No folder {results}. Give another folder of results, or run a method first.")
     records, problems = [], []
-    for path in _run_files(results):
+    for path in run_files(results):
         try:
             records.append(Record(path.parent, read_run_info(path)))
         except CosamError as error:
@@ -34,7 +34,8 @@ def find_records(results: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
-def _run_files(results: Path) -> list[Path]:
+def run_files(results: Path) -> list[Path]:
+    """Every ``run.json`` in a folder of results, sorted by path."""
     found = results.glob("*/*/*/run.json")
     return sorted(path for path in found if not path.relative_to(results).parts[0].startswith(("_", ".")))
 
@@ -50,14 +51,24 @@ def load_record(asked: str | Path, *, results: str | Path = "results") -> Record
     Raises:
         CosamError: no record or more than one fits, or the record is damaged.
     """
+    path = find_run_file(asked, results=results)
+    return Record(path.parent, read_run_info(path))
+
+
+def find_run_file(asked: str | Path, *, results: str | Path) -> Path:
+    """The ``run.json`` of the record that ``asked`` names, as in ``load_record``; it is not read.
+
+    Raises:
+        CosamError: no record or more than one fits.
+    """
     path, results = expanded(asked), expanded(results)
     for candidate in (path, path / "run.json"):
         if candidate.name == "run.json" and candidate.is_file():
-            return Record(candidate.parent, read_run_info(candidate))
-    files = _run_files(results) if results.is_dir() else []
+            return candidate
+    files = run_files(results) if results.is_dir() else []
     fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
     if len(fitting) == 1:
-        return Record(fitting[0].parent, read_run_info(fitting[0]))
+        return fitting[0]
     offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
     listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
     if fitting:

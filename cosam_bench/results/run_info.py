@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.settings import Settings, validate
 
-SCHEMA: Literal[1] = 1
-"""Raised whenever a reader of the old form would misread the new one."""
+SCHEMA: Literal[2] = 2
+"""Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
 
 Status = Literal["running", "complete", "failed", "interrupted"]
-NullableFloat = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+NullableFloat = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    WithJsonSchema({"type": ["number", "null"]}),
+]
 """A float that is null in JSON if undefined."""
 
 
@@ -122,11 +128,12 @@ class RunInfo(Settings):
         error: why a failed run failed.
         cost: seconds, bytes and passes.
         summary: by metric, the matrix's figures.
+        files: by the name of each other file of a complete record, its sha256; empty in records of schema 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True)
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[2] = Field(default=SCHEMA, alias="schema")
     protocol: str
     protocol_version: int
     method: str
@@ -147,6 +154,7 @@ class RunInfo(Settings):
     error: str | None = None
     cost: Cost = Cost()
     summary: dict[str, dict[str, NullableFloat]] = Field(default_factory=dict)
+    files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
 
     def to_json(self) -> str:
         """Indented JSON that ends with a line break; undefined numbers are null."""
@@ -154,10 +162,10 @@ class RunInfo(Settings):
 
 
 def read_run_info(path: Path) -> RunInfo:
-    """The contents of a ``run.json``.
+    """The contents of a ``run.json``; older forms are brought to today's.
 
     Raises:
-        CosamError: the file is missing or damaged, or has another form than this version's.
+        CosamError: the file is missing or damaged, or has a form that this version does not know.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -165,17 +173,51 @@ def read_run_info(path: Path) -> RunInfo:
         raise CosamError(f"{path} cannot be read: {error}. Run it again, or delete its folder.") from None
     if not isinstance(data, dict):
         raise CosamError(f"{path} is not a record of a run. Delete it, or choose another folder of results.")
+    return validate(RunInfo, _migrated(data, path), source=str(path))
+
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had no ``files``; its first writer added an ``extra`` that was always empty."""
+    return {key: value for key, value in data.items() if key != "extra"} | {"schema": 2}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({1: _from_1})
+"""By the schema of the old form: the step to the next one. A new schema adds an entry and leaves the others."""
+
+
+def _migrated(data: dict[str, Any], path: Path) -> dict[str, Any]:
     schema = data.get("schema", 0)
-    if schema != SCHEMA:
+    if type(schema) is not int or schema not in (*_MIGRATIONS, SCHEMA):
         raise CosamError(_other_schema(path, schema))
-    data.pop("extra", None)  # always empty; the first version of cosam-bench wrote it
-    return validate(RunInfo, data, source=str(path))
+    while data["schema"] in _MIGRATIONS:
+        data = _MIGRATIONS[data["schema"]](data)
+    return data
 
 
 def _other_schema(path: Path, schema: object) -> str:
-    found = f"{path} has schema {schema!r}, this version of cosam-bench reads schema {SCHEMA}. "
-    if isinstance(schema, int) and schema > SCHEMA:
+    readable = ", ".join(map(str, sorted({*_MIGRATIONS, SCHEMA})))
+    found = f"{path} has schema {schema!r}, this version of cosam-bench reads schema {readable}. "
+    if type(schema) is int and schema > SCHEMA:
         return found + "A newer version wrote it: update cosam-bench."
-    if isinstance(schema, int):
+    if type(schema) is int:
         return found + "An older version wrote it: run it again."
     return found + "Another program wrote it: choose another folder of results."
+
+
+def run_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of the ``run.json`` that this version writes."""
+    model = RunInfo.model_json_schema(by_alias=True)
+    model["required"] = ["schema", *model["required"]]
+    heads = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"run.json, schema {SCHEMA}"}
+    return heads | {name: _described(part) for name, part in model.items() if name != "title"}
+
+
+def _described(part: Any) -> Any:
+    """The part without pydantic's titles and without defaults, of which NaN is no JSON; names of keys are kept."""
+    if isinstance(part, list):
+        return [_described(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {key: value for key, value in part.items() if key != "default" and not isinstance(value, str)}
+    texts = {key: value for key, value in part.items() if key not in ("title", "default") and isinstance(value, str)}
+    return texts | {key: _described(value) for key, value in kept.items()}

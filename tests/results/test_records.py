@@ -112,7 +112,7 @@ def test_extra_figures_of_an_old_record_are_dropped(tmp_path: Path) -> None:
     path = record(tmp_path) / "run.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     assert "extra" not in data
-    path.write_text(json.dumps(data | {"extra": {}}), encoding="utf-8")
+    path.write_text(json.dumps(data | {"schema": 1, "extra": {}}), encoding="utf-8")
     assert read_run_info(path) == read_run_info(record(tmp_path / "new") / "run.json")
 
 
@@ -259,7 +259,9 @@ def test_results_that_do_not_exist_are_an_error(tmp_path: Path) -> None:
         ("", r"run\.json cannot be read"),
         ("[1, 2]", "is not a record of a run"),
         ('{"protocol": "mini"}', "schema 0.*older version"),
-        ('{"schema": 2}', "schema 2.*update cosam-bench"),
+        ('{"schema": 99}', "schema 99.*reads schema 1, 2.*update cosam-bench"),
+        ('{"schema": true}', "Another program"),
+        ('{"schema": [1]}', "Another program"),
         ('{"schema": "benchopt"}', "Another program"),
         ('{"schema": 1, "protocol": "mini"}', "'method' is missing"),
         ('{"schema": 1, "methud": "regcl"}', "did you mean 'method'"),

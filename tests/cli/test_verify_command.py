@@ -1,0 +1,51 @@
+"""``cosam-bench verify``: its words and its exit codes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.command_line import words
+from typer.testing import Result
+
+SUBMITTED = Path(__file__).resolve().parents[2] / "results" / "reference" / "records"
+[HASH] = [path.name for path in (SUBMITTED / "mini" / "regcl").iterdir()]
+
+
+def test_records_that_verify_end_with_code_0(cli: Callable[..., Result]) -> None:
+    found = cli("verify", "--all", "--results", SUBMITTED)
+    assert found.exit_code == 0
+    assert f"mini/regcl/{HASH}: verified, 405 cells from 1,944 image scores" in found.stdout
+    assert f"Note: mini/regcl/{HASH}: not in the folder, so not checked: state.safetensors" in words(found.stderr)
+
+
+def test_a_record_that_does_not_verify_ends_with_code_1(cli: Callable[..., Result], tmp_path: Path) -> None:
+    shutil.copytree(SUBMITTED, tmp_path / "results")
+    [path] = (tmp_path / "results").glob("*/*/*/scores.csv")
+    path.write_text(path.read_text(encoding="utf-8").replace(",0.", ",7."), encoding="utf-8")
+    found = cli("verify", "regcl")
+    assert found.exit_code == 1
+    assert f"mini/regcl/{HASH}: does not verify" in found.stdout
+    assert "scores.csv: its sha256 is" in found.stdout
+    assert "scores.csv, line 2: iou of 'test-0000' is 7." in found.stdout
+    assert "more" in found.stdout.splitlines()[-1]
+    assert "Error: 1 of 1 records does not verify." in words(found.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Name the records to verify, or give --all"),
+        (("regcl", "--all"), "Name the records to verify, or give --all"),
+        (("regcl",), "No record in results fits 'regcl'"),
+        (("--all",), "results has no record of a run"),
+        (("--all", "--device", "cpu"), "Add --rescore"),
+        (("regcl", "--rescore", "--results", SUBMITTED), "neither update.safetensors nor state.safetensors"),
+    ],
+)
+def test_bad_requests_end_with_code_2(cli: Callable[..., Result], arguments: tuple[str, ...], message: str) -> None:
+    found = cli("verify", *arguments)
+    assert found.exit_code == 2
+    assert message in words(found.stderr)
