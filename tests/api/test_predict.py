@@ -221,5 +221,5 @@ def test_a_full_memory_is_one_clear_error(record: cb.Record, monkeypatch: pytest
 
     predictor = cb.load_predictor(record)
     monkeypatch.setattr("cosam_bench.method.interface.MergingMethod.predict", full)
-    with pytest.raises(cb.CosamError, match="too little memory for a prediction for a single image"):
+    with pytest.raises(cb.CosamError, match="too little memory to predict a single image"):
         predictor.predict(GREY, box=BOX)

@@ -147,4 +147,4 @@ def test_a_device_that_holds_not_one_image_ends_with_1(
     monkeypatch.setattr("cosam_bench.evaluation.scoring.measure_batch", full)
     result = cli("run", "--method", "frozen", "--protocol", quick_protocol)
     assert result.exit_code == 1
-    assert "too little memory for a prediction for a single image" in words(result.stderr)
+    assert "too little memory to predict a single image" in words(result.stderr)

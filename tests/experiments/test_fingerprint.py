@@ -27,7 +27,7 @@ def test_a_rate_of_a_domain_that_the_stream_has_not_is_refused(quick_protocol: P
     ("asked", "message"),
     [
         (("model.name=vitb",), "No model is called 'vitb'"),
-        (("model.name=mobile_sam", "adapter.kind=augmodule"), "mobile_sam has none"),
+        (("model.name=mobile_sam", "adapter.kind=augmodule"), "mobile_sam does not have"),
         (("adapter.kind=hq", "adapter.start=gone.pth"), r"No file .*gone\.pth of initial weights"),
     ],
 )

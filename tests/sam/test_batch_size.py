@@ -68,7 +68,7 @@ def test_an_odd_rest_that_does_not_fit_is_halved_too() -> None:
 def test_what_does_not_fit_alone_is_one_clear_error() -> None:
     seen: list[list[int]] = []
     with pytest.raises(
-        ImageDoesNotFit, match=r"too little memory for .* a single image\. Take a smaller --model"
+        ImageDoesNotFit, match=r"too little memory to predict a single image\. Use a smaller --model"
     ) as caught:
         list(AdaptiveBatchSize(2).map(iter(range(3)), holds(0, seen)))
     assert seen == [[0, 1], [0]]

@@ -348,7 +348,7 @@ def test_every_block_attends_to_the_whole_image_where_asked() -> None:
             first, second = (sam.prefix(x, depth=2).maps[0, 0, 0] for x in (image, changed))
             assert torch.equal(first, second) != is_reached
     assert plain.digest == plain.checkpoint_digest == everywhere.checkpoint_digest != everywhere.digest
-    with pytest.raises(CosamError, match="is for plain ViTs"):
+    with pytest.raises(CosamError, match="works only with plain ViTs"):
         build_sam("mobile_sam", checkpoint="random", global_attention=True)
 
 
@@ -392,7 +392,7 @@ def test_a_wrong_file_of_first_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["augmodule", "regcl_lora"])
 def test_what_stands_beside_a_plain_vits_attention_is_refused_elsewhere(kind: Any) -> None:
-    with pytest.raises(CosamError, match="mobile_sam has none"):
+    with pytest.raises(CosamError, match="mobile_sam does not have"):
         add_side_layers(build_sam("mobile_sam", checkpoint="random"), settings(kind), generator=generator())
     with pytest.raises(CosamError, match="tiny has no block 6"):
         with_side(kind, blocks=(6,))

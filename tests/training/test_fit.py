@@ -316,7 +316,7 @@ def test_dropped_and_unseen_samples_are_not_trained_on(sam: Sam, squares: Split,
     whole = trained(sam, squares, prompts, batch_size=4, epochs=2)
     # The first batch of the first epoch is the same; the mean loss is that of the samples that were seen.
     assert dropped.epoch_losses[0] == pytest.approx(whole.epoch_losses[0], rel=0.2)
-    with pytest.raises(CosamError, match="no whole batch of 7"):
+    with pytest.raises(CosamError, match="do not fill a batch of 7"):
         trained(sam, squares, prompts, batch_size=7, drop_last=True)
 
 
