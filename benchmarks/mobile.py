@@ -52,7 +52,7 @@ def as_published(sam: Sam) -> Sam:
         if isinstance(module, LeanTinyViTAttention):
             module.__class__ = TinyViTAttention  # type: ignore[assignment]  # mypy takes it for a plain variable
     plain.image_encoder.to(memory_format=torch.contiguous_format)
-    plain.image_encoder.laid_out = lambda images: images  # type: ignore[assignment]  # for this one alone
+    plain.image_encoder.channels_last = lambda images: images  # type: ignore[assignment]  # for this one alone
     return plain
 
 

@@ -183,5 +183,5 @@ def test_mobile_sam_as_published_keeps_torchs_order_of_channels() -> None:
     for model, is_last in ((sam, True), (plain, False)):
         weight = model.image_encoder.neck[2].weight  # type: ignore[index, union-attr]
         assert weight.is_contiguous(memory_format=torch.channels_last) == is_last
-        images = model.image_encoder.laid_out(torch.zeros(1, 3, 8, 8))  # type: ignore[operator]
+        images = model.image_encoder.channels_last(torch.zeros(1, 3, 8, 8))  # type: ignore[operator]
         assert images.is_contiguous(memory_format=torch.channels_last) == is_last
