@@ -400,6 +400,10 @@ def bootstrap_interval(
     by_run = {(run.seed, run.domains): run for run in runs}
     if not runs or len(by_run) < len(runs):
         raise CosamError("A bootstrap needs runs, each of another seed or order. Remove repeated records.")
+    estimate = float(np.mean([_figure_of(run, figure, None) for run in runs]))
+    if math.isnan(estimate):
+        nan = math.nan
+        return Interval(nan, nan, nan, nan, nan, nan, level, "none", len(runs))
     drawn = np.empty(draws)
     for place in range(draws):
         images = {name: rng.integers(len(keys), size=len(keys)) for name, keys in runs[0].keys.items()}
@@ -410,7 +414,6 @@ def bootstrap_interval(
             if (one, other) in by_run
         ]
         drawn[place] = np.mean(table) if table else np.nan
-    estimate = float(np.mean([_figure_of(run, figure, None) for run in runs]))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     error = float(np.nanstd(drawn, ddof=1))
     basis: Basis = "images and runs" if len(runs) > 1 else "images"

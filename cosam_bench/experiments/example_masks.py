@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -81,7 +82,7 @@ class ExampleMasks:
         Raises:
             CannotWrite: the folder cannot be written.
         """
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, kept in self._observed.items():
             masks = [kept[row].cpu().numpy() for row in sorted(kept)]
             if masks:

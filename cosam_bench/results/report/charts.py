@@ -93,6 +93,9 @@ def pareto_svg(points: Sequence[Point], *, x_title: str, y_title: str, title: st
     axes.plot([x for x, _ in front], [y for _, y in front], color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
     axes.margins(0.15)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if high < 10 * low else "")
     axes.set_xlabel(x_title)
     axes.set_ylabel(y_title)
     return _svg(figure, title=title)
@@ -118,7 +121,7 @@ def _figure(*, height: float) -> tuple[Any, Any]:
     for spine in axes.spines.values():
         spine.set_edgecolor(_INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.tick_params(which="both", colors=_INK, labelsize=8)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)
     axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.6)
@@ -140,7 +143,8 @@ def _svg(figure: Any, *, title: str) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' style="([^"]*)"', lambda found: _as_attributes(found[1]), svg)
     for length in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {length}="[^"]*"', r"\1", svg, count=1)
     prefix = f"c{sha256_text(title)[:8]}-"  # ids of several pictures on one page differ
@@ -148,12 +152,35 @@ def _svg(figure: Any, *, title: str) -> str:
     return svg.replace(">", f' role="img" aria-label="{escape(title)}">', 1)
 
 
+def _as_attributes(style: str) -> str:
+    """A style as presentation attributes, which a page may hold whose policy forbids inline styles."""
+    attributes = []
+    for declaration in filter(None, (part.strip() for part in style.split(";"))):
+        name, value = (part.strip() for part in declaration.split(":", 1))
+        if name == "font":  # the family is the page's
+            name, value = "font-size", value.split("px")[0].split()[-1]
+        attributes.append(f' {name}="{value}"')
+    return "".join(attributes)
+
+
 def csv_of(columns: Mapping[str, Sequence[object]]) -> str:
-    """A small table as CSV text with a header, for the numbers behind a chart."""
+    """A small table as CSV text with a header, for the numbers behind a chart.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it; NaN is empty.
+
+    >>> csv_of({"method": ["=1+1", "regcl"], "last": [-0.5, math.nan]})
+    "method,last\\n'=1+1,-0.5\\nregcl,\\n"
+    """
     import csv
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer.writerows([_csv_value(value) for value in row] for row in zip(*columns.values(), strict=True))
     return text.getvalue()
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if isinstance(value, float) and math.isnan(value) else value
