@@ -119,8 +119,8 @@ class ExampleMasks:
         examples: list[Example] = []
         for number, domain in enumerate(self._experiment.columns, start=1):
             if domain.name in final:
-                is_learned = number <= len(self._experiment.domains) and number in self._experiment.steps
-                early = self._read(number).get(domain.name) if is_learned and number in results else None
+                has_step = number <= len(self._experiment.domains) and not self._experiment.method.card.all_at_once
+                early = self._read(number).get(domain.name) if has_step else None
                 scores = (results[number] if early else None, results[last])
                 examples += self._of_domain(domain, early, final[domain.name], *scores)
         if examples:

@@ -150,7 +150,7 @@ def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], *, boar
         shares.append([contributions(one, FIGURES[RANKED_BY]) for one in own])
     is_high = FIGURES[RANKED_BY].prefers_high(own[0].metric)
     ranked = [replace(entry, rank=rank) for entry, rank in zip(entries, _ranks(shares, is_high), strict=True)]
-    ranked.sort(key=lambda entry: _best_first(entry.figures[RANKED_BY].estimate, is_high))
+    ranked.sort(key=lambda entry: (*_best_first(entry.figures[RANKED_BY].estimate, is_high), entry.label))
     return tuple(replace(entry, anchor=f"b{board}-m{place}") for place, entry in enumerate(ranked, start=1))
 
 

@@ -25,6 +25,8 @@ _PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left
     "#8A8A8A",
 )
 _MARKERS = "osD^vPX*"
+_FONT_SIZE = 8.0  # of names, in points
+_LETTER_WIDTH = 0.65  # of a letter, as a share of the font's size: about DejaVu Sans's mean
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,15 @@ def curves_svg(curves: Sequence[Curve], *, steps: Sequence[str], y_title: str, t
 
 
 def pareto_svg(points: Sequence[Point], *, x_title: str, y_title: str, title: str) -> str:
-    """Score against cost on a logarithmic axis; the Pareto front is joined by a line."""
+    """Score against cost on a logarithmic axis; the Pareto front is joined by a line.
+
+    A name that would lie over another is left out, those of the front last.
+    """
     figure, axes = _figure(height=3.4)
     drawn = [point for point in points if point.x > 0 and not math.isnan(point.y)]
     for place, point in enumerate(drawn):
         style = _style(place)
         axes.plot([point.x], [point.y], marker=style["marker"], color=style["color"], linestyle="none", markersize=7)
-        axes.annotate(point.name, (point.x, point.y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=_INK)
     front = sorted((point.x, point.y) for point in drawn if point.is_on_front)
     axes.plot([x for x, _ in front], [y for _, y in front], color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
@@ -98,7 +102,30 @@ def pareto_svg(points: Sequence[Point], *, x_title: str, y_title: str, title: st
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if high < 10 * low else "")
     axes.set_xlabel(x_title)
     axes.set_ylabel(y_title)
+    figure.draw_without_rendering()  # now places are known
+    _name(axes, sorted(drawn, key=lambda point: not point.is_on_front))
     return _svg(figure, title=title)
+
+
+def _name(axes: Any, points: Sequence[Point]) -> None:
+    """Write the names beside their points, each at the first free of four places."""
+    to_points = 72 / axes.figure.dpi
+    places = [tuple(axes.transData.transform((point.x, point.y)) * to_points) for point in points]
+    left, _, right, _ = axes.get_window_extent().extents * to_points
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]  # the markers
+    for point, (x, y) in zip(points, places, strict=True):
+        width = _LETTER_WIDTH * _FONT_SIZE * len(point.name)
+        for dx, dy in ((6, -3), (-6 - width, -3), (-width / 2, 6), (-width / 2, -6 - _FONT_SIZE)):
+            box = (x + dx, y + dy, x + dx + width, y + dy + _FONT_SIZE)
+            if left <= box[0] and box[2] <= right + 20 and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                place = {"xytext": (dx, dy), "textcoords": "offset points", "annotation_clip": False}
+                axes.annotate(point.name, (point.x, point.y), fontsize=_FONT_SIZE, color=_INK, **place)
+                break
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _style(place: int) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Shelf:
 class Gallery:
     """The pictures of the page, and for each entry, by its anchor, what is shown of them."""
 
-    pictures: dict[tuple[str, str, str], Picture] = field(default_factory=dict)
+    pictures: dict[tuple[str, ...], Picture] = field(default_factory=dict)
     shelves: dict[str, Shelf] = field(default_factory=dict)
     size_bytes: int = 0
 
@@ -109,7 +109,7 @@ def _by_domain(shown: Iterable[Shown], columns: Sequence[str]) -> tuple[tuple[st
 
 def _shown(example: Example, gallery: Gallery, *, data: dict[str, str]) -> Shown:
     truth = decode_mask(example.truth)
-    identity = (data.get(example.domain, ""), example.key, example.prompt.model_dump_json())
+    identity = (example.domain, data.get(example.domain, ""), example.key, example.prompt.model_dump_json())
     picture = gallery.pictures.get(identity)
     if picture is None:
         mask = example.prompt.mask

@@ -255,7 +255,10 @@ def _pareto(board: Board, costs: Mapping[Entry, float], x_title: str, name: str)
     absent = [point.name for point in points if not point.x > 0]
     note = f" Not drawn, because a logarithmic axis has no 0: {', '.join(absent)}." if absent else ""
     front_names = ", ".join(point.name for point in points if point.is_on_front)
-    caption = f"{y_title} against {x_title}. No other method is as good at no more cost as: {front_names}.{note}"
+    caption = (
+        f"{y_title} against {x_title}. On the Pareto front (no other method is as good or better at no more cost): "
+        f"{front_names}. Names are written as far as there is room.{note}"
+    )
     return Chart(title, caption, svg, Download(f"{board.protocol}-{name}.csv", csv_of(columns)))
 
 
