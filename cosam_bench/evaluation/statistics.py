@@ -171,9 +171,9 @@ def _contributions(scores: RunScores, figure: Figure, *, of_experts: bool) -> Co
     steps, retained = len(scores.domains), len(scores.retention)
     weights = figure_weights(figure, scores.metric, steps, retained, of_experts=of_experts)
     values: dict[str, Floats] = {}
-    has_part = weights.any(axis=0)
+    has_part = np.count_nonzero(weights, axis=0)
     for column, name in enumerate((*scores.domains, *scores.retention)):
-        if has_part[:steps].any() if column < steps else has_part[column]:
+        if has_part[:steps].any() if column < steps else has_part[column] > 0:
             used = np.flatnonzero(weights[:, column])
             values[name] = weights[used, column] @ scores.values[name][used]
     return Contributions(scores.seed, scores.domains, {name: scores.keys[name] for name in values}, values)
