@@ -142,6 +142,7 @@ def _figure(*, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)  # inches: a page's font may be wider
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)

@@ -13,8 +13,8 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.results.examples import Bools, Example, Prompt, decode_mask, read_examples
 from cosam_bench.results.report.boards import Board, Entry
 
-BUDGET_BYTES = 1_900_000
-"""For all images of a page, which leaves room below 3 MB for the tables and charts of 30 methods."""
+PAGE_BYTES = 2_950_000
+"""The size up to which a page is filled with images."""
 
 # Okabe and Ito, "Color Universal Design", 2008; the last number is opacity out of 255.
 _CORRECT, _MISSED, _WRONG = (0, 158, 115, 165), (230, 159, 0, 190), (204, 121, 167, 190)
@@ -69,19 +69,24 @@ class Gallery:
     size_bytes: int = 0
 
 
-def gallery_of(boards: Sequence[Board], *, has_images: bool, budget_bytes: int = BUDGET_BYTES) -> Gallery:
-    """The examples of as many entries as the budget allows, the best of each board first."""
+def gallery_of(boards: Sequence[Board], *, budget_bytes: int) -> Gallery:
+    """The examples of as many entries as fit into the budget, the best of each board first."""
     gallery = Gallery()
     for board in boards:
         for entry in board.entries:
-            if not has_images:
-                shelf = Shelf(reason="This report was made without images (--no-images).")
-            elif gallery.size_bytes >= budget_bytes:
+            pictures, size_bytes = dict(gallery.pictures), gallery.size_bytes
+            shelf = _shelf(entry, gallery)
+            if gallery.size_bytes > budget_bytes:
+                gallery.pictures, gallery.size_bytes = pictures, size_bytes
                 shelf = Shelf(reason="Left out to keep the page below 3 MB. Report on one protocol, or fewer records.")
-            else:
-                shelf = _shelf(entry, gallery)
             gallery.shelves[entry.anchor] = shelf
     return gallery
+
+
+def empty_gallery(boards: Sequence[Board]) -> Gallery:
+    """The gallery of a page without images."""
+    shelf = Shelf(reason="This report was made without images (--no-images).")
+    return Gallery(shelves={entry.anchor: shelf for board in boards for entry in board.entries})
 
 
 def _shelf(entry: Entry, gallery: Gallery) -> Shelf:

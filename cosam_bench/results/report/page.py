@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cosam_bench import __version__
@@ -21,7 +22,7 @@ from cosam_bench.evaluation.metrics import METRICS, find_metric
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.records import Record
 from cosam_bench.results.report.boards import RANKED_BY, Board, boards_of
-from cosam_bench.results.report.gallery import gallery_of
+from cosam_bench.results.report.gallery import PAGE_BYTES, empty_gallery, gallery_of
 from cosam_bench.results.report.matrices import scale_css
 from cosam_bench.results.report.views import board_view
 from cosam_bench.results.results_folder import find_records
@@ -110,8 +111,8 @@ def render_page(
     )
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     style = (_HERE / "report.css").read_text(encoding="utf-8") + scale_css()
-    gallery = gallery_of(boards, has_images=has_images)
-    return environment.get_template("report.html.jinja").render(
+    render = partial(
+        environment.get_template("report.html.jinja").render,
         policy=f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         script=Markup(script),
@@ -119,7 +120,6 @@ def render_page(
         markup=Markup,
         views=[board_view(board) for board in boards],
         provenances=[provenance(board) for board in boards],
-        gallery=gallery,
         notes=notes,
         incomplete=incomplete,
         metric=METRICS[metric],
@@ -129,8 +129,11 @@ def render_page(
         ranked=FIGURES[RANKED_BY],
         version=__version__,
         made=utc_now(),
-        has_images=has_images,
     )
+    text = render(gallery=empty_gallery(boards))
+    if has_images:
+        text = render(gallery=gallery_of(boards, budget_bytes=PAGE_BYTES - len(text.encode())))
+    return text
 
 
 def _source(text: str) -> str:

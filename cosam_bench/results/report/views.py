@@ -157,7 +157,9 @@ def _figure_cell(entry: Entry, board: Board, figure: Figure) -> TableCell:
     values = [other.figures[figure.name].estimate for other in board.entries if not other.marks]
     known = [value for value in values if not math.isnan(value)]
     best = (max(known) if figure.prefers_high(board.metric) else min(known)) if len(known) > 1 else math.nan
-    return TableCell(number(found.estimate), _range(found), repr(found.estimate), found.estimate == best)
+    return TableCell(
+        number(found.estimate), _range(found), repr(found.estimate), not entry.marks and found.estimate == best
+    )
 
 
 def _range(found: Interval) -> str:
@@ -200,10 +202,10 @@ def _charts(board: Board) -> list[Chart]:
     same_order = all(run.info.order == info.order for entry in board.entries for run in entry.runs)
     steps = info.order if same_order else tuple(str(step) for step in range(1, len(info.order) + 1))
     seen = {entry: seen_means(means[entry]) for entry in stepwise}
-    charts = [_curves(board, seen, steps, f"{metric} on the domains seen so far", "seen")]
+    charts = [_curves(board, seen, steps, f"{metric}, domains seen so far", "seen")]
     if info.retention:
         kept = {entry: retention_means(means[entry]) for entry in stepwise}
-        charts.append(_curves(board, kept, ("frozen", *steps), f"{metric} on the retention domains", "retention"))
+        charts.append(_curves(board, kept, ("frozen", *steps), f"{metric}, retention domains", "retention"))
     state = {entry: _as_number(entry.costs["state_kib"]) for entry in board.entries}
     seconds = {
         entry: _as_number(entry.costs["train_seconds"]) + _as_number(entry.costs["merge_seconds"])
@@ -238,7 +240,10 @@ def _pareto(board: Board, costs: Mapping[Entry, float], x_title: str, name: str)
     metric, ranked = METRICS[board.metric], FIGURES[RANKED_BY]
     is_high = ranked.prefers_high(board.metric)
     pairs = [(cost, entry.figures[RANKED_BY].estimate) for entry, cost in costs.items()]
-    front = pareto_front(pairs, is_higher_better=is_high)
+    in_competition = [  # bounds and runs on all domains at once are not
+        (math.nan, math.nan) if entry.marks else pair for entry, pair in zip(costs, pairs, strict=True)
+    ]
+    front = pareto_front(in_competition, is_higher_better=is_high)
     points = [
         Point(entry.label, *pair, is_on_front=on_front)
         for entry, pair, on_front in zip(costs, pairs, front, strict=True)
@@ -256,8 +261,8 @@ def _pareto(board: Board, costs: Mapping[Entry, float], x_title: str, name: str)
     note = f" Not drawn, because a logarithmic axis has no 0: {', '.join(absent)}." if absent else ""
     front_names = ", ".join(point.name for point in points if point.is_on_front)
     caption = (
-        f"{y_title} against {x_title}. On the Pareto front (no other method is as good or better at no more cost): "
-        f"{front_names}. Names are written as far as there is room.{note}"
+        f"{y_title} against {x_title}. On the Pareto front of methods without a mark (no other is better at no more "
+        f"cost): {front_names}. Names are written as far as there is room.{note}"
     )
     return Chart(title, caption, svg, Download(f"{board.protocol}-{name}.csv", csv_of(columns)))
 

@@ -81,6 +81,9 @@ def test_a_marked_method_is_never_highlighted(tmp_path: Path) -> None:
     view = board_view(board)
     last = [column.title for column in view.columns].index("Last")
     assert [cells[last].is_best for _, cells in view.rows] == [False, True, False]
+    assert not any(cell.is_best for cell in view.rows[0][1])
+    fronts = [list(csv.DictReader(io.StringIO(chart.download.text))) for chart in view.charts[-2:]]
+    assert all(row["on_front"] == "no" for rows in fronts for row in rows if row["method"] == "joint")
 
 
 def test_downloads_hold_full_precision_and_no_formulas(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.report.gallery import BUDGET_BYTES
 from cosam_bench.results.report.page import write_report
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -103,10 +102,10 @@ def test_an_image_of_several_methods_is_on_the_page_once(tmp_path: Path) -> None
 def test_thirty_methods_with_the_largest_pictures_stay_below_3_mb(tmp_path: Path) -> None:
     domains = ("pill", "polyp", "rim", "texture", "rail_i", "rail_ii", "pitting", "camouflage")
     for number in range(30):  # noise is the worst case of both codecs
-        record(tmp_path, method=f"method_{number}", order=domains, side=160 if number < 12 else 0)
+        record(tmp_path, method=f"method_{number}", order=domains, side=100 if number < 12 else 0)
     written = write_report(tmp_path)
     assert written.methods == 30
-    assert BUDGET_BYTES < written.size_bytes < 3_000_000
+    assert 2_000_000 < written.size_bytes < 3_000_000
     assert "Left out to keep the page below 3 MB" in written.path.read_text()
 
 
