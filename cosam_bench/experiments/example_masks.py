@@ -36,7 +36,7 @@ from cosam_bench.results.examples import (
     thumbnail_size,
     write_examples,
 )
-from cosam_bench.sam.frames import Frame, nearest, to_original
+from cosam_bench.sam.frames import Frame, resize_nearest, to_original
 
 _METRIC = "iou"  # by which examples are chosen
 
@@ -72,7 +72,7 @@ class ExampleMasks:
         def observe(rows: Sequence[int], frames: Sequence[Frame], logits: Tensor) -> None:
             for row, frame, one in zip(rows, frames, logits, strict=True):
                 mask = to_original(one, frame, upsampling=upsampling) > 0
-                kept[row] = nearest(mask, thumbnail_size(*frame.original))
+                kept[row] = resize_nearest(mask, thumbnail_size(*frame.original))
 
         return observe
 
@@ -149,7 +149,7 @@ class ExampleMasks:
                     width=width,
                     height=height,
                     image=encode_image(sample.image.permute(1, 2, 0).contiguous().numpy()),
-                    truth=encode_mask(nearest(sample.mask, (height, width)).numpy()),
+                    truth=encode_mask(resize_nearest(sample.mask, (height, width)).numpy()),
                     prompt=self._prompt(prompts, row, original=(sample.mask.shape[0], sample.mask.shape[1])),
                     before=encode_mask(early[row]) if early else None,
                     after=encode_mask(final[row]),
@@ -169,7 +169,7 @@ class ExampleMasks:
         if kind == "box":
             x0, y0, x1, y1 = (round(part, 2) for part in (prompts.boxes[row] * scale.repeat(2)).tolist())
             return Prompt(kind=kind, box=(x0, y0, x1, y1))
-        return Prompt(kind=kind, mask=encode_mask(nearest(prompts.masks[row], (height, width)).numpy()))
+        return Prompt(kind=kind, mask=encode_mask(resize_nearest(prompts.masks[row], (height, width)).numpy()))
 
     def _read(self, step: int) -> dict[str, list[Bools]]:
         """The masks of a step by column; nothing if they were lost or the file is damaged."""

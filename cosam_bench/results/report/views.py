@@ -156,7 +156,7 @@ def _figure_cell(entry: Entry, board: Board, figure: Figure) -> TableCell:
     # Bounds and runs on all domains at once are not in the competition.
     values = [other.figures[figure.name].estimate for other in board.entries if not other.marks]
     known = [value for value in values if not math.isnan(value)]
-    best = (max(known) if figure.prefers_high(board.metric) else min(known)) if len(known) > 1 else math.nan
+    best = (max(known) if figure.prefers_high(board.metric) else min(known)) if len(set(known)) > 1 else math.nan
     return TableCell(
         number(found.estimate), _range(found), repr(found.estimate), not entry.marks and found.estimate == best
     )
