@@ -9,7 +9,7 @@ import pytest
 
 from cosam_bench.experiments import runner as runner_module
 from cosam_bench.experiments.example_masks import ExampleMasks
-from cosam_bench.experiments.experiment import prepare
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.examples import Example, decode_mask, read_examples
@@ -19,7 +19,7 @@ from cosam_bench.results.records import Record
 
 def run(protocol: Path, results: Path, *, method: str = "finetune", overrides: tuple[str, ...] = ()) -> Record:
     config = resolve_run(method=method, protocol=str(protocol), overrides=overrides)
-    return Runner(prepare(config, results), results=results).run()
+    return Runner(open_experiment(config, results), results=results).run()
 
 
 def examples(record: Record) -> tuple[Example, ...]:
