@@ -14,6 +14,7 @@ records_commands: `leaderboard` and `show`
 doctor: `doctor`
 export_command: `export`
 verify_command: `verify`
+report_command: `report`
 run_command: `run`
 predict_command: `predict`, one image by a run's final model
 settings_command: `settings`

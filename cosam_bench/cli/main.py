@@ -17,6 +17,7 @@ from cosam_bench.cli.export_command import export
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import leaderboard, show
+from cosam_bench.cli.report_command import report
 from cosam_bench.cli.run_command import run
 from cosam_bench.cli.settings_command import settings
 from cosam_bench.cli.verify_command import verify
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, leaderboard, show, verify),
+    "Measure": (run, leaderboard, show, report, verify),
     "Use a result": (predict, export),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),

@@ -30,6 +30,13 @@ _PIXELS_AT_ONCE_CUDA = 1 << 26
 
 _NOT_FINITE = "predict() returned logits that are not finite: check whether training or the merge diverged."
 
+Observer = Callable[[Sequence[int], Sequence[Frame], Tensor], None]
+"""Called with a batch's rows in the split, their frames and their logits on the decoder's grid."""
+
+
+def ignore_predictions(rows: Sequence[int], frames: Sequence[Frame], logits: Tensor) -> None:
+    """The observer that does nothing."""
+
 
 class BadPrediction(CosamError):
     """What ``predict`` returned is not a batch of mask logits."""
@@ -57,6 +64,7 @@ def score_split(
     loader: Loader | None = None,
     measured_batch: Callable[[], None] = lambda: None,
     advance: Callable[[float], None] = lambda images: None,
+    observe: Observer = ignore_predictions,
 ) -> list[ImageScore]:
     """The scores of every sample of a split, in order.
 
@@ -71,6 +79,7 @@ def score_split(
         loader: loads the samples; by default each when it is needed, without a cache.
         measured_batch: called after each batch that will not be repeated.
         advance: called after each batch with its number of images.
+        observe: called after each prediction; again for the parts of a batch that did not fit into the memory.
 
     Raises:
         BadPrediction: the prediction has another shape, is not a float or is not finite.
@@ -87,6 +96,7 @@ def score_split(
         with torch.inference_mode():
             logits = _shape_checked(predict(batch), batch, view)
             masks = [image.mask for image in loaded]
+            observe(rows, frames, logits)
             found = measure_batch(
                 logits, frames, masks, keys=[split.keys[row] for row in rows], size=size, upsampling=upsampling
             )

@@ -59,8 +59,10 @@ class Contributions:
     Attributes:
         seed: the run's.
         order: the stream's domains, in the order in which they were learned.
-        keys: by domain, the names of its n test images; domains without part in the figure are left out.
-        values: by domain, ``(n,)``; the figure is the sum over domains of their means.
+        keys: by domain, the names of its n test images. The stream's domains are left out if none of them has a part
+            in the figure, and so are the retention domains.
+        values: by domain, ``(n,)``; the figure is the sum over domains of their means. A domain of the stream that has
+            no part in the figure because of its place in the order (FF, the last one) has zeros.
     """
 
     seed: int
@@ -169,9 +171,10 @@ def _contributions(scores: RunScores, figure: Figure, *, of_experts: bool) -> Co
     steps, retained = len(scores.domains), len(scores.retention)
     weights = figure_weights(figure, scores.metric, steps, retained, of_experts=of_experts)
     values: dict[str, Floats] = {}
+    has_part = np.count_nonzero(weights, axis=0)
     for column, name in enumerate((*scores.domains, *scores.retention)):
-        used = np.flatnonzero(weights[:, column])
-        if used.size:
+        if has_part[:steps].any() if column < steps else has_part[column] > 0:
+            used = np.flatnonzero(weights[:, column])
             values[name] = weights[used, column] @ scores.values[name][used]
     return Contributions(scores.seed, scores.domains, {name: scores.keys[name] for name in values}, values)
 
@@ -291,10 +294,10 @@ def _figures(arrays: Mapping[str, Floats]) -> Floats:
 
 
 def _of_images(array: Floats) -> list[tuple[float, float]]:
-    """A domain's part of the variance with its degrees of freedom; NaN for a single image."""
+    """A domain's part of the variance with its degrees of freedom; NaN for a single image that has a share."""
     count = array.shape[1]
     if count < 2:
-        return [(math.nan, 1.0)]
+        return [(math.nan if array.any() else 0.0, 1.0)]
     return [(float(array.mean(axis=0).var(ddof=1)) / count, count - 1.0)]
 
 
@@ -400,6 +403,10 @@ def bootstrap_interval(
     by_run = {(run.seed, run.domains): run for run in runs}
     if not runs or len(by_run) < len(runs):
         raise CosamError("A bootstrap needs runs, each of another seed or order. Remove repeated records.")
+    estimate = float(np.mean([_figure_of(run, figure, None) for run in runs]))
+    if math.isnan(estimate):
+        nan = math.nan
+        return Interval(nan, nan, nan, nan, nan, nan, level, "none", len(runs))
     drawn = np.empty(draws)
     for place in range(draws):
         images = {name: rng.integers(len(keys), size=len(keys)) for name, keys in runs[0].keys.items()}
@@ -410,7 +417,6 @@ def bootstrap_interval(
             if (one, other) in by_run
         ]
         drawn[place] = np.mean(table) if table else np.nan
-    estimate = float(np.mean([_figure_of(run, figure, None) for run in runs]))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     error = float(np.nanstd(drawn, ddof=1))
     basis: Basis = "images and runs" if len(runs) > 1 else "images"

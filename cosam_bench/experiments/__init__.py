@@ -11,6 +11,7 @@ base_model: the frozen model that the settings ask for
 experiment: data, prompts and model of one run
 method_faults: a method's faults, told from the harness's
 step_result: what one step measured
+example_masks: predicted masks for a record's example images
 row_reuse: rows that need no second measurement
 running_record: a record while its run continues
 row_scorer: one row of the matrix

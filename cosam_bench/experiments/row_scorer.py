@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from cosam_bench.core.devices import peak_memory_bytes
-from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, score_split
+from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, ignore_predictions, score_split
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter
@@ -17,6 +17,9 @@ from cosam_bench.method.interface import Method
 from cosam_bench.sam.batch_size import AdaptiveBatchSize, ImageDoesNotFit
 from cosam_bench.sam.feature_cache import uncached_clock
 from cosam_bench.sam.inputs import Batch
+
+Observers = Callable[[str], Observer]
+"""From a column's name to the observer of its predictions."""
 
 
 class RowScorer:
@@ -43,7 +46,7 @@ class RowScorer:
         """The step with frozen SAM's row."""
         return self._measured(result, lambda batch: self._experiment.bench.predict(None, batch))
 
-    def of_method(self, result: StepResult, method: Method) -> StepResult:
+    def of_method(self, result: StepResult, method: Method, *, observers: Observers) -> StepResult:
         """The step with the row of the method in its current state.
 
         Raises:
@@ -55,7 +58,7 @@ class RowScorer:
                 return method.predict(batch)
 
         try:
-            return self._measured(result, predict)
+            return self._measured(result, predict, observers)
         except ImageDoesNotFit as error:
             raise MethodFailed(f"The method {self._experiment.method_name!r} failed in predict(): {error}") from error
 
@@ -70,11 +73,16 @@ class RowScorer:
             peak_memory_bytes=peak_memory_bytes(self._experiment.bench.view.device),
         )
 
-    def _measured(self, result: StepResult, predict: Callable[[Batch], Tensor]) -> StepResult:
+    def _measured(
+        self,
+        result: StepResult,
+        predict: Callable[[Batch], Tensor],
+        observers: Observers = lambda name: ignore_predictions,
+    ) -> StepResult:
         bench = self._experiment.bench
         began, self._passes = uncached_clock(bench.prefixes), 0
         try:
-            scores = self._columns(self._counted(predict))
+            scores = self._columns(self._counted(predict), observers)
         except BadPrediction as error:
             raise MethodFailed(f"The method {self._experiment.method_name!r} broke its contract: {error}") from error
         self._watch.check_base("predict")
@@ -100,7 +108,7 @@ class RowScorer:
     def _count(self) -> None:
         self._passes += self._tried
 
-    def _columns(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+    def _columns(self, predict: Callable[[Batch], Tensor], observers: Observers) -> dict[str, list[ImageScore]]:
         experiment, score = self._experiment, self._experiment.config.protocol.score
         return {
             domain.name: score_split(
@@ -116,6 +124,7 @@ class RowScorer:
                 loader=experiment.loader,
                 measured_batch=self._count,
                 advance=self._advance,
+                observe=observers(domain.name),
             )
             for domain in experiment.columns
         }

@@ -12,6 +12,7 @@ from pathlib import Path
 from cosam_bench.core.devices import reset_peak_memory, synchronise
 from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
+from cosam_bench.experiments.example_masks import ExampleMasks
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter, SilentReporter
@@ -40,6 +41,7 @@ class Runner:
         self._record = RunningRecord(experiment, results=results)
         self._frozen = FrozenRow(experiment, results=results)
         self._watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam, error_file=self._record.error_file)
+        self._examples = ExampleMasks(experiment, folder=self._record.folder)
         self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter)
 
     @property
@@ -91,6 +93,7 @@ class Runner:
             self._record.finish_step(self._measure(step))
         method = self._build(self._experiment.steps[-1], Meter())
         self._record.keep_outcome(method.served if isinstance(method, MergingMethod) else None)
+        self._examples.write(self._record.results)
 
     def _units_left(self) -> float:
         experiment, card, missing = self._experiment, self._experiment.method.card, self._record.missing
@@ -110,9 +113,13 @@ class Runner:
         result = self._learn(step)
         before = self._record.before(step)
         if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
+            self._examples.reuse(step, of=before.step)
             return self._scorer.reused(result, before)
         self._reporter.say(f"Scoring after step {step} of {self._experiment.steps[-1]}")
-        return self._scorer.of_method(result, self._build(step, Meter()))
+        method = self._build(step, Meter())
+        result = self._scorer.of_method(result, method, observers=self._examples.observers(step))
+        self._examples.save(step)
+        return result
 
     def _frozen_row(self) -> StepResult:
         known = self._frozen.read()

@@ -1,10 +1,11 @@
 """A record while its run is in progress: what is final, what is still missing, and who is writing.
 
 The record's folder has ``config.toml`` and ``run.json`` from the start; ``scores.csv`` and ``matrix.csv`` grow with
-every step; at the end come ``state.safetensors`` (all that the method keeps) and ``update.safetensors`` (what it
-serves, if that is one update). Until then ``steps/`` holds
+every step; at the end come ``state.safetensors`` (all that the method keeps), ``update.safetensors`` (what it serves,
+if that is one update) and ``examples.json``. Until then ``steps/`` holds
 
     NNN.safetensors   the method's state after step NNN
+    NNN.npz           predicted masks for ``examples.json``
     NNN.json          the step's scores and costs; written last, it makes the step final
 
 A run that is killed between any two writes continues after the last final step: the state that it starts from is
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -126,6 +127,11 @@ class RunningRecord:
         if result.step != step or found != wanted:
             raise CosamError(f"{path} does not belong to this run. Run again with --fresh.")
         return result
+
+    @property
+    def results(self) -> Mapping[int, StepResult]:
+        """The final steps by number."""
+        return self._done
 
     @property
     def missing(self) -> list[int]:

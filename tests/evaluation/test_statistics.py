@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -255,3 +256,35 @@ def test_the_bootstrap_of_a_linear_figure_is_near_its_interval() -> None:
     assert drawn.standard_error == pytest.approx(linear.standard_error, rel=0.1)
     worst = bootstrap_interval(runs, FIGURES["ff_max"], draws=200)
     assert worst.low < worst.estimate < worst.high
+
+
+@pytest.mark.parametrize("figure", LINEAR, ids=lambda figure: figure.name)
+def test_runs_in_several_orders_have_an_interval_about_their_mean(figure: Figure) -> None:
+    rng = np.random.default_rng(2)
+    first, second, experts = (run_scores(rng) for _ in range(3))
+    turned = replace(second, domains=second.domains[::-1])
+    theirs = replace(experts, domains=experts.domains[::-1])
+    runs = [contributions(first, figure, experts=experts), contributions(turned, figure, experts=theirs)]
+    found = interval(runs)
+    assert found.estimate == pytest.approx((runs[0].figure + runs[1].figure) / 2, abs=1e-12)
+    assert found.low < found.estimate < found.high
+
+
+def test_a_domain_of_one_image_without_a_part_leaves_the_interval_alone() -> None:
+    rng = np.random.default_rng(3)
+    scores = run_scores(rng)
+    last = scores.domains[-1]  # FF does not look at it
+    single = replace(
+        scores,
+        keys=dict(scores.keys) | {last: scores.keys[last][:1]},
+        values=dict(scores.values) | {last: scores.values[last][:, :1]},
+    )
+    assert interval([contributions(single, FIGURES["ff"])]) == interval([contributions(scores, FIGURES["ff"])])
+
+
+def test_the_bootstrap_of_an_undefined_figure_is_undefined() -> None:
+    scores = run_scores(np.random.default_rng(0))
+    scores.values["a"][1] = math.nan
+    found = bootstrap_interval([scores], FIGURES["ff_max"])
+    assert math.isnan(found.estimate)
+    assert found.basis == "none"

@@ -238,7 +238,7 @@ def whole(small: Opener, tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], small: Opener) -> None:
-    assert set(whole) == {"config.toml", "matrix.csv", "run.json", "scores.csv", "state.safetensors"}
+    assert set(whole) == {"config.toml", "examples.json", "matrix.csv", "run.json", "scores.csv", "state.safetensors"}
     lines = whole["matrix.csv"].decode().splitlines()
     assert lines[0] == "step,domain,metric,value,count"
     assert len(lines) == 1 + 3 * 3 * len(METRICS)
@@ -469,7 +469,7 @@ def test_only_what_is_missing_is_measured(
     monkeypatch.setattr(experiment.method, "learn", watched)
     with stopped_after(1, experiment, tmp_path) as folder:
         names = {path.name for path in (folder / "steps").iterdir()}
-        assert names == {"000.json", "001.json", "001.safetensors"}
+        assert names == {"000.json", "001.json", "001.npz", "001.safetensors"}
         assert learned == ["pill"]
         assert status(folder) == ("running", None)
     assert contents(Runner(experiment, results=tmp_path).run().folder) == whole
@@ -623,11 +623,11 @@ def test_all_rows_and_methods_share_what_was_loaded(small: Opener, tmp_path: Pat
         patch.setattr(Split, "read", watched)
         Runner(experiment, results=tmp_path).run()
         tested = [(name, row) for name in ("pill", "polyp", "natural") for row in range(2)]
-        assert sorted(read) == sorted([*tested, ("pill", 0), ("polyp", 0)]), (
-            "and the training image the method looks at"
+        assert sorted(read) == sorted([*tested, *tested, ("pill", 0), ("polyp", 0)]), (
+            "once for all rows, once for a thumbnail, and the training image the method looks at"
         )
         read.clear()
         again = experiment.with_method(small("frozen").config)
         assert again.loader is experiment.loader
         Runner(again, results=tmp_path / "other").run()
-        assert not read
+        assert sorted(read) == sorted(tested), "once for a thumbnail"

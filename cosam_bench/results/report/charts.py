@@ -25,6 +25,8 @@ _PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left
     "#8A8A8A",
 )
 _MARKERS = "osD^vPX*"
+_FONT_SIZE = 8.0  # of names, in points
+_LETTER_WIDTH = 0.65  # of a letter, as a share of the font's size: about DejaVu Sans's mean
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,48 @@ def curves_svg(curves: Sequence[Curve], *, steps: Sequence[str], y_title: str, t
 
 
 def pareto_svg(points: Sequence[Point], *, x_title: str, y_title: str, title: str) -> str:
-    """Score against cost on a logarithmic axis; the Pareto front is joined by a line."""
+    """Score against cost on a logarithmic axis; the Pareto front is joined by a line.
+
+    A name that would lie over another is left out, those of the front last.
+    """
     figure, axes = _figure(height=3.4)
     drawn = [point for point in points if point.x > 0 and not math.isnan(point.y)]
     for place, point in enumerate(drawn):
         style = _style(place)
         axes.plot([point.x], [point.y], marker=style["marker"], color=style["color"], linestyle="none", markersize=7)
-        axes.annotate(point.name, (point.x, point.y), xytext=(5, 4), textcoords="offset points", fontsize=8, color=_INK)
     front = sorted((point.x, point.y) for point in drawn if point.is_on_front)
     axes.plot([x for x, _ in front], [y for _, y in front], color=_INK, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
     axes.margins(0.15)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if high < 10 * low else "")
     axes.set_xlabel(x_title)
     axes.set_ylabel(y_title)
+    figure.draw_without_rendering()  # now places are known
+    _name(axes, sorted(drawn, key=lambda point: not point.is_on_front))
     return _svg(figure, title=title)
+
+
+def _name(axes: Any, points: Sequence[Point]) -> None:
+    """Write the names beside their points, each at the first free of four places."""
+    to_points = 72 / axes.figure.dpi
+    places = [tuple(axes.transData.transform((point.x, point.y)) * to_points) for point in points]
+    left, _, right, _ = axes.get_window_extent().extents * to_points
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]  # the markers
+    for point, (x, y) in zip(points, places, strict=True):
+        width = _LETTER_WIDTH * _FONT_SIZE * len(point.name)
+        for dx, dy in ((6, -3), (-6 - width, -3), (-width / 2, 6), (-width / 2, -6 - _FONT_SIZE)):
+            box = (x + dx, y + dy, x + dx + width, y + dy + _FONT_SIZE)
+            if left <= box[0] and box[2] <= right + 20 and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                place = {"xytext": (dx, dy), "textcoords": "offset points", "annotation_clip": False}
+                axes.annotate(point.name, (point.x, point.y), fontsize=_FONT_SIZE, color=_INK, **place)
+                break
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _style(place: int) -> dict[str, str]:
@@ -112,13 +142,14 @@ def _figure(*, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)  # inches: a page's font may be wider
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     for spine in axes.spines.values():
         spine.set_edgecolor(_INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.tick_params(which="both", colors=_INK, labelsize=8)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)
     axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.6)
@@ -140,7 +171,8 @@ def _svg(figure: Any, *, title: str) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' style="([^"]*)"', lambda found: _as_attributes(found[1]), svg)
     for length in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {length}="[^"]*"', r"\1", svg, count=1)
     prefix = f"c{sha256_text(title)[:8]}-"  # ids of several pictures on one page differ
@@ -148,12 +180,35 @@ def _svg(figure: Any, *, title: str) -> str:
     return svg.replace(">", f' role="img" aria-label="{escape(title)}">', 1)
 
 
+def _as_attributes(style: str) -> str:
+    """A style as presentation attributes, which a page may hold whose policy forbids inline styles."""
+    attributes = []
+    for declaration in filter(None, (part.strip() for part in style.split(";"))):
+        name, value = (part.strip() for part in declaration.split(":", 1))
+        if name == "font":  # the family is the page's
+            name, value = "font-size", value.split("px")[0].split()[-1]
+        attributes.append(f' {name}="{value}"')
+    return "".join(attributes)
+
+
 def csv_of(columns: Mapping[str, Sequence[object]]) -> str:
-    """A small table as CSV text with a header, for the numbers behind a chart."""
+    """A small table as CSV text with a header, for the numbers behind a chart.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it; NaN is empty.
+
+    >>> csv_of({"method": ["=1+1", "regcl"], "last": [-0.5, math.nan]})
+    "method,last\\n'=1+1,-0.5\\nregcl,\\n"
+    """
     import csv
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer.writerows([_csv_value(value) for value in row] for row in zip(*columns.values(), strict=True))
     return text.getvalue()
+
+
+def _csv_value(value: object) -> object:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return "" if isinstance(value, float) and math.isnan(value) else value
