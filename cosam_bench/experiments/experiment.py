@@ -28,6 +28,7 @@ from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory
 from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
+from cosam_bench.training.expert_store import ExpertStore
 
 SHARED = "_shared"
 
@@ -112,8 +113,13 @@ class Experiment:
         return short_name(self.config.method)
 
 
-def open_experiment(config: RunConfig, results: Path) -> Experiment:
+def open_experiment(config: RunConfig, results: Path, *, fresh: bool = False) -> Experiment:
     """Open the data, draw or read the frozen prompts, build the model.
+
+    Args:
+        config: the resolved settings.
+        results: the folder of records, which also holds what runs share.
+        fresh: read no expert and no cached feature that an earlier run left.
 
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
@@ -147,8 +153,8 @@ def open_experiment(config: RunConfig, results: Path) -> Experiment:
         view=view,
         seed=config.seed,
         batch_size=resolve_batch_size(protocol.score.batch_size, sam=sam, view=view),
-        experts=shared / "experts",
-        prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
+        experts=ExpertStore(shared / "experts", fresh=fresh),
+        prefixes=_prefix_cache(config, sam, folder=shared / "prefix", fresh=fresh),
     )
     return Experiment(
         config=config,
@@ -181,14 +187,14 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
     return method, settings
 
 
-def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
+def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path, fresh: bool) -> PrefixCache | None:
     """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
     depth = frozen_depth(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
     limit_bytes = round(config.prefix_cache_gib * 2**30)
     if depth is None or not limit_bytes:
         return None
     if sam.device.type != "cuda":
-        return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes), sam=sam, depth=depth)
+        return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes, fresh=fresh), sam=sam, depth=depth)
     memory = FeatureMemory(limit_bytes=min(limit_bytes, free_memory_bytes(sam.device) // 2))
     return PrefixCache(memory, sam=sam, depth=depth, is_batched=True)
 

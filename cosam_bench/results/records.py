@@ -77,12 +77,22 @@ class RecordWriter:
         header, old = _read_csv(path, _SCORE_COLUMNS) if path.exists() else ([], [])
         kept = [dict(zip(header, row, strict=True)) for row in old if int(row[0]) < step]
         rows = [[row.get(name, "nan") for name in (*_SCORE_COLUMNS, *METRICS)] for row in kept]
-        rows += [
-            [str(step), domain, score.key, *(repr(score.values.get(name, math.nan)) for name in METRICS)]
-            for domain, images in scores.items()
-            for score in images
-        ]
-        write_atomically(path, _csv_text([(*_SCORE_COLUMNS, *METRICS), *rows]))
+        self._write_score_rows([*rows, *_score_rows(step, scores)])
+
+    def write_all_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
+        """Replace ``scores.csv`` by the scores of all steps, in their order."""
+        self._write_score_rows([row for step, scores in sorted(steps.items()) for row in _score_rows(step, scores)])
+
+    def _write_score_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        write_atomically(self.folder / "scores.csv", _csv_text([(*_SCORE_COLUMNS, *METRICS), *rows]))
+
+
+def _score_rows(step: int, scores: Mapping[str, Sequence[ImageScore]]) -> list[list[str]]:
+    return [
+        [str(step), domain, score.key, *(repr(score.values.get(name, math.nan)) for name in METRICS)]
+        for domain, images in scores.items()
+        for score in images
+    ]
 
 
 def _csv_text(rows: Iterable[Sequence[object]]) -> str:
