@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class Experiment:
         bench: what the method works with.
         loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
+        fresh: whether nothing is read that earlier runs left for sharing.
+        frozen_rows: of a fresh experiment, the names of the shared rows of frozen SAM that it has measured itself.
     """
 
     config: RunConfig
@@ -60,6 +62,8 @@ class Experiment:
     bench: Workbench
     loader: Loader
     conditions: Conditions
+    fresh: bool = False
+    frozen_rows: set[str] = field(default_factory=set)
 
     def with_method(self, config: RunConfig) -> Experiment:
         """The same data, prompts and model for another method.
@@ -119,7 +123,7 @@ def open_experiment(config: RunConfig, results: Path, *, fresh: bool = False) ->
     Args:
         config: the resolved settings.
         results: the folder of records, which also holds what runs share.
-        fresh: read no expert and no cached feature that an earlier run left.
+        fresh: read no expert, no cached feature and no row of frozen SAM that an earlier run left.
 
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
@@ -167,6 +171,7 @@ def open_experiment(config: RunConfig, results: Path, *, fresh: bool = False) ->
         bench=bench,
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
+        fresh=fresh,
     )
 
 

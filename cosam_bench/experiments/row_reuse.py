@@ -29,6 +29,8 @@ class FrozenRow:
 
     def read(self) -> StepResult | None:
         """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
+        if self._experiment.fresh and self._identity not in self._experiment.frozen_rows:
+            return None
         try:
             result = StepResult.read(self._path, identity=self._identity)
         except CosamError:
@@ -42,6 +44,7 @@ class FrozenRow:
         """Keep the row for other runs; if that fails, they measure it themselves."""
         with suppress(CannotWrite):
             result.save(self._path, identity=self._identity)
+            self._experiment.frozen_rows.add(self._identity)
 
 
 def _row_digest(experiment: Experiment) -> str:
