@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.run_info import Cost, RunInfo, Status
@@ -191,6 +192,23 @@ class Record:
         """Seconds, bytes and encoder passes."""
         return self.info.cost
 
+    def checked_file(self, name: str) -> Path:
+        """The path of one of the record's files, which may be missing, but has not been changed since the run.
+
+        Records of schema 1, and runs that are not complete, have no hashes to compare with.
+
+        Raises:
+            CosamError: the file has another sha256 than ``run.json`` says.
+        """
+        path = self.folder / name
+        expected = self.info.files.get(name)
+        if expected is not None and path.is_file() and sha256_file(path) != expected:
+            raise CosamError(
+                f"{path} was changed since the run wrote it: its sha256 is not the one in run.json. Run it again, or "
+                "restore the file."
+            )
+        return path
+
     def matrix(self, metric: str = "iou") -> DataFrame:
         """The score matrix by one metric as a table: one row per step, one column per domain; NaN if not measured.
 
@@ -205,7 +223,7 @@ class Record:
         Raises:
             CosamError: the file is missing or damaged, or no metric has this name.
         """
-        path = self.folder / "matrix.csv"
+        path = self.checked_file("matrix.csv")
         cells = read_cells(path)
         try:
             return ScoreMatrix.from_cells(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
