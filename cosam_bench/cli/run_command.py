@@ -44,7 +44,7 @@ Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run with the same settings left.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again; use nothing that earlier runs left.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings as TOML and exit.")]
 
 
