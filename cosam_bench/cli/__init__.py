@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 data_check_table: what `data check` found
 domain_sheet: one card in full
+signals: signals that end the program as Ctrl-C does
 error_handling: from an exception to a message and an exit code
 matrix_table: one run's matrix
 leaderboard_table: the leaderboard
@@ -12,6 +13,7 @@ catalogue_commands: `domains` and `models`
 data_commands: `data`
 records_commands: `leaderboard` and `show`
 doctor: `doctor`
+clean_command: `clean`
 export_command: `export`
 verify_command: `verify`
 report_command: `report`

@@ -99,8 +99,8 @@ def run(
             compare(records)
         if failed:
             raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
-    except KeyboardInterrupt:
-        raise Stopped(_how_to_continue(names, fresh=fresh)) from None
+    except KeyboardInterrupt as stop:
+        raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
 
 
 def _how_to_continue(names: list[str], *, fresh: bool) -> str:

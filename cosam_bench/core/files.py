@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cosam_bench.core.errors import CosamError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 class CannotWrite(CosamError):
@@ -54,6 +57,11 @@ def replacing(path: Path) -> Iterator[Path]:
         raise CannotWrite(
             f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder."
         ) from error
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has the name of one that ``replacing`` writes, or was writing when its process was killed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def expanded(path: Path | str) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.core.files import CannotWrite, hold_alone, is_temporary, replacing, write_atomically
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.evaluation.figures import summary
@@ -120,6 +120,8 @@ class RunningRecord:
             self._done[step] = self._checked(StepResult.read(path, identity=self._experiment.digest), path, step)
         with _removing(self.folder):
             self.error_file.unlink(missing_ok=True)
+            for path in filter(is_temporary, self.folder.rglob(".*")):  # left by a process that was killed
+                path.unlink()
         write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
         self.write_info("running")
 

@@ -12,6 +12,7 @@ results_folder: a folder of records: all, one, or as a leaderboard
 image_scores: scores of single images
 score_lines: scores.csv line by line, each checked
 verification: whether a record is what was computed
+cleaning: what killed processes left, and caches, removed
 examples: a record's example images
 export: a record's model in other programs' formats
 report: one page about several runs
