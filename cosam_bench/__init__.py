@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cosam_bench.method.workbench import Workbench
     from cosam_bench.results.records import Record
     from cosam_bench.results.results_folder import load_record
-    from cosam_bench.sam.adapters.attach import Adapter
+    from cosam_bench.sam.adapters.attachment import Adapter
     from cosam_bench.sam.inputs import Batch
     from cosam_bench.sam.sam import Features, Masks, Sam
     from cosam_bench.training.fit import TrainingHooks
@@ -88,7 +88,7 @@ _HOMES = {
     "method.workbench": ("Workbench",),
     "results.records": ("Record",),
     "results.results_folder": ("load_record",),
-    "sam.adapters.attach": ("Adapter",),
+    "sam.adapters.attachment": ("Adapter",),
     "sam.inputs": ("Batch",),
     "sam.sam": ("Features", "Masks", "Sam"),
     "training.fit": ("TrainingHooks",),

@@ -17,7 +17,7 @@ from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter, attach
+from cosam_bench.sam.adapters.attachment import Adapter, attach
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
