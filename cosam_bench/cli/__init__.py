@@ -15,6 +15,7 @@ records_commands: `leaderboard` and `show`
 doctor: `doctor`
 clean_command: `clean`
 export_command: `export`
+log_command: `log`, records for an experiment tracker
 verify_command: `verify`
 report_command: `report`
 run_command: `run`
