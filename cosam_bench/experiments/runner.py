@@ -52,7 +52,10 @@ class Runner:
 
     def finished(self) -> Record | None:
         """The record of this run if it is already complete."""
-        return self._record.finished()
+        record = self._record.finished()
+        if record is not None:
+            self._record.clear_leftovers()
+        return record
 
     def run(self, *, fresh: bool = False) -> Record:
         """Measure every missing row, and return the complete record.
@@ -70,8 +73,9 @@ class Runner:
         with self._record.locked():
             if fresh:
                 self._record.forget()
-            record = self.finished()
+            record = self._record.finished()
             if record is not None:
+                self._record.remove_steps()
                 return record
             self._record.begin()
             try:

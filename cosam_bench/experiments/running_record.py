@@ -211,10 +211,21 @@ class RunningRecord:
                 "steps that are whole are not repeated."
             )
         self._writer.write_info(info)
-        with _removing(self.folder):
-            shutil.rmtree(self.folder / "steps")
-            (self.folder / LOCK).unlink()
+        self.remove_steps()
         return Record(self.folder, read_run_info(self.folder / "run.json"))
+
+    def remove_steps(self) -> None:
+        """Remove what a complete record does not need; only who holds the lock may do that."""
+        with _removing(self.folder):
+            if (self.folder / "steps").exists():  # a killed process may have removed them, and left the lock
+                shutil.rmtree(self.folder / "steps")
+            (self.folder / LOCK).unlink(missing_ok=True)
+
+    def clear_leftovers(self) -> None:
+        """Remove what a process left that was killed after its record was complete, if that is possible."""
+        if (self.folder / "steps").exists() or (self.folder / LOCK).exists():
+            with suppress(CosamError), self.locked():
+                self.remove_steps()
 
     def stop(self, status: Status, *, error: str | None) -> None:
         """Record why the run ended early, if that can still be written."""

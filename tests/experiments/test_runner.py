@@ -526,6 +526,8 @@ def test_a_second_process_at_the_same_run_is_refused(small: Opener, whole: dict[
 class Counter:
     """Adds up what it is told."""
 
+    on_step = None
+
     def __init__(self) -> None:
         self.total = self.done = 0.0
         self.said: list[str] = []
