@@ -1,4 +1,7 @@
-"""SAM as it is: learns nothing, forgets nothing, costs nothing. The floor of plasticity."""
+"""SAM as it is: learns nothing, forgets nothing, costs nothing. The floor of plasticity.
+
+M_t = 0
+"""
 
 from __future__ import annotations
 

@@ -109,6 +109,20 @@ def test_the_catalogue_lists_every_method_as_its_card_says() -> None:
         assert said == [", ".join(card.needs) or "\N{EN DASH}", card.state, order], name
 
 
+def test_every_method_has_its_formula_source_deviations_and_use() -> None:
+    used = re.findall(
+        r"^\| \[`(\w+)`\]\(method-reference\.md#(\w+)\) \| \S", text_of("docs/methods.md"), flags=re.MULTILINE
+    )
+    names = sorted(tomllib.loads(text_of("pyproject.toml"))["project"]["entry-points"]["cosam_bench.methods"])
+    assert sorted(used) == [(name, name) for name in names]
+    sections = re.split(r"^## (\w+)$", text_of("docs/method-reference.md"), flags=re.MULTILINE)[1:]
+    assert sections[::2] == names
+    for name, section in zip(sections[::2], sections[1::2], strict=True):
+        assert "Source: " in section, name
+        assert "```text\n" in section, f"{name}: its module's docstring has no formula"
+        assert "**Deviations" in section, name
+
+
 def test_a_table_says_what_every_file_is() -> None:
     assert {"run.json", "matrix.csv", "scores.csv"} <= first_column("README.md")
 

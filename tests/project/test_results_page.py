@@ -9,6 +9,9 @@ import re
 import pytest
 from support.shown_commands import ROOT, text_of
 
+from cosam_bench.core.setting_keys import setting_keys
+from cosam_bench.method.source_reading import describe
+
 PAGE = text_of("docs/results.md")
 with (ROOT / "results" / "reference" / "mini.csv").open(encoding="utf-8", newline="") as file:
     ROWS = list(csv.DictReader(file))
@@ -49,6 +52,12 @@ def test_the_table_is_the_file() -> None:
 def test_every_row_is_of_three_seeds_and_one_order_under_the_same_conditions() -> None:
     assert {(row["runs"], row["seeds"], row["orders"], row["metric"]) for row in ROWS} == {("3", "3", "1", "iou")}
     assert len({row["conditions"] for row in ROWS}) == 1
+
+
+def test_only_one_default_was_chosen_on_this_protocol() -> None:
+    keys = [key for row in ROWS for key in setting_keys(describe(row["method"]).settings, prefix=f"{row['method']}.")]
+    assert len(keys) > 50
+    assert {key.name for key in keys if "mini" in key.source.replace("minimum", "")} == {"ewc.strength"}
 
 
 def test_what_is_said_of_the_bounds() -> None:
