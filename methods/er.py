@@ -6,7 +6,8 @@ memory has fewer), without repetition, and minimises the mean of both losses,
 
     (L(new batch) + L(batch from the memory)) / 2.
 
-Memory samples are augmented and prompted like others. After each domain a random selection of its samples joins the memory and stays.
+Memory samples are augmented and prompted like others. After each domain a random selection of its samples joins the
+memory and stays.
 
 Deviations: a fixed number per domain instead of a memory of fixed size in which later samples replace earlier ones,
 because the state's growth is measured here; the protocol's epochs per domain instead of one; only adapters are
