@@ -15,7 +15,7 @@ from cosam_bench.method.source_reading import describe
 PAGE = text_of("docs/results.md")
 with (ROOT / "results" / "reference" / "mini.csv").open(encoding="utf-8", newline="") as file:
     ROWS = list(csv.DictReader(file))
-DASH = "\N{EN DASH}"
+DASH, NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 SHOWN = ("last", "avg", "ff", "plasticity", "retention")
 
 
@@ -36,11 +36,11 @@ STORES_IMAGES = {"`moda`", "`er`"}
 
 def cell(row: dict[str, str], name: str) -> str:
     value, deviation = row[name], row[f"{name}_std"]
-    return f"{float(value):.3f} ± {float(deviation):.3f}" if value else DASH
+    return f"{float(value):.3f}{NO_BREAK}±{NO_BREAK}{float(deviation):.3f}" if value else DASH
 
 
 def expected(row: dict[str, str]) -> list[str]:
-    state = f"{float(row['state_kib']):,.0f}{' ↑' if row['state_grows'] == 'yes' else ''}"
+    state = f"{float(row['state_kib']):,.0f}{NO_BREAK + '↑' if row['state_grows'] == 'yes' else ''}"
     return [label(row), *(cell(row, name) for name in SHOWN), state, f"{float(row['train_seconds']):.0f}"]
 
 
