@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import tomllib
@@ -18,6 +19,8 @@ from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.experiments.protocol import protocol_names, resolve_run
 from cosam_bench.method.source_reading import read_card
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.training.fit import TrainingHooks
 
 DOCUMENTS = sorted(
     path for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "results/README.md") for path in ROOT.glob(pattern)
@@ -90,6 +93,26 @@ def test_the_settings_in_the_docs_are_the_examples_own() -> None:
     example = text_of("examples/third-party-method/cosam_bench_ema.py")
     assert snippet.splitlines()[0] in example
     assert snippet.splitlines()[-1] in example
+
+
+def test_the_page_for_authors_names_every_hook_and_tool() -> None:
+    page = text_of("docs/writing-a-method.md")
+    for hook, function in inspect.getmembers(TrainingHooks, inspect.isfunction):
+        arguments = inspect.signature(function).parameters.values()
+        positional = [one.name for one in arguments if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+        named = [one.name for one in arguments if one.kind is one.KEYWORD_ONLY]
+        assert f"`{hook}({', '.join([*positional, *(['*', *named] if named else [])])})`" in page
+    tools = [name for name in vars(Workbench) if not name.startswith("_") and name not in Workbench.__match_args__]
+    assert len(tools) > 10
+    assert [name for name in tools if not re.search(rf"`[^`\n]*\.{name}\b", page)] == []
+
+
+def test_every_mistake_on_the_page_is_a_message_of_the_check() -> None:
+    messages = text_of("cosam_bench/method/contract_check.py").replace('"\n', "").replace("{act}() ", "")
+    messages = re.sub(r'"\s+f?"', "", messages.replace("{card.state!r}", "'constant'"))
+    quoted = re.findall(r'^\| "([^"]+)"', text_of("docs/writing-a-method.md"), flags=re.MULTILINE)
+    assert len(quoted) > 5
+    assert [message for message in quoted if message not in messages] == []
 
 
 def test_the_readme_begins_with_two_commands() -> None:

@@ -107,8 +107,11 @@ def write_files(folder: Path, page: str) -> None:
     """The files that the page speaks of: its own TOML blocks, README's method, a photo, images with masks."""
     for suffix in ("jpg", "png"):
         Image.fromarray(np.full((120, 160, 3), 90, dtype=np.uint8)).save(folder / f"photo.{suffix}")
-    [method] = [body for body in blocks_of("README.md", "python") if "class " in body]
-    for name in ("halfway.py", "my_method.py"):
+    for source, name, part in (
+        ("README.md", "halfway.py", "class Halfway("),
+        ("docs/writing-a-method.md", "my_method.py", "class RecentMean("),
+    ):
+        [method] = [body for body in blocks_of(source, "python") if part in body]
         (folder / name).write_text(method, encoding="utf-8")
     own = folder / "mydata"
     for domain in ("leaves", "cells", "street"):
@@ -149,3 +152,18 @@ def write_belts(folder: Path) -> None:
 def test_what_is_not_run_is_shown() -> None:
     shown = {command for page in PAGES for command in shown_commands(page)}
     assert {*NOT_RUN, *ENDS_WITH} - shown == set()
+
+
+def test_the_matrix_of_the_first_run_is_what_its_record_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(ROOT)
+    [shown] = blocks_of("docs/first-run.md", "text")
+    printed = invoke("cosam-bench show regcl --results results/reference/records")
+    assert [line.rstrip() for line in printed.splitlines()[: len(shown.splitlines())]] == shown.splitlines()
+
+
+def test_python_is_shown_only_where_it_is_run() -> None:
+    """By tests/api/test_python_page.py, by the contract check above, or as a part of the tested example."""
+    with_python = {page for page in PAGES if blocks_of(page, "python")}
+    assert with_python == {"README.md", "docs/python-api.md", "docs/writing-a-method.md"}
+    assert len(blocks_of("docs/writing-a-method.md", "python")) == 3
