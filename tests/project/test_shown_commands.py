@@ -98,7 +98,7 @@ def test_the_commands_of_a_page_run(page: str, recorded: Path, tmp_path: Path, m
     write_files(tmp_path, page)
     use_small_mini(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    for command in shown_commands(page):
+    for command in dict.fromkeys(shown_commands(page)):
         if command not in NOT_RUN:
             invoke(command)
 
