@@ -23,6 +23,7 @@ ON_THEIR_OWN = ("docs/first-run.md", "docs/your-data.md", "docs/many-runs.md")  
 DOWNLOAD = "downloads"
 WEIGHTS = "needs weights of several hundred MB"
 PUBLISHED = "needs published data"
+TRACKER = "needs an extra; tests/results/test_trackers.py covers it"
 HOURS = "needs published data, weights and a GPU"
 VIT_B = "cosam-bench run --method regcl --stream path/to/stream.toml --model vit_b"
 NOT_RUN = {
@@ -34,6 +35,8 @@ NOT_RUN = {
     "cosam-bench run --protocol regcl --method regcl --mode faithful": HOURS,
     "cosam-bench run --protocol cosam --method moda": HOURS,
     "cosam-bench run --protocol cosam --mode faithful --method moda": HOURS,
+    "cosam-bench log regcl --to trackio": TRACKER,
+    "cosam-bench log regcl opcm --to wandb --project my-study": TRACKER,
     VIT_B: WEIGHTS,
     f"{VIT_B} --checkpoint path/to/weights.pth": WEIGHTS,
     "cosam-bench run --method frozen,finetune,average,regcl --stream mydata/stream.toml --model vit_b": WEIGHTS,
