@@ -2,8 +2,12 @@
 
 Source: Chaudhry et al., "On Tiny Episodic Memories in Continual Learning", 2019 (arXiv 1902.10486). The served adapter
 is trained on; each step draws as many samples from the memory as the new domain's batch has (or all of them, if the
-memory has fewer), without repetition, and minimises the mean of both losses. Memory samples are augmented and
-prompted like others. After each domain a random selection of its samples joins the memory and stays.
+memory has fewer), without repetition, and minimises the mean of both losses,
+
+    (L(new batch) + L(batch from the memory)) / 2.
+
+Memory samples are augmented and prompted like others. After each domain a random selection of its samples joins the
+memory and stays.
 
 Deviations: a fixed number per domain instead of a memory of fixed size in which later samples replace earlier ones,
 because the state's growth is measured here; the protocol's epochs per domain instead of one; only adapters are

@@ -1,4 +1,9 @@
-"""One adapter per domain, chosen by the domain's true name: the bound of a perfect router."""
+"""One adapter per domain, chosen by the domain's true name: the bound of a perfect router.
+
+    M for an image of domain j = tau_j, the dW of the adapter trained on domain j from the base model
+
+with M the served change of the weights.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Naive sequential fine-tuning: one adapter, trained on throughout the stream. The lower bound of forgetting."""
+"""Naive sequential fine-tuning: one adapter, trained on throughout the stream. The lower bound of forgetting.
+
+    phi_t = the adapter trained on domain t from phi_{t-1},   M_t = dW of phi_t
+
+with phi_0 the untrained adapter and M_t the served change of the weights.
+"""
 
 from __future__ import annotations
 

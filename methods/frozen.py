@@ -1,4 +1,9 @@
-"""SAM as it is: learns nothing, forgets nothing, costs nothing. The floor of plasticity."""
+"""SAM as it is: learns nothing, forgets nothing, costs nothing. The floor of plasticity.
+
+    M_t = 0
+
+with M_t the served change of the weights.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Joint training: one adapter trained once on all domains together. An upper bound, not a method."""
+"""Joint training: one adapter trained once on all domains together. An upper bound, not a method.
+
+    M_T = dW of the adapter trained on the union of domains 1 to T
+
+with M_T the served change of the weights.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ Source: CoSAM/MoDA, arXiv 2412.06418, and its released code. After each domain
    others its assistants (GAT), pass the frozen encoder together with the image, and a linear layer, the keys
    K, classifies the domain: softmax(K f + b) with f the GFT after the last block.
 
-An image is served by the adapter of the domain argmax(K f + b), without mixing and without a "none of them".
+An image x is served by one adapter, without mixing and without a "none of them":
+
+    M for x = tau_j,   j = argmax(K f(x) + b).
+
 That takes two encoder passes per image, one with tokens through the base model and one with the adapter.
 
 The tokens are drawn from N(0, 1) once, and each domain's training continues from the last; the keys are drawn again

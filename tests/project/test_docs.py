@@ -1,7 +1,8 @@
-"""What the documents say holds: commands parse, TOML validates, code runs, links lead somewhere, tables are whole."""
+"""What the documents say holds: commands parse, TOML validates, tables are whole."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 import tomllib
@@ -10,50 +11,40 @@ from pathlib import Path
 import pytest
 import typer
 from pydantic import BaseModel
+from support.shown_commands import ROOT, blocks_of, prose_of, shown_commands, text_of
 
 from cosam_bench.cli.main import app
 from cosam_bench.data.cards import Card, SplitRule
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.experiments.protocol import protocol_names, resolve_run
-from cosam_bench.method.contract_check import check_method
-from cosam_bench.method.registry import load_method
 from cosam_bench.method.source_reading import read_card
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.training.fit import TrainingHooks
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     path for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "results/README.md") for path in ROOT.glob(pattern)
 )
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(app)
 
 
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
     """The fenced blocks of one language in all documents, with the document's name."""
-    return [
-        (path.relative_to(ROOT).as_posix(), body)
-        for path in DOCUMENTS
-        for kind, body in FENCED.findall(path.read_text(encoding="utf-8"))
-        if kind == language
-    ]
+    return [(named(path), body) for path in DOCUMENTS for body in blocks_of(named(path), language)]
 
 
 def commands() -> list[tuple[str, str]]:
     """Every ``cosam-bench ...`` in a block of commands or in a span of code, with the document's name."""
-    found = [
-        (name, part.strip())
-        for name, body in blocks("sh")
-        for line in body.splitlines()
-        for part in line.partition("#")[0].split("&&")
-    ]
-    for path in DOCUMENTS:
-        prose = FENCED.sub("", path.read_text(encoding="utf-8"))
-        found += [(path.relative_to(ROOT).as_posix(), span) for span in re.findall(r"`([^`\n]+)`", prose)]
-    return [(name, command) for name, command in found if command.startswith("cosam-bench ")]
+    found = []
+    for name in map(named, DOCUMENTS):
+        spans = re.findall(r"`([^`\n]+)`", prose_of(name))
+        found += [(name, span) for span in spans if span.startswith("cosam-bench ")]
+        found += [(name, command) for command in shown_commands(name)]
+    return [(name, command) for name, command in found if command != "cosam-bench COMMAND --help"]
 
 
 def first_column(document: str) -> set[str]:
@@ -64,11 +55,15 @@ def first_column(document: str) -> set[str]:
 
 @pytest.mark.parametrize(("document", "command"), commands())
 def test_a_command_parses(document: str, command: str) -> None:
-    _, name, *arguments = shlex.split(command)
-    assert name in COMMANDS.commands, f"{document}: {command}"
+    _, *arguments = shlex.split(command)
+    parent = COMMANDS
+    while arguments and hasattr(parent, "commands"):
+        name, *arguments = arguments
+        assert name in parent.commands, f"{document}: {command}"
+        parent = parent.commands[name]
     if not arguments:  # prose may name a command alone
         return
-    with COMMANDS.commands[name].make_context(name, list(arguments)) as context:
+    with parent.make_context(command, list(arguments)) as context:
         given = context.params.get("settings") or []
     asked, mode = context.params.get("protocol") or "mini", context.params.get("mode") or "clean"
     keys = tuple(key for key in given if not key.startswith("method."))
@@ -93,13 +88,6 @@ def test_the_template_of_own_data_is_valid() -> None:
     assert load_stream(str(ROOT / "examples" / "own-data" / "stream.toml")).order
 
 
-def test_the_method_in_the_readme_keeps_the_contract(tmp_path: Path) -> None:
-    [snippet] = [body for document, body in blocks("python") if document == "README.md" and "class " in body]
-    path = tmp_path / "halfway.py"
-    path.write_text(snippet, encoding="utf-8")
-    check_method(load_method(str(path)))
-
-
 def test_the_settings_in_the_docs_are_the_examples_own() -> None:
     [snippet] = [body for name, body in blocks("python") if name == "docs/writing-a-method.md" and "Ema" in body]
     example = text_of("examples/third-party-method/cosam_bench_ema.py")
@@ -107,10 +95,28 @@ def test_the_settings_in_the_docs_are_the_examples_own() -> None:
     assert snippet.splitlines()[-1] in example
 
 
+def test_the_page_for_authors_names_every_hook_and_tool() -> None:
+    page = text_of("docs/writing-a-method.md")
+    for hook, function in inspect.getmembers(TrainingHooks, inspect.isfunction):
+        arguments = inspect.signature(function).parameters.values()
+        positional = [one.name for one in arguments if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+        named = [one.name for one in arguments if one.kind is one.KEYWORD_ONLY]
+        assert f"`{hook}({', '.join([*positional, *(['*', *named] if named else [])])})`" in page
+    tools = [name for name in vars(Workbench) if not name.startswith("_") and name not in Workbench.__match_args__]
+    assert len(tools) > 10
+    assert [name for name in tools if not re.search(rf"`[^`\n]*\.{name}\b", page)] == []
+
+
+def test_every_mistake_on_the_page_is_a_message_of_the_check() -> None:
+    messages = text_of("cosam_bench/method/contract_check.py").replace('"\n', "").replace("{act}() ", "")
+    messages = re.sub(r'"\s+f?"', "", messages.replace("{card.state!r}", "'constant'"))
+    quoted = re.findall(r'^\| "([^"]+)"', text_of("docs/writing-a-method.md"), flags=re.MULTILINE)
+    assert len(quoted) > 5
+    assert [message for message in quoted if message not in messages] == []
+
+
 def test_the_readme_begins_with_two_commands() -> None:
-    (language, body), *_ = FENCED.findall(text_of("README.md"))
-    first, second = body.splitlines()
-    assert language == "sh"
+    first, second = blocks_of("README.md", "sh")[0].splitlines()
     assert first.endswith("pip install -e . && cosam-bench run --method regcl")
     assert second.endswith('pip install -e ".[test]" && pytest -q -n auto')
 
@@ -126,6 +132,20 @@ def test_the_catalogue_lists_every_method_as_its_card_says() -> None:
         assert said == [", ".join(card.needs) or "\N{EN DASH}", card.state, order], name
 
 
+def test_every_method_has_its_formula_source_deviations_and_use() -> None:
+    used = re.findall(
+        r"^\| \[`(\w+)`\]\(method-reference\.md#(\w+)\) \| \S", text_of("docs/methods.md"), flags=re.MULTILINE
+    )
+    names = sorted(tomllib.loads(text_of("pyproject.toml"))["project"]["entry-points"]["cosam_bench.methods"])
+    assert sorted(used) == [(name, name) for name in names]
+    sections = re.split(r"^## (\w+)$", text_of("docs/method-reference.md"), flags=re.MULTILINE)[1:]
+    assert sections[::2] == names
+    for name, section in zip(sections[::2], sections[1::2], strict=True):
+        assert "Source: " in section, name
+        assert "```text\n" in section, f"{name}: its module's docstring has no formula"
+        assert "**Deviations" in section, name
+
+
 def test_a_table_says_what_every_file_is() -> None:
     assert {"run.json", "matrix.csv", "scores.csv"} <= first_column("README.md")
 
@@ -135,10 +155,3 @@ def test_the_docs_name_every_key(model: type[BaseModel]) -> None:
     keys = {field.alias or name for name, field in model.model_fields.items()} - {"rule"}
     missing = {key for key in keys if not re.search(rf"`[^`\n]*\b{key}\b[^`\n]*`", text_of("docs/data.md"))}
     assert missing == set()
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_to_files_lead_somewhere(path: Path) -> None:
-    prose = FENCED.sub("", path.read_text(encoding="utf-8"))
-    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in target]
-    assert [target for target in targets if not (path.parent / target).exists()] == []

@@ -33,7 +33,7 @@ def test_the_page_has_every_metric() -> None:
 
 def test_the_page_has_every_figure() -> None:
     assert table_with_head("docs/metrics.md", "| column | title | formula | meaning | better |") == [
-        row(f"`{figure.name}`", figure.title, figure.formula, figure.meaning, BETTER[figure.better])
+        row(f"`{figure.name}`", figure.title, f"`{figure.formula}`", figure.meaning, BETTER[figure.better])
         for figure in FIGURES.values()
     ]
 
