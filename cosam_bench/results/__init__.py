@@ -7,9 +7,11 @@ records: a run's folder
 costs: the table of costs
 published: numbers from papers
 conditions: which records are comparable
+image_scores: scores of single images
+score_cache: the same from a faster file
+intervals: intervals and ranks of rows
 leaderboard: one row per method and settings
 results_folder: a folder of records: all, one, or as a leaderboard
-image_scores: scores of single images
 score_lines: scores.csv line by line, each checked
 verification: whether a record is what was computed
 export: a record's model in other programs' formats
