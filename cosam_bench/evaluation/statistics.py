@@ -212,7 +212,7 @@ def interval(runs: Sequence[Contributions], *, level: float = 0.95) -> Interval:
     arrays = _aligned(runs)
     estimate = math.fsum(float(array.mean()) for array in arrays.values())
     parts = [part for array in arrays.values() for part in _of_images(array)]
-    parts += _of_runs(np.array([run.seed for run in runs]), [run.order for run in runs], _figures(arrays))
+    parts += variance_of_runs(runs, _figures(arrays))
     variance = math.fsum(part for part, _ in parts)
     basis: Basis = "images and runs" if len(runs) > 1 else "images"
     if not parts or not variance >= 0 or not math.isfinite(estimate):
@@ -315,17 +315,22 @@ def _of_images(array: Floats) -> list[tuple[float, float]]:
     return [(float(array.mean(axis=0).var(ddof=1)) / count, count - 1.0)]
 
 
-def _of_runs(seeds: NDArray[np.int64], orders: Sequence[tuple[str, ...]], y: Floats) -> list[tuple[float, float]]:
+def variance_of_runs(places: Sequence[Contributions], y: Floats) -> list[tuple[float, float]]:
     """The parts of the variance between runs, each with its degrees of freedom; none for a single run.
 
     An incomplete table of seeds and orders is treated by the means of its rows and columns, and by the residuals of
     the additive model; of a complete one this is the usual analysis of variance.
+
+    Args:
+        places: the runs, of which the seed and order are used.
+        y: the number of each run, ``(runs,)``.
     """
     runs = len(y)
     if runs < 2:
         return []
-    _, rows = np.unique(np.array([orders.index(order) for order in orders]), return_inverse=True)
-    _, columns = np.unique(seeds, return_inverse=True)
+    orders = list(dict.fromkeys(run.order for run in places))
+    rows = np.array([orders.index(run.order) for run in places])
+    _, columns = np.unique([run.seed for run in places], return_inverse=True)
     o, s = int(rows.max()) + 1, int(columns.max()) + 1
     if o == 1 or s == 1:
         return [(float(y.var(ddof=1)) / runs, runs - 1.0)]
@@ -477,4 +482,5 @@ def _mean_of_drawn_runs(rng: np.random.Generator, runs: Sequence[RunScores], fig
     draws = len(figures)
     weights = _times_drawn(rng, len(orders), draws)[:, rows] * _times_drawn(rng, columns.max() + 1, draws)[:, columns]
     total = weights.sum(axis=1)
-    return np.divide((weights * figures).sum(axis=1), total, out=np.full(draws, np.nan), where=total > 0)
+    means: Floats = np.divide((weights * figures).sum(axis=1), total, out=np.full(draws, np.nan), where=total > 0)
+    return means

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.all_pairs import rank_intervals_at_once
 from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.statistics import (
     Contributions,
@@ -15,7 +16,6 @@ from cosam_bench.evaluation.statistics import (
     bootstrap_interval,
     contributions,
     interval,
-    rank_intervals,
 )
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.score_cache import cached_image_scores
@@ -87,7 +87,7 @@ def table_intervals(
     ranked = [place for place in scores if not has_unfair_mark(latest[place])]
     shares = [_contributions(scores[place], FIGURES[ranked_by], theirs, domains) for place in ranked]
     is_high = FIGURES[ranked_by].prefers_high(metric)
-    ranks = dict(zip(ranked, rank_intervals(shares, is_higher_better=is_high, level=level), strict=True))
+    ranks = dict(zip(ranked, rank_intervals_at_once(shares, is_higher_better=is_high, level=level), strict=True))
     both = [RowIntervals(found[place], ranks.get(place)) if place in found else None for place in range(len(rows))]
     return TableIntervals(tuple(both), tuple(notes))
 
