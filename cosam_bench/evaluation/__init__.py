@@ -10,4 +10,5 @@ scoring: a model's masks against the true ones
 score_matrix: scores by step and domain
 figures: what sums up a matrix
 statistics: intervals, tests and ranks
+all_pairs: rank intervals of many methods at once
 """

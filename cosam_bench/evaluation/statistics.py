@@ -111,7 +111,15 @@ class Interval:
 
 
 @cache
-def figure_weights(figure: Figure, metric: str, steps: int, retained: int, *, of_experts: bool = False) -> Floats:
+def figure_weights(
+    figure: Figure,
+    metric: str,
+    steps: int,
+    retained: int,
+    *,
+    of_experts: bool = False,
+    columns: tuple[int, ...] | None = None,
+) -> Floats:
     """The weights ``w`` of a linear figure, ``(steps + 1, steps + retained)``; read-only.
 
     Each is the figure of the matrix that is 1 in one cell and 0 in the others.
@@ -122,6 +130,7 @@ def figure_weights(figure: Figure, metric: str, steps: int, retained: int, *, of
         steps: T, the number of domains to learn.
         retained: the number of retention domains.
         of_experts: the weights of the experts' scores, for a figure that needs them, instead of the run's own.
+        columns: only these domains are part of the figure's means, by their place; None: all.
 
     Raises:
         ValueError: the figure is not linear.
@@ -139,12 +148,15 @@ def figure_weights(figure: Figure, metric: str, steps: int, retained: int, *, of
         unit = np.zeros(shape)
         unit[cell] = 1.0
         own, experts = (nothing, matrix(unit)) if of_experts else (matrix(unit), nothing)
+        own = own if columns is None else own.only([names[column] for column in columns])
         weights[cell] = figure.of(own, experts=experts)
     weights.flags.writeable = False
     return weights
 
 
-def contributions(scores: RunScores, figure: Figure, *, experts: RunScores | None = None) -> Contributions:
+def contributions(
+    scores: RunScores, figure: Figure, *, experts: RunScores | None = None, domains: Sequence[str] | None = None
+) -> Contributions:
     """What each image of a run adds to a linear figure; NaN if a cell that the figure needs was not measured.
 
     Args:
@@ -152,14 +164,15 @@ def contributions(scores: RunScores, figure: Figure, *, experts: RunScores | Non
         figure: a linear one.
         experts: the scores of ``experts`` under the same conditions, seed and order, for a figure that needs them;
             without them such a figure has no contributions and its value is NaN.
+        domains: only these are part of the figure's means; None: all.
     """
-    found = _contributions(scores, figure, of_experts=False)
+    found = _contributions(scores, figure, domains, of_experts=False)
     if not figure.needs_experts:
         return found
     if experts is None:
         missing = {name: np.full(len(keys), np.nan) for name, keys in found.keys.items()}
         return Contributions(found.seed, found.order, found.keys, missing)
-    theirs = _contributions(experts, figure, of_experts=True)
+    theirs = _contributions(experts, figure, domains, of_experts=True)
     return _minus(found, Contributions(theirs.seed, theirs.order, theirs.keys, _negated(theirs.values)))
 
 
@@ -167,12 +180,16 @@ def _negated(values: Mapping[str, Floats]) -> dict[str, Floats]:
     return {name: -column for name, column in values.items()}
 
 
-def _contributions(scores: RunScores, figure: Figure, *, of_experts: bool) -> Contributions:
+def _contributions(
+    scores: RunScores, figure: Figure, domains: Sequence[str] | None, *, of_experts: bool
+) -> Contributions:
     steps, retained = len(scores.domains), len(scores.retention)
-    weights = figure_weights(figure, scores.metric, steps, retained, of_experts=of_experts)
+    names = (*scores.domains, *scores.retention)
+    chosen = None if domains is None else tuple(place for place, name in enumerate(names) if name in domains)
+    weights = figure_weights(figure, scores.metric, steps, retained, of_experts=of_experts, columns=chosen)
     values: dict[str, Floats] = {}
     has_part = np.count_nonzero(weights, axis=0)
-    for column, name in enumerate((*scores.domains, *scores.retention)):
+    for column, name in enumerate(names):
         if has_part[:steps].any() if column < steps else has_part[column] > 0:
             used = np.flatnonzero(weights[:, column])
             values[name] = weights[used, column] @ scores.values[name][used]
@@ -193,12 +210,12 @@ def interval(runs: Sequence[Contributions], *, level: float = 0.95) -> Interval:
     Raises:
         CosamError: there is no run, a seed and order occurs twice, or the runs have no image of a domain in common.
     """
-    from scipy import stats
+    from scipy import special
 
     arrays = _aligned(runs)
     estimate = math.fsum(float(array.mean()) for array in arrays.values())
     parts = [part for array in arrays.values() for part in _of_images(array)]
-    parts += _of_runs(np.array([run.seed for run in runs]), [run.order for run in runs], _figures(arrays))
+    parts += variance_of_runs(runs, _figures(arrays))
     variance = math.fsum(part for part, _ in parts)
     basis: Basis = "images and runs" if len(runs) > 1 else "images"
     if not parts or not variance >= 0 or not math.isfinite(estimate):
@@ -208,8 +225,8 @@ def interval(runs: Sequence[Contributions], *, level: float = 0.95) -> Interval:
     if error == 0:
         return Interval(estimate, estimate, estimate, 0.0, math.inf, float(estimate == 0), level, basis, len(runs))
     freedom = variance**2 / math.fsum(part**2 / own for part, own in parts if part)
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(estimate) / error, freedom))
+    half = float(special.stdtrit(freedom, (1 + level) / 2)) * error
+    p = 2 * float(special.stdtr(freedom, -abs(estimate) / error))
     return Interval(estimate, estimate - half, estimate + half, error, freedom, p, level, basis, len(runs))
 
 
@@ -301,17 +318,22 @@ def _of_images(array: Floats) -> list[tuple[float, float]]:
     return [(float(array.mean(axis=0).var(ddof=1)) / count, count - 1.0)]
 
 
-def _of_runs(seeds: NDArray[np.int64], orders: Sequence[tuple[str, ...]], y: Floats) -> list[tuple[float, float]]:
+def variance_of_runs(places: Sequence[Contributions], y: Floats) -> list[tuple[float, float]]:
     """The parts of the variance between runs, each with its degrees of freedom; none for a single run.
 
     An incomplete table of seeds and orders is treated by the means of its rows and columns, and by the residuals of
     the additive model; of a complete one this is the usual analysis of variance.
+
+    Args:
+        places: the runs, of which the seed and order are used.
+        y: the number of each run, ``(runs,)``.
     """
     runs = len(y)
     if runs < 2:
         return []
-    _, rows = np.unique(np.array([orders.index(order) for order in orders]), return_inverse=True)
-    _, columns = np.unique(seeds, return_inverse=True)
+    orders = list(dict.fromkeys(run.order for run in places))
+    rows = np.array([orders.index(run.order) for run in places])
+    _, columns = np.unique([run.seed for run in places], return_inverse=True)
     o, s = int(rows.max()) + 1, int(columns.max()) + 1
     if o == 1 or s == 1:
         return [(float(y.var(ddof=1)) / runs, runs - 1.0)]
@@ -391,41 +413,77 @@ def _comparison(first: Sequence[Contributions], second: Sequence[Contributions],
 
 
 def bootstrap_interval(
-    runs: Sequence[RunScores], figure: Figure, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+    runs: Sequence[RunScores],
+    figure: Figure,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+    domains: Sequence[str] | None = None,
 ) -> Interval:
     """The mean of a figure that is not linear, such as ``ff_max``, with a percentile bootstrap interval.
 
     Images are drawn again within each domain, the same for all runs, and so are seeds and orders where there are
     several. Its coverage is below the nominal one; use ``interval`` for linear figures.
+
+    Args:
+        runs: one per seed and order, with the same images.
+        figure: one that needs no experts.
+        level: the nominal coverage, in (0, 1).
+        draws: how often images and runs are drawn.
+        seed: of the draws.
+        domains: only these are part of the figure's means; None: all.
+
+    Raises:
+        CosamError: there is no run, a seed and order occurs twice, or the runs do not have the same images.
     """
-    rng = np.random.default_rng(seed)
-    seeds, orders = sorted({run.seed for run in runs}), sorted({run.domains for run in runs})
-    by_run = {(run.seed, run.domains): run for run in runs}
-    if not runs or len(by_run) < len(runs):
+    if not runs or len({(run.seed, run.domains) for run in runs}) < len(runs):
         raise CosamError("A bootstrap needs runs, each of another seed or order. Remove repeated records.")
-    estimate = float(np.mean([_figure_of(run, figure, None) for run in runs]))
+    if any(run.keys != runs[0].keys for run in runs):
+        raise CosamError("The runs do not have the same test images. Compare runs on the same data.")
+    matrices = [_matrix(run, domains) for run in runs]
+    estimate = float(np.mean([figure.of(matrix) for matrix in matrices]))
     if math.isnan(estimate):
         nan = math.nan
         return Interval(nan, nan, nan, nan, nan, nan, level, "none", len(runs))
-    drawn = np.empty(draws)
-    for place in range(draws):
-        images = {name: rng.integers(len(keys), size=len(keys)) for name, keys in runs[0].keys.items()}
-        table = [
-            _figure_of(by_run[one, other], figure, images)
-            for one in rng.choice(seeds, size=len(seeds))
-            for other in (orders[index] for index in rng.integers(len(orders), size=len(orders)))
-            if (one, other) in by_run
-        ]
-        drawn[place] = np.mean(table) if table else np.nan
+    rng = np.random.default_rng(seed)
+    images = {name: _times_drawn(rng, len(keys), draws) for name, keys in sorted(runs[0].keys.items())}
+    drawn_figures = [
+        figure.of_stack(_drawn_cells(run, images), like=matrix) for run, matrix in zip(runs, matrices, strict=True)
+    ]
+    drawn = _mean_of_drawn_runs(rng, runs, np.stack(drawn_figures, axis=1))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     error = float(np.nanstd(drawn, ddof=1))
     basis: Basis = "images and runs" if len(runs) > 1 else "images"
     return Interval(estimate, float(low), float(high), error, math.nan, math.nan, level, basis, len(runs))
 
 
-def _figure_of(run: RunScores, figure: Figure, images: Mapping[str, NDArray[np.int64]] | None) -> float:
-    columns = (*run.domains, *run.retention)
-    picked = [run.values[name] if images is None else run.values[name][:, images[name]] for name in columns]
-    values = np.stack([scores.mean(axis=1) for scores in picked], axis=1)
-    count = np.where(np.isnan(values), 0, [scores.shape[1] for scores in picked])
-    return figure.of(ScoreMatrix(run.metric, run.domains, run.retention, values, count))
+def _matrix(run: RunScores, domains: Sequence[str] | None) -> ScoreMatrix:
+    columns = [run.values[name] for name in (*run.domains, *run.retention)]
+    values = np.stack([scores.mean(axis=1) for scores in columns], axis=1)
+    count = np.where(np.isnan(values), 0, [scores.shape[1] for scores in columns])
+    matrix = ScoreMatrix(run.metric, run.domains, run.retention, values, count)
+    return matrix if domains is None else matrix.only(domains)
+
+
+def _times_drawn(rng: np.random.Generator, size: int, draws: int) -> Floats:
+    """``(draws, size)``: how often each of ``size`` things is among ``size`` drawn with replacement."""
+    return rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)
+
+
+def _drawn_cells(run: RunScores, images: Mapping[str, Floats]) -> Floats:
+    """``(draws, T + 1, T + Q)``: the run's score matrix over the drawn images."""
+    columns = [images[name] @ run.values[name].T / images[name].shape[1] for name in (*run.domains, *run.retention)]
+    return np.stack(columns, axis=2)
+
+
+def _mean_of_drawn_runs(rng: np.random.Generator, runs: Sequence[RunScores], figures: Floats) -> Floats:
+    """``(draws,)``: the mean over runs of ``figures`` ``(draws, runs)``, with seeds and orders drawn again."""
+    _, columns = np.unique([run.seed for run in runs], return_inverse=True)
+    orders = sorted({run.domains for run in runs})
+    rows = np.array([orders.index(run.domains) for run in runs])
+    draws = len(figures)
+    weights = _times_drawn(rng, len(orders), draws)[:, rows] * _times_drawn(rng, columns.max() + 1, draws)[:, columns]
+    total = weights.sum(axis=1)
+    means: Floats = np.divide((weights * figures).sum(axis=1), total, out=np.full(draws, np.nan), where=total > 0)
+    return means
