@@ -17,7 +17,7 @@ from cosam_bench.results.number_text import number
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cosam_bench.evaluation.statistics import Interval
+    from cosam_bench.evaluation.intervals import Interval
     from cosam_bench.results.comparison import Comparison
 
 _WHAT = "A method's name, or a record as for show."

@@ -10,8 +10,9 @@ published: numbers from papers
 conditions: which records are comparable
 image_scores: scores of single images
 score_cache: the same from a faster file
-intervals: intervals and ranks of rows
+row_intervals: intervals and ranks of rows
 selection: which runs to show
+leaderboard_notes: what to know about its rows
 leaderboard: one row per method and settings
 leaderboard_view: the leaderboard as people read it
 leaderboard_formats: the leaderboard as CSV, JSON, Markdown and LaTeX

@@ -12,22 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.evaluation.contributions import Contributions, Floats, Place, RunScores, contributions, paired
 from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.intervals import Interval, interval
 from cosam_bench.evaluation.metrics import find_metric
-from cosam_bench.evaluation.statistics import (
-    Contributions,
-    Floats,
-    Interval,
-    RunScores,
-    contributions,
-    holm,
-    interval,
-    paired,
-)
+from cosam_bench.evaluation.ranks import holm
 from cosam_bench.results.conditions import Measured, differing_conditions, measured_runs
-from cosam_bench.results.intervals import Place, latest_runs
 from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import find_records, load_record
+from cosam_bench.results.row_intervals import latest_runs
 from cosam_bench.results.score_cache import cached_image_scores
 
 if TYPE_CHECKING:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.evaluation.figures import FIGURES
+from cosam_bench.evaluation.intervals import basis_of
 from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.intervals import RowIntervals, table_intervals
+from cosam_bench.results.leaderboard_notes import Key, notes_on_rows
 from cosam_bench.results.published import Published, leaderboard_rows
 from cosam_bench.results.records import Record
+from cosam_bench.results.row_intervals import (
+    RANKED_BY,
+    RowIntervals,
+    has_fair_marks,
+    latest_runs,
+    place_of,
+    read_table_scores,
+    table_intervals,
+)
 from cosam_bench.results.selection import Selection, model_name
 
 if TYPE_CHECKING:
@@ -33,7 +43,6 @@ COLUMNS: tuple[str, ...] = (
     *RANKS,
     "model",
 )
-RANKED_BY = "last"
 
 
 def leaderboard(
@@ -86,7 +95,7 @@ def leaderboard(
     chosen = list(records) if selection is None else selection.of(records)
     runs, notes = measured_runs(chosen, metric=metric)
     experts = _experts(records, runs, metric)
-    groups: dict[_Key, list[Measured]] = defaultdict(list)
+    groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[_key(run)].append(run)
     rows = {key: dict(zip(KEY, key, strict=True)) | _row(members, experts, domains) for key, members in groups.items()}
@@ -100,7 +109,7 @@ def leaderboard(
     order = list(dict.fromkeys([*_TABLE, column, "method", "settings"]))
     directions = [ascending if name == column else True for name in order]
     frame = frame.sort_values(order, ascending=directions, ignore_index=True, kind="stable")
-    frame.attrs.update(metric=metric, notes=(*notes, *_uneven(groups), *_machines(runs)))
+    frame.attrs.update(metric=metric, notes=(*notes, *notes_on_rows(groups)))
     frame.attrs.update(published={name: one.protocol for one in published for name in one.protocols})
     frame.attrs.update(sort_by=sort_by, ranked_by=ranked_by, level=level, domains=tuple(domains or ()))
     return frame
@@ -140,8 +149,8 @@ def _frame(rows: Sequence[Mapping[str, Any]], *, has_published: bool) -> DataFra
 
 
 def _add_intervals(
-    rows: Mapping[_Key, dict[str, Any]],
-    groups: Mapping[_Key, Sequence[Measured]],
+    rows: Mapping[Key, dict[str, Any]],
+    groups: Mapping[Key, Sequence[Measured]],
     experts: Mapping[_Place, Measured],
     *,
     figures: Collection[str],
@@ -150,46 +159,46 @@ def _add_intervals(
     level: float,
 ) -> list[str]:
     """Write intervals and ranks into the rows, one table of comparable rows at a time; return notes."""
-    tables: dict[tuple[str, int, str], list[_Key]] = defaultdict(list)
+    tables: dict[tuple[str, int, str], list[Key]] = defaultdict(list)
     for key in rows:
         tables[key[:3]].append(key)
+    needs_experts = any(FIGURES[name].needs_experts for name in (*figures, ranked_by))
     notes: list[str] = []
     for table, keys in tables.items():
+        latest = {key: latest_runs(groups[key]) for key in keys}
+        others = [run for place, run in experts.items() if place[:2] == (table[0], table[2]) and needs_experts]
+        runs = {run.record.folder: run for run in (*(run for runs in latest.values() for run in runs), *others)}
+        scores, faults = read_table_scores(list(runs.values()), metric=rows[keys[0]]["metric"])
+        notes += [f"No interval for a row: {fault}" for fault in faults]
+        readable = [key for key in keys if all(run.record.folder in scores for run in latest[key])]
         found = table_intervals(
-            [groups[key] for key in keys],
-            metric=rows[keys[0]]["metric"],
-            experts=[run for run in experts.values() if run.conditions == table[2]],
+            [[scores[run.record.folder] for run in latest[key]] for key in readable],
+            is_ranked=[has_fair_marks(groups[key]) for key in readable],
+            experts={place_of(run): scores[run.record.folder] for run in others if run.record.folder in scores},
             figures=figures,
             ranked_by=ranked_by,
             domains=domains,
             level=level,
         )
-        notes += found.notes
-        for key, row in zip(keys, found.rows, strict=True):
-            if row is not None:
-                rows[key].update(_interval_columns(row))
+        for key, row in zip(readable, found, strict=True):
+            rows[key].update(_interval_columns(row, runs=len(latest[key])))
     return notes
 
 
-def _interval_columns(row: RowIntervals) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
+def _interval_columns(row: RowIntervals, *, runs: int) -> dict[str, Any]:
+    columns: dict[str, Any] = {"interval_runs": runs, "interval_basis": basis_of(runs)}
     for name, interval in row.figures.items():
         columns |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-        columns |= {
-            "interval_runs": interval.runs,
-            "interval_basis": "images" if interval.runs == 1 else "images and runs",
-        }
     if row.rank is not None:
         columns |= {"rank_best": row.rank.best, "rank_worst": row.rank.worst}
     return columns
 
 
 _TABLE = ("origin", "protocol", "version", "conditions")
-_Key = tuple[str, int, str, str, str]
 _Place = tuple[str, str, int, tuple[str, ...]]
 
 
-def _key(run: Measured) -> _Key:
+def _key(run: Measured) -> Key:
     info = run.info
     settings = json.dumps(info.settings, sort_keys=True)
     return info.protocol, info.protocol_version, run.conditions, info.method, settings
@@ -238,33 +247,3 @@ def _deviation(values: Sequence[float]) -> float:
         return math.nan
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def _uneven(groups: Mapping[_Key, Sequence[Measured]]) -> list[str]:
-    """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
-    tables: dict[str, dict[str, list[_Place]]] = defaultdict(dict)
-    for (protocol, _, conditions, method, settings), members in groups.items():
-        row = method if settings == "{}" else f"{method} {settings}"
-        tables[f"{protocol} {conditions}"][row] = [_place(run) for run in members]
-    notes = []
-    for table, rows in tables.items():
-        places = {place for row in rows.values() for place in row}
-        short = [f"{name} {len(set(row))}" for name, row in rows.items() if len(set(row)) < len(places)]
-        if short:
-            notes.append(
-                f"{table}: not all rows cover the same seeds and orders; of {len(places)} pairs: {', '.join(short)}."
-            )
-        twice = [name for name, row in rows.items() if len(set(row)) < len(row)]
-        if twice:
-            notes.append(
-                f"{table}: some runs repeat a seed and order, so deviations are too low; "
-                f"intervals and ranks use only the last started run of each: {', '.join(twice)}."
-            )
-    return notes
-
-
-def _machines(runs: Iterable[Measured]) -> list[str]:
-    machines = {json.dumps([run.info.device, run.info.hardware], sort_keys=True) for run in runs}
-    if len(machines) < 2:
-        return []
-    return [f"The runs come from {len(machines)} machines or devices; do not compare seconds and memory."]

@@ -1,25 +1,27 @@
 """Image scores in a form that loads faster than ``scores.csv``, kept by the hash of that file.
 
-The cache is in ``_shared/image_scores`` of the folder of results, if that folder has a ``_shared``. It may be deleted
-at any time.
+The cache is in ``_shared/image_scores`` of the folder of results, if that folder has a ``_shared``. A file is a digest
+and what it covers: a line of JSON (what it is, and the images' names), then float64 values, domain after domain. A file
+that is damaged, or not what was looked for, is written again; the cache may be deleted at any time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from cosam_bench.evaluation.statistics import Floats, RunScores
-from cosam_bench.results.image_scores import FILE, read_image_scores
+from cosam_bench.core.hashing import sha256_bytes, sha256_json
+from cosam_bench.evaluation.contributions import Floats, RunScores
+from cosam_bench.results.image_scores import parse_image_scores, read_scores_file
 from cosam_bench.results.records import Record
 
 FORM = 1
 """Raised whenever the same file would be stored otherwise."""
+
+_DIGITS = 64
 
 
 def cached_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
@@ -28,58 +30,60 @@ def cached_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
     Raises:
         CosamError: as ``read_image_scores`` does.
     """
-    path = _path(record, metric)
-    if path is None:
-        return read_image_scores(record, metric=metric)
-    found = _load(path, record, metric)
+    content, info = read_scores_file(record), record.info
+    identity = sha256_json([FORM, metric, info.order, info.retention, sha256_bytes(content)])
+    folder = _folder(record)
+    path = None if folder is None else folder / identity
+    found = None if path is None else _load(path, record, metric)
     if found is None:
-        found = read_image_scores(record, metric=metric)
-        _store(path, found)
+        found = parse_image_scores(content, record, metric=metric)
+        if path is not None:
+            _store(path, found)
     return found
 
 
-def _path(record: Record, metric: str) -> Path | None:
-    """Where the scores are kept; None if the record is in no folder that runs share, or has no scores."""
-    parents = record.folder.resolve().parents
-    if len(parents) < 3 or not (parents[2] / "_shared").is_dir():
-        return None
-    try:
-        content = (record.folder / FILE).read_bytes()
-    except OSError:
-        return None
-    info = record.info
-    parts = json.dumps([FORM, metric, info.order, info.retention]).encode()
-    return parents[2] / "_shared" / "image_scores" / f"{hashlib.sha256(parts + content).hexdigest()[:32]}.npz"
+def _folder(record: Record) -> Path | None:
+    """Where scores are kept; None if the record is not in a folder of results that runs share."""
+    parents = record.folder.absolute().parents
+    shared = parents[2] / "_shared" if len(parents) > 2 else None
+    return shared / "image_scores" if shared is not None and shared.is_dir() else None
 
 
 def _load(path: Path, record: Record, metric: str) -> RunScores | None:
-    """The stored scores; None if there are none, or the file is damaged."""
-    info = record.info
+    """The stored scores; None if there are none, or the file is damaged or another's."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = json.loads(file["keys"].tobytes())
-            values = file["values"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = path.read_bytes()
+    except OSError:
         return None
+    body = stored[_DIGITS:]
+    if sha256_bytes(body).encode() != stored[:_DIGITS]:
+        return None
+    head, _, numbers = body.partition(b"\n")
+    identity, keys = json.loads(head)
+    if identity != path.name:
+        return None
+    info = record.info
+    values = np.frombuffer(numbers, dtype="<f8").reshape(len(info.order) + 1, -1)
+    named: dict[str, tuple[str, ...]] = {}
     columns: dict[str, Floats] = {}
     start = 0
-    for name in (*info.order, *info.retention):
-        columns[name] = values[:, start : start + len(keys[name])]
-        start += len(keys[name])
-    named = {name: tuple(keys[name]) for name in columns}
+    for name, own in zip((*info.order, *info.retention), keys, strict=True):
+        named[name], columns[name] = tuple(own), values[:, start : start + len(own)]
+        start += len(own)
     return RunScores(metric, info.seed, info.order, info.retention, named, columns)
 
 
 def _store(path: Path, scores: RunScores) -> None:
     """Keep the scores; a folder that cannot be written is left as it is."""
     names = (*scores.domains, *scores.retention)
-    keys = np.frombuffer(json.dumps({name: scores.keys[name] for name in names}).encode(), dtype=np.uint8)
+    head = json.dumps([path.name, [scores.keys[name] for name in names]]).encode()
+    numbers = np.concatenate([scores.values[name] for name in names], axis=1).astype("<f8").tobytes()
+    body = head + b"\n" + numbers
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(exist_ok=True)
         try:
-            with temporary.open("xb") as file:
-                np.savez(file, keys=keys, values=np.concatenate([scores.values[name] for name in names], axis=1))
+            temporary.write_bytes(sha256_bytes(body).encode() + body)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

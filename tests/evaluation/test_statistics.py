@@ -14,18 +14,12 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.multitest import multipletests
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.bootstrap import bootstrap_interval
+from cosam_bench.evaluation.contributions import Contributions, RunScores, contributions
 from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.intervals import difference, interval
+from cosam_bench.evaluation.ranks import holm, rank_intervals
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
-from cosam_bench.evaluation.statistics import (
-    Contributions,
-    RunScores,
-    bootstrap_interval,
-    contributions,
-    difference,
-    holm,
-    interval,
-    rank_intervals,
-)
 
 LINEAR = [figure for figure in FIGURES.values() if figure.is_linear]
 

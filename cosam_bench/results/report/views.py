@@ -9,8 +9,8 @@ from typing import Literal
 from urllib.parse import quote
 
 from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.intervals import Interval
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.evaluation.statistics import Interval
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.report.boards import RANKED_BY, Board, Entry
 from cosam_bench.results.report.charts import Curve, Point, csv_of, curves_svg, pareto_front, pareto_svg

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.recorded import record
 
+from cosam_bench.evaluation.contributions import contributions
 from cosam_bench.evaluation.figures import FIGURES
-from cosam_bench.evaluation.statistics import contributions, interval
+from cosam_bench.evaluation.intervals import interval
 from cosam_bench.results.image_scores import read_image_scores
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.report.boards import boards_of
