@@ -12,7 +12,7 @@ from cosam_bench.core.console import plain_table, results_console
 from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.results.number_text import number
+from cosam_bench.results.cell_text import number
 
 if TYPE_CHECKING:
     from rich.table import Table

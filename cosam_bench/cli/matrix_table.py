@@ -16,8 +16,8 @@ from rich.text import Text
 from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
+from cosam_bench.results.cell_text import amount, number
 from cosam_bench.results.costs import COSTS, CostColumn
-from cosam_bench.results.number_text import amount, number
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import Cost, RunInfo
 

@@ -4,7 +4,7 @@ Modules, bottom to top:
 
 run_info: what run.json holds
 records: a run's folder
-number_text: numbers as people read them
+cell_text: cells of tables
 costs: the table of costs
 published: numbers from papers
 conditions: which records are comparable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,53 +44,52 @@ def read_scores_file(record: Record) -> bytes:
 def parse_image_scores(content: bytes, record: Record, *, metric: str) -> RunScores:
     """The scores in the bytes of a record's ``scores.csv``, as ``read_image_scores`` returns and refuses them."""
     info, path = record.info, record.folder / FILE
-    columns = (*info.order, *info.retention)
-    keys: dict[str, dict[str, int]] = {name: {} for name in columns}
-    cells: dict[str, dict[tuple[int, int], float]] = {name: {} for name in columns}
-    for number, (step, domain, key, value) in _rows(content, path, metric):
-        if domain not in keys or not 0 <= step <= len(info.order):
-            raise _damaged(path, number, f"step {step} of domain {domain!r} is not part of this run")
-        if not 0 <= value <= 1:
-            raise _damaged(path, number, f"{metric} is {value}, outside [0, 1]")
-        place = (step, keys[domain].setdefault(key, len(keys[domain])))
-        if place in cells[domain]:
-            raise _damaged(path, number, f"image {key!r} of {domain!r} has a second score after step {step}")
-        cells[domain][place] = value
-    values: dict[str, Floats] = {}
-    for name in columns:
-        if not keys[name]:
-            raise CosamError(f"{path} has no score of domain {name!r}. The file is damaged; run again with --fresh.")
-        table = np.full((len(info.order) + 1, len(keys[name])), math.nan)
-        for place, value in cells[name].items():
-            table[place] = value
-        values[name] = table
-    named = {name: tuple(places) for name, places in keys.items()}
-    return RunScores(metric, info.seed, info.order, info.retention, named, values)
-
-
-def _rows(content: bytes, path: Path, metric: str) -> Iterator[tuple[int, tuple[int, str, str, float]]]:
-    """The lines of the file with their numbers: step, domain, key and the metric's value."""
+    # By domain, the place of each image and, by step and place, its score.
+    tables: dict[str, _Table] = {name: ({}, {}) for name in (*info.order, *info.retention)}
     try:
         lines = csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
-        head = next(lines, [])
-        if head[:3] != _COLUMNS or metric not in head[3:]:
-            found = ", ".join(head) or "nothing"
+        header = next(lines, [])
+        if header[:3] != _COLUMNS or metric not in header[3:]:
+            found = ", ".join(header) or "nothing"
             raise CosamError(f"{path} has the columns {found}; expected {', '.join(_COLUMNS)} and {metric}.")
-        column = head.index(metric)
-        for number, line in enumerate(lines, start=2):
-            if len(line) != len(head):
-                raise _damaged(path, number, f"{len(line)} values, expected {len(head)}")
-            try:
-                yield number, (int(line[0]), line[1], line[2], float(line[column]))
-            except ValueError as error:
-                raise _damaged(path, number, str(error)) from None
+        _fill(tables, lines, steps=len(info.order), metric=metric, width=len(header), column=header.index(metric))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from None
+    except ValueError as error:
+        raise CosamError(
+            f"{path}, line {lines.line_num}: {error}. The file is damaged; run again with --fresh."
+        ) from None
+    values: dict[str, Floats] = {}
+    for name, (images, cells) in tables.items():
+        if not images:
+            raise CosamError(f"{path} has no score of domain {name!r}. The file is damaged; run again with --fresh.")
+        values[name] = np.full((len(info.order) + 1, len(images)), math.nan)
+        values[name][tuple(zip(*cells, strict=True))] = list(cells.values())
+    keys = {name: tuple(images) for name, (images, _) in tables.items()}
+    return RunScores(metric, info.seed, info.order, info.retention, keys, values)
+
+
+_Table = tuple[dict[str, int], dict[tuple[int, int], float]]
+
+
+def _fill(
+    tables: Mapping[str, _Table], lines: Iterable[list[str]], *, steps: int, metric: str, width: int, column: int
+) -> None:
+    """Add the scores of all lines; ValueError says what is wrong with the last one that was read."""
+    for line in lines:
+        if len(line) != width:
+            raise ValueError(f"{len(line)} values, expected {width}")
+        step, domain, key, value = int(line[0]), line[1], line[2], float(line[column])
+        if domain not in tables or not 0 <= step <= steps:
+            raise ValueError(f"step {step} of domain {domain!r} is not part of this run")
+        if not 0 <= value <= 1:
+            raise ValueError(f"{metric} is {value}, outside [0, 1]")
+        images, cells = tables[domain]
+        place = (step, images.setdefault(key, len(images)))
+        if place in cells:
+            raise ValueError(f"image {key!r} of {domain!r} has a second score after step {step}")
+        cells[place] = value
 
 
 def _unreadable(path: Path, error: Exception) -> CosamError:
     return CosamError(f"{path} cannot be read: {error}. Run it again with --fresh.")
-
-
-def _damaged(path: Path, number: int, fault: str) -> CosamError:
-    return CosamError(f"{path}, line {number}: {fault}. The file is damaged; run again with --fresh.")

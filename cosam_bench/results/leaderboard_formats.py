@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cosam_bench.core.files import write_atomically
 from cosam_bench.evaluation.figures import FIGURES
+from cosam_bench.results.cell_text import not_a_formula
 from cosam_bench.results.leaderboard_view import Board, Column, Row, boards_of, in_table_order
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def csv_text(frame: DataFrame) -> str:
     safe = frame.copy()
     for name in safe.columns:
         if safe[name].dtype.kind not in "iufb":
-            safe[name] = safe[name].map(_harmless)
+            safe[name] = safe[name].map(not_a_formula)
     text: str = safe.to_csv(index=False, lineterminator="\n")
     return text
 
@@ -40,10 +41,6 @@ def write_leaderboard(frame: DataFrame, path: Path) -> None:
         CosamError: the file cannot be written; it is then unchanged.
     """
     write_atomically(path, csv_text(frame))
-
-
-def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def tidy(frame: DataFrame) -> DataFrame:

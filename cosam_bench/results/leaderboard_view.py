@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.results.cell_text import MISSING, amount, number, told_settings
 from cosam_bench.results.costs import COSTS, CostColumn
-from cosam_bench.results.number_text import MISSING, amount, number
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -196,11 +196,7 @@ def _row(
 def _settings(row: Series, rows: Sequence[Series]) -> tuple[str, ...]:
     """The settings in which the rows of the method differ."""
     others = [json.loads(other["settings"]) for other in rows if other["method"] == row["method"]]
-    return tuple(
-        f"{name}={json.dumps(value)}"
-        for name, value in json.loads(row["settings"]).items()
-        if any(other.get(name) != value for other in others)
-    )
+    return told_settings(json.loads(row["settings"]), others)
 
 
 def _ties(rows: Sequence[Series]) -> list[bool]:

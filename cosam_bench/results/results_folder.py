@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
-from cosam_bench.results.leaderboard import RANKED_BY, leaderboard
+from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.published import Published, all_published
 from cosam_bench.results.records import Record
+from cosam_bench.results.row_intervals import RANKED_BY
 from cosam_bench.results.run_info import read_run_info
 from cosam_bench.results.selection import Selection
 
