@@ -250,8 +250,8 @@ def export(
 
 
 def compare(
-    first: str,
-    second: str,
+    first: Record | str | Path,
+    second: Record | str | Path,
     *,
     results: str | Path = "results",
     figure: str = "last",
@@ -262,7 +262,7 @@ def compare(
     """The difference of a figure between two methods or records, paired by seed, order and image.
 
     Args:
-        first: a method's name or, as ``load_record`` takes it, a record.
+        first: a method's name, or a record: itself, or as ``load_record`` takes it.
         second: likewise; the difference is first minus second.
         results: the folder of records.
         figure: ``last``, ``ff``, or another column of the leaderboard except ``ff_max``.
@@ -274,11 +274,11 @@ def compare(
         CosamError: a name is unknown, the two were not measured under the same conditions, or they have no seed, order
             or image in common.
     """
-    from cosam_bench.results.comparison import compare as compared
+    from cosam_bench.results.comparing import compare as compared
+    from cosam_bench.results.records import Record
 
-    return compared(
-        first, second, results=expanded(results), figure=figure, metric=metric, protocol=protocol, level=level
-    )
+    one, other = (asked if isinstance(asked, Record) else str(asked) for asked in (first, second))
+    return compared(one, other, results=expanded(results), figure=figure, metric=metric, protocol=protocol, level=level)
 
 
 def predict(

@@ -43,7 +43,7 @@ def compare(
     The difference is A minus B. It is computed from the scores of the images that both have, with an interval; what is
     not measured under the same conditions is refused.
     """
-    from cosam_bench.results.comparison import compare as compared
+    from cosam_bench.results.comparing import compare as compared
 
     if images < 0:
         raise CosamError(f"--images is {images}. Give 0 or more.")

@@ -147,6 +147,13 @@ def contributions(
     return _combined(found, _contributions(experts, figure, domains, of_experts=True), sign=1.0)
 
 
+def domains_with_part(scores: RunScores, figure: Figure) -> set[str]:
+    """The domains, retention domains included, whose scores of this run have a part in a linear figure."""
+    weights = figure_weights(figure, scores.metric, len(scores.domains), len(scores.retention))
+    names = (*scores.domains, *scores.retention)
+    return {name for name, column in zip(names, weights.T, strict=True) if column.any()}
+
+
 def _contributions(
     scores: RunScores, figure: Figure, domains: Sequence[str] | None, *, of_experts: bool
 ) -> Contributions:

@@ -18,6 +18,7 @@ leaderboard_view: the leaderboard as people read it
 leaderboard_formats: the leaderboard as CSV, JSON, Markdown and LaTeX
 results_folder: a folder of records: all, one, or as a leaderboard
 comparison: two methods on the same images
+comparing: which runs a comparison is about
 score_lines: scores.csv line by line, each checked
 verification: whether a record is what was computed
 examples: a record's example images

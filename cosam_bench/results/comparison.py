@@ -1,30 +1,32 @@
-"""Two methods, or two records, compared on the seeds, orders and images that both have."""
+"""Two methods compared on the seeds, orders and images that both have: the difference, by domain and by image."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.evaluation.contributions import Contributions, Floats, Place, RunScores, contributions, paired
-from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.contributions import (
+    Contributions,
+    Place,
+    RunScores,
+    contributions,
+    domains_with_part,
+    paired,
+)
+from cosam_bench.evaluation.figures import Figure
 from cosam_bench.evaluation.intervals import Interval, interval
-from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.evaluation.ranks import holm
-from cosam_bench.results.conditions import Measured, differing_conditions, measured_runs
-from cosam_bench.results.records import Record
-from cosam_bench.results.results_folder import find_records, load_record
-from cosam_bench.results.row_intervals import latest_runs
-from cosam_bench.results.score_cache import cached_image_scores
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+Pair = tuple[RunScores, RunScores]
+"""Two runs with the same seed and order: of the first method and of the second."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ class Comparison:
         second_value: the second one's.
         difference: first minus second, with its interval and p value.
         is_higher_better: whether a positive difference means that the first is better.
-        domains: each domain's part, in the order of the stream.
+        domains: the part of each domain that has one, in the order of the stream.
         images: each image's part, the largest first.
+        notes: what was left out, for the reader.
     """
 
     first: str
@@ -100,9 +103,10 @@ class Comparison:
     is_higher_better: bool
     domains: tuple[DomainDifference, ...]
     images: tuple[ImageDifference, ...]
+    notes: tuple[str, ...] = ()
 
     def domains_frame(self) -> DataFrame:
-        """The domains as a table: first, second, part, low, high, p, adjusted_p, images."""
+        """The domains as a table: first, second, part, low, high, p, adjusted_p and images by domain."""
         import pandas
 
         rows = [
@@ -122,218 +126,114 @@ class Comparison:
         return pandas.DataFrame(rows).set_index("domain")
 
     def images_frame(self) -> DataFrame:
-        """The images as a table: domain, image, first, second, part."""
+        """The images as a table: domain, image, first, second and part, the largest part first."""
         import pandas
 
-        rows = [(one.domain, one.image, one.first, one.second, one.part) for one in self.images]
-        return pandas.DataFrame(rows, columns=["domain", "image", "first", "second", "part"])
+        return pandas.DataFrame([asdict(one) for one in self.images])
 
 
-def compare(
-    first: str,
-    second: str,
+def compared(
+    names: tuple[str, str],
+    pairs: Sequence[Pair],
+    figure: Figure,
     *,
-    results: Path = Path("results"),
-    figure: str = "last",
-    metric: str = "iou",
-    protocol: str | None = None,
-    level: float = 0.95,
+    protocol: str,
+    experts: Mapping[Place, RunScores],
+    level: float,
+    notes: Sequence[str] = (),
 ) -> Comparison:
-    """The difference between two methods or records, paired by seed, order and image.
+    """The comparison of the two sides of some pairs of runs.
 
     Args:
-        first: a method's name or, as ``load_record`` takes it, a record.
-        second: likewise.
-        results: the folder of records.
-        figure: the name of a linear figure.
-        metric: of the scores.
-        protocol: only records of this protocol; None: of all.
+        names: of the two.
+        pairs: at least one; all under the same conditions.
+        figure: a linear one.
+        protocol: the name, version and conditions of all runs.
+        experts: the scores of ``experts`` by seed and order, for a figure that needs them.
         level: the intervals' nominal coverage, in (0, 1).
+        notes: for the reader.
 
     Raises:
-        CosamError: a name is unknown, the two were not measured under the same conditions, or they have no seed, order
-            or image in common; or a method was run with several settings.
+        CosamError: the runs have no image of a domain in common, or the figure is undefined for them.
     """
-    asked = _figure(figure)
-    find_metric(metric)
-    if not 0 < level < 1:
-        raise CosamError(f"The level of intervals is {level:g}. Choose one between 0 and 1, such as 0.95.")
-    records, _ = find_records(results)
-    records = [record for record in records if protocol in (None, record.protocol)]
-    one, other = (_runs(name, records, results=results, metric=metric) for name in (first, second))
-    one, other = _same_conditions((first, one), (second, other))
-    experts = _experts(records, one[0], metric) if asked.needs_experts else {}
-    mine, theirs = (_scores(runs, metric) for runs in (one, other))
-    return _compared(
-        (first, second), _protocol(one[0]), _common_runs(mine, theirs), asked, experts, metric=metric, level=level
-    )
-
-
-def _figure(name: str) -> Figure:
-    if name not in FIGURES:
-        raise unknown_name("figure", name, FIGURES)
-    if not FIGURES[name].is_linear:
-        raise CosamError(f"{name} is not linear in the scores, so images have no share in it. Compare ff instead.")
-    return FIGURES[name]
-
-
-def _runs(asked: str, records: Sequence[Record], *, results: Path, metric: str) -> list[Measured]:
-    """The complete runs of a method, or of one record."""
-    of_method = [record for record in records if record.method == asked]
-    found = of_method or [load_record(asked, results=results)]
-    runs, notes = measured_runs(found, metric=metric)
-    if not runs:
-        raise CosamError(f"{asked!r} has no complete run. {' '.join(notes)} Run it to its end first.")
-    return runs
-
-
-def _same_conditions(
-    first: tuple[str, Sequence[Measured]], second: tuple[str, Sequence[Measured]]
-) -> tuple[list[Measured], list[Measured]]:
-    """The runs under the one set of conditions that both have, each with one choice of settings."""
-    (one, mine), (other, theirs) = first, second
-    common = sorted({run.conditions for run in mine} & {run.conditions for run in theirs})
-    if not common:
-        fields = differing_conditions(mine[0].info, theirs[0].info) or ["the protocol"]
-        raise CosamError(
-            f"{one!r} and {other!r} were not measured under the same conditions: they differ in {', '.join(fields)}. "
-            "Run one of them again under the other's."
-        )
-    if len(common) > 1:
-        tables = ", ".join(_protocol(next(run for run in mine if run.conditions == name)) for name in common)
-        raise CosamError(
-            f"{one!r} and {other!r} were both measured under several conditions: {tables}. Name two records, or choose "
-            "by --protocol."
-        )
-    kept = [[run for run in runs if run.conditions == common[0]] for _, runs in (first, second)]
-    for name, runs in zip((one, other), kept, strict=True):
-        _check_settings(name, runs)
-    return latest_runs(kept[0]), latest_runs(kept[1])
-
-
-def _check_settings(name: str, runs: Sequence[Measured]) -> None:
-    by_settings = {json.dumps(run.info.settings, sort_keys=True): run.record.name for run in runs}
-    if len(by_settings) > 1:
-        listed = "; ".join(f"{record} {settings}" for settings, record in by_settings.items())
-        raise CosamError(f"{name!r} was run with several settings. Name one record of: {listed}.")
-
-
-def _protocol(run: Measured) -> str:
-    return f"{run.info.protocol} (version {run.info.protocol_version}), conditions {run.conditions}"
-
-
-def _experts(records: Sequence[Record], like: Measured, metric: str) -> dict[Place, RunScores]:
-    runs, _ = measured_runs([record for record in records if record.method == "experts"], metric=metric)
-    return _scores(latest_runs([run for run in runs if run.conditions == like.conditions]), metric)
-
-
-def _scores(runs: Sequence[Measured], metric: str) -> dict[Place, RunScores]:
-    return {(run.info.seed, run.info.order): cached_image_scores(run.record, metric=metric) for run in runs}
-
-
-def _common_runs(
-    first: Mapping[Place, RunScores], second: Mapping[Place, RunScores]
-) -> list[tuple[RunScores, RunScores]]:
-    """The pairs of runs with the same seed and order.
-
-    Raises:
-        CosamError: there is none.
-    """
-    pairs = [(scores, second[place]) for place, scores in first.items() if place in second]
-    if not pairs:
-        seeds = [", ".join(sorted({str(seed) for seed, _ in runs})) for runs in (first, second)]
-        raise CosamError(
-            "The two have no run with the same seed and order of domains: the first has the seeds "
-            f"{seeds[0]}, the second {seeds[1]}. Run both under one seed and order."
-        )
-    return pairs
-
-
-def _compared(
-    names: tuple[str, str],
-    protocol: str,
-    pairs: Sequence[tuple[RunScores, RunScores]],
-    figure: Figure,
-    experts: Mapping[Place, RunScores],
-    *,
-    metric: str,
-    level: float,
-) -> Comparison:
+    pairs, experts = _on_common_images(pairs, experts)
     mine, theirs = (
-        [contributions(pair[side], figure, experts=experts.get((pair[0].seed, pair[0].domains))) for pair in pairs]
+        [
+            contributions(pair[side], figure, experts=experts.get((pair[side].seed, pair[side].domains)))
+            for pair in pairs
+        ]
         for side in (0, 1)
     )
     differences = paired(mine, theirs)
     whole = interval(differences, level=level)
     if math.isnan(whole.estimate):
-        need = " It needs the record of experts." if figure.needs_experts else ""
-        raise CosamError(f"{figure.title} is undefined for these runs.{need} Compare another figure.")
+        need = "; it needs a run of experts under the same conditions, seed and order" if figure.needs_experts else ""
+        raise CosamError(f"{figure.title} is undefined for these runs{need}. Compare another figure.")
+    having = set().union(*(domains_with_part(scores, figure) for scores, _ in pairs))
+    domains = [name for name in differences[0].values if name in having]
     return Comparison(
         first=names[0],
         second=names[1],
         figure=figure.name,
-        metric=metric,
+        metric=pairs[0][0].metric,
         protocol=protocol,
         seeds=tuple(sorted({one.seed for one, _ in pairs})),
         orders=len({one.domains for one, _ in pairs}),
-        first_value=_value(mine, differences),
-        second_value=_value(theirs, differences),
+        first_value=math.fsum(run.figure for run in mine) / len(mine),
+        second_value=math.fsum(run.figure for run in theirs) / len(theirs),
         difference=whole,
-        is_higher_better=figure.prefers_high(metric),
-        domains=_domains(pairs, differences, level=level),
-        images=_images(pairs, differences),
+        is_higher_better=figure.prefers_high(pairs[0][0].metric),
+        domains=_domains(pairs, differences, domains, level=level),
+        images=_images(pairs, differences, domains),
+        notes=tuple(notes),
     )
 
 
-def _value(runs: Sequence[Contributions], differences: Sequence[Contributions]) -> float:
-    """The mean figure of some runs over the images that both have."""
-    names = differences[0].values
-    return math.fsum(float(_rows(runs, name, _common_keys(differences, name)).mean()) for name in names)
+def _on_common_images(
+    pairs: Sequence[Pair], experts: Mapping[Place, RunScores]
+) -> tuple[list[Pair], dict[Place, RunScores]]:
+    """The same scores without images that not all of the runs have, in one order of the images."""
+    first = pairs[0][0]
+    runs = [*(scores for pair in pairs for scores in pair), *experts.values()]
+    common: dict[str, tuple[str, ...]] = {}
+    for name, keys in first.keys.items():
+        shared = set(keys).intersection(*(run.keys[name] for run in runs))
+        common[name] = tuple(key for key in keys if key in shared)
+        if not shared:
+            raise CosamError(
+                f"The runs have no test image of domain {name!r} in common. Compare runs on the same data."
+            )
+
+    def restricted(run: RunScores) -> RunScores:
+        values = {}
+        for name, keys in common.items():
+            places = {key: place for place, key in enumerate(run.keys[name])}
+            values[name] = run.values[name][:, [places[key] for key in keys]]
+        return replace(run, keys=common, values=values)
+
+    kept = [(restricted(one), restricted(other)) for one, other in pairs]
+    return kept, {place: restricted(run) for place, run in experts.items()}
 
 
 def _domains(
-    pairs: Sequence[tuple[RunScores, RunScores]], differences: Sequence[Contributions], *, level: float
+    pairs: Sequence[Pair], differences: Sequence[Contributions], names: Sequence[str], *, level: float
 ) -> tuple[DomainDifference, ...]:
-    names = list(differences[0].values)
     parts = [interval([run.of_domains([name]) for run in differences], level=level) for name in names]
-    adjusted = holm([part.p for part in parts])
     found = []
-    for name, part, p in zip(names, parts, adjusted, strict=True):
-        keys = _common_keys(differences, name)
-        first, second = (float(np.mean([_final(pair[side], name, keys) for pair in pairs])) for side in (0, 1))
-        found.append(DomainDifference(name, len(keys), first, second, part, p))
+    for name, part, p in zip(names, parts, holm([part.p for part in parts]), strict=True):
+        first, second = (float(np.mean([pair[side].values[name][-1] for pair in pairs])) for side in (0, 1))
+        found.append(DomainDifference(name, len(differences[0].keys[name]), first, second, part, p))
     return tuple(found)
 
 
-def _common_keys(runs: Sequence[Contributions], domain: str) -> list[str]:
-    return [key for key in runs[0].keys[domain] if all(key in run.keys[domain] for run in runs)]
-
-
-def _rows(runs: Sequence[Contributions], domain: str, keys: Sequence[str]) -> Floats:
-    """``(runs, images)``: the contributions of these images."""
-    rows = []
-    for run in runs:
-        place = {key: index for index, key in enumerate(run.keys[domain])}
-        rows.append(run.values[domain][[place[key] for key in keys]])
-    return np.stack(rows)
-
-
 def _images(
-    pairs: Sequence[tuple[RunScores, RunScores]], differences: Sequence[Contributions]
+    pairs: Sequence[Pair], differences: Sequence[Contributions], names: Sequence[str]
 ) -> tuple[ImageDifference, ...]:
     found = []
-    for name in differences[0].values:
-        keys = _common_keys(differences, name)
-        parts = _rows(differences, name, keys).mean(axis=0) / len(keys)
-        finals = [np.mean([_final(pair[side], name, keys) for pair in pairs], axis=0) for side in (0, 1)]
-        found += [
-            ImageDifference(name, key, float(finals[0][place]), float(finals[1][place]), float(parts[place]))
-            for place, key in enumerate(keys)
-        ]
+    for name in names:
+        keys = differences[0].keys[name]
+        parts = np.mean([run.values[name] for run in differences], axis=0) / len(keys)
+        first, second = (np.mean([pair[side].values[name][-1] for pair in pairs], axis=0) for side in (0, 1))
+        for key, *numbers in zip(keys, first.tolist(), second.tolist(), parts.tolist(), strict=True):
+            found.append(ImageDifference(name, key, *numbers))
     return tuple(sorted(found, key=lambda image: (-abs(image.part), image.domain, image.image)))
-
-
-def _final(run: RunScores, domain: str, keys: Sequence[str]) -> Floats:
-    place = {key: index for index, key in enumerate(run.keys[domain])}
-    final: Floats = run.values[domain][-1][[place[key] for key in keys]]
-    return final

@@ -20,6 +20,7 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
     RANKED_BY,
     RowIntervals,
+    check_level,
     has_fair_marks,
     latest_runs,
     place_of,
@@ -127,8 +128,7 @@ def _is_ascending(sort_by: str, metric: str) -> bool:
 
 
 def _check(level: float, domains: Sequence[str] | None, published: Sequence[Published]) -> None:
-    if not 0 < level < 1:
-        raise CosamError(f"The level of intervals is {level:g}. Choose one between 0 and 1, such as 0.95.")
+    check_level(level)
     if domains is not None and not domains:
         raise CosamError("No domain is named. Name at least one, or leave the choice of domains out.")
     if domains and published:

@@ -88,6 +88,12 @@ def _contributions(
     return [contributions(run, figure, experts=experts.get((run.seed, run.domains)), domains=domains) for run in runs]
 
 
+def check_level(level: float) -> None:
+    """Refuse a level that is not in (0, 1)."""
+    if not 0 < level < 1:
+        raise CosamError(f"The level of intervals is {level:g}. Choose one between 0 and 1, such as 0.95.")
+
+
 def place_of(run: Measured) -> Place:
     """The run's seed and order."""
     return run.info.seed, run.info.order
