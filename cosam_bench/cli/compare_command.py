@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cosam_bench.cli.records_commands import Metric, Results
-from cosam_bench.core.console import plain_table, results_console
+from cosam_bench.core.console import plain_table, results_console, say
 from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.results.cell_text import number
+from cosam_bench.results.cell_text import MISSING, number
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cosam_bench.evaluation.intervals import Interval
-    from cosam_bench.results.comparison import Comparison
+    from cosam_bench.results.comparison import Comparison, ImageDifference
 
 _WHAT = "A method's name, or a record as for show."
 _LINEAR = ", ".join(figure.name for figure in FIGURES.values() if figure.is_linear)
@@ -54,9 +56,12 @@ def compare(
     if by == "domain":
         console.print("\nDomains: scores of the final models, and the domain's part of the difference")
         console.print(_domains(found))
-    if images:
+    differing = [one for one in found.images if one.part][:images]
+    if differing:
         console.print("\nImages that differ most: scores of the final models, and the image's part of the difference")
-        console.print(_images(found, images))
+        console.print(_images(found, differing))
+    for note in found.notes:
+        say("Note", note, style="yellow")
 
 
 def _summary(found: Comparison) -> list[str]:
@@ -72,7 +77,7 @@ def _summary(found: Comparison) -> list[str]:
         f"It is based on {runs} and {_count(total, 'image')} of {_count(len(found.domains), 'domain')}.",
     ]
     if whole.basis == "images":
-        lines.append("With one run the interval is over images only and says nothing about the seed or order.")
+        lines.append("With one run the interval is of images only and says nothing about the seed or order.")
     return lines
 
 
@@ -92,9 +97,9 @@ def _domains(found: Comparison) -> Table:
     return table
 
 
-def _images(found: Comparison, count: int) -> Table:
+def _images(found: Comparison, images: Sequence[ImageDifference]) -> Table:
     table = plain_table("domain", "image", found.first, found.second, "part")
-    for one in found.images[:count]:
+    for one in images:
         table.add_row(one.domain, one.image, number(one.first), number(one.second), f"{one.part:+.4f}")
     table.columns[1].overflow = "fold"
     return table
@@ -105,7 +110,7 @@ def _interval(found: Interval) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}"
+    return MISSING if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _p(value: float) -> str:
@@ -114,7 +119,7 @@ def _p(value: float) -> str:
     >>> _p(0.0412), _p(1e-9)
     ('= 0.041', '< 0.001')
     """
-    return "< 0.001" if value < 0.001 else f"= {number(value)}"
+    return "unknown" if math.isnan(value) else "< 0.001" if value < 0.001 else f"= {number(value)}"
 
 
 def _count(count: int, thing: str) -> str:

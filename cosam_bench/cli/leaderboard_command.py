@@ -110,14 +110,14 @@ def leaderboard(
         metric=metric,
         with_published=with_published,
         selection=Selection(
-            protocols=_listed(protocol),
-            models=_listed(model),
-            methods=_listed(method),
+            protocols=_listed("--protocol", protocol),
+            models=_listed("--model", model),
+            methods=_listed("--method", method),
             settings=tuple(setting or ()),
-            seeds=_numbers(seeds),
+            seeds=_ranges(seeds),
             orders=tuple(orders or ()),
         ),
-        domains=_listed(domains) if domains is not None else None,
+        domains=_listed("--domains", domains) or None,
         intervals=() if not intervals else tuple(FIGURES) if needs_all else shown_figures(sort),
         level=level,
         sort_by=sort,
@@ -211,19 +211,22 @@ def _write(frame: DataFrame, format_name: str, out: Path | None) -> None:
             say("Note", note, style="yellow")
 
 
-def _listed(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """The names in options that may be repeated and hold several, separated by commas."""
-    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
+def _listed(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+    """The names in an option that may be repeated and hold several, separated by commas."""
+    names = tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
+    if texts and not names:
+        raise CosamError(f"{option} is empty. Name at least one, or leave it out.")
+    return names
 
 
-def _numbers(text: str | None) -> tuple[int, ...]:
-    """The numbers in ``0,1`` or ``0-4``."""
-    found: list[int] = []
-    for part in _listed([text] if text is not None else None):
+def _ranges(text: str | None) -> tuple[range, ...]:
+    """The seeds in ``0,1`` or ``0-4``."""
+    found = []
+    for part in _listed("--seeds", None if text is None else [text]):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise CosamError(f"--seeds {text!r} are not numbers. Write them as 0,1,2 or 0-4.")
-        found += range(int(first), int(last or first) + 1)
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+            raise CosamError(f"--seeds {part!r} is not a seed or a range of them. Write 0,1,2 or 0-4.")
+        found.append(range(int(first), int(last or first) + 1))
     return tuple(found)
 
 

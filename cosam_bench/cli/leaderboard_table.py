@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cosam_bench.results.leaderboard_view import Board, Column, Row, boards_of, in_table_order
+from cosam_bench.results.leaderboard_view import TIE, Board, Column, Row, boards_of, in_table_order
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,8 +42,9 @@ def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
 def _table(board: Board, width: int) -> Table:
     labels = [_label(row) for row in board.rows]
     label_width = max(cell_len(line) for label in labels for line in label.plain.split("\n"))
-    heads = ["runs", "rank"] if board.has_ranks else ["runs"]
-    fixed = [max(len(head), *(len(getattr(row, head)) for row in board.rows)) + _GAP for head in heads]
+    fields = {"runs": [row.runs for row in board.rows]} | ({"rank": _ranks(board)} if board.has_ranks else {})
+    heads = list(fields)
+    fixed = [max(len(head), *map(len, texts)) + _GAP for head, texts in fields.items()]
     shown, hidden = _fitting_columns(board, width - 3 - label_width - sum(fixed))
     hidden_text = [f"too wide, only in the CSV: {', '.join(column.title for column in hidden)}"] if hidden else []
     table = _empty_table(board.title, heads, shown, caption="\n".join([*board.legend, *hidden_text]))
@@ -52,9 +53,15 @@ def _table(board: Board, width: int) -> Table:
         texts = [Text(row.cells[column.name], style="bold" if column.name in row.best else "") for column in shown]
         if index and row.is_published and not board.rows[index - 1].is_published:
             table.add_section()
-        fields = [getattr(row, head) for head in heads]
-        table.add_row(label, *fields, *texts, style="dim" if row.is_marked else "")
+        table.add_row(label, *(own[index] for own in fields.values()), *texts, style="dim" if row.is_marked else "")
     return table
+
+
+def _ranks(board: Board) -> list[str]:
+    """The ranks of the rows, the signs of ties below each other."""
+    ranks = [row.rank for row in board.rows]
+    has_ties = any(rank.endswith(TIE) for rank in ranks)
+    return [rank if rank.endswith(TIE) or not has_ties else f"{rank} " for rank in ranks]
 
 
 def _label(row: Row) -> Text:

@@ -194,6 +194,8 @@ def _on_common_images(
 ) -> tuple[list[Pair], dict[Place, RunScores]]:
     """The same scores without images that not all of the runs have, in one order of the images."""
     first = pairs[0][0]
+    places = [(scores.seed, scores.domains) for scores, _ in pairs]
+    experts = {place: experts[place] for place in places if place in experts}
     runs = [*(scores for pair in pairs for scores in pair), *experts.values()]
     common: dict[str, tuple[str, ...]] = {}
     for name, keys in first.keys.items():

@@ -95,6 +95,7 @@ def leaderboard(
     _check(level, domains, published)
     chosen = list(records) if selection is None else selection.of(records)
     runs, notes = measured_runs(chosen, metric=metric)
+    _check_domains(domains, runs)
     experts = _experts(records, runs, metric)
     groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
@@ -133,6 +134,13 @@ def _check(level: float, domains: Sequence[str] | None, published: Sequence[Publ
         raise CosamError("No domain is named. Name at least one, or leave the choice of domains out.")
     if domains and published:
         raise CosamError("Published numbers are means over all domains. Leave out them or the choice of domains.")
+
+
+def _check_domains(domains: Sequence[str] | None, runs: Sequence[Measured]) -> None:
+    for run in runs:
+        for name in domains or ():
+            if name not in run.matrix.columns:
+                raise unknown_name(f"domain in the records of {run.info.protocol!r}", name, run.matrix.columns)
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], *, has_published: bool) -> DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,7 +62,13 @@ def tidy(frame: DataFrame) -> DataFrame:
 
 def json_text(frame: DataFrame) -> str:
     """A list of rows by column, in full precision; undefined values are null."""
-    return f"{frame.to_json(orient='records', double_precision=15, force_ascii=False, indent=2)}\n"
+    import pandas
+
+    rows = [
+        {name: None if pandas.isna(value) else value for name, value in row.items()}
+        for row in frame.astype(object).to_dict(orient="records")
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False, default=int) + "\n"
 
 
 def markdown(frame: DataFrame) -> str:
@@ -72,7 +79,7 @@ def markdown(frame: DataFrame) -> str:
 
 
 def _markdown_board(board: Board) -> str:
-    heads, rows = _cells(board, _in_markdown, best=lambda cell: f"**{cell}**")
+    heads, rows = _cells(board, _in_markdown, best=lambda cell: f"**{cell}**", number=_in_markdown)
     lines = [f"**{_in_markdown(board.title)}**", ""]
     lines += [f"| {' | '.join(heads)} |", f"|{'|'.join(['---', *['---:'] * (len(heads) - 1)])}|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -80,18 +87,18 @@ def _markdown_board(board: Board) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", text.replace("\n", " "))
+    return re.sub(r"([\\`*_\[\]<>|~#&$])", r"\\\1", " ".join(text.split()))
 
 
 def latex(frame: DataFrame) -> str:
     r"""One ``table`` per set of conditions, for the package booktabs; the best values are ``\textbf``."""
-    return "\n".join(_latex_board(board) for board in boards_of(frame))
+    return "\n".join(["% Needs \\usepackage{booktabs}.", *(_latex_board(board) for board in boards_of(frame))])
 
 
 def _latex_board(board: Board) -> str:
     import pandas
 
-    heads, rows = _cells(board, _in_latex, best=lambda cell: rf"\textbf{{{cell}}}")
+    heads, rows = _cells(board, _in_latex, best=lambda cell: rf"\textbf{{{cell}}}", number=_latex_number)
     styler = pandas.DataFrame(rows, columns=heads).style.hide(axis="index")
     legend = "; ".join(board.legend)
     caption = _in_latex(f"{board.title}. {legend}." if legend else f"{board.title}.")
@@ -109,6 +116,7 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "≈": r"$\approx$",
     "↑": r"$\uparrow$",
@@ -119,11 +127,16 @@ _LATEX = {
 
 
 def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text.replace("\n", " "))
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _latex_number(text: str) -> str:
+    """A number, its minus sign longer than a hyphen."""
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", _in_latex(text))
 
 
 def _cells(
-    board: Board, escaped: Callable[[str], str], *, best: Callable[[str], str]
+    board: Board, escaped: Callable[[str], str], *, best: Callable[[str], str], number: Callable[[str], str]
 ) -> tuple[list[str], list[list[str]]]:
     """The heads, and the cells row by row; columns without values are left out."""
     columns = in_table_order([column for column in board.columns if not board.is_empty(column)])
@@ -131,13 +144,13 @@ def _cells(
     heads = ["method", "runs", *ranks, *(column.title for column in columns)]
     return [escaped(head) for head in heads], [
         [escaped(" ".join([row.label, *row.settings])), row.runs, *([escaped(row.rank)] if ranks else [])]
-        + [_value(row, column, escaped, best) for column in columns]
+        + [_value(row, column, number, best) for column in columns]
         for row in board.rows
     ]
 
 
-def _value(row: Row, column: Column, escaped: Callable[[str], str], best: Callable[[str], str]) -> str:
-    cell = escaped(row.cells[column.name])
+def _value(row: Row, column: Column, number: Callable[[str], str], best: Callable[[str], str]) -> str:
+    cell = number(row.cells[column.name])
     return best(cell) if column.name in row.best else cell
 
 

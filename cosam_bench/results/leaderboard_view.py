@@ -267,7 +267,7 @@ def _legend(rows: Sequence[Series], signs: Mapping[str, str], has_ties: bool, fa
         if len(with_intervals) < sum(row["origin"] == "measured" for row in rows):
             lines.append("rows without image scores: ± sample deviation over runs")
         if any(row["interval_basis"] == "images" for row in with_intervals):
-            lines.append("with 1 run the interval is over images only and says nothing about the seed")
+            lines.append("with 1 run the interval is of images only and says nothing about the seed")
     if any(_ranks(row) is not None for row in rows):
         lines.append(f"rank: the ranks by {FIGURES[facts['ranked_by']].title} that a method may have")
     if has_ties:

@@ -25,7 +25,7 @@ class Selection:
         models: names of base models.
         methods: names of methods.
         settings: ``KEY=VALUE`` each: a key of ``--set``, or the name of a setting of the method.
-        seeds: of the runs.
+        seeds: ranges of them; each must contain the seed of some run.
         orders: ``stream``, ``random:N``, or the first domains, separated by commas.
     """
 
@@ -33,7 +33,7 @@ class Selection:
     models: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[range, ...] = ()
     orders: tuple[str, ...] = ()
 
     def of(self, records: Sequence[Record]) -> list[Record]:
@@ -47,8 +47,7 @@ class Selection:
         records = _named(records, "method", self.methods, lambda info: info.method)
         for text in self.settings:
             records = _with_setting(records, text)
-        records = _named(records, "seed", [str(seed) for seed in self.seeds], lambda info: str(info.seed))
-        return _in_orders(records, self.orders)
+        return _in_orders(_with_seeds(records, self.seeds), self.orders)
 
 
 def model_name(info: RunInfo) -> str:
@@ -67,6 +66,15 @@ def _named(
         if name not in names:
             raise unknown_name(f"{kind} in these records", name, names)
     return [record for record in records if not wanted or name_of(record.info) in wanted]
+
+
+def _with_seeds(records: Sequence[Record], ranges: Sequence[range]) -> list[Record]:
+    for wanted in ranges:
+        if not any(record.info.seed in wanted for record in records):
+            text = str(wanted.start) if len(wanted) == 1 else f"{wanted.start}-{wanted.stop - 1}"
+            found = ", ".join(str(seed) for seed in sorted({record.info.seed for record in records}))
+            raise CosamError(f"No record here has the seed {text}. Found: {found or 'none'}.")
+    return [record for record in records if not ranges or any(record.info.seed in wanted for wanted in ranges)]
 
 
 def _with_setting(records: Sequence[Record], text: str) -> list[Record]:
