@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,8 +124,8 @@ def read_leaderboard(
     records, unreadable = ([], []) if published and not results.exists() else find_records(results)
     if not records and not published:
         raise CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
-    if published and not {record.protocol for record in records}.issuperset(selection.protocols):
-        records, selection = [], Selection()  # the published numbers alone
+    if published and selection.protocols:
+        records, selection = _without_published_alone(records, selection, published)
     frame = leaderboard(
         records,
         metric=metric,
@@ -139,6 +140,16 @@ def read_leaderboard(
     notes = _published_notes(published, records, metric=metric) if with_published else []
     frame.attrs.update(notes=(*frame.attrs["notes"], *notes), unreadable=tuple(unreadable))
     return frame
+
+
+def _without_published_alone(
+    records: list[Record], selection: Selection, published: Sequence[Published]
+) -> tuple[list[Record], Selection]:
+    """What to show of the records if some of the wanted protocols have published numbers alone."""
+    recorded = {record.protocol for record in records}
+    alone = {name for one in published for name in one.protocols} - recorded
+    kept = tuple(name for name in selection.protocols if name not in alone)
+    return (records, replace(selection, protocols=kept)) if kept else ([], Selection())
 
 
 def _is_of(published: Published, protocols: Sequence[str]) -> bool:
