@@ -16,6 +16,9 @@ from cosam_bench.results.leaderboard_view import TIE, Board, Column, Row, boards
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_HEAD = "method"
+_ALWAYS_SHOWN = 3  # of the most important columns, however long the names are
+_SHORTEST_LABEL = 16  # characters to which names are folded for them
 _GAP = 2  # characters between two columns: one of padding, one of the box
 
 
@@ -41,14 +44,20 @@ def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
 
 def _table(board: Board, width: int) -> Table:
     labels = [_label(row) for row in board.rows]
-    label_width = max(cell_len(line) for label in labels for line in label.plain.split("\n"))
+    label_width = max(
+        cell_len(line) for label in (_HEAD, *(label.plain for label in labels)) for line in label.split("\n")
+    )
     fields = {"runs": [row.runs for row in board.rows]} | ({"rank": _ranks(board)} if board.has_ranks else {})
     heads = list(fields)
     fixed = [max(len(head), *map(len, texts)) + _GAP for head, texts in fields.items()]
-    shown, hidden = _fitting_columns(board, width - 3 - label_width - sum(fixed))
+    # Long names are folded rather than that the table lacks what it is sorted by.
+    room = width - 3 - sum(fixed)
+    needed = [_width(board, column) for column in _by_importance(board)[:_ALWAYS_SHOWN]]
+    label_width = min(label_width, max(_SHORTEST_LABEL, room - sum(needed)))
+    shown, hidden = _fitting_columns(board, room - label_width)
     hidden_text = [f"too wide, only in the CSV: {', '.join(column.title for column in hidden)}"] if hidden else []
     table = _empty_table(board.title, heads, shown, caption="\n".join([*board.legend, *hidden_text]))
-    table.columns[0].min_width = min(label_width, width - 3 - sum(fixed))
+    table.columns[0].min_width = table.columns[0].max_width = min(label_width, room)
     for index, (row, label) in enumerate(zip(board.rows, labels, strict=True)):
         texts = [Text(row.cells[column.name], style="bold" if column.name in row.best else "") for column in shown]
         if index and row.is_published and not board.rows[index - 1].is_published:
@@ -74,16 +83,25 @@ def _label(row: Row) -> Text:
 
 def _fitting_columns(board: Board, room: int) -> tuple[list[Column], list[Column]]:
     """The columns that fit into ``room`` characters, and the others; columns without values come last."""
-    columns = board.columns
-    if all(row.is_published for row in board.rows):  # without columns that nobody published
-        columns = tuple(column for column in columns if not board.is_empty(column))
+    columns = _by_importance(board)
     fitting = []
-    for column in sorted(columns, key=board.is_empty):
-        needed = max(len(column.title), *(cell_len(row.cells[column.name]) for row in board.rows)) + _GAP
-        if needed <= room:
+    for column in columns:
+        if (needed := _width(board, column)) <= room:
             room -= needed
             fitting.append(column)
     return in_table_order(fitting), in_table_order([column for column in columns if column not in fitting])
+
+
+def _by_importance(board: Board) -> list[Column]:
+    columns = board.columns
+    if all(row.is_published for row in board.rows):  # without columns that nobody published
+        columns = tuple(column for column in columns if not board.is_empty(column))
+    return sorted(columns, key=board.is_empty)
+
+
+def _width(board: Board, column: Column) -> int:
+    """In characters, with the gap."""
+    return max(len(column.title), *(cell_len(row.cells[column.name]) for row in board.rows)) + _GAP
 
 
 def _empty_table(title: str, heads: Sequence[str], columns: Sequence[Column], *, caption: str) -> Table:
@@ -97,7 +115,7 @@ def _empty_table(title: str, heads: Sequence[str], columns: Sequence[Column], *,
         caption=caption,
         caption_justify="left",
     )
-    table.add_column("method", overflow="fold")
+    table.add_column(_HEAD, overflow="fold")
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for column in columns:
