@@ -94,7 +94,7 @@ def run(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: ``auto``.
         settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
         results: the folder of records.
-        fresh: discard what earlier runs with the same settings left.
+        fresh: measure again, and use nothing that earlier runs left.
         progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
             outside of a terminal or notebook; False: nothing.
 

@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 data_check_table: what `data check` found
 domain_sheet: one card in full
+signals: signals that end the program as Ctrl-C does
 error_handling: from an exception to a message and an exit code
 matrix_table: one run's matrix
 leaderboard_table: the leaderboard
@@ -14,6 +15,7 @@ records_commands: `show`
 leaderboard_command: `leaderboard`
 compare_command: `compare`
 doctor: `doctor`
+clean_command: `clean`
 export_command: `export`
 verify_command: `verify`
 report_command: `report`

@@ -1,6 +1,7 @@
 """Exceptions as one clear message and an exit code: users see no traceback.
 
-Exit codes: 2 for bad input, 1 if a method or a check failed, 130 after Ctrl-C, 70 for a defect in this package.
+Exit codes: 2 for bad input, 1 if a method or a check failed, 130 after Ctrl-C, 143 and 129 after SIGTERM and SIGHUP,
+70 for a defect in this package.
 ``COSAM_BENCH_DEBUG=1`` lets every exception through.
 """
 
@@ -18,12 +19,12 @@ from typing import ParamSpec
 import typer
 
 from cosam_bench import __version__
+from cosam_bench.cli.signals import exit_code, ignore_further
 from cosam_bench.core.console import say
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 
 BAD_INPUT = 2
 FAILED = 1
-INTERRUPTED = 130
 DEFECT = 70  # EX_SOFTWARE of BSD's sysexits
 
 _LESS_MEMORY = (
@@ -39,7 +40,7 @@ class Failed(CosamError):
 
 
 class Stopped(Exception):
-    """Ctrl-C was pressed; the message says how to continue."""
+    """Ctrl-C was pressed, or a signal came; the cause is a KeyboardInterrupt. The message says how to continue."""
 
 
 def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]:
@@ -62,8 +63,9 @@ def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]
 def _explain(error: BaseException) -> int:
     """Print what happened, and return the exit code."""
     if isinstance(error, Stopped | KeyboardInterrupt):
+        ignore_further()
         say("Stopped", str(error) or "No file was left half written.", style="bold yellow")
-        return INTERRUPTED
+        return exit_code(error.__cause__ or error)
     if ran_out_of_memory(error) or (error.__cause__ is not None and ran_out_of_memory(error.__cause__)):
         say("Error", f"Out of memory: {_first_line(error)} {_LESS_MEMORY}", style="bold red")
         return FAILED

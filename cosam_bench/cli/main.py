@@ -11,6 +11,7 @@ import typer
 from cosam_bench import __version__
 from cosam_bench.cli import data_commands as data
 from cosam_bench.cli.catalogue_commands import domains, models
+from cosam_bench.cli.clean_command import clean
 from cosam_bench.cli.compare_command import compare
 from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.error_handling import guarded
@@ -22,6 +23,7 @@ from cosam_bench.cli.records_commands import show
 from cosam_bench.cli.report_command import report
 from cosam_bench.cli.run_command import run
 from cosam_bench.cli.settings_command import settings
+from cosam_bench.cli.signals import end_as_by_ctrl_c
 from cosam_bench.cli.verify_command import verify
 
 app = typer.Typer(
@@ -37,7 +39,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Use a result": (predict, export),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),
-    "Troubleshoot": (doctor,),
+    "Troubleshoot": (doctor, clean),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
@@ -70,6 +72,7 @@ def main() -> None:
     # Set before torch loads OpenMP: threads that spin while waiting make a small model many times slower on a busy
     # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    end_as_by_ctrl_c()
     app()
 
 

@@ -45,7 +45,7 @@ Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run with the same settings left.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again; use nothing that earlier runs left.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings as TOML and exit.")]
 
 
@@ -100,8 +100,8 @@ def run(
             print_leaderboard(records)
         if failed:
             raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
-    except KeyboardInterrupt:
-        raise Stopped(_how_to_continue(names, fresh=fresh)) from None
+    except KeyboardInterrupt as stop:
+        raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
 
 
 def _how_to_continue(names: list[str], *, fresh: bool) -> str:

@@ -11,10 +11,11 @@ setting_keys: the keys of a settings model as data
 hashing: sha256 of bytes, text, JSON, files and tensors
 files: atomic writes, locks and paths
 tensor_files: safetensors files, read and written
+sealed_files: files of tensors with their identity and a checksum
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
 devices: copying to the device, waiting for it, and its memory
-environment: the machine and the software, as a record names them
+environment: the machine and the software, as a record names them, and what decides last bits
 console: standard output and standard error
 progress_bar: bars for downloads and checks
 http_responses: what a server's answer says about a part of a file

@@ -1,4 +1,4 @@
-"""Facts about the machine and the software, for the record of a run."""
+"""Facts about the machine and the software: for the record of a run, and for what decides the last bits."""
 
 from __future__ import annotations
 
@@ -25,6 +25,26 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def arithmetic(device: torch.device) -> dict[str, str | int | bool]:
+    """What decides, beside the libraries, how sums are rounded: equal facts give equal bits.
+
+    Files that runs share count them, since with 2 threads instead of 1 a score may differ by 2e-8.
+    """
+    facts: dict[str, str | int | bool] = {
+        "threads": torch.get_num_threads(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if device.type != "cuda":
+        return facts | {"processor": torch.backends.cpu.get_cpu_capability()}
+    cudnn = torch.backends.cudnn
+    return facts | {
+        "processor": torch.cuda.get_device_name(device),
+        "tf32": cudnn.allow_tf32,
+        "cudnn": f"deterministic={cudnn.deterministic} benchmark={cudnn.benchmark}",
+    }
 
 
 def commit() -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from cosam_bench.core.errors import CosamError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 class CannotWrite(CosamError):
@@ -56,6 +59,11 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file has the name of one that ``replacing`` writes, or was writing when its process was killed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def expanded(path: Path | str) -> Path:
     """A path with ``~`` written out.
 
@@ -66,6 +74,43 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise CosamError(f"{path}: there is no such home folder. Give the full path.") from None
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait until no other process is within this context for the same path; a killed process holds nothing.
+
+    The lock file is removed at the end. On a file system without locks the context is entered at once.
+
+    Raises:
+        CannotWrite: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("ab"))
+            except OSError as error:
+                raise CannotWrite(
+                    f"{path} cannot be written: {error.strerror or error}. Choose another folder."
+                ) from None
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_still(file, path):
+                break
+            file.close()  # the last holder has removed this file; a newer one may be there
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _is_still(file: IO[Any], path: Path) -> bool:
+    """Whether the path leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> None:
@@ -85,5 +130,5 @@ def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> 
         raise busy from None
     except OSError:
         pass
-    if path is not None and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+    if path is not None and not _is_still(file, path):
         raise busy

@@ -77,8 +77,9 @@ class ResumingDownloader:
                     f"{self._part} cannot be written: {error.strerror or error}. {self._kept(file)} Free space, or "
                     "choose another folder."
                 ) from None
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(self._kept(file) or "Nothing was fetched yet.") from None
+            except KeyboardInterrupt as stop:
+                stop.args = (self._kept(file) or "Nothing was fetched yet.",)
+                raise
             finally:
                 if self._part.exists() and not _size(file):
                     self._part.unlink()

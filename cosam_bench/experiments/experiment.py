@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory
 from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
+from cosam_bench.training.expert_store import ExpertStore
 
 SHARED = "_shared"
 
@@ -47,6 +48,8 @@ class Experiment:
         bench: what the method works with.
         loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
+        fresh: whether nothing is read that earlier runs left for sharing.
+        frozen_rows: of a fresh experiment, the names of the shared rows of frozen SAM that it has measured itself.
     """
 
     config: RunConfig
@@ -59,6 +62,8 @@ class Experiment:
     bench: Workbench
     loader: Loader
     conditions: Conditions
+    fresh: bool = False
+    frozen_rows: set[str] = field(default_factory=set)
 
     def with_method(self, config: RunConfig) -> Experiment:
         """The same data, prompts and model for another method.
@@ -112,8 +117,13 @@ class Experiment:
         return short_name(self.config.method)
 
 
-def open_experiment(config: RunConfig, results: Path) -> Experiment:
+def open_experiment(config: RunConfig, results: Path, *, fresh: bool = False) -> Experiment:
     """Open the data, draw or read the frozen prompts, build the model.
+
+    Args:
+        config: the resolved settings.
+        results: the folder of records, which also holds what runs share.
+        fresh: read no expert, no cached feature and no row of frozen SAM that an earlier run left.
 
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
@@ -147,8 +157,8 @@ def open_experiment(config: RunConfig, results: Path) -> Experiment:
         view=view,
         seed=config.seed,
         batch_size=resolve_batch_size(protocol.score.batch_size, sam=sam, view=view),
-        experts=shared / "experts",
-        prefixes=_prefix_cache(config, sam, folder=shared / "prefix"),
+        experts=ExpertStore(shared / "experts", fresh=fresh),
+        prefixes=_prefix_cache(config, sam, folder=shared / "prefix", fresh=fresh),
     )
     return Experiment(
         config=config,
@@ -161,6 +171,7 @@ def open_experiment(config: RunConfig, results: Path) -> Experiment:
         bench=bench,
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
+        fresh=fresh,
     )
 
 
@@ -181,14 +192,14 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
     return method, settings
 
 
-def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path) -> PrefixCache | None:
+def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path, fresh: bool) -> PrefixCache | None:
     """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
     depth = frozen_depth(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
     limit_bytes = round(config.prefix_cache_gib * 2**30)
     if depth is None or not limit_bytes:
         return None
     if sam.device.type != "cuda":
-        return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes), sam=sam, depth=depth)
+        return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes, fresh=fresh), sam=sam, depth=depth)
     memory = FeatureMemory(limit_bytes=min(limit_bytes, free_memory_bytes(sam.device) // 2))
     return PrefixCache(memory, sam=sam, depth=depth, is_batched=True)
 

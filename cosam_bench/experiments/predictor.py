@@ -153,7 +153,7 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
             f"The run in {record.folder} used other weights of {bench.sam.name} than those found now. "
             "Give the checkpoint file that it used."
         )
-    state = State.read(record.folder / "state.safetensors")
+    state = State.read(record.checked_file("state.safetensors"))
     with method_faults(record.method, "__init__"):
         loaded = method(settings, bench)
     with method_faults(record.method, "load"):

@@ -7,20 +7,16 @@ show the difference: scores are the same bits, and seconds are those of the meas
 
 from __future__ import annotations
 
-import filecmp
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from cosam_bench.core.environment import versions
+from cosam_bench.core.environment import arithmetic, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.experiments.experiment import SHARED, Experiment
 from cosam_bench.experiments.step_result import StepResult
-from cosam_bench.sam.feature_cache import processor
 
 
 class FrozenRow:
@@ -28,12 +24,15 @@ class FrozenRow:
 
     def __init__(self, experiment: Experiment, *, results: Path) -> None:
         self._experiment = experiment
-        self._path = results / SHARED / "rows" / f"{_row_digest(experiment)}.json"
+        self._identity = _row_digest(experiment)
+        self._path = results / SHARED / "rows" / f"{self._identity}.json"
 
     def read(self) -> StepResult | None:
         """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
+        if self._experiment.fresh and self._identity not in self._experiment.frozen_rows:
+            return None
         try:
-            result = StepResult.read(self._path)
+            result = StepResult.read(self._path, identity=self._identity)
         except CosamError:
             return None
         columns = {domain.name: domain.test.keys for domain in self._experiment.columns}
@@ -44,7 +43,8 @@ class FrozenRow:
     def write(self, result: StepResult) -> None:
         """Keep the row for other runs; if that fails, they measure it themselves."""
         with suppress(CannotWrite):
-            result.save(self._path)
+            result.save(self._path, identity=self._identity)
+            self._experiment.frozen_rows.add(self._identity)
 
 
 def _row_digest(experiment: Experiment) -> str:
@@ -53,15 +53,9 @@ def _row_digest(experiment: Experiment) -> str:
     facts = {
         "conditions": experiment.conditions.digest,
         "prompts": {name: digest for name, digest in experiment.prompt_digests.items() if name.endswith("/test")},
-        "processor": processor(bench.view.device),
-        "threads": torch.get_num_threads(),
+        "arithmetic": arithmetic(bench.view.device),
         "batch size": bench.batch_size,  # the protocol may say "auto"
         "kept features": bench.prefixes is not None,  # they are computed image by image, not in batches
         "versions": versions(),
     }
     return sha256_json(facts)[:32]
-
-
-def is_unchanged(before: Path, after: Path) -> bool:
-    """Whether a domain left the method's state file unchanged, byte for byte."""
-    return before.is_file() and filecmp.cmp(before, after, shallow=False)

@@ -45,7 +45,7 @@ def run_methods(
     Args:
         configs: alike except for the method and its settings.
         results: the folder of records.
-        fresh: discard what earlier runs with the same settings left.
+        fresh: discard what earlier runs with the same settings left, and read nothing that they left for sharing.
         make_reporter: called once for each method.
 
     Raises:
@@ -60,7 +60,9 @@ def run_methods(
         try:
             with make_reporter() as reporter:
                 reporter.say("Opening data and model")
-                experiment = experiment.with_method(config) if experiment else open_experiment(config, results)
+                experiment = (
+                    experiment.with_method(config) if experiment else open_experiment(config, results, fresh=fresh)
+                )
                 runner = Runner(experiment, results=results, reporter=reporter)
                 known = None if fresh else runner.finished()
                 outcome = Outcome(name, known or runner.run(fresh=fresh), was_complete=known is not None)

@@ -10,18 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from cosam_bench.core.devices import reset_peak_memory, synchronise
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
 from cosam_bench.experiments.example_masks import ExampleMasks
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter, SilentReporter
-from cosam_bench.experiments.row_reuse import FrozenRow, is_unchanged
+from cosam_bench.experiments.row_reuse import FrozenRow
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.running_record import RunningRecord
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.method.cost_meter import Meter
-from cosam_bench.method.interface import MergingMethod, Method, State
+from cosam_bench.method.interface import MergingMethod, Method
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.results.records import Record
 from cosam_bench.sam.feature_cache import uncached_clock
@@ -91,7 +92,7 @@ class Runner:
         self._reporter.begin(self._units_left())
         for step in self._record.missing:
             self._record.finish_step(self._measure(step))
-        method = self._build(self._experiment.steps[-1], Meter())
+        method = self._build(self._record.results[self._experiment.steps[-1]], Meter())
         self._record.keep_outcome(method.served if isinstance(method, MergingMethod) else None)
         self._examples.write(self._record.results)
 
@@ -110,13 +111,13 @@ class Runner:
         """One row: learn the step's domain, then score all columns. Row 0 is the frozen model."""
         if step == 0:
             return self._frozen_row()
-        result = self._learn(step)
         before = self._record.before(step)
-        if before is not None and is_unchanged(self._record.state_file(before.step), self._record.state_file(step)):
+        result = self._learn(step, before)
+        if before is not None and before.state_sha256 == result.state_sha256:
             self._examples.reuse(step, of=before.step)
             return self._scorer.reused(result, before)
         self._reporter.say(f"Scoring after step {step} of {self._experiment.steps[-1]}")
-        method = self._build(step, Meter())
+        method = self._build(result, Meter())
         result = self._scorer.of_method(result, method, observers=self._examples.observers(step))
         self._examples.save(step)
         return result
@@ -131,13 +132,13 @@ class Runner:
             self._frozen.write(result)
         return result
 
-    def _learn(self, step: int) -> StepResult:
-        """Let the method learn the step's domain, and save its state."""
+    def _learn(self, step: int, before: StepResult | None) -> StepResult:
+        """Let the method, as it was after the step before, learn the step's domain, and save its state."""
         domain = self._training_domain(step)
         steps = self._experiment.steps
         self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
         meter = Meter()
-        method = self._build(steps[steps.index(step) - 1], meter)
+        method = self._build(before, meter)
         prefixes = self._experiment.bench.prefixes
         began = uncached_clock(prefixes)
         with self._watch("learn"):
@@ -156,6 +157,7 @@ class Runner:
             merge_seconds=seconds - meter.elapsed_training_seconds,
             state_bytes=state_bytes,
             trainable_parameters=meter.trainable_parameters,
+            state_sha256=sha256_file(self._record.state_file(step)),
         )
 
     def _training_domain(self, step: int) -> TrainingDomain:
@@ -166,13 +168,13 @@ class Runner:
         prompts = joined([self._experiment.train_prompts[domain.name] for domain in self._experiment.domains])
         return TrainingDomain("all", split, prompts)
 
-    def _build(self, step: int, meter: Meter) -> Method:
-        """A new method object, restored from the state after ``step``."""
+    def _build(self, after: StepResult | None, meter: Meter) -> Method:
+        """A new method object, restored from the state after a step; None: before the first domain."""
         bench = replace(self._experiment.bench, meter=meter, advance=self._reporter.advance)
         with self._watch("__init__"):
             method = self._experiment.method(self._experiment.settings, bench)
-        if step > 0:
-            state = State.read(self._record.state_file(step))
+        if after is not None:
+            state = self._record.read_state(after)
             with self._watch("load"):
                 method.load(state)
         return method

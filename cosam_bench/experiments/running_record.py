@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, hold_alone, replacing, write_atomically
+from cosam_bench.core.files import CannotWrite, hold_alone, is_temporary, replacing, write_atomically
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.evaluation.figures import summary
@@ -32,8 +32,10 @@ from cosam_bench.evaluation.scoring import domain_means
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
+from cosam_bench.method.interface import State
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
+from cosam_bench.results.verification import verify_files
 
 LOCK = ".lock"
 
@@ -115,9 +117,11 @@ class RunningRecord:
             path = self._step_file(step, "json")
             if not path.exists():
                 break
-            self._done[step] = self._checked(StepResult.read(path), path, step)
+            self._done[step] = self._checked(StepResult.read(path, identity=self._experiment.digest), path, step)
         with _removing(self.folder):
             self.error_file.unlink(missing_ok=True)
+            for path in filter(is_temporary, self.folder.rglob(".*")):  # left by a process that was killed
+                path.unlink()
         write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
         self.write_info("running")
 
@@ -160,12 +164,23 @@ class RunningRecord:
         cells = self._cells(self._done | {result.step: result})
         self._writer.write_scores(result.step, result.scores)
         self._writer.write_matrix(cells)
-        result.save(self._step_file(result.step, "json"))
+        result.save(self._step_file(result.step, "json"), identity=self._experiment.digest)
         self._done[result.step] = result
         with _removing(self.folder):
             for path in (self.folder / "steps").glob("*.safetensors"):
                 if path != self.state_file(result.step):
                     path.unlink()
+
+    def read_state(self, result: StepResult) -> State:
+        """The method's state after a step.
+
+        Raises:
+            CosamError: the file is missing, or is not the one that the step wrote.
+        """
+        path = self.state_file(result.step)
+        if sha256_file(path) != result.state_sha256:
+            raise CosamError(f"{path} was changed after step {result.step} wrote it. Run again with --fresh.")
+        return State.read(path)
 
     def keep_outcome(self, served: Update | None) -> None:
         """Keep the final state, and the served update if the method has one."""
@@ -176,8 +191,26 @@ class RunningRecord:
             write_tensors(self.folder / "update.safetensors", served.tensors())
 
     def complete(self) -> Record:
-        """Remove what only a running record needs, and return the complete record."""
-        self.write_info("complete")
+        """Write all results again, verify every file, and only then call the record complete.
+
+        Raises:
+            CosamError: a file of the record was changed or removed while the run was in progress.
+        """
+        write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
+        self._writer.write_all_scores({step: result.scores for step, result in self._done.items()})
+        self._writer.write_matrix(self._cells(self._done))
+        info = self._info_as("complete", error=None)
+        verified = verify_files(self.folder, info)
+        state = self.folder / "state.safetensors"
+        wrong = list(map(str, verified.faults))
+        if sha256_file(state) != self._done[self._experiment.steps[-1]].state_sha256:
+            wrong.append(f"{state.name} is not the state after the last step")
+        if wrong:
+            raise CosamError(
+                f"{self.folder} was changed while the run was in progress: {wrong[0].rstrip('.')}. Run it again; the "
+                "steps that are whole are not repeated."
+            )
+        self._writer.write_info(info)
         with _removing(self.folder):
             shutil.rmtree(self.folder / "steps")
             (self.folder / LOCK).unlink()
@@ -190,6 +223,9 @@ class RunningRecord:
 
     def write_info(self, status: Status, *, error: str | None = None) -> None:
         """Replace ``run.json``."""
+        self._writer.write_info(self._info_as(status, error=error))
+
+    def _info_as(self, status: Status, *, error: str | None) -> RunInfo:
         experiment = self._experiment
         config = experiment.config
         order = tuple(domain.name for domain in experiment.domains)
@@ -198,7 +234,7 @@ class RunningRecord:
         matrices = [
             ScoreMatrix.from_cells(cells, metric=metric, domains=order, retention=retention) for metric in METRICS
         ]
-        info = RunInfo(
+        return RunInfo(
             protocol=config.protocol.name,
             protocol_version=config.protocol.version,
             method=experiment.method_name,
@@ -221,7 +257,6 @@ class RunningRecord:
             summary={matrix.metric: summary(matrix) for matrix in matrices},
             files=self._files() if status == "complete" else {},
         )
-        self._writer.write_info(info)
 
     def _files(self) -> dict[str, str]:
         """By the name of each file of the record but ``run.json``, its sha256."""

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.hashing import sha256_json
 from cosam_bench.evaluation.scoring import ImageScore
 
 
@@ -27,6 +28,7 @@ class StepResult:
         encoder_passes_per_image: of the row's predictions.
         trainable_parameters: of the adapter.
         peak_memory_bytes: the highest use up to the end of the step, in the process that measured it.
+        state_sha256: of the file with the method's state after the step; empty for the frozen model.
     """
 
     step: int
@@ -38,21 +40,31 @@ class StepResult:
     encoder_passes_per_image: float = 0.0
     trainable_parameters: int = 0
     peak_memory_bytes: int = 0
+    state_sha256: str = ""
 
-    def save(self, path: Path) -> None:
-        """Write the step as JSON; numbers keep their exact bits."""
-        write_atomically(path, json.dumps(asdict(self)))
+    def save(self, path: Path, *, identity: str) -> None:
+        """Write the step as JSON with a checksum; numbers keep their exact bits.
+
+        Args:
+            path: the file.
+            identity: what the step belongs to, which ``read`` asks for again.
+        """
+        fields = asdict(self)
+        write_atomically(path, json.dumps({"seal": sha256_json([identity, fields]), "step": fields}))
 
     @classmethod
-    def read(cls, path: Path) -> StepResult:
-        """The step that ``save`` wrote.
+    def read(cls, path: Path, *, identity: str) -> StepResult:
+        """The step that ``save`` wrote for this identity.
 
         Raises:
-            CosamError: the file is missing or damaged.
+            CosamError: the file is missing, was damaged or changed, or belongs to something else.
         """
         try:
-            return _AS_WRITTEN.validate_python(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["seal"] != sha256_json([identity, content["step"]]):
+                raise ValueError("it was changed, or belongs to another run")
+            return _AS_WRITTEN.validate_python(content["step"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = str(error).partition("\n")[0]
             raise CosamError(f"The step {path} cannot be read: {reason}. Run again with --fresh.") from None
 

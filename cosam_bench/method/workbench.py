@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,7 +27,7 @@ from cosam_bench.sam.inputs import Batch, Precision, View, chunks, collate
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.training.batch_loss import encode_batch, precompute_digests, training_loss
-from cosam_bench.training.expert_store import expert_file, read_expert, write_expert
+from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter, prefetch_depth
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.sampling import images_seen
@@ -47,7 +46,7 @@ class Workbench:
         view: how samples become model input, and on which device.
         seed: the run's seed.
         batch_size: images per pass without gradients.
-        experts: the folder of experts that are trained once and reused; None: train each time.
+        experts: the store of experts, which are trained once and reused; None: train each time.
         prefixes: cached features of the encoder's first blocks, which the protocol leaves frozen; None:
             compute them each time.
         meter: adds up costs.
@@ -61,7 +60,7 @@ class Workbench:
     view: View
     seed: int
     batch_size: int = 8
-    experts: Path | None = None
+    experts: ExpertStore | None = None
     prefixes: PrefixCache | None = None
     meter: Meter = field(default_factory=Meter)
     advance: Callable[[float], None] = lambda passes: None
@@ -98,23 +97,9 @@ class Workbench:
             hooks: a method's own steps within the training; such an expert is never read back.
         """
         fit = self.fit.for_domain(domain.name)
-        path = None
-        if self.experts and hooks is None:
-            path = self.experts / expert_file(
-                domain.digest,
-                sam=self.sam,
-                adapter=self.adapter,
-                fit=fit,
-                prompt_kind=self.prompt_kind,
-                view=self.view,
-                seed=self.seed,
-                start=start,
-                from_scratch=from_scratch,
-            )
-        began = uncached_clock(self.prefixes)
-        fitted = read_expert(path) if path else None
-        if fitted is None:
-            fitted = fit_adapter(
+
+        def fitted_now() -> Fitted:
+            return fit_adapter(
                 self.sam,
                 domain,
                 domain.prompts,
@@ -130,9 +115,24 @@ class Workbench:
                 prefixes=self.prefixes,
                 advance=lambda images: self.advance(3 * images),
             )
-            if path:
-                write_expert(path, fitted)
+
+        began = uncached_clock(self.prefixes)
+        if self.experts is None or hooks is not None:
+            fitted, is_new = fitted_now(), True
         else:
+            name = expert_name(
+                domain.digest,
+                sam=self.sam,
+                adapter=self.adapter,
+                fit=fit,
+                prompt_kind=self.prompt_kind,
+                view=self.view,
+                seed=self.seed,
+                start=start,
+                from_scratch=from_scratch,
+            )
+            fitted, is_new = self.experts.read_or_train(name, fitted_now)
+        if not is_new:
             self.advance(3 * images_seen(len(domain), self.fit))
         self.meter.training_seconds += fitted.seconds
         self.meter.elapsed_training_seconds += uncached_clock(self.prefixes) - began

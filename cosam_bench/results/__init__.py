@@ -21,6 +21,7 @@ comparison: two methods on the same images
 comparing: which runs a comparison is about
 score_lines: scores.csv line by line, each checked
 verification: whether a record is what was computed
+cleaning: what killed processes left, and caches, removed
 examples: a record's example images
 export: a record's model in other programs' formats
 report: one page about several runs

@@ -22,8 +22,8 @@ def read_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
     """The scores of every test image after every step, by one metric.
 
     Raises:
-        CosamError: the file is missing or damaged, lacks the metric or a domain, or holds a value that is not in
-            [0, 1], a step or a domain that the run does not have, or an image twice.
+        CosamError: the file is missing, damaged or was changed since the run, lacks the metric or a domain, or holds
+            a value that is not in [0, 1], a step or a domain that the run does not have, or an image twice.
     """
     return parse_image_scores(read_scores_file(record), record, metric=metric)
 
@@ -32,9 +32,9 @@ def read_scores_file(record: Record) -> bytes:
     """The bytes of ``scores.csv``.
 
     Raises:
-        CosamError: the file is missing or cannot be read.
+        CosamError: the file is missing, cannot be read, or was changed since the run.
     """
-    path = record.folder / FILE
+    path = record.checked_file(FILE)
     try:
         return path.read_bytes()
     except OSError as error:

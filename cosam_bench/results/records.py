@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.run_info import Cost, RunInfo, Status
@@ -77,12 +78,22 @@ class RecordWriter:
         header, old = _read_csv(path, _SCORE_COLUMNS) if path.exists() else ([], [])
         kept = [dict(zip(header, row, strict=True)) for row in old if int(row[0]) < step]
         rows = [[row.get(name, "nan") for name in (*_SCORE_COLUMNS, *METRICS)] for row in kept]
-        rows += [
-            [str(step), domain, score.key, *(repr(score.values.get(name, math.nan)) for name in METRICS)]
-            for domain, images in scores.items()
-            for score in images
-        ]
-        write_atomically(path, _csv_text([(*_SCORE_COLUMNS, *METRICS), *rows]))
+        self._write_score_rows([*rows, *_score_rows(step, scores)])
+
+    def write_all_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
+        """Replace ``scores.csv`` by the scores of all steps, in their order."""
+        self._write_score_rows([row for step, scores in sorted(steps.items()) for row in _score_rows(step, scores)])
+
+    def _write_score_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        write_atomically(self.folder / "scores.csv", _csv_text([(*_SCORE_COLUMNS, *METRICS), *rows]))
+
+
+def _score_rows(step: int, scores: Mapping[str, Sequence[ImageScore]]) -> list[list[str]]:
+    return [
+        [str(step), domain, score.key, *(repr(score.values.get(name, math.nan)) for name in METRICS)]
+        for domain, images in scores.items()
+        for score in images
+    ]
 
 
 def _csv_text(rows: Iterable[Sequence[object]]) -> str:
@@ -183,6 +194,23 @@ class Record:
         """Seconds, bytes and encoder passes."""
         return self.info.cost
 
+    def checked_file(self, name: str) -> Path:
+        """The path of one of the record's files, which may be missing, but has not been changed since the run.
+
+        Records of schema 1, and runs that are not complete, have no hashes to compare with.
+
+        Raises:
+            CosamError: the file has another sha256 than ``run.json`` says.
+        """
+        path = self.folder / name
+        expected = self.info.files.get(name)
+        if expected is not None and path.is_file() and sha256_file(path) != expected:
+            raise CosamError(
+                f"{path} was changed since the run wrote it: its sha256 is not the one in run.json. Run it again, or "
+                "restore the file."
+            )
+        return path
+
     def matrix(self, metric: str = "iou") -> DataFrame:
         """The score matrix by one metric as a table: one row per step, one column per domain; NaN if not measured.
 
@@ -197,7 +225,7 @@ class Record:
         Raises:
             CosamError: the file is missing or damaged, or no metric has this name.
         """
-        path = self.folder / "matrix.csv"
+        path = self.checked_file("matrix.csv")
         cells = read_cells(path, metric=metric)
         try:
             return ScoreMatrix.from_cells(cells, metric=metric, domains=self.info.order, retention=self.info.retention)

@@ -74,7 +74,11 @@ def _load(path: Path, record: Record, metric: str) -> RunScores | None:
 
 
 def _store(path: Path, scores: RunScores) -> None:
-    """Keep the scores; a folder that cannot be written is left as it is."""
+    """Keep the scores; a folder that cannot be written is left as it is.
+
+    The file is not forced to the disk, which takes longer than to read ``scores.csv``: a half-written one is told by
+    its digest.
+    """
     names = (*scores.domains, *scores.retention)
     head = json.dumps([path.name, [scores.keys[name] for name in names]]).encode()
     numbers = np.concatenate([scores.values[name] for name in names], axis=1).astype("<f8").tobytes()

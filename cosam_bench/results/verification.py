@@ -62,6 +62,11 @@ def verify_record(folder: Path) -> Verification:
     if info.status != "complete":
         text = f"'status' is {info.status!r}, expected 'complete'. Complete the record by the same run again."
         return Verification(folder, (Fault("run.json", text),))
+    return verify_files(folder, info)
+
+
+def verify_files(folder: Path, info: RunInfo) -> Verification:
+    """As ``verify_record``, for a record whose ``run.json`` has been read or is still to be written."""
     faults, notes = _file_faults(folder, info)
     faults += _config_faults(folder, info)
     try:

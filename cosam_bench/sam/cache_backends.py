@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 from cosam_bench.core.errors import ran_out_of_memory
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
+from cosam_bench.core.sealed_files import read_sealed, write_sealed
+from cosam_bench.core.tensor_files import CannotRead
 from cosam_bench.sam.sam import Features
 
 _ENDING = ".safetensors"
@@ -78,28 +79,32 @@ class FeatureFiles:
     """Features in a folder, one file per image, which outlive the process and which several processes may share.
 
     Entries are read by mapping the file, so the system's page cache keeps them in memory. Files appear as a whole,
-    and one that is removed while it is read stays readable.
+    one that is removed while it is read stays readable, and one that was damaged or swapped counts as missing.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int, fresh: bool = False) -> None:
         """Use a folder, which need not exist.
 
         Args:
             limit_bytes: total size above which the least recently used files are removed. Each further process that
                 writes at the same time may exceed it by a sixteenth.
+            fresh: read only what this object has written.
         """
         self._folder = folder
+        self._readable: set[str] | None = set() if fresh else None
         self._limit_bytes = limit_bytes
         self._unseen_bytes = limit_bytes  # written since the folder was last scanned
         self._is_writable = True
 
     def read(self, key: str) -> Kept | None:
         """The features of a key, on the CPU."""
+        if self._readable is not None and key not in self._readable:
+            return None
         path = self._path(key)
         try:
-            tensors, metadata = read_tensors(path)
-            kept = Kept(Features(tensors["maps"], tensors.get("early")), float(metadata["seconds"]))
-        except (CannotRead, KeyError, ValueError):
+            tensors, facts = read_sealed(path)
+            kept = Kept(Features(tensors["maps"], tensors.get("early")), float(facts["seconds"]))
+        except (CannotRead, KeyError, ValueError, TypeError):
             return None
         with suppress(OSError):  # another process may have removed it, or own it
             os.utime(path)  # the time of last use, which file systems rarely record
@@ -111,10 +116,12 @@ class FeatureFiles:
             return
         tensors = {name: part for name, part in kept.features._asdict().items() if part is not None}
         try:
-            self._unseen_bytes += write_tensors(self._path(key), tensors, {"seconds": repr(kept.seconds)})
+            self._unseen_bytes += write_sealed(self._path(key), tensors, {"seconds": kept.seconds})
         except CannotWrite:
             self._is_writable = False
             return
+        if self._readable is not None:
+            self._readable.add(key)
         if self._unseen_bytes > self._limit_bytes // 16:
             self._unseen_bytes = 0
             _evict(self._folder, limit_bytes=self._limit_bytes)

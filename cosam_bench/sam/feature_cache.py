@@ -2,9 +2,9 @@
 
 No adapter and no update of the protocol reaches those blocks, so their output for an image is the same in every
 row, epoch and method. Its key is the sha256 of everything that decides its bits: the model's input image and weights,
-the depth, autocast's type, the kind of processor, the threads and the versions. Flips, sizes and resizing are part of
-the image, and a changed image has another key. The image counts by the digest of its eight-bit pixels if the batch
-knows what it was made from, and otherwise by the normalised numbers themselves.
+the depth, autocast's type, the arithmetic (processor, threads, precision flags) and the versions. Flips, sizes and
+resizing are part of the image, and a changed image has another key. The image counts by the digest of its eight-bit
+pixels if the batch knows what it was made from, and otherwise by the normalised numbers themselves.
 
 A ``FeatureBackend`` stores it: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass these blocks
 one at a time, so that a cached entry and a fresh one have the same bits however images are batched and whichever run
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cosam_bench.core.devices import synchronise
-from cosam_bench.core.environment import versions
+from cosam_bench.core.environment import arithmetic, versions
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.sam.cache_backends import FeatureBackend, Kept
 from cosam_bench.sam.encoder_sections import encoder_sections, parts
@@ -58,8 +58,7 @@ class PrefixCache:
             "weights": sam.digest,
             "early": sam.side is not None and sam.side.reads_early_map,
             "depth": depth,
-            "processor": processor(sam.device),
-            "threads": torch.get_num_threads(),
+            "arithmetic": arithmetic(sam.device),
             "versions": versions(),
         }
 
@@ -189,8 +188,3 @@ def _is_watched(sam: Sam, depth: int) -> bool:
 
 def _hooked(module: nn.Module) -> Iterator[nn.Module]:
     return (inner for inner in module.modules() if inner._forward_hooks or inner._forward_pre_hooks)
-
-
-def processor(device: torch.device) -> str:
-    """What decides, besides the libraries, how a sum is rounded."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from cosam_bench.core.defaults import counted_settings
+from cosam_bench.core.environment import arithmetic, versions
+from cosam_bench.core.files import exclusive
 from cosam_bench.core.hashing import sha256_json
-from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
+from cosam_bench.core.sealed_files import read_sealed, write_sealed
+from cosam_bench.core.tensor_files import CannotRead
 from cosam_bench.core.version import __version__
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.merging.updates import Update
@@ -20,7 +21,7 @@ from cosam_bench.training.fit import Fitted
 from cosam_bench.training.fit_settings import FitSettings
 
 
-def expert_file(
+def expert_name(
     data: str,
     *,
     sam: Sam,
@@ -32,7 +33,7 @@ def expert_file(
     start: Update | None,
     from_scratch: bool,
 ) -> str:
-    """The name of an expert's file: a hash of all that decides the outcome of training.
+    """The name of an expert: a hash of all that decides the bits of its training.
 
     Args:
         data: digest of the training samples and their prompts.
@@ -52,36 +53,69 @@ def expert_file(
         "resampling": view.resampling,
         "mask_levels": view.mask_levels,
         "device": view.device.type,
+        "arithmetic": arithmetic(view.device),
         "seed": seed,
         "start": start.digest() if start is not None else None,
-        "torch": torch.__version__,
+        "versions": versions(),
         "harness": __version__,
     }
     if from_scratch and start is not None:  # without a start it makes no difference
         facts["from_scratch"] = True
-    return f"{sha256_json(facts)[:32]}.safetensors"
+    return sha256_json(facts)[:32]
 
 
-def write_expert(path: Path, fitted: Fitted) -> None:
-    """Write an expert with the facts of its training."""
+class ExpertStore:
+    """The experts in a folder, which processes share: the first that needs an expert trains it, the others wait.
+
+    A file that was damaged, changed or copied under another name is trained again.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        """Use a folder, which need not exist.
+
+        Args:
+            fresh: read only experts that this object has trained.
+        """
+        self._folder = folder
+        self._readable: set[str] | None = set() if fresh else None
+
+    def read_or_train(self, name: str, train: Callable[[], Fitted]) -> tuple[Fitted, bool]:
+        """The expert of a name from ``expert_name``, and whether it was trained now.
+
+        Raises:
+            CannotWrite: the folder cannot be written or the disk is full.
+        """
+        path = self._folder / f"{name}.safetensors"
+        if (found := self._read(path)) is not None:
+            return found, False
+        with exclusive(path.with_suffix(".lock")):
+            if (found := self._read(path)) is not None:  # another process has trained it meanwhile
+                return found, False
+            fitted = train()
+            _write(path, fitted)
+            if self._readable is not None:
+                self._readable.add(name)
+            return fitted, True
+
+    def _read(self, path: Path) -> Fitted | None:
+        if self._readable is not None and path.stem not in self._readable:
+            return None
+        try:
+            tensors, facts = read_sealed(path)
+            return Fitted(
+                update=Update.from_tensors(tensors),
+                epoch_losses=tuple(facts["epoch_losses"]),
+                trainable_parameters=int(facts["trainable_parameters"]),
+                seconds=float(facts["seconds"]),
+            )
+        except (CannotRead, KeyError, ValueError, TypeError):
+            return None
+
+
+def _write(path: Path, fitted: Fitted) -> None:
     facts = {
         "epoch_losses": list(fitted.epoch_losses),
         "trainable_parameters": fitted.trainable_parameters,
         "seconds": fitted.seconds,
     }
-    write_tensors(path, fitted.update.tensors(), {"facts": json.dumps(facts)})
-
-
-def read_expert(path: Path) -> Fitted | None:
-    """The stored expert, or None if none can be read: it is then trained again."""
-    try:
-        tensors, metadata = read_tensors(path)
-        facts = json.loads(metadata["facts"])
-        return Fitted(
-            update=Update.from_tensors(tensors),
-            epoch_losses=tuple(facts["epoch_losses"]),
-            trainable_parameters=int(facts["trainable_parameters"]),
-            seconds=float(facts["seconds"]),
-        )
-    except (CannotRead, KeyError, ValueError, TypeError):
-        return None
+    write_sealed(path, fitted.update.tensors(), facts)

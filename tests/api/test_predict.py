@@ -191,7 +191,7 @@ def test_a_record_that_cannot_be_served_says_why(record: cb.Record, tmp_path: Pa
     refused("No checkpoint file", checkpoint=tmp_path / "none.pth")
     refused("used other weights of tiny than those found now", checkpoint="random")
     (copy / "state.safetensors").write_bytes(state[:-9])
-    refused("state.safetensors cannot be read")
+    refused("state.safetensors was changed since the run wrote it")
     (copy / "state.safetensors").unlink()
     refused("state.safetensors cannot be read")
     (copy / "run.json").write_text(json.dumps(info | {"status": "failed"}))

@@ -100,7 +100,7 @@ def test_a_damaged_record_and_a_failing_method_are_told_apart(
     (copy / "state.safetensors").write_bytes(b"junk")
     damaged = cli("image.png --box 20,10,40,30 --record copy")
     assert (damaged.exit_code, damaged.stdout) == (2, "")
-    assert "state.safetensors cannot be read" in damaged.stderr
+    assert "state.safetensors was changed since the run" in damaged.stderr
 
     def fails(*_: object, **__: object) -> object:
         raise KeyError("lost")

@@ -16,9 +16,7 @@ from cosam_bench.evaluation import scoring as score
 from cosam_bench.experiments import row_scorer as module
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import resolve_run
-from cosam_bench.experiments.row_reuse import is_unchanged
 from cosam_bench.experiments.runner import Runner
-from cosam_bench.method.interface import State
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.results.records import Record
@@ -141,9 +139,28 @@ def test_a_row_is_measured_wherever_the_state_did_change(
     assert one != two == three
 
 
-def test_states_are_compared_byte_for_byte(tmp_path: Path) -> None:
-    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
-        State(values={"v": value}).save(tmp_path / name)
-    assert is_unchanged(tmp_path / "a", tmp_path / "b")
-    assert not is_unchanged(tmp_path / "a", tmp_path / "c")
-    assert not is_unchanged(tmp_path / "missing", tmp_path / "a")
+def test_a_row_of_other_conditions_under_this_name_is_measured_again(
+    quick_protocol: Path, tmp_path: Path, scored: Counter[str]
+) -> None:
+    """Two rows of the same images: their keys alone do not tell them apart."""
+    for results, seed in ((tmp_path / "one", "seed=0"), (tmp_path / "two", "seed=1")):
+        Runner(experiment(quick_protocol, results, "frozen", seed), results=results).run()
+    (mine,), (other,) = ((tmp_path / name / "_shared" / "rows").iterdir() for name in ("one", "two"))
+    mine.write_bytes(other.read_bytes())
+    before = scored["pill"]
+    Runner(experiment(quick_protocol, tmp_path / "one", "finetune"), results=tmp_path / "one").run()
+    assert scored["pill"] == before + 4
+
+
+def test_a_fresh_run_reads_no_row_that_another_run_left(
+    quick_protocol: Path, tmp_path: Path, scored: Counter[str]
+) -> None:
+    Runner(experiment(quick_protocol, tmp_path, "frozen"), results=tmp_path).run()
+    before = scored["pill"]
+    config = resolve_run(method="finetune", protocol=str(quick_protocol))
+    fresh = open_experiment(config, tmp_path, fresh=True)
+    Runner(fresh, results=tmp_path).run(fresh=True)
+    assert scored["pill"] == before + 4
+    other = fresh.with_method(resolve_run(method="average", protocol=str(quick_protocol)))
+    Runner(other, results=tmp_path).run(fresh=True)
+    assert scored["pill"] == before + 4 + 3, "its own row, though, it reads"

@@ -23,7 +23,6 @@ from cosam_bench.core.files import CannotWrite
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.evaluation.scoring import ImageScore
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import BarReporter, LineReporter
@@ -32,6 +31,7 @@ from cosam_bench.experiments.runner import Runner
 from cosam_bench.experiments.running_record import RunningRecord
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
+from cosam_bench.training.expert_store import ExpertStore
 
 METHODS = '''
 import torch
@@ -420,7 +420,7 @@ def test_a_full_disk_is_nobodys_failure_and_the_run_goes_on_once_there_is_space(
     small: Opener, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync = os.fsync
-    for at in range(0, 15, 2):  # of the 15 files that a whole run writes
+    for at in range(0, 18, 2):  # of the 18 files that a whole run writes
         results, left = tmp_path / f"{at}", iter(range(at))
 
         def full(handle: int, left: Iterator[int] = left) -> None:
@@ -495,11 +495,11 @@ def test_another_runs_step_and_a_damaged_state_are_refused(small: Opener, tmp_pa
         pass
     state = folder / "steps" / "001.safetensors"
     state.write_bytes(state.read_bytes()[:-3])
-    with pytest.raises(CosamError, match=r"001\.safetensors cannot be read: .*--fresh") as caught:
+    with pytest.raises(CosamError, match=r"001\.safetensors was changed after step 1.*--fresh") as caught:
         Runner(small("Quick"), results=tmp_path).run()
     assert not isinstance(caught.value, MethodFailed)
-    StepResult(0, {"pill": [ImageScore("x", {"iou": 0.5})]}).save(folder / "steps" / "000.json")
-    with pytest.raises(CosamError, match=r"000\.json does not belong to this run.*--fresh"):
+    StepResult(0, {}).save(folder / "steps" / "000.json", identity="another run")
+    with pytest.raises(CosamError, match=r"000\.json cannot be read: it .* belongs to another run.*--fresh"):
         Runner(small("Quick"), results=tmp_path).run()
 
 
@@ -557,7 +557,7 @@ def test_regcl_is_the_same_byte_for_byte_wherever_and_however_often_it_is_stoppe
     assert warm.total == warm.done == left, "reused experts count as if trained"
     assert again.info.cost.train_seconds == first.info.cost.train_seconds
 
-    other = replace(experiment, bench=replace(experiment.bench, experts=tmp_path / "two" / "experts"))
+    other = replace(experiment, bench=replace(experiment.bench, experts=ExpertStore(tmp_path / "two" / "experts")))
     for step in (0, 1, 2, 3):
         with stopped_after(step, other, tmp_path / "two"):
             pass

@@ -25,7 +25,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attach import Adapter
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View, collate
 from cosam_bench.sam.serving import layer_inputs, serving
-from cosam_bench.training.expert_store import expert_file
+from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import TrainingHooks
 from cosam_bench.training.fit_settings import FitSettings
 
@@ -265,7 +265,7 @@ def test_hooks_step_into_the_training_in_order_and_are_never_read_back(
     bench: Workbench, domain: TrainingDomain, tmp_path: Path
 ) -> None:
     hooks = Recording()
-    shared = replace(bench, experts=tmp_path)
+    shared = replace(bench, experts=ExpertStore(tmp_path))
     plain = bench.train(domain)
     fitted = shared.train(domain, hooks=hooks)
     assert not list(tmp_path.iterdir())
@@ -284,8 +284,8 @@ def test_hooks_step_into_the_training_in_order_and_are_never_read_back(
 def test_an_expert_is_trained_once_and_read_back_the_same_at_its_recorded_cost(
     bench: Workbench, domain: TrainingDomain, tmp_path: Path
 ) -> None:
-    first = replace(bench, experts=tmp_path, meter=Meter())
-    second = replace(bench, experts=tmp_path, meter=Meter())
+    first = replace(bench, experts=ExpertStore(tmp_path), meter=Meter())
+    second = replace(bench, experts=ExpertStore(tmp_path), meter=Meter())
     trained, read = first.train(domain), second.train(domain)
     assert read.update.digest() == trained.update.digest()
     assert len(list(tmp_path.iterdir())) == 1
@@ -297,7 +297,7 @@ def test_an_expert_is_trained_once_and_read_back_the_same_at_its_recorded_cost(
 def test_another_seed_start_or_setting_is_another_expert(
     bench: Workbench, domain: TrainingDomain, tmp_path: Path
 ) -> None:
-    shared = replace(bench, experts=tmp_path)
+    shared = replace(bench, experts=ExpertStore(tmp_path))
     shared.train(domain)
     replace(shared, seed=1).train(domain)
     replace(shared, adapter=AdapterSettings(rank=1, alpha=2.0)).train(domain)
@@ -319,7 +319,7 @@ def test_all_that_decides_an_expert_is_in_its_files_name(bench: Workbench) -> No
     def name(
         prompt_kind: TrainPrompt = "box", view: View = bench.view, model: type[FitSettings] = FitSettings, **fit: Any
     ) -> str:
-        return expert_file(
+        return expert_name(
             "data",
             sam=bench.sam,
             adapter=bench.adapter,

@@ -112,7 +112,7 @@ def test_the_readme_begins_with_two_commands() -> None:
     first, second = body.splitlines()
     assert language == "sh"
     assert first.endswith("pip install -e . && cosam-bench run --method regcl")
-    assert second.endswith('pip install -e ".[test]" && pytest -q')
+    assert second.endswith('pip install -e ".[test]" && pytest -q -n auto')
 
 
 def test_the_catalogue_lists_every_method_as_its_card_says() -> None:

@@ -248,9 +248,12 @@ def test_side_layers_are_refused_by_name(record: Callable[[str], Record], tmp_pa
         (folder / name).write_bytes((one.folder / name).read_bytes())
     update = Update(dense={"side.expand.0.weight": torch.ones(2, 2)})
     save_file(update.tensors(), folder / "update.safetensors")
+    side = Record(folder, one.info.model_copy(update={"files": {}}))
     with pytest.raises(CosamError, match=r"side\.expand\.0\.weight .* --format safetensors"):
-        export_record(Record(folder, one.info), tmp_path / "out", format_name="peft")
-    assert export_record(Record(folder, one.info), tmp_path / "out", format_name="safetensors").files
+        export_record(side, tmp_path / "out", format_name="peft")
+    assert export_record(side, tmp_path / "out", format_name="safetensors").files
+    with pytest.raises(CosamError, match=r"update\.safetensors was changed since the run"):
+        export_record(Record(folder, one.info), tmp_path / "other", format_name="safetensors")
 
 
 def changed(record: Record, **fields: object) -> Record:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -345,3 +346,14 @@ def test_the_outcome_is_kept_without_a_copy_in_memory(tmp_path: Path) -> None:
     assert (running.folder / "state.safetensors").read_bytes() == state.read_bytes()
     assert (running.folder / "update.safetensors").read_bytes() == save(served.tensors())
     assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["matrix.csv", "state.safetensors"])
+def test_a_file_that_was_changed_after_the_run_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"step,domain")
+    files = {name: hashlib.sha256(b"step,domain").hexdigest()}
+    found = Record(tmp_path, run_info(files=files))
+    assert found.checked_file(name) == tmp_path / name
+    (tmp_path / name).write_bytes(b"step,domaim")
+    with pytest.raises(CosamError, match=rf"{name} was changed since the run wrote it"):
+        found.checked_file(name)

@@ -11,6 +11,8 @@ import pytest
 from support.recorded import record
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import is_temporary
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.evaluation.contributions import RunScores
 from cosam_bench.results import score_cache
 from cosam_bench.results.image_scores import read_image_scores
@@ -149,3 +151,25 @@ def test_a_record_without_scores_is_refused_as_ever(made: Record) -> None:
     (made.folder / "scores.csv").unlink()
     with pytest.raises(CosamError, match=r"scores\.csv cannot be read"):
         cached_image_scores(made)
+
+
+def test_what_a_killed_process_left_is_known_as_temporary(made: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def remember(path: Path, content: bytes) -> int:
+        written.append(path)
+        return len(content)
+
+    monkeypatch.setattr(Path, "write_bytes", remember)
+    cached_image_scores(made)
+    assert [is_temporary(path) for path in written] == [True]
+
+
+def test_scores_that_were_edited_since_the_run_are_refused(made: Record) -> None:
+    path = made.folder / "scores.csv"
+    files = {"scores.csv": sha256_file(path)}
+    hashed = Record(made.folder, made.info.model_copy(update={"files": files}))
+    assert_same(cached_image_scores(hashed), read_image_scores(made))
+    path.write_text(path.read_text().replace("test-0", "test-9"))
+    with pytest.raises(CosamError, match="was changed since the run"):
+        cached_image_scores(hashed)

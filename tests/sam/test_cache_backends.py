@@ -258,11 +258,11 @@ def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 10 * free_bytes))
         overrides = ("adapter.blocks=[4, 5]", f"prefix_cache_gib={gib}")
         config = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=overrides)
-        return experiment._prefix_cache(config, tiny, folder=tmp_path / "prefix")
+        return experiment._prefix_cache(config, tiny, folder=tmp_path / "prefix", fresh=False)
 
     assert isinstance(cache(1, free_bytes=0)._backend, FeatureFiles)  # of the CPU, no GPU is asked
     monkeypatch.setattr(Sam, "device", torch.device("cuda"))
-    monkeypatch.setattr(prefix_cache, "processor", lambda device: "a GPU")
+    monkeypatch.setattr(prefix_cache, "arithmetic", lambda device: {"processor": "a GPU"})
     for gib, free_bytes, limit_bytes in ((1, 2**40, 2**30), (1, 2**20, 2**19)):
         found = cache(gib, free_bytes=free_bytes)
         assert isinstance(found._backend, FeatureMemory)

@@ -39,6 +39,7 @@ from cosam_bench.sam.mobile_sam import TinyViTEncoder
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.training.augmentation import mirror
+from cosam_bench.training.expert_store import ExpertStore
 from cosam_bench.training.fit_settings import FitSettings
 
 DEPTH = 3
@@ -380,7 +381,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
         tried.append(path)
         raise CannotWrite("full")
 
-    monkeypatch.setattr(cache_backends, "write_tensors", refuse)
+    monkeypatch.setattr(cache_backends, "write_sealed", refuse)
     with torch.inference_mode():
         found = cache.features(some_images(2)).maps
         expected = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in some_images(2)]
@@ -561,6 +562,6 @@ def test_a_whole_run_with_the_cache_scores_as_one_without(quick_protocol: Path, 
 
 
 def test_the_workbench_without_a_cache_writes_nothing(tiny: Sam, domain: TrainingDomain, tmp_path: Path) -> None:
-    bench = replace(bench_with(tiny, None), experts=tmp_path)
+    bench = replace(bench_with(tiny, None), experts=ExpertStore(tmp_path))
     bench.train(domain)
     assert [path.name for path in files(tmp_path)] == [path.name for path in tmp_path.glob("*.safetensors")]

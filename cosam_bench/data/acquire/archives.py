@@ -50,8 +50,9 @@ def unpack(files: Sequence[DataFile], *, into: Path) -> tuple[Path, tuple[Archiv
             f"{target} cannot be written: {error.strerror or error}. Nothing was kept. Free space, or choose another "
             "data folder."
         ) from None
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("The unpacked files are removed; run the same command to unpack again.") from None
+    except KeyboardInterrupt as stop:
+        stop.args = ("The unpacked files are removed; run the same command to unpack again.",)
+        raise
     return target, archives
 
 

@@ -109,7 +109,7 @@ def read_update(record: Record) -> Update:
             f"{record.name} has no {UPDATE_FILE}: {record.info.method} serves no single update that could be exported. "
             "Use it by `cosam-bench predict`."
         )
-    return Update.from_tensors(read_checkpoint(path))
+    return Update.from_tensors(read_checkpoint(record.checked_file(UPDATE_FILE)))
 
 
 def _base(model: Mapping[str, Any]) -> tuple[Sam, Path | None]:

@@ -1,0 +1,145 @@
+"""What killed processes left in a folder of results, and what runs share there: found, and removed."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import CannotWrite, is_temporary
+from cosam_bench.results.run_info import read_run_info
+
+STALE_SECONDS = 3600
+"""A temporary file this old was left by a process that was killed: writing one takes seconds."""
+
+CACHES = ("experts", "image_scores", "prefix", "rows")
+"""The folders in ``_shared`` whose files are computed again if they are missing; prompts are kept."""
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A file or folder that can be removed without losing a result.
+
+    Attributes:
+        path: of the file or folder.
+        size_bytes: of the file, or of all files in the folder.
+        used: the time of its last use, in seconds since 1970.
+    """
+
+    path: Path
+    size_bytes: int
+    used: float
+
+    def remove(self) -> None:
+        """Remove it; if it is gone already, nothing happens.
+
+        Raises:
+            CannotWrite: the folder cannot be written.
+        """
+        try:
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            text = f"{self.path} cannot be removed: {error.strerror or error}. Check who owns it."
+            raise CannotWrite(text) from None
+
+
+def leftovers(results: Path) -> list[Removable]:
+    """Half-written files, locks that no process holds, and the steps of records that are complete.
+
+    Steps of other records are kept: the same run continues from them.
+
+    Raises:
+        CosamError: the folder does not exist.
+    """
+    if not results.is_dir():
+        raise CosamError(f"No folder {results}. Give the folder of results.")
+    found = []
+    for path in sorted(results.rglob("*")):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            if path.name == "steps" and _is_complete(path.parent):
+                found.append(path)
+        elif is_temporary(path):
+            found += [path] if time.time() - _used(path) > STALE_SECONDS else []
+        elif path.name == ".lock" or (path.suffix == ".lock" and path.parent.name in CACHES):
+            found += [path] if _is_free(path) else []
+    return [_removable(path) for path in found]
+
+
+def cached(results: Path) -> list[Removable]:
+    """The files that runs share to save time, the one that was used longest ago first.
+
+    A time of use is that of writing for experts, rows and image scores, and of the last reading for features.
+    """
+    folders = [results / "_shared" / name for name in CACHES]
+    paths = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]
+    kept = [_removable(path) for path in paths if not is_temporary(path) and path.suffix != ".lock"]
+    return sorted(kept, key=lambda one: (one.used, one.path))
+
+
+def to_free(
+    files: Sequence[Removable], *, older_than_days: float | None = None, limit_bytes: int | None = None
+) -> list[Removable]:
+    """Which of the files, as ``cached`` sorts them, are too old, or too many for a limit of their total size.
+
+    Args:
+        files: the oldest first.
+        older_than_days: free what was not used for so long; None: do not look at the age.
+        limit_bytes: then free the oldest until the rest has at most this size; None: no limit.
+    """
+    oldest = -float("inf") if older_than_days is None else time.time() - older_than_days * 86_400
+    left = sum(one.size_bytes for one in files)
+    chosen = []
+    for one in files:
+        if one.used < oldest or (limit_bytes is not None and left > limit_bytes):
+            chosen.append(one)
+            left -= one.size_bytes
+    return chosen
+
+
+def _is_complete(folder: Path) -> bool:
+    with suppress(CosamError):
+        return read_run_info(folder / "run.json").status == "complete"
+    return False
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether no process holds the lock."""
+    try:
+        with lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
+
+
+def _removable(path: Path) -> Removable:
+    files = _files(path) if path.is_dir() else iter([path])
+    return Removable(path, sum(_size(file) for file in files), _used(path))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):  # another process may have removed it
+        return path.stat().st_size
+    return 0
+
+
+def _used(path: Path) -> float:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return time.time()
