@@ -27,7 +27,7 @@ from cosam_bench.evaluation.scoring import score_split
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.lean_lora import LeanLora
 from cosam_bench.sam.attention import LeanAttention
 from cosam_bench.sam.inputs import Batch

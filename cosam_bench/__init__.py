@@ -16,7 +16,7 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import compare, export, leaderboard, predict, run
+    from cosam_bench.api import compare, export, leaderboard, predict, report, run
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.records import Record
     from cosam_bench.results.results_folder import load_record
-    from cosam_bench.sam.adapters.attach import Adapter
+    from cosam_bench.sam.adapters.attachment import Adapter
     from cosam_bench.sam.inputs import Batch
     from cosam_bench.sam.sam import Features, Masks, Sam
-    from cosam_bench.training.fit import TrainingHooks
+    from cosam_bench.training.fit import TrainingHooks, TrainingStep
 
 __all__ = [
     "Adapter",
@@ -60,6 +60,7 @@ __all__ = [
     "State",
     "TrainingDomain",
     "TrainingHooks",
+    "TrainingStep",
     "Update",
     "Workbench",
     "__version__",
@@ -70,13 +71,14 @@ __all__ = [
     "load_predictor",
     "load_record",
     "predict",
+    "report",
     "run",
     "setting",
     "weight_changes",
 ]
 
 _HOMES = {
-    "api": ("compare", "export", "leaderboard", "predict", "run"),
+    "api": ("compare", "export", "leaderboard", "predict", "report", "run"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),
@@ -92,10 +94,10 @@ _HOMES = {
     "results.comparison": ("Comparison",),
     "results.records": ("Record",),
     "results.results_folder": ("load_record",),
-    "sam.adapters.attach": ("Adapter",),
+    "sam.adapters.attachment": ("Adapter",),
     "sam.inputs": ("Batch",),
     "sam.sam": ("Features", "Masks", "Sam"),
-    "training.fit": ("TrainingHooks",),
+    "training.fit": ("TrainingHooks", "TrainingStep"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.export.formats import Exported
     from cosam_bench.results.records import Record
+    from cosam_bench.results.report.page import WrittenReport
+    from cosam_bench.training.fit import TrainingStep
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
 
@@ -49,6 +51,7 @@ class _Options(TypedDict, total=False):
     results: str | Path
     fresh: bool
     progress: bool | None
+    on_step: Callable[[TrainingStep], None] | None
 
 
 @overload  # a text is a sequence of texts, too, but matches here first
@@ -75,6 +78,7 @@ def run(
     results: str | Path = "results",
     fresh: bool = False,
     progress: bool | None = None,
+    on_step: Callable[[TrainingStep], None] | None = None,
 ) -> Record | list[Record]:
     """Run a method over a stream of domains, and return its record; of several methods, a list of records.
 
@@ -97,17 +101,21 @@ def run(
         fresh: measure again, and use nothing that earlier runs left.
         progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
             outside of a terminal or notebook; False: nothing.
+        on_step: called after each step of an adapter's training with a ``TrainingStep``. Experts that are read back
+            have no steps. Scores stay the same.
 
     Raises:
         MethodFailed: the method raised an error or broke its contract. Of several methods, all others are run
             first; the error's ``records`` holds theirs.
-        CosamError: anything else that does not fit or is missing.
+        CosamError: anything else that does not fit or is missing; ``on_step`` raised an error, which ends the run.
         KeyboardInterrupt: passed on; the record then says ``interrupted``.
     """
     is_one = method is None or isinstance(method, str | Path | type)
     names = [] if method is None else _references(method)
     if not is_one and not names:
         raise CosamError("The list of methods is empty. Name at least one.")
+    if on_step is not None and not callable(on_step):
+        raise CosamError(f"on_step is of type {type(on_step).__name__}. Give a function of one TrainingStep.")
     options = RunOptions(
         protocol=_text(protocol),
         mode=mode,
@@ -125,7 +133,7 @@ def run(
     from cosam_bench.experiments.progress import make_reporter
     from cosam_bench.experiments.run_methods import run_methods
 
-    folder, show = expanded(results), partial(make_reporter, progress)
+    folder, show = expanded(results), partial(make_reporter, progress, on_step)
     outcomes = list(run_methods(configs, results=folder, fresh=fresh, make_reporter=show))
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
@@ -279,6 +287,36 @@ def compare(
 
     one, other = (asked if isinstance(asked, Record) else str(asked) for asked in (first, second))
     return compared(one, other, results=expanded(results), figure=figure, metric=metric, protocol=protocol, level=level)
+
+
+def report(
+    results: str | Path = "results",
+    *,
+    out: str | Path | None = None,
+    protocol: str | None = None,
+    metric: str = "iou",
+    images: bool = True,
+) -> WrittenReport:
+    """Write the recorded runs as one HTML page that needs no network; docs/report.md describes it.
+
+    Args:
+        results: the folder of records.
+        out: the file; None: ``report.html`` in ``results``.
+        protocol: only records of this protocol; None: of all.
+        metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
+        images: False: leave out the thumbnails of test images, whose licences may forbid it.
+
+    Returns:
+        The file's ``path`` and ``size_bytes``, the numbers of ranked ``methods`` and ``incomplete`` runs, and
+        ``unreadable``, one message per record that was left out.
+
+    Raises:
+        CosamError: there are no records, no metric or protocol has this name, or the file cannot be written.
+    """
+    from cosam_bench.results.report.page import write_report
+
+    file = None if out is None else expanded(out)
+    return write_report(expanded(results), file, protocol=protocol, metric=metric, has_images=images)
 
 
 def predict(

@@ -50,7 +50,7 @@ from cosam_bench import (
 )
 from cosam_bench.core.sums import plain_sum
 from cosam_bench.merging.trajectory import ObjectiveWeights, Trajectory, gradients, objective_and_gradient, total_norm
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.inputs import chunks
 
 _OURS = "this reconstruction"

@@ -17,6 +17,7 @@ compare_command: `compare`
 doctor: `doctor`
 clean_command: `clean`
 export_command: `export`
+log_command: `log`, records for an experiment tracker
 verify_command: `verify`
 report_command: `report`
 run_command: `run`

@@ -17,6 +17,7 @@ from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.error_handling import guarded
 from cosam_bench.cli.export_command import export
 from cosam_bench.cli.leaderboard_command import leaderboard
+from cosam_bench.cli.log_command import log
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import show
@@ -36,7 +37,7 @@ app = typer.Typer(
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measure": (run, leaderboard, compare, show, report, verify),
-    "Use a result": (predict, export),
+    "Use a result": (predict, export, log),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),
     "Troubleshoot": (doctor, clean),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
@@ -12,6 +13,7 @@ from cosam_bench.core.files import CannotWrite, write_atomically
 from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
+from cosam_bench.training.fit import TrainingStep
 
 
 class MethodFailed(CosamError):
@@ -24,6 +26,25 @@ class MethodFailed(CosamError):
     def __init__(self, message: str, *, records: Sequence[Record] = ()) -> None:
         super().__init__(message)
         self.records = list(records)
+
+
+class StepHookFailed(CosamError):
+    """``on_step``, which the caller gave, raised an error: neither the method's fault nor the harness's."""
+
+
+def guarded_hook(hook: Callable[[TrainingStep], None], *, method: str) -> Callable[[TrainingStep], None]:
+    """The hook, told the method's name; what it raises becomes StepHookFailed."""
+
+    def call(step: TrainingStep) -> None:
+        try:
+            hook(replace(step, method=method))
+        except Exception as error:  # it is the caller's own code, and may raise anything
+            raise StepHookFailed(
+                f"on_step raised {type(error).__name__} at step {step.step} of {step.steps} on {step.domain}: {error}. "
+                "Correct on_step or leave it out; the same call then continues after the last complete domain."
+            ) from error
+
+    return call
 
 
 @contextmanager
@@ -39,8 +60,8 @@ def method_faults(method: str, act: str, *, error_file: Path | None = None) -> I
     """
     try:
         yield
-    except CannotWrite:
-        raise  # a full disk is not the method's fault
+    except (CannotWrite, StepHookFailed):
+        raise  # a full disk or the caller's hook is not the method's fault
     except CosamError as error:
         raise MethodFailed(f"The method {method!r} failed in {act}(): {error}") from error
     except Exception as error:  # a method may raise anything, and it must break its own run only

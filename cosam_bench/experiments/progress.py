@@ -7,19 +7,30 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
 from cosam_bench.core.console import notes_console
 
+if TYPE_CHECKING:
+    from cosam_bench.training.fit import TrainingStep
+
+    StepHook = Callable[[TrainingStep], None]
+
 _LINE_SECONDS = 20.0  # between two plain lines about the same activity
 _SPEED_SECONDS = 300.0  # the bar's speed is a mean over this time: one batch of a large model takes a minute
 
 
 class Reporter(Protocol):
-    """Shows the progress of one run; the runner calls it."""
+    """Shows the progress of one run; the runner calls it.
+
+    Attributes:
+        on_step: called after each step of an adapter's training; None: steps are not reported.
+    """
+
+    on_step: StepHook | None
 
     def begin(self, total: float) -> None:
         """A run of about ``total`` units of work starts; one unit is an encoder pass over one image."""
@@ -36,6 +47,8 @@ class Reporter(Protocol):
 
 class SilentReporter:
     """Shows nothing; like every reporter made here, it is opened and closed as a context."""
+
+    on_step: StepHook | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -159,13 +172,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def make_reporter(progress: bool | None) -> BarReporter | LineReporter | SilentReporter:
+def make_reporter(
+    progress: bool | None, on_step: StepHook | None = None
+) -> BarReporter | LineReporter | SilentReporter:
     """The reporter for this process's standard error.
 
     Args:
         progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
             outside of a terminal or notebook; False: nothing. A notebook without ipywidgets gets plain lines.
+        on_step: called after each step of an adapter's training.
     """
+    reporter = _shown(progress)
+    reporter.on_step = on_step
+    return reporter
+
+
+def _shown(progress: bool | None) -> BarReporter | LineReporter | SilentReporter:
     if progress is False:
         return SilentReporter()
     console = notes_console()

@@ -15,7 +15,7 @@ from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
 from cosam_bench.experiments.example_masks import ExampleMasks
 from cosam_bench.experiments.experiment import Experiment
-from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed, guarded_hook
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.row_reuse import FrozenRow
 from cosam_bench.experiments.row_scorer import RowScorer
@@ -170,7 +170,9 @@ class Runner:
 
     def _build(self, after: StepResult | None, meter: Meter) -> Method:
         """A new method object, restored from the state after a step; None: before the first domain."""
-        bench = replace(self._experiment.bench, meter=meter, advance=self._reporter.advance)
+        hook, name = self._reporter.on_step, self._experiment.method_name
+        on_step = guarded_hook(hook, method=name) if hook else None
+        bench = replace(self._experiment.bench, meter=meter, advance=self._reporter.advance, on_step=on_step)
         with self._watch("__init__"):
             method = self._experiment.method(self._experiment.settings, bench)
         if after is not None:

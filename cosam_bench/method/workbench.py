@@ -28,7 +28,7 @@ from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.training.batch_loss import encode_batch, precompute_digests, training_loss
 from cosam_bench.training.expert_store import ExpertStore, expert_name
-from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter, prefetch_depth
+from cosam_bench.training.fit import Fitted, TrainingHooks, TrainingStep, fit_adapter, prefetch_depth
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.sampling import images_seen
 from cosam_bench.training.training_batch import MIXED, draw_batch, with_targets
@@ -51,6 +51,7 @@ class Workbench:
             compute them each time.
         meter: adds up costs.
         advance: reports progress, in encoder passes; a training step counts three per image.
+        on_step: called after each step of an adapter's training; None: nobody watches.
     """
 
     sam: Sam
@@ -64,6 +65,7 @@ class Workbench:
     prefixes: PrefixCache | None = None
     meter: Meter = field(default_factory=Meter)
     advance: Callable[[float], None] = lambda passes: None
+    on_step: Callable[[TrainingStep], None] | None = None
 
     def generator(self, *names: str | int) -> torch.Generator:
         """The random generator that this run's seed and the names determine."""
@@ -96,7 +98,7 @@ class Workbench:
             from_scratch: freeze ``start`` beneath a fresh adapter, instead of training its factors further.
             hooks: a method's own steps within the training; such an expert is never read back.
         """
-        fit = self.fit.for_domain(domain.name)
+        fit, watch = self.fit.for_domain(domain.name), self.on_step
 
         def fitted_now() -> Fitted:
             return fit_adapter(
@@ -114,6 +116,7 @@ class Workbench:
                 hooks=hooks,
                 prefixes=self.prefixes,
                 advance=lambda images: self.advance(3 * images),
+                on_step=watch and (lambda step: watch(replace(step, domain=domain.name))),
             )
 
         began = uncached_clock(self.prefixes)

@@ -22,6 +22,7 @@ comparing: which runs a comparison is about
 score_lines: scores.csv line by line, each checked
 verification: whether a record is what was computed
 cleaning: what killed processes left, and caches, removed
+trackers: a record as a run of an experiment tracker
 examples: a record's example images
 export: a record's model in other programs' formats
 report: one page about several runs

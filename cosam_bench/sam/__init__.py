@@ -22,7 +22,7 @@ adapters.augmodule: RegCL's AugModule
 adapters.targets: which layers an adapter changes
 serving: the model with an update in place
 adapters.lean_lora: LoRA that holds less memory while it trains
-adapters.attach: an adapter attached and read back as an update
+adapters.attachment: an adapter attached and read back as an update
 cache_backends: features in files or in a GPU's memory
 feature_cache: features of the frozen blocks, computed once
 batch_size: how many images fit in one pass

@@ -17,7 +17,7 @@ from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter, attach
+from cosam_bench.sam.adapters.attachment import Adapter, attach
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
@@ -42,6 +42,27 @@ class Fitted:
     epoch_losses: tuple[float, ...]
     trainable_parameters: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One step of training, as it is reported to whoever watches.
+
+    Attributes:
+        step: counted from 1; each training of an adapter starts again.
+        steps: how many there will be.
+        epoch: counted from 1.
+        loss: of the step's batch, before the weights changed.
+        domain: the name of the domain that is learned; empty if unknown.
+        method: the name of the method that trains; empty if unknown.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    domain: str = ""
+    method: str = ""
 
 
 class TrainingHooks:
@@ -88,6 +109,7 @@ def fit_adapter(
     hooks: TrainingHooks | None = None,
     prefixes: PrefixCache | None = None,
     advance: Callable[[float], None] = lambda images: None,
+    on_step: Callable[[TrainingStep], None] | None = None,
 ) -> Fitted:
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
 
@@ -100,6 +122,7 @@ def fit_adapter(
         hooks: a method's own steps within the training.
         prefixes: cached features of the encoder's first blocks.
         advance: called after each step with the number of images it used.
+        on_step: called after each step with its number and loss; whatever it raises ends the training.
 
     Raises:
         CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, or the
@@ -112,7 +135,7 @@ def fit_adapter(
     batches = training_batches(
         samples, prompts, fit=fit, prompt_kind=prompt_kind, view=view, order=order, prefixes=prefixes
     )
-    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance)
+    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step)
     with (
         attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached,
         closing(prefetch(batches, depth=prefetch_depth(view.device))) as ready,
@@ -134,6 +157,7 @@ class _Training:
     hooks: TrainingHooks
     prefixes: PrefixCache | None
     advance: Callable[[float], None]
+    on_step: Callable[[TrainingStep], None] | None
 
     def run(
         self, adapter: Adapter, batches: Iterator[tuple[int, Batch, Tensor]], *, steps: int
@@ -158,6 +182,8 @@ class _Training:
             totals[epoch] += value * len(batch)
             seen[epoch] += len(batch)
             self.advance(len(batch))
+            if self.on_step is not None:
+                self.on_step(TrainingStep(step + 1, steps, epoch + 1, value))
         epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
         return epoch_losses, sum(parameter.numel() for parameter in parameters)
 

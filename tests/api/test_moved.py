@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ import pytest
 import cosam_bench
 from cosam_bench._moved import MOVED
 from cosam_bench.method.registry import load_method
+from cosam_bench.sam.adapters import attachment
 
 # A plugin as the documents of 0.1 taught: each path and name that they, the example and the template had.
 OLD_PLUGIN = '''
@@ -26,7 +28,7 @@ from cosam_bench.errors import CosamError
 from cosam_bench.fit import TrainingHooks
 from cosam_bench.method import MergingMethod, Method, State
 from cosam_bench.prefix_cache import encode
-from cosam_bench.sam.adapters import Adapter
+from cosam_bench.sam.adapters import Adapter, attach
 from cosam_bench.sam.sam import Masks
 from cosam_bench.testing import check_method
 from cosam_bench.training_domain import TrainingDomain
@@ -62,14 +64,14 @@ def own_names(module: ModuleType) -> list[str]:
     return [name for name, value in members if getattr(value, "__module__", "") == module.__name__ and name[0] != "_"]
 
 
-MODULES_THAT_ARE_PACKAGES = {"method": "method.interface", "sam.adapters": "sam.adapters.attach"}
+MODULES_THAT_ARE_PACKAGES = {"method": "method.interface", "sam.adapters": "sam.adapters.attachment"}
 
 
 @pytest.mark.parametrize(("old", "new"), (MOVED | MODULES_THAT_ARE_PACKAGES).items())
 def test_an_old_path_gives_the_same_objects_and_names_the_new_one(old: str, new: str) -> None:
     home = import_module(f"cosam_bench.{new}")
     former = import_module(f"cosam_bench.{old}")
-    names = [name for name in own_names(home) if not isinstance(vars(former).get(name), ModuleType)]
+    names = own_names(home)
     assert names
     for name in names:
         better = "cosam_bench" if name in cosam_bench.__all__ else f"cosam_bench.{new}"
@@ -78,6 +80,14 @@ def test_an_old_path_gives_the_same_objects_and_names_the_new_one(old: str, new:
             assert getattr(former, name) is getattr(home, name)
     with pytest.raises(AttributeError, match=f"'cosam_bench.{old}' has no attribute 'nothing'"):
         _ = former.nothing
+
+
+def test_attach_is_a_function_by_its_old_path_and_no_module_shadows_it() -> None:
+    import_module("cosam_bench.sam.adapters.attachment")
+    with pytest.warns(DeprecationWarning, match=r"from cosam_bench\.sam\.adapters\.attachment import attach$"):
+        from cosam_bench.sam.adapters import attach
+    assert attach is attachment.attach
+    assert find_spec("cosam_bench.sam.adapters.attach") is None
 
 
 def test_a_path_that_never_was_is_not_found() -> None:

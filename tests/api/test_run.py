@@ -6,9 +6,11 @@ import importlib
 import math
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
+from support import recorded
 
 import cosam_bench as cb
 from cosam_bench.api import method_reference
@@ -126,7 +128,10 @@ def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Pa
         (lambda: cb.run("regcl", device="tpu"), "'device' is 'tpu'"),
         (lambda: cb.run(["regcl", "opcm"], settings={"method.ridge": 1}), "a setting of one method"),
         (lambda: cb.run(config="none.toml"), "No file none.toml"),
+        (lambda: cb.run("regcl", on_step="print"), "on_step is of type str. Give a function"),  # type: ignore[call-overload]
         (lambda: cb.leaderboard("nowhere"), "No folder nowhere"),
+        (lambda: cb.report("nowhere"), "No folder nowhere"),
+        (lambda: cb.report(metric="iuo"), "Did you mean 'iou'"),
         (lambda: cb.load_record("regcl", results="nowhere"), "No record in nowhere fits 'regcl'"),
     ],
 )
@@ -173,6 +178,70 @@ def test_the_leaderboard_is_a_table_and_warns_of_what_it_leaves_out(quick_protoc
         cb.leaderboard(tmp_path, metric="dise")
     with pytest.raises(cb.CosamError, match="Did you mean 'quick'"):
         cb.leaderboard(tmp_path, protocol="quik")
+
+
+def test_on_step_sees_every_training_step_and_changes_no_bit(quick_protocol: Path, quick: Path, tmp_path: Path) -> None:
+    plain = cb.run("finetune", protocol=quick_protocol, results=quick)
+    seen: list[cb.TrainingStep] = []
+    watched = cb.run("finetune", protocol=quick_protocol, results=tmp_path, on_step=seen.append)
+    assert [step.domain for step in seen] == sorted((step.domain for step in seen), key=watched.order.index)
+    assert {step.domain for step in seen} == set(watched.order)
+    assert {step.method for step in seen} == {"finetune"}
+    for domain in watched.order:
+        own = [step for step in seen if step.domain == domain]
+        assert [step.step for step in own] == list(range(1, own[0].steps + 1))
+        assert own[-1].epoch == watched.info.config["protocol"]["fit"]["epochs"]  # type: ignore[index, call-overload]
+    assert all(0 < step.loss < 10 for step in seen)
+    for name in ("matrix.csv", "scores.csv", "state.safetensors", "update.safetensors"):
+        assert (watched.folder / name).read_bytes() == (plain.folder / name).read_bytes()
+
+
+def test_on_step_has_nothing_to_see_where_experts_are_read_back(quick_protocol: Path, tmp_path: Path) -> None:
+    seen: list[cb.TrainingStep] = []
+    cb.run("average", protocol=quick_protocol, results=tmp_path, on_step=seen.append)
+    trained = len(seen)
+    cb.run("task_arithmetic", protocol=quick_protocol, results=tmp_path, on_step=seen.append)
+    assert 0 < trained == len(seen)
+
+
+def test_an_error_of_on_step_ends_the_run_by_its_name_and_the_next_call_continues(
+    quick_protocol: Path, quick: Path, tmp_path: Path
+) -> None:
+    def fails(step: cb.TrainingStep) -> None:
+        if step.domain == "polyp":
+            raise ValueError("no space in the tracker")
+
+    order = ["pill", "polyp", "pitting"]
+    options: dict[str, Any] = {"protocol": quick_protocol, "results": tmp_path, "order": order}
+    said = r"on_step raised ValueError at step 1 of \d+ on polyp: no space in the tracker\. Correct on_step"
+    with pytest.raises(cb.CosamError, match=said) as caught:
+        cb.run(["finetune", "average"], **options, on_step=fails)
+    assert not isinstance(caught.value, cb.MethodFailed)
+    assert isinstance(caught.value.__cause__, ValueError)
+    stopped = cb.load_record("finetune", results=tmp_path)
+    assert stopped.status == "interrupted"
+    seen: list[cb.TrainingStep] = []
+    record = cb.run("finetune", **options, on_step=seen.append)
+    assert (record.status, {step.domain for step in seen}) == ("complete", {"polyp", "pitting"})
+    plain = cb.run("finetune", protocol=quick_protocol, results=quick, order=order)
+    assert (record.folder / "scores.csv").read_bytes() == (plain.folder / "scores.csv").read_bytes()
+
+
+def test_a_report_of_the_records_is_one_page(tmp_path: Path) -> None:
+    made = [recorded.record(tmp_path, method=name, side=16) for name in ("regcl", "opcm")]
+    recorded.record(tmp_path, method="moda", status="interrupted")
+    (tmp_path / "made" / "broken" / "0").mkdir(parents=True)
+    (tmp_path / "made" / "broken" / "0" / "run.json").write_text("{")
+    written = cb.report(tmp_path)
+    assert written.path == tmp_path / "report.html"
+    page = written.path.read_text(encoding="utf-8")
+    assert written.size_bytes == written.path.stat().st_size == len(page.encode())
+    assert (written.methods, written.incomplete, len(written.unreadable)) == (2, 1, 1)
+    assert all(record.name in page for record in made)
+    assert "data:image/" in page
+    other = cb.report(str(tmp_path), out=str(tmp_path / "page.html"), protocol="made", metric="dice", images=False)
+    assert other.path == tmp_path / "page.html"
+    assert "data:image/" not in other.path.read_text(encoding="utf-8")
 
 
 def test_progress_is_silent_in_a_script_unless_asked_for(

@@ -21,7 +21,7 @@ from cosam_bench.methods.continual_ties import add_by_election
 from cosam_bench.methods.dare import Dare, draw_masks, drop_and_rescale
 from cosam_bench.methods.magmax import MagMax, keep_larger
 from cosam_bench.methods.task_arithmetic import TaskArithmetic
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 
 # By hand.
 

@@ -19,7 +19,7 @@ from cosam_bench.methods.became import Became, GradientProjection, best_coeffici
 from cosam_bench.methods.cofima import CoFiMA
 from cosam_bench.methods.coma import CoMA
 from cosam_bench.methods.perturb_merge import Perturbation, PerturbMerge, closed_form_coefficient
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 
 SHAPES = {"layer.weight": (4, 3), "bias": (5,)}
 Tensors = dict[str, Tensor]

@@ -22,7 +22,7 @@ from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View, collate
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.training.expert_store import ExpertStore, expert_name

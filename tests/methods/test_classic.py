@@ -22,7 +22,7 @@ from cosam_bench.methods.ewc import EWC, EWCSettings, QuadraticPenalty, consolid
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, distillation
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.sam import Masks
 from cosam_bench.training.fit_settings import FitSettings

@@ -35,7 +35,7 @@ from cosam_bench.methods.er import (
 from cosam_bench.methods.finetune import Finetune
 from cosam_bench.methods.l2p import L2P, L2PSettings, choose_prompts, image_query
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import Batch, collate

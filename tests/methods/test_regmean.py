@@ -19,7 +19,7 @@ from cosam_bench.methods.lorm import FrozenA, LoRM, LoRMSettings
 from cosam_bench.methods.regcl import RegCL, RegCLSettings
 from cosam_bench.methods.regmean import RegMean, RegMeanSettings
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 
 SHAPES = {"wide": (6, 9), "tall": (8, 5)}  # outputs and inputs of each layer
 RANK = 2

@@ -20,7 +20,7 @@ from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.trm import TRM, TRMSettings, _coefficient_rows, bernoulli_divergence
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.training.fit_settings import FitSettings

@@ -11,7 +11,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_prompts import FramePrompts

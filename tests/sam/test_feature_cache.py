@@ -28,7 +28,7 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam import cache_backends
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.cache_backends import FeatureFiles

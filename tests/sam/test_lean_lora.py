@@ -11,7 +11,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.lean_lora import LeanLora
 from cosam_bench.sam.sam import Sam
 

@@ -17,7 +17,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.merging.updates import Update, as_factors, weight_changes
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import attach
+from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.augmodule import AugModule, heatmap
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.targets import add_side_layers, target_layers, touched_layers, trained_whole

@@ -19,7 +19,7 @@ from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.attach import Adapter
+from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.cache_backends import FeatureMemory
 from cosam_bench.sam.feature_cache import PrefixCache

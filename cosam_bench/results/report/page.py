@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cosam_bench import __version__
 from cosam_bench.core.environment import utc_now
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import write_atomically
+from cosam_bench.core.version import __version__
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS, find_metric
 from cosam_bench.results.costs import COSTS

@@ -2,4 +2,4 @@
 
 from cosam_bench._moved import forwarding
 
-__getattr__ = forwarding("cosam_bench.sam.adapters", "cosam_bench.sam.adapters.attach")
+__getattr__ = forwarding("cosam_bench.sam.adapters", "cosam_bench.sam.adapters.attachment")
