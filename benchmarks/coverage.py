@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cosam_bench.evaluation.statistics import Contributions, interval
+from cosam_bench.evaluation.contributions import Contributions
+from cosam_bench.evaluation.intervals import interval
 
 DOMAINS, IMAGES, LEVEL = 8, 24, 0.95
 DRAWS = 500  # of a bootstrap

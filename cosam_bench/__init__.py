@@ -16,7 +16,7 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import export, leaderboard, predict, report, run
+    from cosam_bench.api import compare, export, leaderboard, predict, report, run
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cosam_bench.method.interface import MergingMethod, Method, State
     from cosam_bench.method.training_domain import TrainingDomain
     from cosam_bench.method.workbench import Workbench
+    from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.records import Record
     from cosam_bench.results.results_folder import load_record
     from cosam_bench.sam.adapters.attachment import Adapter
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapter",
     "Batch",
+    "Comparison",
     "ContractViolation",
     "CosamError",
     "Features",
@@ -63,6 +65,7 @@ __all__ = [
     "Workbench",
     "__version__",
     "check_method",
+    "compare",
     "export",
     "leaderboard",
     "load_predictor",
@@ -75,7 +78,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("export", "leaderboard", "predict", "report", "run"),
+    "api": ("compare", "export", "leaderboard", "predict", "report", "run"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),
@@ -88,6 +91,7 @@ _HOMES = {
     "method.interface": ("MergingMethod", "Method", "State"),
     "method.training_domain": ("TrainingDomain",),
     "method.workbench": ("Workbench",),
+    "results.comparison": ("Comparison",),
     "results.records": ("Record",),
     "results.results_folder": ("load_record",),
     "sam.adapters.attachment": ("Adapter",),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
     from cosam_bench.method.interface import Method
+    from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.export.formats import Exported
     from cosam_bench.results.records import Record
     from cosam_bench.results.report.page import WrittenReport
@@ -177,7 +178,16 @@ def method_reference(method: MethodLike) -> str:
     return next((point.name for point in entry_points(group=GROUP) if point.value == reference), reference)
 
 
-def leaderboard(results: str | Path = "results", *, metric: str = "iou", protocol: str | None = None) -> DataFrame:
+def leaderboard(
+    results: str | Path = "results",
+    *,
+    metric: str = "iou",
+    protocol: str | None = None,
+    domains: Sequence[str] | None = None,
+    intervals: bool = True,
+    level: float = 0.95,
+    sort_by: str = "last",
+) -> DataFrame:
     """All complete runs as one table: one row per method and settings under the same conditions, best first.
 
     Only rows with equal ``conditions`` compare. A record that cannot be read is left out with a warning.
@@ -186,17 +196,31 @@ def leaderboard(results: str | Path = "results", *, metric: str = "iou", protoco
         results: the folder of records.
         metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
         protocol: only records of this protocol; None: of all.
+        domains: only these are part of the figures' means; None: all.
+        intervals: fill the columns of intervals and ranks, for which the scores of all images are read.
+        level: the intervals' nominal coverage, in (0, 1).
+        sort_by: a column; the best first, other columns ascending. ``-`` before it reverses the order.
 
     Returns:
         The columns of the leaderboard's CSV, which docs/metrics.md explains; ``attrs["notes"]`` lists what a reader
         must be told.
 
     Raises:
-        CosamError: there is no record, or no metric or protocol has this name.
+        CosamError: there is no record, or no metric, protocol, column or domain has this name.
     """
+    from cosam_bench.evaluation.figures import FIGURES
     from cosam_bench.results.results_folder import read_leaderboard
+    from cosam_bench.results.selection import Selection
 
-    frame = read_leaderboard(expanded(results), metric=metric, protocol=protocol)
+    frame = read_leaderboard(
+        expanded(results),
+        metric=metric,
+        selection=None if protocol is None else Selection(protocols=(protocol,)),
+        domains=domains,
+        intervals=tuple(FIGURES) if intervals else (),
+        level=level,
+        sort_by=sort_by,
+    )
     for problem in frame.attrs["unreadable"]:
         warnings.warn(f"Left out: {problem}", stacklevel=2)
     return frame
@@ -231,6 +255,38 @@ def export(
 
     found = record if isinstance(record, Record) else load_record(record, results=expanded(results))
     return export_record(found, expanded(folder), format_name=format, rank=rank)
+
+
+def compare(
+    first: Record | str | Path,
+    second: Record | str | Path,
+    *,
+    results: str | Path = "results",
+    figure: str = "last",
+    metric: str = "iou",
+    protocol: str | None = None,
+    level: float = 0.95,
+) -> Comparison:
+    """The difference of a figure between two methods or records, paired by seed, order and image.
+
+    Args:
+        first: a method's name, or a record: itself, or as ``load_record`` takes it.
+        second: likewise; the difference is first minus second.
+        results: the folder of records.
+        figure: ``last``, ``ff``, or another column of the leaderboard except ``ff_max``.
+        metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
+        protocol: only records of this protocol; None: of all.
+        level: the intervals' nominal coverage, in (0, 1).
+
+    Raises:
+        CosamError: a name is unknown, the two were not measured under the same conditions, or they have no seed, order
+            or image in common.
+    """
+    from cosam_bench.results.comparing import compare as compared
+    from cosam_bench.results.records import Record
+
+    one, other = (asked if isinstance(asked, Record) else str(asked) for asked in (first, second))
+    return compared(one, other, results=expanded(results), figure=figure, metric=metric, protocol=protocol, level=level)
 
 
 def report(

@@ -40,6 +40,7 @@ from cosam_bench import (
     Update,
     setting,
 )
+from cosam_bench.core.sums import plain_sum
 
 
 class EWCSettings(Settings):
@@ -114,7 +115,7 @@ def consolidate(
 
 
 def _mean(tensors: Mapping[str, Tensor]) -> float:
-    total = sum(tensor.double().sum().item() for tensor in tensors.values())
+    total = plain_sum(tensor.double().sum().item() for tensor in tensors.values())
     return total / max(1, sum(tensor.numel() for tensor in tensors.values()))
 
 

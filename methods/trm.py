@@ -48,6 +48,7 @@ from cosam_bench import (
     Workbench,
     setting,
 )
+from cosam_bench.core.sums import plain_sum
 from cosam_bench.merging.trajectory import ObjectiveWeights, Trajectory, gradients, objective_and_gradient, total_norm
 from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.inputs import chunks
@@ -151,7 +152,7 @@ class TRM(MergingMethod[TRMSettings]):
             search = _Search(self.bench, adapter, domain)
             batches = chunks(range(count), size=size)
             norms = [total_norm(gradients(search.loss(rows)[0], search.parameters)) for rows in batches]
-        return sum(norms) / len(norms)
+        return plain_sum(norms) / len(norms)
 
 
 class Snapshots(TrainingHooks):

@@ -11,7 +11,9 @@ leaderboard_table: the leaderboard
 settings_listing: a settings model's keys
 catalogue_commands: `domains` and `models`
 data_commands: `data`
-records_commands: `leaderboard` and `show`
+records_commands: `show`
+leaderboard_command: `leaderboard`
+compare_command: `compare`
 doctor: `doctor`
 clean_command: `clean`
 export_command: `export`

@@ -12,13 +12,15 @@ from cosam_bench import __version__
 from cosam_bench.cli import data_commands as data
 from cosam_bench.cli.catalogue_commands import domains, models
 from cosam_bench.cli.clean_command import clean
+from cosam_bench.cli.compare_command import compare
 from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.error_handling import guarded
 from cosam_bench.cli.export_command import export
+from cosam_bench.cli.leaderboard_command import leaderboard
 from cosam_bench.cli.log_command import log
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.predict_command import predict
-from cosam_bench.cli.records_commands import leaderboard, show
+from cosam_bench.cli.records_commands import show
 from cosam_bench.cli.report_command import report
 from cosam_bench.cli.run_command import run
 from cosam_bench.cli.settings_command import settings
@@ -34,7 +36,7 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, leaderboard, show, report, verify),
+    "Measure": (run, leaderboard, compare, show, report, verify),
     "Use a result": (predict, export, log),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),

@@ -16,11 +16,10 @@ from rich.text import Text
 from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
+from cosam_bench.results.cell_text import amount, number
 from cosam_bench.results.costs import COSTS, CostColumn
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import Cost, RunInfo
-
-MISSING = "-"
 
 
 def render_summary(record: Record) -> Group:
@@ -178,15 +177,3 @@ def _shade(cell: Text, share: float, *, learned: bool) -> Text:
         digits = len(cell) - len(cell.plain.lstrip())
         cell.stylize(Style(bold=True, underline=True), digits, len(cell.plain.rstrip()))
     return cell
-
-
-def number(value: float) -> str:
-    """A score as shown: three decimals."""
-    return MISSING if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus sign before zero
-
-
-def amount(value: float) -> str:
-    """A quantity as shown: about as many digits as a reader compares."""
-    if math.isnan(value):
-        return MISSING
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

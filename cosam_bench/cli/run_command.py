@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.error_handling import Failed, Stopped
-from cosam_bench.cli.records_commands import Results, compare, refresh_leaderboard, show_record
+from cosam_bench.cli.leaderboard_command import print_leaderboard, refresh_leaderboard
+from cosam_bench.cli.records_commands import Results, show_record
 from cosam_bench.core.console import say
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.options import RunOptions, resolve
@@ -96,7 +97,7 @@ def run(
             if records:
                 refresh_leaderboard(results, csv or results / "leaderboard.csv")
         if len(records) > 1:
-            compare(records)
+            print_leaderboard(records)
         if failed:
             raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
     except KeyboardInterrupt as stop:

@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 errors: the error that is meant for the user
 version: the version of this package
+sums: sums of floats with the same bits everywhere
 settings: settings as frozen models, read from TOML and from key=value
 defaults: settings without those at their defaults
 setting_keys: the keys of a settings model as data

@@ -9,5 +9,8 @@ loader: test images, decoded ahead and kept
 scoring: a model's masks against the true ones
 score_matrix: scores by step and domain
 figures: what sums up a matrix
-statistics: intervals, tests and ranks
+contributions: what each image adds to a figure
+intervals: intervals and paired differences
+ranks: Holm's correction and rank intervals
+bootstrap: intervals of figures that are not linear
 """

@@ -7,6 +7,8 @@ from 1 in the formulas, as in the papers. ``E`` is the matrix of the ``experts``
 ``Q[t]`` the mean over the retention domains after ``t`` domains. A figure is NaN if a cell that it needs was not
 measured, or if there is nothing to average (forgetting in a stream of one domain).
 
+Domains that ``ScoreMatrix.only`` masks take part in no mean.
+
 In every *difference* the sign is reversed for metrics where lower is better, so that positive forgetting always
 means a loss and positive transfer always means a gain.
 """
@@ -14,7 +16,7 @@ means a loss and positive transfer always means a gain.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -38,6 +40,8 @@ class Figure:
         function: from the matrix, and from the experts' matrix if ``needs_experts``, to the figure.
         needs_experts: whether it compares the run with the record of ``experts``.
         is_linear: whether it is linear in the scores, so that each image has its share in it.
+        parts: of a figure that is not linear, from scores of the stream ``(..., T + 1, T)``, higher is better, to what
+            it is the mean of, one number per domain from the first on.
     """
 
     name: str
@@ -48,12 +52,23 @@ class Figure:
     function: Callable[..., float]
     needs_experts: bool = False
     is_linear: bool = True
+    parts: Callable[[Floats], Floats] | None = None
 
     def of(self, matrix: ScoreMatrix, *, experts: ScoreMatrix | None = None) -> float:
         """Its value; NaN if it needs the experts' matrix and there is none."""
         if not self.needs_experts:
             return self.function(matrix)
         return float("nan") if experts is None else self.function(matrix, experts)
+
+    def of_stack(self, stack: Floats, *, like: ScoreMatrix) -> Floats:
+        """Its value for each matrix of a stack ``(n, T + 1, T + Q)``, named, signed and masked as ``like`` is."""
+        mask = np.ma.getmaskarray(like.values)
+        if self.parts is None:
+            one_by_one = (replace(like, values=np.ma.masked_array(values, mask=mask)) for values in stack)
+            return np.array([self.of(matrix) for matrix in one_by_one])
+        parts = self.parts(like.sign * stack[..., : like.steps])
+        kept = ~mask[-1, : parts.shape[-1]]
+        return parts[..., kept].mean(axis=-1) if kept.any() else np.full(len(stack), np.nan)
 
     def prefers_high(self, metric: str) -> bool:
         """Whether its higher values are the better ones."""
@@ -81,7 +96,7 @@ def average(matrix: ScoreMatrix) -> float:
     0.625
     """
     scores = _stream(matrix)
-    return _mean(np.array([_mean(scores[t, :t]) for t in range(1, len(scores))]))
+    return _mean(np.array([_mean(scores[t, :t]) for t in range(1, len(scores)) if _has_part(scores[t, :t])]))
 
 
 def forgetting(matrix: ScoreMatrix) -> float:
@@ -103,8 +118,14 @@ def forgetting_max(matrix: ScoreMatrix) -> float:
     0.25
     """
     scores = matrix.sign * _stream(matrix)
-    lost = [scores[j + 1 : -1, j].max() - scores[-1, j] for j in range(matrix.steps - 1)]
-    return _mean(np.array(lost))
+    parts = [j for j in range(matrix.steps - 1) if _has_part(scores[-1:, j])]
+    return _mean(_lost_since_best(np.ma.getdata(scores))[parts])
+
+
+def _lost_since_best(scores: Floats) -> Floats:
+    """From scores ``(..., T + 1, T)``, higher is better, to what each domain but the last lost, ``(..., T - 1)``."""
+    lost = [scores[..., j + 1 : -1, j].max(axis=-1) - scores[..., -1, j] for j in range(scores.shape[-1] - 1)]
+    return np.stack(lost, axis=-1) if lost else np.zeros((*scores.shape[:-2], 0))
 
 
 def backward_transfer(matrix: ScoreMatrix) -> float:
@@ -226,8 +247,14 @@ def _before(matrix: ScoreMatrix) -> Floats:
     return np.diagonal(_stream(matrix)[1:], offset=1)
 
 
+def _has_part(values: Floats) -> bool:
+    """Whether any of the values is not masked."""
+    return not (isinstance(values, np.ma.MaskedArray) and values.mask.all())
+
+
 def _mean(values: Floats) -> float:
-    return float(values.mean()) if values.size else float("nan")
+    """The mean of the values that are not masked; NaN if there is none."""
+    return float(values.mean()) if values.size and _has_part(values) else float("nan")
 
 
 # Two lines per figure read as a table; the formatter would give some of them eight.
@@ -240,7 +267,7 @@ _FIGURES = (
     Figure("ff", "FF", "mean_{j<T} (R[j][j] - R[T][j])",
            "forgotten since each domain was learned", "lower", forgetting),
     Figure("ff_max", "FF max", "mean_{j<T} (max_{j≤t<T} R[t][j] - R[T][j])",
-           "forgotten since each domain's best step", "lower", forgetting_max, is_linear=False),
+           "forgotten since each domain's best step", "lower", forgetting_max, is_linear=False, parts=_lost_since_best),
     Figure("bwt", "BWT", "mean_{j<T} (R[T][j] - R[j][j])",
            "backward transfer, the negative of FF", "higher", backward_transfer),
     Figure("fwt", "FWT", "mean_{2≤j≤T} (R[j-1][j] - R[0][j])",

@@ -122,6 +122,19 @@ class ScoreMatrix:
             values[place], count[place] = cell.value, cell.count
         return cls(metric, tuple(domains), tuple(retention), values, count)
 
+    def only(self, domains: Sequence[str]) -> ScoreMatrix:
+        """The same matrix with all other domains masked, so that figures average over these alone.
+
+        Raises:
+            CosamError: a domain that is neither in the stream nor retained.
+        """
+        for name in domains:
+            if name not in self.columns:
+                raise unknown_name("domain of these runs", name, self.columns)
+        hidden = np.broadcast_to([name not in domains for name in self.columns], self.values.shape)
+        masked: Floats = np.ma.masked_array(self.values, mask=hidden)
+        return ScoreMatrix(self.metric, self.domains, self.retention, masked, self.count)
+
     def to_frame(self) -> DataFrame:
         """The scores as a table: one row per step, one column per domain, NaN where not measured.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.sums import plain_sum
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Split
@@ -243,4 +244,4 @@ def _shape_checked(logits: Tensor, batch: Batch, view: View) -> Tensor:
 def domain_means(scores: Sequence[ImageScore]) -> dict[str, float]:
     """The mean of each metric over the images; empty without images."""
     names = scores[0].values if scores else {}
-    return {name: sum(score.values[name] for score in scores) / len(scores) for name in names}
+    return {name: plain_sum(score.values[name] for score in scores) / len(scores) for name in names}

@@ -4,12 +4,21 @@ Modules, bottom to top:
 
 run_info: what run.json holds
 records: a run's folder
+cell_text: cells of tables
 costs: the table of costs
 published: numbers from papers
 conditions: which records are comparable
-leaderboard: one row per method and settings
-results_folder: a folder of records: all, one, or as a leaderboard
 image_scores: scores of single images
+score_cache: the same from a faster file
+row_intervals: intervals and ranks of rows
+selection: which runs to show
+leaderboard_notes: what to know about its rows
+leaderboard: one row per method and settings
+leaderboard_view: the leaderboard as people read it
+leaderboard_formats: the leaderboard as CSV, JSON, Markdown and LaTeX
+results_folder: a folder of records: all, one, or as a leaderboard
+comparison: two methods on the same images
+comparing: which runs a comparison is about
 score_lines: scores.csv line by line, each checked
 verification: whether a record is what was computed
 cleaning: what killed processes left, and caches, removed

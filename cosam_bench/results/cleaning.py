@@ -17,7 +17,7 @@ from cosam_bench.results.run_info import read_run_info
 STALE_SECONDS = 3600
 """A temporary file this old was left by a process that was killed: writing one takes seconds."""
 
-CACHES = ("experts", "prefix", "rows")
+CACHES = ("experts", "image_scores", "prefix", "rows")
 """The folders in ``_shared`` whose files are computed again if they are missing; prompts are kept."""
 
 
@@ -80,7 +80,7 @@ def leftovers(results: Path) -> list[Removable]:
 def cached(results: Path) -> list[Removable]:
     """The files that runs share to save time, the one that was used longest ago first.
 
-    A time of use is that of writing for experts and rows, and of the last reading for features.
+    A time of use is that of writing for experts, rows and image scores, and of the last reading for features.
     """
     folders = [results / "_shared" / name for name in CACHES]
     paths = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]

@@ -131,12 +131,13 @@ def _set_apart(runs: Iterable[Measured]) -> list[str]:
         for other, info in others:
             notes.append(
                 f"{protocol}: {other} and {first} are not comparable and listed apart: "
-                f"they differ in {', '.join(_differences(reference, info))}."
+                f"they differ in {', '.join(differing_conditions(reference, info))}."
             )
     return notes
 
 
-def _differences(first: RunInfo, second: RunInfo) -> list[str]:
+def differing_conditions(first: RunInfo, second: RunInfo) -> list[str]:
+    """In which conditions two runs differ, in words; empty if they are comparable."""
     found = []
     if first.protocol_version != second.protocol_version:
         found.append(f"the protocol's version ({first.protocol_version}, {second.protocol_version})")

@@ -5,85 +5,208 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cosam_bench.core.files import write_atomically
+from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.evaluation.figures import FIGURES
+from cosam_bench.evaluation.intervals import basis_of
 from cosam_bench.evaluation.metrics import find_metric
-from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
+from cosam_bench.results.leaderboard_notes import Key, notes_on_rows
 from cosam_bench.results.published import Published, leaderboard_rows
 from cosam_bench.results.records import Record
+from cosam_bench.results.row_intervals import (
+    RANKED_BY,
+    RowIntervals,
+    check_level,
+    has_fair_marks,
+    latest_runs,
+    place_of,
+    read_table_scores,
+    table_intervals,
+)
+from cosam_bench.results.selection import Selection, model_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 KEY: tuple[str, ...] = ("protocol", "version", "conditions", "method", "settings")
 COUNTS: tuple[str, ...] = ("origin", "metric", "marks", "runs", "seeds", "orders")
+RANKS: tuple[str, ...] = ("rank_best", "rank_worst", "interval_runs", "interval_basis")
 COLUMNS: tuple[str, ...] = (
     *KEY,
     *COUNTS,
     *(column for figure in FIGURES for column in (figure, f"{figure}_std")),
     *COSTS,
+    *(column for figure in FIGURES for column in (f"{figure}_low", f"{figure}_high")),
+    *RANKS,
+    "model",
 )
 
 
-def leaderboard(records: Sequence[Record], *, metric: str = "iou", published: Sequence[Published] = ()) -> DataFrame:
-    """One row per protocol, conditions, method and settings; within one set of conditions the best Last first.
+def leaderboard(
+    records: Sequence[Record],
+    *,
+    metric: str = "iou",
+    published: Sequence[Published] = (),
+    selection: Selection | None = None,
+    domains: Sequence[str] | None = None,
+    intervals: Collection[str] = (),
+    level: float = 0.95,
+    sort_by: str = RANKED_BY,
+) -> DataFrame:
+    """One row per protocol, conditions, method and settings; within one set of conditions the best first.
 
     Each figure is the mean over the complete runs, ``<figure>_std`` the sample deviation (empty for one run);
     a figure that one of the runs lacks is empty. Costs are combined as ``COSTS`` says. Figures that need the
     experts take the record of ``experts`` with the same conditions, seed and order. Compare only rows with the
     same ``conditions``. ``settings`` is JSON.
 
+    ``<figure>_low`` and ``<figure>_high`` are the ends of its interval, ``rank_best`` and ``rank_worst`` those of the
+    rank interval by the figure that sorts the table (by Last, if another column or ``ff_max`` does). Both are computed
+    from the scores of single images, and empty if these are missing. ``interval_runs`` counts each seed and order
+    once. ``interval_basis`` is ``images`` if that is one run: such an interval says nothing about the seed.
+
     Rows of ``published`` numbers follow the measured ones, with ``published`` as their origin, conditions and
     mark. They enter no mean and do not affect the order of measured rows.
 
+    Args:
+        records: of all runs; those of ``experts`` are needed for plasticity even if they are not shown.
+        metric: of the scores.
+        published: numbers from papers.
+        selection: the runs to show; None: all.
+        domains: only these are part of the figures' means; None: all.
+        intervals: the names of the figures that get an interval; without any there are no ranks either.
+        level: the intervals' nominal coverage, in (0, 1).
+        sort_by: a column; the best first, other columns ascending. ``-`` before it reverses the order.
+
     Returns:
-        The columns of ``COLUMNS``; ``attrs`` holds ``metric``, ``notes`` for the reader, and ``published``, which
-        maps a protocol's name to the protocol of the published rows that belong beside its runs.
+        The columns of ``COLUMNS``; ``attrs`` holds ``metric``, ``notes`` for the reader, ``sort_by``, ``ranked_by``,
+        ``domains`` and ``level``, and ``published``, which maps a protocol's name to the protocol of the published
+        rows that belong beside its runs.
 
     Raises:
-        CosamError: no metric has this name.
+        CosamError: no metric, column or domain has this name, nothing is selected, the level is not in (0, 1), or
+            published numbers are asked for by domain.
     """
-    import pandas
-
-    lower_is_better = find_metric(metric).better == "lower"
-    runs, notes = measured_runs(records, metric=metric)
-    experts = _experts(runs)
-    groups: dict[_Key, list[Measured]] = defaultdict(list)
+    ascending = _is_ascending(sort_by, metric)
+    _check(level, domains, published)
+    chosen = list(records) if selection is None else selection.of(records)
+    runs, notes = measured_runs(chosen, metric=metric)
+    _check_domains(domains, runs)
+    experts = _experts(records, runs, metric)
+    groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[_key(run)].append(run)
-    rows = [dict(zip(KEY, key, strict=True)) | _row(members, experts) for key, members in groups.items()]
-    frame = pandas.DataFrame([*rows, *leaderboard_rows(published, metric=metric)], columns=list(COLUMNS))
-    counts = [name for name, column in COSTS.items() if column.kind == "count"]
-    counts += ["version", "runs", "seeds", "orders"] if published else []
-    frame[counts] = frame[counts].astype("Int64")  # whole numbers that may be missing
-    order = ["origin", "protocol", "version", "conditions", "last", "method", "settings"]
-    ascending = [name != "last" or lower_is_better for name in order]
-    frame = frame.sort_values(order, ascending=ascending, ignore_index=True, kind="stable")
-    frame.attrs.update(metric=metric, notes=(*notes, *_uneven(groups), *_machines(runs)))
+    rows = {key: dict(zip(KEY, key, strict=True)) | _row(members, experts, domains) for key, members in groups.items()}
+    column = sort_by.removeprefix("-")
+    ranked_by = column if column in FIGURES and FIGURES[column].is_linear else RANKED_BY
+    if intervals:
+        notes += _add_intervals(
+            rows, groups, experts, figures=intervals, ranked_by=ranked_by, domains=domains, level=level
+        )
+    frame = _frame([*rows.values(), *leaderboard_rows(published, metric=metric)], has_published=bool(published))
+    order = list(dict.fromkeys([*_TABLE, column, "method", "settings"]))
+    directions = [ascending if name == column else True for name in order]
+    frame = frame.sort_values(order, ascending=directions, ignore_index=True, kind="stable")
+    frame.attrs.update(metric=metric, notes=(*notes, *notes_on_rows(groups)))
     frame.attrs.update(published={name: one.protocol for one in published for name in one.protocols})
+    frame.attrs.update(sort_by=sort_by, ranked_by=ranked_by, level=level, domains=tuple(domains or ()))
     return frame
 
 
-def write_leaderboard(frame: DataFrame, path: Path) -> None:
-    """Write the leaderboard as CSV in full precision; undefined values are empty.
+def _is_ascending(sort_by: str, metric: str) -> bool:
+    """Whether the table begins with the column's lowest value."""
+    find_metric(metric)
+    column = sort_by.removeprefix("-")
+    if column not in COLUMNS:
+        raise unknown_name("column of the leaderboard", column, COLUMNS)
+    figure = FIGURES.get(column.removesuffix("_low").removesuffix("_high"))
+    best_is_lowest = figure is None or not figure.prefers_high(metric)
+    return best_is_lowest != sort_by.startswith("-")
 
-    Raises:
-        CosamError: the file cannot be written; it is then unchanged.
-    """
-    write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+
+def _check(level: float, domains: Sequence[str] | None, published: Sequence[Published]) -> None:
+    check_level(level)
+    if domains is not None and not domains:
+        raise CosamError("No domain is named. Name at least one, or leave the choice of domains out.")
+    if domains and published:
+        raise CosamError("Published numbers are means over all domains. Leave out them or the choice of domains.")
 
 
-_Key = tuple[str, int, str, str, str]
+def _check_domains(domains: Sequence[str] | None, runs: Sequence[Measured]) -> None:
+    for run in runs:
+        for name in domains or ():
+            if name not in run.matrix.columns:
+                raise unknown_name(f"domain in the records of {run.info.protocol!r}", name, run.matrix.columns)
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], *, has_published: bool) -> DataFrame:
+    import pandas
+
+    frame = pandas.DataFrame(rows, columns=list(COLUMNS))
+    counts = [name for name, column in COSTS.items() if column.kind == "count"]
+    counts += ["rank_best", "rank_worst", "interval_runs"]
+    counts += ["version", "runs", "seeds", "orders"] if has_published else []
+    frame[counts] = frame[counts].astype("Int64")  # whole numbers that may be missing
+    numbers = [column for figure in FIGURES for column in (f"{figure}_low", f"{figure}_high")]
+    frame[numbers] = frame[numbers].astype("float64")
+    return frame
+
+
+def _add_intervals(
+    rows: Mapping[Key, dict[str, Any]],
+    groups: Mapping[Key, Sequence[Measured]],
+    experts: Mapping[_Place, Measured],
+    *,
+    figures: Collection[str],
+    ranked_by: str,
+    domains: Sequence[str] | None,
+    level: float,
+) -> list[str]:
+    """Write intervals and ranks into the rows, one table of comparable rows at a time; return notes."""
+    tables: dict[tuple[str, int, str], list[Key]] = defaultdict(list)
+    for key in rows:
+        tables[key[:3]].append(key)
+    needs_experts = any(FIGURES[name].needs_experts for name in (*figures, ranked_by))
+    notes: list[str] = []
+    for table, keys in tables.items():
+        latest = {key: latest_runs(groups[key]) for key in keys}
+        others = [run for place, run in experts.items() if place[:2] == (table[0], table[2]) and needs_experts]
+        runs = {run.record.folder: run for run in (*(run for runs in latest.values() for run in runs), *others)}
+        scores, faults = read_table_scores(list(runs.values()), metric=rows[keys[0]]["metric"])
+        notes += [f"No interval for a row: {fault}" for fault in faults]
+        readable = [key for key in keys if all(run.record.folder in scores for run in latest[key])]
+        found = table_intervals(
+            [[scores[run.record.folder] for run in latest[key]] for key in readable],
+            is_ranked=[has_fair_marks(groups[key]) for key in readable],
+            experts={place_of(run): scores[run.record.folder] for run in others if run.record.folder in scores},
+            figures=figures,
+            ranked_by=ranked_by,
+            domains=domains,
+            level=level,
+        )
+        for key, row in zip(readable, found, strict=True):
+            rows[key].update(_interval_columns(row, runs=len(latest[key])))
+    return notes
+
+
+def _interval_columns(row: RowIntervals, *, runs: int) -> dict[str, Any]:
+    columns: dict[str, Any] = {"interval_runs": runs, "interval_basis": basis_of(runs)}
+    for name, interval in row.figures.items():
+        columns |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    if row.rank is not None:
+        columns |= {"rank_best": row.rank.best, "rank_worst": row.rank.worst}
+    return columns
+
+
+_TABLE = ("origin", "protocol", "version", "conditions")
 _Place = tuple[str, str, int, tuple[str, ...]]
 
 
-def _key(run: Measured) -> _Key:
+def _key(run: Measured) -> Key:
     info = run.info
     settings = json.dumps(info.settings, sort_keys=True)
     return info.protocol, info.protocol_version, run.conditions, info.method, settings
@@ -93,16 +216,18 @@ def _place(run: Measured) -> _Place:
     return run.info.protocol, run.conditions, run.info.seed, run.info.order
 
 
-def _experts(runs: Iterable[Measured]) -> dict[_Place, ScoreMatrix]:
-    """The experts' scores by conditions, seed and order; left out if several runs claim one place."""
-    found: dict[_Place, list[ScoreMatrix]] = defaultdict(list)
-    for run in runs:
+def _experts(records: Sequence[Record], shown: Sequence[Measured], metric: str) -> dict[_Place, Measured]:
+    """The runs of ``experts`` by conditions, seed and order; left out if several claim one place."""
+    read = {run.record.name for run in shown}
+    others = [record for record in records if record.info.method == "experts" and record.name not in read]
+    found: dict[_Place, list[Measured]] = defaultdict(list)
+    for run in (*shown, *measured_runs(others, metric=metric)[0]):
         if run.info.method == "experts":
-            found[_place(run)].append(run.matrix)
-    return {place: matrices[0] for place, matrices in found.items() if len(matrices) == 1}
+            found[_place(run)].append(run)
+    return {place: runs[0] for place, runs in found.items() if len(runs) == 1}
 
 
-def _row(runs: Sequence[Measured], experts: Mapping[_Place, ScoreMatrix]) -> dict[str, Any]:
+def _row(runs: Sequence[Measured], experts: Mapping[_Place, Measured], domains: Sequence[str] | None) -> dict[str, Any]:
     infos = [run.info for run in runs]
     row: dict[str, Any] = {
         "origin": "measured",
@@ -111,9 +236,12 @@ def _row(runs: Sequence[Measured], experts: Mapping[_Place, ScoreMatrix]) -> dic
         "runs": len(infos),
         "seeds": len({info.seed for info in infos}),
         "orders": len({info.order for info in infos}),
+        "model": ", ".join(dict.fromkeys(filter(None, map(model_name, infos)))),
     }
+    matrices = [run.matrix if domains is None else run.matrix.only(domains) for run in runs]
+    theirs = [None if (found := experts.get(_place(run))) is None else found.matrix for run in runs]
     for name, figure in FIGURES.items():
-        values = [figure.of(run.matrix, experts=experts.get(_place(run))) for run in runs]
+        values = [figure.of(matrix, experts=other) for matrix, other in zip(matrices, theirs, strict=True)]
         row[name], row[f"{name}_std"] = _mean(values), _deviation(values)
     return row | {name: column.combined([info.cost for info in infos]) for name, column in COSTS.items()}
 
@@ -127,30 +255,3 @@ def _deviation(values: Sequence[float]) -> float:
         return math.nan
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def _uneven(groups: Mapping[_Key, Sequence[Measured]]) -> list[str]:
-    """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
-    tables: dict[str, dict[str, list[_Place]]] = defaultdict(dict)
-    for (protocol, _, conditions, method, settings), members in groups.items():
-        row = method if settings == "{}" else f"{method} {settings}"
-        tables[f"{protocol} {conditions}"][row] = [_place(run) for run in members]
-    notes = []
-    for table, rows in tables.items():
-        places = {place for row in rows.values() for place in row}
-        short = [f"{name} {len(set(row))}" for name, row in rows.items() if len(set(row)) < len(places)]
-        if short:
-            notes.append(
-                f"{table}: not all rows cover the same seeds and orders; of {len(places)} pairs: {', '.join(short)}."
-            )
-        twice = [name for name, row in rows.items() if len(set(row)) < len(row)]
-        if twice:
-            notes.append(f"{table}: some runs repeat a seed and order, so deviations are too low: {', '.join(twice)}.")
-    return notes
-
-
-def _machines(runs: Iterable[Measured]) -> list[str]:
-    machines = {json.dumps([run.info.device, run.info.hardware], sort_keys=True) for run in runs}
-    if len(machines) < 2:
-        return []
-    return [f"The runs come from {len(machines)} machines or devices; do not compare seconds and memory."]

@@ -119,17 +119,19 @@ def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[list[
     return header, rows
 
 
-def read_cells(path: Path) -> list[Cell]:
-    """The cells of a ``matrix.csv``, bit for bit as written.
+def read_cells(path: Path, *, metric: str | None = None) -> list[Cell]:
+    """The cells of a ``matrix.csv``, bit for bit as written; of one metric, or of all.
 
     Raises:
         CosamError: the file is missing or damaged.
     """
     cells = []
     _, rows = _read_csv(path, _CELL_COLUMNS)
-    for number, (step, domain, metric, value, count) in enumerate(rows, start=2):
+    for number, (step, domain, name, value, count) in enumerate(rows, start=2):
+        if metric not in (None, name):
+            continue
         try:
-            cells.append(Cell(int(step), domain, metric, float(value), int(count)))
+            cells.append(Cell(int(step), domain, name, float(value), int(count)))
         except ValueError as error:
             raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
     return cells
@@ -224,7 +226,7 @@ class Record:
             CosamError: the file is missing or damaged, or no metric has this name.
         """
         path = self.checked_file("matrix.csv")
-        cells = read_cells(path)
+        cells = read_cells(path, metric=metric)
         try:
             return ScoreMatrix.from_cells(cells, metric=metric, domains=self.info.order, retention=self.info.retention)
         except CosamError as error:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.published import Published, all_published
 from cosam_bench.results.records import Record
+from cosam_bench.results.row_intervals import RANKED_BY
 from cosam_bench.results.run_info import read_run_info
+from cosam_bench.results.selection import Selection
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -92,15 +95,23 @@ def _in_order(wanted: Sequence[str], names: Iterable[str]) -> bool:
 
 
 def read_leaderboard(
-    results: Path, *, metric: str = "iou", protocol: str | None = None, with_published: bool = False
+    results: Path,
+    *,
+    metric: str = "iou",
+    with_published: bool = False,
+    selection: Selection | None = None,
+    domains: Sequence[str] | None = None,
+    intervals: Collection[str] = (),
+    level: float = 0.95,
+    sort_by: str = RANKED_BY,
 ) -> DataFrame:
-    """The leaderboard of all records in a folder.
+    """The leaderboard of all records in a folder, or of those that are selected.
 
     Args:
         results: the folder; with published numbers it may be missing or empty.
         metric: of the scores.
-        protocol: leave out the records and published numbers of all others.
-        with_published: add what papers published, as rows of their own.
+        with_published: add what papers published on the selected protocols, as rows of their own.
+        selection, domains, intervals, level, sort_by: as in ``leaderboard``.
 
     Returns:
         As ``leaderboard`` does; in ``attrs`` also ``unreadable``, one message for each record that cannot be read.
@@ -108,19 +119,41 @@ def read_leaderboard(
     Raises:
         CosamError: no metric or protocol has this name, or there is nothing to show.
     """
-    published = [one for one in all_published() if protocol is None or protocol in one.protocols]
-    published = published if with_published else []
+    selection = selection or Selection()
+    published = [one for one in all_published() if _is_of(one, selection.protocols)] if with_published else []
     records, unreadable = ([], []) if published and not results.exists() else find_records(results)
     if not records and not published:
         raise CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
-    names = {record.protocol for record in records}
-    if protocol is not None and protocol not in names and not published:
-        raise unknown_name("protocol in these records", protocol, names)
-    records = [record for record in records if protocol in (None, record.protocol)]
-    frame = leaderboard(records, metric=metric, published=published)
+    if published and selection.protocols:
+        records, selection = _without_published_alone(records, selection, published)
+    frame = leaderboard(
+        records,
+        metric=metric,
+        published=published,
+        selection=selection,
+        domains=domains,
+        intervals=intervals,
+        level=level,
+        sort_by=sort_by,
+    )
+    records = [record for record in records if record.protocol in selection.protocols or not selection.protocols]
     notes = _published_notes(published, records, metric=metric) if with_published else []
     frame.attrs.update(notes=(*frame.attrs["notes"], *notes), unreadable=tuple(unreadable))
     return frame
+
+
+def _without_published_alone(
+    records: list[Record], selection: Selection, published: Sequence[Published]
+) -> tuple[list[Record], Selection]:
+    """What to show of the records if some of the wanted protocols have published numbers alone."""
+    recorded = {record.protocol for record in records}
+    alone = {name for one in published for name in one.protocols} - recorded
+    kept = tuple(name for name in selection.protocols if name not in alone)
+    return (records, replace(selection, protocols=kept)) if kept else ([], Selection())
+
+
+def _is_of(published: Published, protocols: Sequence[str]) -> bool:
+    return not protocols or not set(protocols).isdisjoint(published.protocols)
 
 
 def _published_notes(published: Sequence[Published], records: Sequence[Record], *, metric: str) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_file
+from cosam_bench.core.sums import plain_sum
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.records import read_cells
@@ -29,7 +30,7 @@ REQUIRED = ("config.toml", "matrix.csv", "scores.csv")
 """What every record has beside ``run.json``; the state and the update may be left out of a submitted one."""
 
 _COMPENSATED_SINCE = (3, 12)
-"""From this version of Python on, the built-in ``sum``, by which runs form their means, corrects its rounding errors:
+"""From this version of Python on, the built-in ``sum``, by which older records' means were formed, corrects its errors:
 "What's New In Python 3.12", Other Language Changes. The same scores then have means that may differ in the last bit."""
 
 
@@ -75,7 +76,7 @@ def verify_files(folder: Path, info: RunInfo) -> Verification:
     faults += scores.faults
     try:
         cells = read_cells(folder / "matrix.csv")
-        faults += _cell_faults(cells, scores, mean=_mean_of(info))
+        faults += _cell_faults(cells, scores, means=_means_of(info))
         more, unknown = _summary_faults(cells, info)
     except CosamError as error:
         return Verification(folder, (*faults, Fault("matrix.csv", str(error))), tuple(notes))
@@ -143,20 +144,16 @@ def _differences(one: object, other: object, name: str = "") -> Iterator[tuple[s
         yield name, one, other
 
 
-def _mean_of(info: RunInfo) -> Callable[[Sequence[float]], float]:
-    """The mean as the run's version of Python formed it, to the last bit."""
+def _means_of(info: RunInfo) -> Callable[[Sequence[float]], tuple[float, ...]]:
+    """The mean as the run may have formed it, to the last bit.
+
+    Today's mean has the same bits on every version of Python. It was formed by ``sum`` before, which compensates since
+    Python 3.12, so a record from there may hold either.
+    """
     parts = info.versions.get("python", "").split(".")
     version = tuple(int(part) for part in parts[:2] if part.isdecimal())
-    total = _compensated_sum if version >= _COMPENSATED_SINCE else _plain_sum
-    return lambda values: total(values) / len(values)
-
-
-def _plain_sum(values: Sequence[float]) -> float:
-    """From left to right, rounded after each step: ``sum`` up to Python 3.11."""
-    total = 0.0
-    for value in values:
-        total += value
-    return total
+    totals = (plain_sum, _compensated_sum) if version >= _COMPENSATED_SINCE else (plain_sum,)
+    return lambda values: tuple(total(values) / len(values) for total in totals)
 
 
 def _compensated_sum(values: Sequence[float]) -> float:
@@ -172,7 +169,9 @@ def _compensated_sum(values: Sequence[float]) -> float:
     return total + lost
 
 
-def _cell_faults(cells: Sequence[Cell], scores: ScoreLines, *, mean: Callable[[Sequence[float]], float]) -> list[Fault]:
+def _cell_faults(
+    cells: Sequence[Cell], scores: ScoreLines, *, means: Callable[[Sequence[float]], tuple[float, ...]]
+) -> list[Fault]:
     """Cells that are not the mean of their images' scores, that follow from none, or that are missing."""
     faults = []
     left = {(*place, metric) for place in scores.groups for metric in scores.metrics}
@@ -189,9 +188,9 @@ def _cell_faults(cells: Sequence[Cell], scores: ScoreLines, *, mean: Callable[[S
         if cell.count != len(values):
             text = f"{named} counts {cell.count} images, expected {len(values)} as in {FILE}."
             faults.append(Fault("matrix.csv", text, line))
-        if cell.value != (expected := mean(values)):
+        if cell.value not in (expected := means(values)):
             lines = f"from line {group.first_line} of {FILE}"
-            text = f"{named} is {cell.value!r}, expected {expected!r}, the mean of {len(values)} scores {lines} on."
+            text = f"{named} is {cell.value!r}, expected {expected[0]!r}, the mean of {len(values)} scores {lines} on."
             faults.append(Fault("matrix.csv", text, line))
     faults += [
         Fault("matrix.csv", f"{metric} of {domain!r} after step {step} is missing; {FILE} has its scores.")

@@ -19,9 +19,10 @@ from cosam_bench.method.package_template import write_method_package
 ROOT = Path(__file__).resolve().parents[2]
 
 PUBLIC = """
-Adapter Batch ContractViolation CosamError Features LowRank Masks MergingMethod Method MethodCard MethodFailed
-NoSettings Predictor Prompts Record Sam Sample Settings State TrainingDomain TrainingHooks TrainingStep Update Workbench
-__version__ check_method export leaderboard load_predictor load_record predict report run setting weight_changes
+Adapter Batch Comparison ContractViolation CosamError Features LowRank Masks MergingMethod Method MethodCard
+MethodFailed NoSettings Predictor Prompts Record Sam Sample Settings State TrainingDomain TrainingHooks TrainingStep
+Update Workbench __version__ check_method compare export leaderboard load_predictor load_record predict report run
+setting weight_changes
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas
@@ -14,18 +14,12 @@ from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.multitest import multipletests
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.bootstrap import bootstrap_interval
+from cosam_bench.evaluation.contributions import Contributions, RunScores, contributions, domains_with_part
 from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.intervals import difference, interval
+from cosam_bench.evaluation.ranks import RankInterval, holm, rank_intervals
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
-from cosam_bench.evaluation.statistics import (
-    Contributions,
-    RunScores,
-    bootstrap_interval,
-    contributions,
-    difference,
-    holm,
-    interval,
-    rank_intervals,
-)
 
 LINEAR = [figure for figure in FIGURES.values() if figure.is_linear]
 
@@ -288,3 +282,171 @@ def test_the_bootstrap_of_an_undefined_figure_is_undefined() -> None:
     found = bootstrap_interval([scores], FIGURES["ff_max"])
     assert math.isnan(found.estimate)
     assert found.basis == "none"
+
+
+def slow_ranks(
+    methods: list[list[Contributions]], *, is_higher_better: bool, level: float = 0.95
+) -> list[tuple[int, int]]:
+    """Every pair by itself, Holm's correction by statsmodels, and counts of the better and the worse ones."""
+    pairs, found = [], []
+    for one, other in combinations(range(len(methods)), 2):
+        try:
+            found.append(difference(methods[one], methods[other], level=level))
+        except CosamError:
+            continue
+        pairs.append((one, other))
+    is_clear = multipletests([each.p for each in found], alpha=1 - level, method="holm")[0]
+    better, worse = [0] * len(methods), [0] * len(methods)
+    for (one, other), each, clear in zip(pairs, found, is_clear, strict=True):
+        if clear:
+            winner, loser = (one, other) if (each.estimate > 0) == is_higher_better else (other, one)
+            better[loser] += 1
+            worse[winner] += 1
+    return [(1 + ahead, len(methods) - behind) for ahead, behind in zip(better, worse, strict=True)]
+
+
+@pytest.mark.parametrize("is_higher_better", [True, False])
+@pytest.mark.parametrize("trial", range(4))
+def test_ranks_are_those_of_all_pairs_one_by_one(trial: int, is_higher_better: bool) -> None:
+    """Methods that have not all run with the same seeds and orders, one of them in common with no other."""
+    rng = np.random.default_rng(trial)
+    images = {"a": rng.random(12), "b": rng.random(12)}
+    methods = []
+    for level in rng.normal(0, 0.1, 8):
+        places = [place for place in product(range(3), "xyz") if rng.random() < 0.6] or [(0, "x")]
+        methods.append(
+            [
+                run(seed, order, **{name: row + level + rng.normal(0, 0.05, 12) for name, row in images.items()})
+                for seed, order in places
+            ]
+        )
+    methods.append([run(9, "alone", **images)])
+    found = [(each.best, each.worst) for each in rank_intervals(methods, is_higher_better=is_higher_better)]
+    assert found == slow_ranks(methods, is_higher_better=is_higher_better)
+    assert len(set(found)) > 2
+
+
+def test_no_method_has_no_rank_and_one_is_the_first() -> None:
+    assert rank_intervals([], is_higher_better=True) == []
+    assert rank_intervals([[run(0, "a", a=[0.1, 0.2])]], is_higher_better=True) == [RankInterval(1, 1)]
+
+
+def test_methods_with_other_images_are_not_ranked_together() -> None:
+    with pytest.raises(CosamError, match="same test images"):
+        rank_intervals([[run(0, "a", a=[0.1, 0.2])], [run(0, "a", a=[0.1, 0.2, 0.3])]], is_higher_better=True)
+
+
+def ff_max(values: dict[str, np.ndarray], order: str, images: dict[str, np.ndarray]) -> float:
+    """The slow obvious one, of the drawn images."""
+    lost = []
+    for place, name in enumerate(order[:-1], start=1):
+        means = values[name][:, images[name]].mean(axis=1)
+        lost.append(max(means[place : len(order)]) - means[-1])
+    return sum(lost) / len(lost)
+
+
+def test_the_interval_of_ff_max_is_scipys_bootstrap() -> None:
+    scores = run_scores(np.random.default_rng(11), images=25)
+    every = np.arange(25)
+
+    def statistic(*drawn: np.ndarray) -> float:
+        return ff_max(
+            dict(scores.values), "abc", {name: each.astype(int) for name, each in zip("abc", drawn, strict=True)}
+        )
+
+    oracle = stats.bootstrap(
+        (every, every, every),
+        statistic,
+        n_resamples=3000,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(12),
+    )
+    found = bootstrap_interval([scores], FIGURES["ff_max"], draws=3000)
+    assert found.estimate == pytest.approx(statistic(every, every, every), abs=1e-12)
+    assert found.standard_error == pytest.approx(oracle.standard_error, rel=0.06)
+    width = found.high - found.low
+    assert (found.low, found.high) == pytest.approx(tuple(oracle.confidence_interval), abs=0.06 * width)
+    assert found.basis == "images"
+
+
+def test_of_several_runs_ff_max_is_drawn_over_seeds_and_orders_too() -> None:
+    rng = np.random.default_rng(13)
+    one, two, turned = (run_scores(rng, images=12, seed=seed) for seed in (0, 1, 0))
+    runs = [one, two, replace(turned, domains=("c", "a", "b"))]
+    found = bootstrap_interval(runs, FIGURES["ff_max"], draws=3000)
+    table = {(each.seed, "".join(each.domains)): dict(each.values) for each in runs}
+    drawn = []
+    while len(drawn) < 3000:
+        images = {name: rng.integers(12, size=12) for name in "abc"}
+        places = list(product(rng.choice([0, 1], 2), rng.choice(["abc", "cab"], 2)))
+        if values := [ff_max(table[place], place[1], images) for place in places if place in table]:
+            drawn.append(np.mean(values))
+    assert found.standard_error == pytest.approx(np.std(drawn), rel=0.06)
+    width = found.high - found.low
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.06 * width)
+    assert found.basis == "images and runs"
+
+
+def test_a_bootstrap_refuses_what_it_cannot_draw() -> None:
+    scores = run_scores(np.random.default_rng(0))
+    with pytest.raises(CosamError, match="each of another seed or order"):
+        bootstrap_interval([scores, scores], FIGURES["ff_max"])
+    with pytest.raises(CosamError, match="same test images"):
+        bootstrap_interval([scores, run_scores(np.random.default_rng(0), images=4, seed=1)], FIGURES["ff_max"])
+
+
+@pytest.mark.parametrize("chosen", [("a", "c"), ("b",), ("b", "d"), ("d",)])
+@pytest.mark.parametrize("figure", FIGURES.values(), ids=lambda figure: figure.name)
+def test_a_figure_over_chosen_domains_is_the_mean_over_these_alone(figure: Figure, chosen: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(14)
+    scores, experts = run_scores(rng), run_scores(rng)
+    expected = slow_figure(figure.name, matrix_of(scores).values, matrix_of(experts).values, set(chosen))
+    found = figure.of(matrix_of(scores).only(chosen), experts=matrix_of(experts))
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    if figure.is_linear:
+        shares = contributions(scores, figure, experts=experts, domains=chosen)
+        assert shares.figure == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert math.isnan(expected) or set(shares.values) <= set(chosen)
+    else:
+        assert bootstrap_interval([scores], figure, draws=10, domains=chosen).estimate == pytest.approx(
+            expected, nan_ok=True
+        )
+
+
+def slow_figure(name: str, r: np.ndarray, e: np.ndarray, chosen: set[str]) -> float:
+    """Of three domains a, b, c and one that is only tested, d: each formula as a mean of what there is."""
+    domains = [j for j in (1, 2, 3) if "abc"[j - 1] in chosen]
+    s = {(t, j): r[t, j - 1] for t in range(4) for j in (1, 2, 3)}
+    kept = [j for j in domains if j < 3]
+    steps = [[s[t, j] for j in domains if j <= t] for t in (1, 2, 3)]
+    of_retained = ["d" in chosen]
+    terms = {
+        "last": [s[3, j] for j in domains],
+        "avg": [sum(step) / len(step) for step in steps if step],
+        "ff": [s[j, j] - s[3, j] for j in kept],
+        "ff_max": [max(s[t, j] for t in range(j, 3)) - s[3, j] for j in kept],
+        "bwt": [s[3, j] - s[j, j] for j in kept],
+        "fwt": [s[j - 1, j] - s[0, j] for j in domains if j > 1],
+        "fm": [s[j, j] - s[3, j] for j in domains],
+        "ft": [s[j - 1, j] for j in domains if j > 1],
+        "diagonal": [s[j, j] for j in domains],
+        "plasticity": [e[j, j - 1] - s[j, j] for j in domains],
+        "retention": [r[3, 3] for has in of_retained if has],
+        "retention_drop": [r[0, 3] - r[3, 3] for has in of_retained if has],
+        "frozen": [s[0, j] for j in domains],
+    }[name]
+    return sum(terms) / len(terms) if terms else math.nan
+
+
+def test_an_unknown_domain_is_refused() -> None:
+    with pytest.raises(CosamError, match="Did you mean 'pill'"):
+        ScoreMatrix.from_values([[0.1], [0.2]], domains=["pill"]).only(["pil"])
+
+
+def test_the_domains_with_a_part_are_those_that_the_formula_reads() -> None:
+    scores = run_scores(np.random.default_rng(0))
+    assert domains_with_part(scores, FIGURES["last"]) == {"a", "b", "c"}
+    assert domains_with_part(scores, FIGURES["ff"]) == {"a", "b"}
+    assert domains_with_part(scores, FIGURES["fwt"]) == {"b", "c"}
+    assert domains_with_part(scores, FIGURES["retention"]) == {"d"}

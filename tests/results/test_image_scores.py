@@ -58,3 +58,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").unlink()
     with pytest.raises(CosamError, match=r"scores\.csv cannot be read"):
         read_image_scores(one)
+
+
+def test_a_domain_without_any_score_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CosamError, match="has no score of domain 'r'"):
+        read_image_scores(record(tmp_path, HEAD + "0,a,x,0.1,0.2\n"))

@@ -19,7 +19,8 @@ from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
+from cosam_bench.results.leaderboard import COLUMNS, leaderboard
+from cosam_bench.results.leaderboard_formats import write_leaderboard
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, Cost
 

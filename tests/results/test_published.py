@@ -26,7 +26,8 @@ from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.experiments.protocol_files import read_protocol
 from cosam_bench.method.source_reading import read_card
-from cosam_bench.results.leaderboard import COLUMNS, leaderboard, write_leaderboard
+from cosam_bench.results.leaderboard import COLUMNS, leaderboard
+from cosam_bench.results.leaderboard_formats import write_leaderboard
 from cosam_bench.results.published import PublishedRow, all_published, leaderboard_rows, read_published
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, Cost

@@ -6,28 +6,26 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from cosam_bench.core.errors import CosamError
-from cosam_bench.evaluation.figures import FIGURES, Figure
-from cosam_bench.evaluation.statistics import (
-    Contributions,
-    Interval,
-    RankInterval,
-    RunScores,
-    bootstrap_interval,
-    contributions,
-    interval,
-    rank_intervals,
-)
+from cosam_bench.evaluation.contributions import RunScores
+from cosam_bench.evaluation.figures import FIGURES
+from cosam_bench.evaluation.intervals import Interval
+from cosam_bench.evaluation.ranks import RankInterval
+from cosam_bench.results.cell_text import told_settings
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.image_scores import read_image_scores
 from cosam_bench.results.records import Record
+from cosam_bench.results.row_intervals import (
+    RANKED_BY,
+    RowIntervals,
+    has_fair_marks,
+    place_of,
+    read_table_scores,
+    table_intervals,
+)
 from cosam_bench.results.run_info import RunInfo
-
-RANKED_BY = "last"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ class Entry:
         runs: one per seed and order, the lowest seed first.
         figures: by name, with intervals.
         costs: by name: a number, NaN if not measured, or ``yes``, ``no`` or nothing.
-        rank: the ranks that it may have by ``RANKED_BY``.
+        rank: the ranks that it may have by ``RANKED_BY``; None if its marks keep it from being ranked.
     """
 
     anchor: str
@@ -48,7 +46,7 @@ class Entry:
     runs: tuple[Measured, ...]
     figures: Mapping[str, Interval]
     costs: Mapping[str, float | str]
-    rank: RankInterval
+    rank: RankInterval | None
 
     @property
     def info(self) -> RunInfo:
@@ -92,16 +90,19 @@ def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], l
     """One board per set of conditions, and notes about whatever was left out or set apart."""
     runs, notes = measured_runs(records, metric=metric)
     runs, repeated = _without_repeats(runs)
-    scores, unreadable = _scores(runs, metric)
     groups: dict[tuple[str, int, str], list[Measured]] = defaultdict(list)
     for run in runs:
-        if run.record.folder in scores:
-            groups[run.info.protocol, run.info.protocol_version, run.conditions].append(run)
-    boards = []
-    for number, ((protocol, version, conditions), members) in enumerate(sorted(groups.items()), start=1):
-        entries = _entries(members, scores, board=number)
-        boards.append(Board(f"b{number}", protocol, version, conditions, metric, entries))
-    return boards, [*notes, *repeated, *unreadable]
+        groups[run.info.protocol, run.info.protocol_version, run.conditions].append(run)
+    notes += repeated
+    boards: list[Board] = []
+    for (protocol, version, conditions), members in sorted(groups.items()):
+        scores, faults = read_table_scores(members, metric=metric)
+        notes += [f"Left out: {fault}" for fault in faults]
+        if scores:
+            anchor = f"b{len(boards) + 1}"
+            entries = _entries([run for run in members if run.record.folder in scores], scores, anchor)
+            boards.append(Board(anchor, protocol, version, conditions, metric, entries))
+    return boards, notes
 
 
 def _key(run: Measured) -> tuple[str, str]:
@@ -120,73 +121,37 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
     return sorted(kept.values(), key=lambda run: (run.info.seed, run.info.order)), notes
 
 
-def _scores(runs: Sequence[Measured], metric: str) -> tuple[dict[Path, RunScores], list[str]]:
-    """The image scores by folder, and a note for each record whose scores cannot be read."""
-    found: dict[Path, RunScores] = {}
-    notes = []
-    for run in runs:
-        try:
-            found[run.record.folder] = read_image_scores(run.record, metric=metric)
-        except CosamError as error:
-            notes.append(f"Left out: {error}")
-    return found, notes
-
-
-def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], *, board: int) -> tuple[Entry, ...]:
+def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: str) -> tuple[Entry, ...]:
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for run in runs:
         groups[_key(run)].append(run)
-    experts = {
-        (run.info.seed, run.info.order): scores[run.record.folder] for run in runs if run.info.method == "experts"
-    }
+    found = table_intervals(
+        [[scores[run.record.folder] for run in members] for members in groups.values()],
+        is_ranked=[has_fair_marks(members) for members in groups.values()],
+        experts={place_of(run): scores[run.record.folder] for run in runs if run.info.method == "experts"},
+    )
     labels = _labels(list(groups))
-    unranked = RankInterval(1, len(groups))
-    entries, shares = [], []
-    for key, members in groups.items():
-        own = [scores[run.record.folder] for run in members]
-        figures = {name: figure_interval(own, figure, experts=experts) for name, figure in FIGURES.items()}
-        costs = {name: column.combined([run.info.cost for run in members]) for name, column in COSTS.items()}
-        entries.append(Entry("", labels[key], tuple(members), figures, costs, unranked))
-        shares.append([contributions(one, FIGURES[RANKED_BY]) for one in own])
-    is_high = FIGURES[RANKED_BY].prefers_high(own[0].metric)
-    ranked = [replace(entry, rank=rank) for entry, rank in zip(entries, _ranks(shares, is_high), strict=True)]
-    ranked.sort(key=lambda entry: (*_best_first(entry.figures[RANKED_BY].estimate, is_high), entry.label))
-    return tuple(replace(entry, anchor=f"b{board}-m{place}") for place, entry in enumerate(ranked, start=1))
+    is_high = FIGURES[RANKED_BY].prefers_high(runs[0].matrix.metric)
+    rows = [(labels[key], members, row) for (key, members), row in zip(groups.items(), found, strict=True)]
+    rows.sort(key=lambda row: (*_best_first(row[2].figures[RANKED_BY].estimate, is_high), row[0]))
+    return tuple(
+        _entry(f"{board}-m{place}", label, members, row) for place, (label, members, row) in enumerate(rows, start=1)
+    )
 
 
-def _ranks(shares: Sequence[Sequence[Contributions]], is_high: bool) -> list[RankInterval]:
-    return rank_intervals(shares, is_higher_better=is_high)
+def _entry(anchor: str, label: str, runs: Sequence[Measured], row: RowIntervals) -> Entry:
+    costs = {name: column.combined([run.info.cost for run in runs]) for name, column in COSTS.items()}
+    return Entry(anchor, label, tuple(runs), row.figures, costs, row.rank)
 
 
 def _best_first(value: float, is_high: bool) -> tuple[bool, float]:
     return math.isnan(value), -value if is_high else value
 
 
-def figure_interval(
-    runs: Sequence[RunScores], figure: Figure, *, experts: Mapping[tuple[int, tuple[str, ...]], RunScores]
-) -> Interval:
-    """The mean of a figure over the runs of one entry, with its interval.
-
-    Args:
-        runs: one per seed and order.
-        figure: linear or not.
-        experts: the scores of ``experts`` by seed and order, for figures that need them.
-    """
-    if not figure.is_linear:
-        return bootstrap_interval(runs, figure)
-    return interval([contributions(run, figure, experts=experts.get((run.seed, run.domains))) for run in runs])
-
-
 def _labels(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """The method's name, with the settings in which entries of that method differ."""
     labels = {}
     for method, text in keys:
-        settings = json.loads(text)
         others = [json.loads(other) for name, other in keys if name == method]
-        told = [
-            f"{name}={json.dumps(value)}"
-            for name, value in settings.items()
-            if any(other.get(name) != value for other in others)
-        ]
-        labels[method, text] = " ".join([method, *told])
+        labels[method, text] = " ".join([method, *told_settings(json.loads(text), others)])
     return labels

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosam_bench.core.hashing import sha256_text
+from cosam_bench.results.cell_text import not_a_formula
 
 _INK = "#010203"  # replaced by currentColor; no data is drawn in it
 _PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left out
@@ -209,6 +210,4 @@ def csv_of(columns: Mapping[str, Sequence[object]]) -> str:
 
 
 def _csv_value(value: object) -> object:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    return "" if isinstance(value, float) and math.isnan(value) else not_a_formula(value)

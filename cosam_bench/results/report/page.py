@@ -21,11 +21,12 @@ from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS, find_metric
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.records import Record
-from cosam_bench.results.report.boards import RANKED_BY, Board, boards_of
+from cosam_bench.results.report.boards import Board, boards_of
 from cosam_bench.results.report.gallery import PAGE_BYTES, empty_gallery, gallery_of
 from cosam_bench.results.report.matrices import scale_css
 from cosam_bench.results.report.views import board_view
 from cosam_bench.results.results_folder import find_records
+from cosam_bench.results.row_intervals import RANKED_BY
 
 FILE = "report.html"
 _HERE = Path(__file__).parent

@@ -9,10 +9,12 @@ from typing import Literal
 from urllib.parse import quote
 
 from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.intervals import Interval
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.evaluation.statistics import Interval
+from cosam_bench.evaluation.ranks import RankInterval
+from cosam_bench.results.cell_text import number
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.report.boards import RANKED_BY, Board, Entry
+from cosam_bench.results.report.boards import Board, Entry
 from cosam_bench.results.report.charts import Curve, Point, csv_of, curves_svg, pareto_front, pareto_svg
 from cosam_bench.results.report.matrices import (
     MatrixTable,
@@ -23,6 +25,7 @@ from cosam_bench.results.report.matrices import (
     score_table,
     seen_means,
 )
+from cosam_bench.results.row_intervals import RANKED_BY
 
 MOST_CURVES = 14
 """Methods in one chart: more lines cannot be told apart."""
@@ -143,10 +146,15 @@ def _first(figure: Figure, metric: str) -> Literal["ascending", "descending"]:
 
 
 def _row(entry: Entry, board: Board, figures: Sequence[Figure]) -> tuple[TableCell, ...]:
-    best, worst = entry.rank.best, entry.rank.worst
-    rank = TableCell(f"{best}" if best == worst else f"{best}\N{EN DASH}{worst}", value=f"{best + worst / 1000:.3f}")
     runs = TableCell(str(len(entry.runs)), value=str(len(entry.runs)))
-    return (rank, runs, *(_figure_cell(entry, board, figure) for figure in figures))
+    return (_rank(entry.rank), runs, *(_figure_cell(entry, board, figure) for figure in figures))
+
+
+def _rank(rank: RankInterval | None) -> TableCell:
+    if rank is None:
+        return TableCell("\N{EN DASH}")
+    text = f"{rank.best}" if rank.best == rank.worst else f"{rank.best}\N{EN DASH}{rank.worst}"
+    return TableCell(text, value=f"{rank.best + rank.worst / 1000:.3f}")
 
 
 def _figure_cell(entry: Entry, board: Board, figure: Figure) -> TableCell:
@@ -179,8 +187,8 @@ def _leaderboard_csv(board: Board, figures: Sequence[Figure]) -> str:
         "marks": [", ".join(entry.marks) for entry in entries],
         "metric": [board.metric] * len(entries),
         "runs": [len(entry.runs) for entry in entries],
-        "rank_best": [entry.rank.best for entry in entries],
-        "rank_worst": [entry.rank.worst for entry in entries],
+        "rank_best": ["" if entry.rank is None else entry.rank.best for entry in entries],
+        "rank_worst": ["" if entry.rank is None else entry.rank.worst for entry in entries],
     }
     for figure in figures:
         for part in ("estimate", "low", "high"):
@@ -285,11 +293,6 @@ def _entry_view(entry: Entry) -> EntryView:
         forgetting=None if at_once else forgetting_table(matrix),
         download=Download(f"{entry.info.protocol}-{entry.anchor}-matrix.csv", csv_of(columns)),
     )
-
-
-def number(value: float) -> str:
-    """A score as shown: three decimals."""
-    return f"{round(value, 3) + 0.0:.3f}"  # no minus sign before zero
 
 
 def amount(value: float) -> str:

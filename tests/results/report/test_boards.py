@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.recorded import record
 
+from cosam_bench.evaluation.contributions import contributions
 from cosam_bench.evaluation.figures import FIGURES
-from cosam_bench.evaluation.statistics import contributions, interval
+from cosam_bench.evaluation.intervals import interval
 from cosam_bench.results.image_scores import read_image_scores
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.report.boards import boards_of
@@ -36,6 +37,26 @@ def test_intervals_are_those_of_the_image_scores(tmp_path: Path) -> None:
     assert board.entries[0].figures["ff"] == wanted
 
 
+def test_intervals_and_ranks_are_the_leaderboards(tmp_path: Path) -> None:
+    levels = {"regcl": 0.6, "opcm": 0.55, "average": 0.55, "frozen": 0.3}
+    made = [record(tmp_path, method=name, seed=seed, level=level) for name, level in levels.items() for seed in (0, 1)]
+    made += [record(tmp_path, method="experts", seed=seed, level=0.9, marks=("upper bound",)) for seed in (0, 1)]
+    frame = leaderboard(made, intervals=tuple(FIGURES)).set_index("method")
+    (board,), _ = boards_of(made, metric="iou")
+    for entry in board.entries:
+        row = frame.loc[entry.label]
+        for name, found in entry.figures.items():
+            assert [found.low, found.high] == pytest.approx([row[f"{name}_low"], row[f"{name}_high"]], nan_ok=True)
+        if entry.label == "experts":
+            assert entry.rank is None
+        else:
+            assert entry.rank is not None
+            assert (entry.rank.best, entry.rank.worst) == (row["rank_best"], row["rank_worst"])
+    csv_rows = {row["method"]: row for row in csv.DictReader(io.StringIO(board_view(board).download.text))}
+    assert csv_rows["experts"]["rank_best"] == ""
+    assert csv_rows["frozen"]["rank_best"] == "4"
+
+
 def test_settings_tell_entries_of_one_method_apart(tmp_path: Path) -> None:
     made = [record(tmp_path, method="ties", settings={"keep": keep, "scale": 1.0}) for keep in (0.2, 0.5)]
     (board,), _ = boards_of(made, metric="iou")
@@ -46,7 +67,7 @@ def test_ranks_separate_what_differs_and_join_what_does_not(tmp_path: Path) -> N
     levels = {"high": 0.9, "low one": 0.3, "low two": 0.3}
     made = [record(tmp_path, method=name, level=level) for name, level in levels.items()]
     (board,), _ = boards_of(made, metric="iou")
-    ranks = {entry.label: (entry.rank.best, entry.rank.worst) for entry in board.entries}
+    ranks = {entry.label: (entry.rank.best, entry.rank.worst) for entry in board.entries if entry.rank}
     assert ranks == {"high": (1, 1), "low one": (2, 3), "low two": (2, 3)}
 
 

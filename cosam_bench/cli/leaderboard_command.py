@@ -1,0 +1,234 @@
+"""``cosam-bench leaderboard``: all recorded runs in one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cosam_bench.cli.records_commands import Metric, Results
+from cosam_bench.core.console import notes_console, results_console, say
+from cosam_bench.core.errors import CosamError, unknown_name
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from cosam_bench.results.records import Record
+    from cosam_bench.results.selection import Selection
+
+_FILTERS = "Which runs"
+_OUTPUT = "Output"
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option("--protocol", metavar="NAME,...", help="Only these protocols.", rich_help_panel=_FILTERS),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME,...", help="Only these base models.", rich_help_panel=_FILTERS),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="NAME,...", help="Only these methods.", rich_help_panel=_FILTERS),
+]
+
+
+def leaderboard(
+    *,
+    results: Results = Path("results"),
+    metric: Metric = "iou",
+    protocol: Protocols = None,
+    model: Models = None,
+    method: Methods = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only runs with this setting; repeatable.", rich_help_panel=_FILTERS),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Only these seeds, as 0,1 or 0-4.", rich_help_panel=_FILTERS),
+    ] = None,
+    orders: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORDER",
+            help="Only this order: stream, random:N, or the first domains as a,b; repeatable.",
+            rich_help_panel=_FILTERS,
+        ),
+    ] = None,
+    with_published: Annotated[
+        bool,
+        typer.Option(
+            "--with-published",
+            help="Add the numbers that papers published on their protocols.",
+            rich_help_panel=_FILTERS,
+        ),
+    ] = False,
+    domains: Annotated[
+        list[str] | None, typer.Option(metavar="NAME,...", help="Average over these domains alone.")
+    ] = None,
+    sort: Annotated[
+        str, typer.Option(metavar="COLUMN", help="A column of the CSV, best first; -COLUMN reverses the order.")
+    ] = "last",
+    intervals: Annotated[
+        bool, typer.Option(help="Compute intervals and rank intervals, for which all image scores are read.")
+    ] = True,
+    level: Annotated[float, typer.Option(metavar="P", help="The intervals' coverage.")] = 0.95,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it to this file as CSV too.", rich_help_panel=_OUTPUT)
+    ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="csv, tidy (CSV, one row per method and figure), json, markdown or latex instead of the table.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the format to this file.", rich_help_panel=_OUTPUT),
+    ] = None,
+) -> None:
+    """Compare all recorded runs: one row per method and its settings, best first.
+
+    Runs of several seeds and orders are averaged. Intervals and rank intervals come from the scores of single images;
+    docs/metrics.md explains them and every column.
+    """
+    from cosam_bench.evaluation.figures import FIGURES
+    from cosam_bench.results.leaderboard_view import shown_figures
+    from cosam_bench.results.selection import Selection
+
+    _check_format(format_name, out)
+    needs_all = csv is not None or format_name in ("csv", "tidy", "json")
+    frame = _read(
+        results,
+        metric=metric,
+        with_published=with_published,
+        selection=Selection(
+            protocols=_listed("--protocol", protocol),
+            models=_listed("--model", model),
+            methods=_listed("--method", method),
+            settings=tuple(setting or ()),
+            seeds=_ranges(seeds),
+            orders=tuple(orders or ()),
+        ),
+        domains=_listed("--domains", domains) or None,
+        intervals=() if not intervals else tuple(FIGURES) if needs_all else shown_figures(sort),
+        level=level,
+        sort_by=sort,
+    )
+    if format_name is None:
+        _print(frame)
+    else:
+        _write(frame, format_name, out)
+    if csv is not None:
+        from cosam_bench.results.leaderboard_formats import write_leaderboard
+
+        write_leaderboard(frame, csv)
+        results_console().print(f"Written: {csv} ({_rows(len(frame))})", soft_wrap=True)
+
+
+def print_leaderboard(records: Sequence[Record]) -> None:
+    """Print the leaderboard of these records alone."""
+    from cosam_bench.results.leaderboard import leaderboard as build
+    from cosam_bench.results.leaderboard_view import shown_figures
+
+    _print(build(records, intervals=shown_figures("last")))
+
+
+def refresh_leaderboard(results: Path, path: Path) -> None:
+    """Write the leaderboard of all records in ``results`` to ``path``."""
+    from cosam_bench.evaluation.figures import FIGURES
+    from cosam_bench.results.leaderboard_formats import write_leaderboard
+
+    frame = _read(results, intervals=tuple(FIGURES))
+    write_leaderboard(frame, path)
+    results_console().print(f"Leaderboard: {path} ({_rows(len(frame))})", soft_wrap=True)
+
+
+def _read(
+    results: Path,
+    *,
+    metric: str = "iou",
+    with_published: bool = False,
+    selection: Selection | None = None,
+    domains: Sequence[str] | None = None,
+    intervals: Sequence[str] = (),
+    level: float = 0.95,
+    sort_by: str = "last",
+) -> DataFrame:
+    """The leaderboard of a folder; records that cannot be read are named on the standard error."""
+    from cosam_bench.results.results_folder import read_leaderboard
+
+    frame = read_leaderboard(
+        results,
+        metric=metric,
+        with_published=with_published,
+        selection=selection,
+        domains=domains,
+        intervals=intervals,
+        level=level,
+        sort_by=sort_by,
+    )
+    for problem in frame.attrs["unreadable"]:
+        say("Left out", problem, style="bold yellow")
+    return frame
+
+
+def _print(frame: DataFrame) -> None:
+    from cosam_bench.cli.leaderboard_table import render_leaderboard
+
+    console = results_console()
+    console.print(render_leaderboard(frame, width=console.width))
+
+
+def _check_format(format_name: str | None, out: Path | None) -> None:
+    from cosam_bench.results.leaderboard_formats import FORMATS
+
+    if format_name is not None and format_name not in FORMATS:
+        raise unknown_name("format", format_name, FORMATS)
+    if out is not None and format_name is None:
+        raise CosamError("--out writes a format. Add --format csv, tidy, json, markdown or latex.")
+
+
+def _write(frame: DataFrame, format_name: str, out: Path | None) -> None:
+    from cosam_bench.core.files import write_atomically
+    from cosam_bench.results.leaderboard_formats import FORMATS
+
+    text = FORMATS[format_name](frame)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(out, text)
+        notes_console().print(f"Written: {out} ({_rows(len(frame))})", soft_wrap=True)
+    if format_name != "markdown":  # which holds them
+        for note in frame.attrs["notes"]:
+            say("Note", note, style="yellow")
+
+
+def _listed(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+    """The names in an option that may be repeated and hold several, separated by commas."""
+    names = tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
+    if texts and not names:
+        raise CosamError(f"{option} is empty. Name at least one, or leave it out.")
+    return names
+
+
+def _ranges(text: str | None) -> tuple[range, ...]:
+    """The seeds in ``0,1`` or ``0-4``."""
+    found = []
+    for part in _listed("--seeds", None if text is None else [text]):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+            raise CosamError(f"--seeds {part!r} is not a seed or a range of them. Write 0,1,2 or 0-4.")
+        found.append(range(int(first), int(last or first) + 1))
+    return tuple(found)
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"

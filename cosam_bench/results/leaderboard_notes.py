@@ -1,0 +1,48 @@
+"""What a reader of the leaderboard must know about its rows: unequal or repeated seeds, and several machines."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from cosam_bench.results.conditions import Measured
+from cosam_bench.results.row_intervals import place_of
+
+Key = tuple[str, int, str, str, str]
+"""A row: protocol, its version, conditions, method, and settings as JSON."""
+
+
+def notes_on_rows(rows: Mapping[Key, Sequence[Measured]]) -> list[str]:
+    """The notes, of each table's seeds and orders first."""
+    return [*_uneven(rows), *_machines(run for runs in rows.values() for run in runs)]
+
+
+def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
+    """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
+    tables: dict[str, dict[str, list[object]]] = defaultdict(dict)
+    for (protocol, _, conditions, method, settings), members in groups.items():
+        row = method if settings == "{}" else f"{method} {settings}"
+        tables[f"{protocol} {conditions}"][row] = [place_of(run) for run in members]
+    notes = []
+    for table, rows in tables.items():
+        places = {place for row in rows.values() for place in row}
+        short = [f"{name} {len(set(row))}" for name, row in rows.items() if len(set(row)) < len(places)]
+        if short:
+            notes.append(
+                f"{table}: not all rows cover the same seeds and orders; of {len(places)} pairs: {', '.join(short)}."
+            )
+        twice = [name for name, row in rows.items() if len(set(row)) < len(row)]
+        if twice:
+            notes.append(
+                f"{table}: some runs repeat a seed and order, so deviations are too low; "
+                f"intervals and ranks use only the last started run of each: {', '.join(twice)}."
+            )
+    return notes
+
+
+def _machines(runs: Iterable[Measured]) -> list[str]:
+    machines = {json.dumps([run.info.device, run.info.hardware], sort_keys=True) for run in runs}
+    if len(machines) < 2:
+        return []
+    return [f"The runs come from {len(machines)} machines or devices; do not compare seconds and memory."]

@@ -1,0 +1,133 @@
+"""Intervals and ranks of the rows of a table of comparable runs, from the scores of single images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.bootstrap import bootstrap_interval
+from cosam_bench.evaluation.contributions import Contributions, Place, RunScores, contributions
+from cosam_bench.evaluation.figures import FIGURES, Figure
+from cosam_bench.evaluation.intervals import Interval, interval
+from cosam_bench.evaluation.ranks import RankInterval, rank_intervals
+from cosam_bench.results.conditions import Measured
+from cosam_bench.results.score_cache import cached_image_scores
+
+RANKED_BY = "last"
+"""The figure that ranks, if no other is asked for."""
+
+COMPARABLE_MARKS = frozenset({"reconstructed"})
+"""Marks of methods that are ranked; the others say that a method has more than the protocol allows."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowIntervals:
+    """The intervals of one row.
+
+    Attributes:
+        figures: by name.
+        rank: the ranks that it may have; None if it is not ranked.
+    """
+
+    figures: Mapping[str, Interval]
+    rank: RankInterval | None
+
+
+def table_intervals(
+    rows: Sequence[Sequence[RunScores]],
+    *,
+    is_ranked: Sequence[bool],
+    experts: Mapping[Place, RunScores],
+    figures: Collection[str] = tuple(FIGURES),
+    ranked_by: str = RANKED_BY,
+    domains: Sequence[str] | None = None,
+    level: float = 0.95,
+) -> list[RowIntervals]:
+    """Every figure's interval in each row, and the ranks that the rows may have.
+
+    Args:
+        rows: the runs of each row, one per seed and order; all under the same conditions.
+        is_ranked: whether a row is ranked.
+        experts: the scores of ``experts`` by seed and order, for figures that need them.
+        figures: the names of those that get an interval.
+        ranked_by: the name of a linear figure.
+        domains: only these are part of the figures' means; None: all.
+        level: the nominal coverage, in (0, 1).
+    """
+    ranked = [runs for runs, wanted in zip(rows, is_ranked, strict=True) if wanted]
+    shares = [_contributions(runs, FIGURES[ranked_by], experts, domains) for runs in ranked]
+    is_high = FIGURES[ranked_by].prefers_high(rows[0][0].metric) if rows else True
+    ranks = iter(rank_intervals(shares, is_higher_better=is_high, level=level))
+    return [
+        RowIntervals(
+            {name: _interval(runs, FIGURES[name], experts, domains, level) for name in figures},
+            next(ranks) if wanted else None,
+        )
+        for runs, wanted in zip(rows, is_ranked, strict=True)
+    ]
+
+
+def _interval(
+    runs: Sequence[RunScores],
+    figure: Figure,
+    experts: Mapping[Place, RunScores],
+    domains: Sequence[str] | None,
+    level: float,
+) -> Interval:
+    if not figure.is_linear:
+        return bootstrap_interval(runs, figure, level=level, domains=domains)
+    return interval(_contributions(runs, figure, experts, domains), level=level)
+
+
+def _contributions(
+    runs: Sequence[RunScores], figure: Figure, experts: Mapping[Place, RunScores], domains: Sequence[str] | None
+) -> list[Contributions]:
+    return [contributions(run, figure, experts=experts.get((run.seed, run.domains)), domains=domains) for run in runs]
+
+
+def check_level(level: float) -> None:
+    """Refuse a level that is not in (0, 1)."""
+    if not 0 < level < 1:
+        raise CosamError(f"The level of intervals is {level:g}. Choose one between 0 and 1, such as 0.95.")
+
+
+def place_of(run: Measured) -> Place:
+    """The run's seed and order."""
+    return run.info.seed, run.info.order
+
+
+def latest_runs(runs: Iterable[Measured]) -> list[Measured]:
+    """One run for each seed and order, the one that was started last; sorted by seed, then order."""
+    by_place = {place_of(run): run for run in sorted(runs, key=lambda run: (run.info.started, run.record.name))}
+    return [by_place[place] for place in sorted(by_place)]
+
+
+def has_fair_marks(runs: Iterable[Measured]) -> bool:
+    """Whether no mark says that the method has more than the protocol allows."""
+    return all(mark in COMPARABLE_MARKS for run in runs for mark in run.info.marks)
+
+
+def read_table_scores(runs: Sequence[Measured], *, metric: str) -> tuple[dict[Path, RunScores], list[str]]:
+    """The image scores of comparable runs by their folder, and one message for each run whose scores are of no use.
+
+    Those are scores that cannot be read, and scores of other images than most of the runs have.
+    """
+    found: dict[Path, RunScores] = {}
+    faults = []
+    for run in runs:
+        try:
+            found[run.record.folder] = cached_image_scores(run.record, metric=metric)
+        except CosamError as error:
+            faults.append(str(error))
+    images = {folder: frozenset(scores.keys.items()) for folder, scores in found.items()}
+    usual = max(Counter(images.values()).items(), key=lambda item: item[1], default=(frozenset(), 0))[0]
+    for run in runs:
+        folder = run.record.folder
+        if folder in found and images[folder] != usual:
+            del found[folder]
+            check = f"Check it: cosam-bench verify {folder}."
+            faults.append(f"{folder / 'scores.csv'} has other images than comparable runs have. {check}")
+    return found, faults
