@@ -88,7 +88,7 @@ def run(
         names = [name.strip() for name in method.split(",")] if method else []
         configs = resolve(names, options)
         if dry_run:
-            typer.echo(_only(configs).to_toml(), nl=False)
+            typer.echo(_only(configs).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
             return
         records: list[Record] = []
         try:
@@ -126,7 +126,8 @@ def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record]
     from cosam_bench.experiments.run_methods import run_methods
     from cosam_bench.sam.batch_size import ImageDoesNotFit
 
-    failed = []
+    failed: list[str] = []
+    unshown: Exception | None = None
     outcomes = run_methods(configs, results=results, fresh=fresh, make_reporter=lambda: make_reporter(True))
     try:
         for outcome in outcomes:
@@ -139,8 +140,20 @@ def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record]
             if outcome.was_complete:
                 started = outcome.record.info.started
                 say("Note", f"Already complete since {started}; use --fresh to run it again.", style="bold yellow")
-            show_record(outcome.record)
             records.append(outcome.record)
+            if unshown is None:
+                unshown = _show(outcome.record)
     except ImageDoesNotFit as error:  # not even frozen SAM can be run here
         raise Failed(str(error)) from None
+    if unshown is not None:
+        raise unshown
     return failed
+
+
+def _show(record: Record) -> Exception | None:
+    """Show a record; what goes wrong in that is returned, so that the methods after it are measured first."""
+    try:
+        show_record(record)
+    except Exception as error:  # a closed pipe, a full disk, or a damaged record
+        return error
+    return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, setting
@@ -17,6 +17,8 @@ CLASS_IDS = 32  # a mask with levels below this and 255 holds class ids and an i
 JPEG_NOISE = 16  # the noise of a black JPEG stays below this
 
 
+Level = Annotated[int, Field(ge=0, le=65535)]
+Channel = Annotated[int, Field(ge=0, le=255)]
 _OURS = "this project"
 
 
@@ -36,11 +38,13 @@ class Foreground(Settings):
     rule: Literal["auto", "nonzero", "above", "values", "colours"] = setting(
         "auto", "which rule applies; follows from the key that is given", source=_OURS
     )
-    above: int | None = setting(None, "foreground is every level above this, in the file's own range", source=_OURS)
-    values: tuple[int, ...] = setting(
+    above: int | None = setting(
+        None, "foreground is every level above this, in the file's own range", source=_OURS, ge=0, le=65534
+    )
+    values: tuple[Level, ...] = setting(
         (), "foreground is each of these levels; in a palette image they are indices", source=_OURS
     )
-    colours: tuple[tuple[int, int, int], ...] = setting(
+    colours: tuple[tuple[Channel, Channel, Channel], ...] = setting(
         (), "foreground is each of these RGB colours (0 to 255 each)", source=_OURS
     )
     channel: Literal["red", "green", "blue", "alpha"] | None = setting(
