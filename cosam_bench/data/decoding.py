@@ -194,7 +194,23 @@ def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground) ->
         return grey
     if foreground.rule == "above":
         raise CosamError(f"{name} has a coloured palette, which has no levels. Give foreground as values or colours.")
+    if unclear := _unclear_palette(colours, used):
+        raise CosamError(
+            f"{name} has a coloured palette {unclear} (indices in use: {_listed(used)}). Say which indices are "
+            "foreground, such as foreground = { values = [1] }, or which colours."
+        )
     return np.asarray(indices != 0).astype(np.uint8)
+
+
+def _unclear_palette(colours: Array, used: Array) -> str:
+    """Why it is unclear which indices are foreground, as half a sentence; empty if index 0 is the background."""
+    if colours[0].max() >= NEUTRAL:
+        return f"whose index 0 is not black but {tuple(colours[0].tolist())}"
+    return "with index 255, often a border to be ignored, beside others" if 255 in used and len(used) > 2 else ""
+
+
+def _listed(indices: Array) -> str:
+    return ", ".join(map(str, indices[:6].tolist())) + (", ..." if len(indices) > 6 else "")
 
 
 def _is_neutral(colours: Array) -> bool:
