@@ -175,6 +175,10 @@ class Card(Settings):
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
         samples: ``union``: one sample per image. ``component``: one per connected component of the mask
             (8 neighbours). ``polygon``: one per shape of a labelme file.
+        labels: of a labelme file's shapes, those that are foreground; none: all but ``_background_``, which is a
+            hole, and ``__ignore__``.
+        levels: the white of images of 16 bits, such as 4095 if a camera of 12 bits has filled them; by default
+            65535. Images whose levels all stay below 4096 are refused unless it is given.
         min_pixels: samples with fewer foreground pixels are left out and counted.
         split: see :class:`SplitRule`. Synthetic domains need ``counts``; its seed draws the images.
         points: file of published point prompts, relative to the root, with ``{part}`` for train or test.
@@ -205,6 +209,8 @@ class Card(Settings):
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
     samples: Samples = "union"
+    labels: tuple[str, ...] = ()
+    levels: int | None = Field(default=None, ge=255, le=65535)
     min_pixels: int = Field(default=1, ge=1, le=2**40)
     split: SplitRule = SplitRule()
     points: str = ""

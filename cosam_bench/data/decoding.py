@@ -24,22 +24,39 @@ LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
 CHANNELS = ("red", "green", "blue", "alpha")
 
 
-def decode_image(data: bytes, *, name: str) -> Tensor:
+DEEPEST = 65535  # white of 16 bits
+
+
+def decode_image(data: bytes, *, name: str, white: int = DEEPEST) -> Tensor:
     """An image file's pixels, uint8 RGB ``(3, H, W)``, turned upright by its EXIF orientation.
 
-    Grey is repeated; 16 bit greys are divided by 257 and rounded; CMYK is converted as PIL does (Adobe's
-    inverted JPEGs too); alpha is dropped and colours stay as stored. Colour profiles are not applied.
+    Grey is repeated; 16 bit greys become shares of ``white``, rounded; CMYK is converted as PIL does (Adobe's inverted
+    JPEGs too); alpha is dropped and colours stay as stored. Colour profiles are not applied.
 
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
+        white: the level of 16 bit greys that is white.
 
     Raises:
         CosamError: damaged, animated, too large, or of a pixel type whose range is not stated (floats).
     """
     image = _open(data, name=name)
     orientation = _orientation(image)
-    return torch.from_numpy(_upright(_rgb(image, name=name), orientation)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_upright(_rgb(image, name=name, white=white), orientation)).permute(2, 0, 1).contiguous()
+
+
+def check_image(data: bytes, *, name: str) -> int:
+    """The largest level of an image file of 16 bit greys, 0 for all others; its pixels are decoded and dropped.
+
+    Raises:
+        CosamError: as for :func:`decode_image`.
+    """
+    image = _open(data, name=name)
+    if _is_deep(image):
+        return int(_deep(image, name=name).max(initial=0))
+    _rgb(image, name=name)
+    return 0
 
 
 def decode_mask(data: bytes, *, name: str, foreground: Foreground) -> Tensor:
@@ -119,12 +136,14 @@ def _upright(pixels: Array, orientation: int) -> Array:
     return pixels.copy()  # torch does not take negative strides
 
 
-def _rgb(image: Image.Image, *, name: str) -> Array:
+def _rgb(image: Image.Image, *, name: str, white: int = DEEPEST) -> Array:
     """uint8 ``(H, W, 3)``, a copy."""
     _check_inks(image, name=name)
     if _is_deep(image):
         levels = _deep(image, name=name)
-        grey = ((levels + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded to nearest
+        if levels.max(initial=0) > white:
+            raise CosamError(f"{name} holds the level {levels.max()}, but the card says levels = {white}. Correct it.")
+        grey = ((levels * 255 + white // 2) // white).astype(np.uint8)  # rounded to nearest
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("L", "RGB"):
         return np.array(image.convert("RGB"))
