@@ -17,7 +17,6 @@ seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
 devices: copying to the device, waiting for it, and its memory
 environment: the machine and the software, as a record names them, and what decides last bits
-environment: the machine and the software, as a record names them
 terminal_text: text without control characters
 safe_console: a console for such text alone
 console: standard output and standard error

@@ -87,7 +87,7 @@ def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     """An image file's height and width after its EXIF orientation, from its header alone."""
     image = _open(data, name=name, is_header_enough=True)
     width, height = image.size
-    # PIL's size of a TIFF is upright already.
+    # PIL's size of a TIFF is upright already, from Pillow 11 on.
     is_turned = image.format != "TIFF" and _orientation(image) >= 5
     return (width, height) if is_turned else (height, width)
 

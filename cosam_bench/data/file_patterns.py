@@ -106,6 +106,11 @@ class MaskLookup:
         """The files that the patterns name for one image, sorted, without the image itself."""
         return sorted({mask for pattern in self._patterns for mask in self._matches(pattern, image)} - {image})
 
+    def within(self, folder: str) -> MaskLookup:
+        """The same patterns in a folder of this name beside the masks."""
+        places = [pattern.rpartition("/") for pattern in self._patterns]
+        return MaskLookup(self._root, [f"{head}{slash}{glob.escape(folder)}/{name}" for head, slash, name in places])
+
     def broken_masks_of(self, image: Path) -> list[Path]:
         """The links that the patterns name for one image and that lead nowhere, sorted."""
         return sorted({path for pattern in self._patterns for path in self._named(pattern, image) if is_broken(path)})

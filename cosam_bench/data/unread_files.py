@@ -10,6 +10,8 @@ from pathlib import Path
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.file_patterns import MaskLookup, has_image_name, is_image, relative
 
+_TEXTS = (".csv", ".html", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml")
+
 
 def no_files(paths: Iterable[Path], root: Path) -> list[str]:
     """One line for each path that is called as an image and is no ordinary file."""
@@ -40,13 +42,16 @@ def unread_images(others: Iterable[Path], root: Path, lookup: MaskLookup, used: 
     """
     for path in sorted(others):
         if path.is_dir():
+            below = lookup.within(path.name)
             images = [image for image in sorted(path.iterdir()) if is_image(image)]
-            lost = [relative(image, root) for image in images if set(lookup.masks_of(image)) - used]
+            lost = [image for image in images if {*lookup.masks_of(image), *below.masks_of(image)} - used]
             if lost:
-                yield (
-                    f"{relative(path, root)} is a folder, and its images have masks: {first_few(lost)}. "
-                    'Let images name the folder too, as in "images/**/*"'
-                )
-        elif path.is_file() and (masks := set(lookup.masks_of(path)) - used):
-            name = relative(sorted(masks)[0], root)
-            yield f"{relative(path, root)} has the mask {name}, but {path.suffix or 'no suffix'} is not read; convert it"
+                named = first_few([relative(image, root) for image in lost])
+                yield f"{relative(path, root)} is a folder of images with masks ({named}), and images leaves it out"
+        elif _may_be_image(path) and (masks := sorted(set(lookup.masks_of(path)) - used)):
+            kind = path.suffix or "a file without suffix"
+            yield f"{relative(path, root)} has the mask {relative(masks[0], root)}, but {kind} is not read; convert it"
+
+
+def _may_be_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in _TEXTS

@@ -110,7 +110,8 @@ def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[list[
         rows = list(csv.reader(io.StringIO(read_text(path, limit_bytes=CSV_BYTES), newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again.") from None
-    if not rows or rows[0][: len(columns)] != list(columns):
+    is_exact = columns == _CELL_COLUMNS  # a file of scores has a column per metric beside
+    if not rows or rows[0][: None if is_exact else len(columns)] != list(columns):
         found = ", ".join(rows[0]) if rows else "nothing"
         raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
     header, *rows = rows
