@@ -27,12 +27,15 @@ def read_file(path: Path, *, limit_bytes: int) -> bytes:
         OSError: the file cannot be read, is not an ordinary file, or is larger; ``strerror`` says so.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait for a writer
-    with open(handle, "rb") as file:  # noqa: PTH123 - it is open already
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
             raise OSError(errno.EINVAL, f"it is {kind}, not an ordinary file")
-        data = b"" if status.st_size > limit_bytes else file.read(limit_bytes + 1)
+        with open(handle, "rb", closefd=False) as file:  # noqa: PTH123 - it is open already
+            data = b"" if status.st_size > limit_bytes else file.read(limit_bytes + 1)
+    finally:
+        os.close(handle)
     if max(status.st_size, len(data)) > limit_bytes:
         raise OSError(errno.EFBIG, f"it has more than {limit_bytes:,} bytes, the most that is read")
     return data
