@@ -32,7 +32,7 @@ def read_file(path: Path, *, limit_bytes: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
             raise OSError(errno.EINVAL, f"it is {kind}, not an ordinary file")
-        with open(handle, "rb", closefd=False) as file:  # noqa: PTH123 - it is open already
+        with open(handle, "rb", closefd=False) as file:
             data = b"" if status.st_size > limit_bytes else file.read(limit_bytes + 1)
     finally:
         os.close(handle)

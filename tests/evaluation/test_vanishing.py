@@ -85,7 +85,8 @@ def test_reported_objects_are_scored_at_the_model_size() -> None:
         vanished += not resize_nearest(mask, frame.content).any()
         found = measure_in(frame, NOTHING, mask, size="model", upsampling="bilinear")
         assert (found["iou"].item(), found["dice"].item()) == (0, 0)
-        truth = torch.where(shrunk_masks(mask, frame.content), 40.0, -40.0)
+        truth = torch.full((1, 128, 128), -40.0)
+        truth[:, : frame.content[0], : frame.content[1]][shrunk_masks(mask, frame.content)] = 40.0
         perfect = measure_in(frame, truth, mask, size="model", upsampling="nearest")
         assert perfect["iou"].item() == pytest.approx(1)
     assert (len(samples), vanished) == (8, 7)
