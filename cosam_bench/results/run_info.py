@@ -171,7 +171,10 @@ def read_run_info(path: Path) -> RunInfo:
         CosamError: the file is missing or damaged, or has a form that this version does not know.
     """
     try:
-        data = json.loads(read_text(path, limit_bytes=_BYTES))
+        text = read_text(path, limit_bytes=_BYTES)
+        data = json.loads(text)
+        if "\\ud" in text.lower():  # half a pair of surrogates is no text, and cannot be written again
+            json.dumps(data, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again, or delete its folder.") from None
     if not isinstance(data, dict):

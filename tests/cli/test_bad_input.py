@@ -256,6 +256,7 @@ BAD_RECORDS: dict[str, str | bytes] = {
     "conditions edited": _edited(conditions={"data": {}, "checkpoint": "", "config": "", "digest": "x"}),
     "files": _edited(files={"matrix.csv": "x"}),
     "unknown key": _edited(nothing=1),
+    "half a surrogate pair": _edited(config={"method": "\ud800"}),
 }
 
 BAD_MATRICES = {
@@ -270,6 +271,7 @@ BAD_MATRICES = {
     "a NUL": "step,domain,metric,value,count\n0,pi\0ll,iou,0.5,3\n",
     "a huge cell": "step,domain,metric,value,count\n0," + "x" * 200_000 + ",iou,0.5,3\n",
     "unknown domain": "step,domain,metric,value,count\n0,nothing,iou,0.5,3\n",
+    "more images than there are": "step,domain,metric,value,count\n0,pill,iou,0.5,9223372036854775808\n",
     "step beyond": "step,domain,metric,value,count\n99,pill,iou,0.5,3\n",
 }
 
