@@ -37,13 +37,13 @@ from cosam_bench import (
     Update,
     setting,
 )
-from cosam_bench.merging.regression import merge_by_regression, running_sums
+from cosam_bench.merging.regression import Ridge, merge_by_regression, running_sums
 
 
 class LoRMSettings(Settings):
     """The settings of LoRM with a shared A."""
 
-    ridge: float = setting(
+    ridge: Ridge = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the paper", ge=0
     )
 

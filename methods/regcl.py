@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
-from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
+from cosam_bench.merging.regression import Ridge, merge_by_regression, running_sums, truncate_by_gram
 from cosam_bench.merging.updates import as_factors
 
 _EXPERT = "expert/"  # prefix of the last expert's tensors in the state
@@ -53,7 +53,7 @@ class RegCLSettings(Settings):
         "where an expert's training starts: at the base, or at the previous domain's expert",
         source="the released code's default; its published runs start from the previous expert",
     )
-    ridge: float = setting(
+    ridge: Ridge = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
     )
 

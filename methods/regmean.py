@@ -27,7 +27,13 @@ import torch
 from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
-from cosam_bench.merging.regression import merge_by_regression, running_sums, scale_off_diagonal, truncate_by_gram
+from cosam_bench.merging.regression import (
+    Ridge,
+    merge_by_regression,
+    running_sums,
+    scale_off_diagonal,
+    truncate_by_gram,
+)
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
@@ -42,7 +48,7 @@ class RegMeanSettings(Settings):
         le=1,
     )
     rank: int | None = setting(None, "factors served per layer; none: the dense merge", source="derived here", ge=1)
-    ridge: float = setting(
+    ridge: Ridge = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
     )
 

@@ -7,6 +7,7 @@ Exit codes: 2 for bad input, 1 if a method or a check failed, 130 after Ctrl-C, 
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import platform
@@ -26,6 +27,9 @@ from cosam_bench.core.errors import CosamError, ran_out_of_memory
 BAD_INPUT = 2
 FAILED = 1
 DEFECT = 70  # EX_SOFTWARE of BSD's sysexits
+
+# What a write to the standard output may end in; files that are written by name say so themselves.
+_OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 _LESS_MEMORY = (
     "Lower score.batch_size or fit.batch_size (--set score.batch_size=1), or choose a smaller --model. "
@@ -55,12 +59,12 @@ def guarded(command: Callable[_Parameters, None]) -> Callable[_Parameters, None]
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("COSAM_BENCH_DEBUG") == "1":
                 raise
-            raise typer.Exit(_explain(error)) from None
+            raise typer.Exit(explain(error)) from None
 
     return wrapped
 
 
-def _explain(error: BaseException) -> int:
+def explain(error: BaseException) -> int:
     """Print what happened, and return the exit code."""
     if isinstance(error, Stopped | KeyboardInterrupt):
         ignore_further()
@@ -72,8 +76,9 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, CosamError):
         say("Error", str(error), style="bold red")
         return FAILED if isinstance(error, Failed) else BAD_INPUT
-    if isinstance(error, OSError) and error.filename is not None:
-        say("Error", f"{error.filename}: {error.strerror or error}.", style="bold red")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _OUTPUT_FAILS):
+        what = "The output cannot be written" if error.filename is None else error.filename
+        say("Error", f"{what}: {error.strerror or error}.", style="bold red")
         return BAD_INPUT
     say("Error", f"{_defect(error)} The traceback is in {_keep_traceback(error)}.", style="bold red")
     return DEFECT

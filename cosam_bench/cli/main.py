@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from cosam_bench.cli.catalogue_commands import domains, models
 from cosam_bench.cli.clean_command import clean
 from cosam_bench.cli.compare_command import compare
 from cosam_bench.cli.doctor import doctor
-from cosam_bench.cli.error_handling import guarded
+from cosam_bench.cli.error_handling import explain, guarded
 from cosam_bench.cli.export_command import export
 from cosam_bench.cli.leaderboard_command import leaderboard
 from cosam_bench.cli.log_command import log
@@ -74,7 +75,21 @@ def main() -> None:
     # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     end_as_by_ctrl_c()
-    app()
+    try:
+        app()
+    except OSError as error:  # typer's own output, such as a help page, on a full disk
+        sys.exit(explain(error))
+    finally:
+        _give_up_unwritable_output()
+
+
+def _give_up_unwritable_output() -> None:
+    """Send what cannot be written to nowhere: Python would try again at its end, and fail with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from cosam_bench.cli.leaderboard_command import print_leaderboard, refresh_leade
 from cosam_bench.cli.records_commands import Results, show_record
 from cosam_bench.core.console import say
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import CannotWrite
 from cosam_bench.experiments.options import RunOptions, resolve
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
+    from cosam_bench.experiments.run_methods import Outcome
     from cosam_bench.results.records import Record
 
 Method = Annotated[
@@ -88,20 +90,30 @@ def run(
         names = [name.strip() for name in method.split(",")] if method else []
         configs = resolve(names, options)
         if dry_run:
-            typer.echo(_only(configs).to_toml(), nl=False)
+            typer.echo(_only(configs).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
             return
-        records: list[Record] = []
+        done: list[Outcome] = []
         try:
-            failed = _run_and_show(configs, results, records, fresh=fresh)
+            failed = _run_and_show(configs, results, done, fresh=fresh)
         finally:  # also if a later method's run is stopped
-            if records:
-                refresh_leaderboard(results, csv or results / "leaderboard.csv")
-        if len(records) > 1:
-            print_leaderboard(records)
+            if done:
+                _refresh(results, csv, is_anything_new=not all(outcome.was_complete for outcome in done))
+        if len(done) > 1:
+            print_leaderboard([outcome.record for outcome in done if outcome.record is not None])
         if failed:
             raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
     except KeyboardInterrupt as stop:
         raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
+
+
+def _refresh(results: Path, csv: Path | None, *, is_anything_new: bool) -> None:
+    """Write the leaderboard; a folder that cannot be written keeps its own if nothing was measured."""
+    try:
+        refresh_leaderboard(results, csv or results / "leaderboard.csv")
+    except CannotWrite as error:
+        if csv is not None or is_anything_new:
+            raise
+        say("Note", f"The leaderboard was left as it is: {error}", style="bold yellow")
 
 
 def _how_to_continue(names: list[str], *, fresh: bool) -> str:
@@ -116,8 +128,8 @@ def _only(configs: list[RunConfig]) -> RunConfig:
     return configs[0]
 
 
-def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record], *, fresh: bool) -> list[str]:
-    """Run and show each method, and add its complete record to ``records``.
+def _run_and_show(configs: list[RunConfig], results: Path, done: list[Outcome], *, fresh: bool) -> list[str]:
+    """Run and show each method, and add its outcome to ``done`` if its record is complete.
 
     Returns:
         The methods that failed; if only one is given, its failure is raised.
@@ -126,7 +138,8 @@ def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record]
     from cosam_bench.experiments.run_methods import run_methods
     from cosam_bench.sam.batch_size import ImageDoesNotFit
 
-    failed = []
+    failed: list[str] = []
+    unshown: Exception | None = None
     outcomes = run_methods(configs, results=results, fresh=fresh, make_reporter=lambda: make_reporter(True))
     try:
         for outcome in outcomes:
@@ -139,8 +152,20 @@ def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record]
             if outcome.was_complete:
                 started = outcome.record.info.started
                 say("Note", f"Already complete since {started}; use --fresh to run it again.", style="bold yellow")
-            show_record(outcome.record)
-            records.append(outcome.record)
+            done.append(outcome)
+            if unshown is None:
+                unshown = _show(outcome.record)
     except ImageDoesNotFit as error:  # not even frozen SAM can be run here
         raise Failed(str(error)) from None
+    if unshown is not None:
+        raise unshown
     return failed
+
+
+def _show(record: Record) -> Exception | None:
+    """Show a record; what goes wrong in that is returned, so that the methods after it are measured first."""
+    try:
+        show_record(record)
+    except Exception as error:  # a closed pipe, a full disk, or a damaged record
+        return error
+    return None

@@ -5,6 +5,7 @@ Modules, bottom to top:
 errors: the error that is meant for the user
 version: the version of this package
 sums: sums of floats with the same bits everywhere
+reading: files up to a stated size
 settings: settings as frozen models, read from TOML and from key=value
 defaults: settings without those at their defaults
 setting_keys: the keys of a settings model as data
@@ -16,6 +17,8 @@ seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
 devices: copying to the device, waiting for it, and its memory
 environment: the machine and the software, as a record names them, and what decides last bits
+terminal_text: text without control characters
+safe_console: a console for such text alone
 console: standard output and standard error
 progress_bar: bars for downloads and checks
 http_responses: what a server's answer says about a part of a file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,22 +24,26 @@ def notes_console() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+    from cosam_bench.core.safe_console import SafeConsole
 
     # Names, paths and messages are shown as they are: no markup, no emoji codes, no guessed colours.
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console = SafeConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal and not os.environ.get("COLUMNS"):
         console.width = _PIPED_WIDTH
     return console
 
 
 def say(head: str, text: str, *, style: str) -> None:
-    """Print a message on the standard error, its head coloured; long lines are wrapped on a terminal only."""
+    """Print a message on the standard error, its head coloured; long lines are wrapped on a terminal only.
+
+    If the standard error cannot be written, nobody is told: what was measured counts for more.
+    """
     from rich.text import Text
 
     console = notes_console()
     message = Text.assemble((f"{head}: ", style), text)
-    console.print(message, soft_wrap=not console.is_terminal)
+    with suppress(OSError):
+        console.print(message, soft_wrap=not console.is_terminal)
 
 
 def plain_table(*heads: str) -> Table:

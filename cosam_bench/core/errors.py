@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -28,16 +29,24 @@ _NO_MEMORY = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "could not create a memory object",  # oneDNN
+    "could not create a primitive",  # oneDNN: its scratchpad, or the code that it compiles
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",  # the loader: a library does not fit into the address space
+    "can't start new thread",
 )
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, a GPU or torch's allocator on the CPU had no memory left; torch is not imported.
+    """Whether Python, the system, a GPU, or torch or oneDNN on the CPU had no memory left; torch is not imported.
 
     >>> ran_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), ran_out_of_memory(ValueError())
     (True, False)
     """
-    kind = type(error).__name__
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return kind in ("RuntimeError", "AcceleratorError") and any(sign in str(error) for sign in _NO_MEMORY)
+    if not isinstance(error, RuntimeError | OSError | ImportError):  # torch's AcceleratorError is a RuntimeError
+        return False
+    return getattr(error, "errno", None) == errno.ENOMEM or any(sign in str(error) for sign in _NO_MEMORY)

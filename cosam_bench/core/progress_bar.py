@@ -17,16 +17,17 @@ class ByteBar:
     """
 
     def __init__(self, label: str, *, total_bytes: int | None = None) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
+
+        from cosam_bench.core.console import notes_console
 
         self._progress = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             BarColumn(bar_width=20),
             DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            console=Console(stderr=True),
+            console=notes_console(),
             disable=not sys.stderr.isatty(),
             transient=True,
         )

@@ -5,18 +5,32 @@ from __future__ import annotations
 import difflib
 import reprlib
 import tomllib
+import types
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.reading import read_text
+
+TOML_BYTES = 1 << 22  # the largest stream of this package has 4 KB
+TOML_DEPTH = 32  # tables and lists within each other; a run's settings have 6 levels
+TOML_INTEGER = 1 << 63  # TOML 1.0: whole numbers have 64 bits
 
 
 class Settings(BaseModel):
     """Base of every settings model: immutable, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic takes true for 1, which is never what was meant."""
+        if _holds_truth_value(value) and not _takes_truth_value(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("true and false are not numbers")
+        return value
 
 
 class NoSettings(Settings):
@@ -46,14 +60,50 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        CosamError: the file is missing, is not UTF-8 or is not TOML.
+        CosamError: the file is missing, larger than ``TOML_BYTES``, is not UTF-8, is not TOML, or has content that
+            ``parse_toml`` refuses.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path, limit_bytes=TOML_BYTES))
     except FileNotFoundError:
         raise CosamError(f"No file {path}. Give the path of a TOML file.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise CosamError(f"{path} cannot be read: {error.strerror or error}. Give the path of a TOML file.") from None
+    except ValueError as error:  # not UTF-8, or not TOML
         raise CosamError(f"{path} cannot be read as TOML: {error}.") from None
+
+
+class BeyondLimits(ValueError):
+    """A TOML text that nobody has written by hand: nested too deeply, or with a number that no machine has."""
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        TOMLDecodeError: it is not TOML; a ValueError.
+        BeyondLimits: a whole number has more than 64 bits, or tables and lists are nested more than ``TOML_DEPTH``
+            deep; a ValueError, too.
+    """
+    too_deep = f"tables and lists are nested more than {TOML_DEPTH} deep"
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise BeyondLimits(too_deep) from None
+    except ValueError:  # Python's limit on the digits of a number
+        raise BeyondLimits("a whole number has more than 64 bits") from None
+    level: list[Any] = [tables]
+    for _ in range(TOML_DEPTH):
+        inner = [list(value.values()) if isinstance(value, dict) else value for value in level]
+        level = [value for values in inner for value in values]
+        if any(isinstance(value, int) and not -TOML_INTEGER <= value < TOML_INTEGER for value in level):
+            raise BeyondLimits("a whole number has more than 64 bits")
+        level = [value for value in level if isinstance(value, dict | list)]
+        if not level:
+            return tables
+    raise BeyondLimits(too_deep)
 
 
 def validate(model: type[SettingsT], data: object, *, source: str) -> SettingsT:
@@ -79,6 +129,8 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key!r} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "string_unicode":
+        message = "it is not valid Unicode"
     return f"{key!r} is {reprlib.repr(fault.get('input'))}: {message[:1].lower()}{message[1:]}"
 
 
@@ -101,3 +153,21 @@ def _model_within(annotation: Any) -> type[BaseModel] | None:
         return annotation
     found = (_model_within(part) for part in get_args(annotation))
     return next((model for model in found if model is not None), None)
+
+
+def _holds_truth_value(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_truth_value, value))
+    return any(map(_holds_truth_value, value.values())) if isinstance(value, dict) else isinstance(value, bool)
+
+
+def _takes_truth_value(annotation: Any) -> bool:
+    """Whether a value of this type may be, or hold, true or false; False only for numbers, text and lists of these."""
+    if get_origin(annotation) is Literal:
+        return any(isinstance(choice, bool) for choice in get_args(annotation))
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        parts = parts[:1]
+    if parts:
+        return any(_takes_truth_value(part) for part in parts)
+    return annotation not in (int, float, str, Path, types.NoneType, Ellipsis)

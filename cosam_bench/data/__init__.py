@@ -7,6 +7,7 @@ cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
 availability: whether a card's data is on this machine
 file_patterns: the image and mask files that a card's patterns match
+unread_files: files that patterns match and nobody reads
 locations: which folder holds a card's data on this machine
 streams: the order of domains
 pairing: image files and their mask files
@@ -19,6 +20,7 @@ published_points: SAMCL's point prompts
 labelme: polygons of labelme files
 splits: which images train and which test
 decoding: image and mask files as tensors
+opened_images: images that could be decoded
 image_files: a domain that is read from files
 leakage: images that one domain trains on and another tests on
 synthetic: domains drawn by code

@@ -15,6 +15,9 @@ from cosam_bench.data.foreground import Foreground
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
+MOST_SAMPLES = 1_000_000  # of one part; the largest published collection of masks has as many as a card may ask for
+DRAWN_PIXELS = 10**9  # of one synthetic domain: 4 GB with their masks
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.@-]*$")]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Address = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
@@ -72,8 +75,8 @@ class SplitRule(Settings):
             if isinstance(self.test, str | tuple) or not 0 < self.test <= 1 or self.train is not None:
                 raise ValueError("a ratio needs test = a share above 0, at most 1, and no train")
         elif self.kind == "counts":
-            if len(self.counts) < 2 or min(self.counts.values()) < 0:
-                raise ValueError("counts needs train and test as whole numbers")
+            if len(self.counts) < 2 or not 0 <= min(self.counts.values()) <= max(self.counts.values()) <= MOST_SAMPLES:
+                raise ValueError(f"counts needs train and test as whole numbers from 0 to {MOST_SAMPLES}")
         elif not isinstance(self.test, str | tuple) or isinstance(self.train, int):
             raise ValueError(f"{self.kind} needs train and test as paths")
         if self.without_test and self.kind != "folders":
@@ -172,6 +175,10 @@ class Card(Settings):
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
         samples: ``union``: one sample per image. ``component``: one per connected component of the mask
             (8 neighbours). ``polygon``: one per shape of a labelme file.
+        labels: of a labelme file's shapes, those that are foreground; none: all but ``_background_``, which is a
+            hole, and ``__ignore__``.
+        levels: the white of images of 16 bits, such as 4095 if a camera of 12 bits has filled them; by default
+            65535. Images whose levels all stay below 4096 are refused unless it is given.
         min_pixels: samples with fewer foreground pixels are left out and counted.
         split: see :class:`SplitRule`. Synthetic domains need ``counts``; its seed draws the images.
         points: file of published point prompts, relative to the root, with ``{part}`` for train or test.
@@ -202,11 +209,13 @@ class Card(Settings):
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
     samples: Samples = "union"
-    min_pixels: int = Field(default=1, ge=1)
+    labels: tuple[str, ...] = ()
+    levels: int | None = Field(default=None, ge=255, le=65535)
+    min_pixels: int = Field(default=1, ge=1, le=2**40)
     split: SplitRule = SplitRule()
     points: str = ""
     generator: str = ""
-    size: int = Field(default=128, ge=16)
+    size: int = Field(default=128, ge=16, le=4096)
     pool: str = ""
     source: str = ""
     downloads: tuple[Download, ...] = ()
@@ -223,6 +232,12 @@ class Card(Settings):
         if self.kind == "synthetic":
             if not self.generator or self.split.kind != "counts":
                 raise ValueError('a synthetic domain needs a generator and split = { kind = "counts", ... }')
+            pixels = sum(self.split.counts.values()) * self.size**2
+            if pixels > DRAWN_PIXELS:
+                raise ValueError(
+                    f"it asks for {pixels:.3g} pixels, but at most {DRAWN_PIXELS:.0e} are drawn for one domain, since "
+                    "they stay in memory"
+                )
             return self
         if not self.root and not self.layouts:
             raise ValueError('a domain of files needs root, the folder of its data ("." for the TOML\'s own)')

@@ -24,22 +24,39 @@ LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
 CHANNELS = ("red", "green", "blue", "alpha")
 
 
-def decode_image(data: bytes, *, name: str) -> Tensor:
+DEEPEST = 65535  # white of 16 bits
+
+
+def decode_image(data: bytes, *, name: str, white: int = DEEPEST) -> Tensor:
     """An image file's pixels, uint8 RGB ``(3, H, W)``, turned upright by its EXIF orientation.
 
-    Grey is repeated; 16 bit greys are divided by 257 and rounded; CMYK is converted as PIL does (Adobe's
-    inverted JPEGs too); alpha is dropped and colours stay as stored. Colour profiles are not applied.
+    Grey is repeated; 16 bit greys become shares of ``white``, rounded; CMYK is converted as PIL does (Adobe's inverted
+    JPEGs too); alpha is dropped and colours stay as stored. Colour profiles are not applied.
 
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
+        white: the level of 16 bit greys that is white.
 
     Raises:
         CosamError: damaged, animated, too large, or of a pixel type whose range is not stated (floats).
     """
     image = _open(data, name=name)
     orientation = _orientation(image)
-    return torch.from_numpy(_upright(_rgb(image, name=name), orientation)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_upright(_rgb(image, name=name, white=white), orientation)).permute(2, 0, 1).contiguous()
+
+
+def check_image(data: bytes, *, name: str) -> int:
+    """The largest level of an image file of 16 bit greys, 0 for all others; its pixels are decoded and dropped.
+
+    Raises:
+        CosamError: as for :func:`decode_image`.
+    """
+    image = _open(data, name=name)
+    if _is_deep(image):
+        return int(_deep(image, name=name).max(initial=0))
+    _rgb(image, name=name)
+    return 0
 
 
 def decode_mask(data: bytes, *, name: str, foreground: Foreground) -> Tensor:
@@ -70,7 +87,7 @@ def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     """An image file's height and width after its EXIF orientation, from its header alone."""
     image = _open(data, name=name, is_header_enough=True)
     width, height = image.size
-    # PIL's size of a TIFF is upright already.
+    # PIL's size of a TIFF is upright already, from Pillow 11 on.
     is_turned = image.format != "TIFF" and _orientation(image) >= 5
     return (width, height) if is_turned else (height, width)
 
@@ -119,12 +136,14 @@ def _upright(pixels: Array, orientation: int) -> Array:
     return pixels.copy()  # torch does not take negative strides
 
 
-def _rgb(image: Image.Image, *, name: str) -> Array:
+def _rgb(image: Image.Image, *, name: str, white: int = DEEPEST) -> Array:
     """uint8 ``(H, W, 3)``, a copy."""
     _check_inks(image, name=name)
     if _is_deep(image):
         levels = _deep(image, name=name)
-        grey = ((levels + 128) // 257).astype(np.uint8)  # 65535 / 255 = 257, rounded to nearest
+        if levels.max(initial=0) > white:
+            raise CosamError(f"{name} holds the level {levels.max()}, but the card says levels = {white}. Correct it.")
+        grey = ((levels * 255 + white // 2) // white).astype(np.uint8)  # rounded to nearest
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("L", "RGB"):
         return np.array(image.convert("RGB"))
@@ -194,7 +213,23 @@ def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground) ->
         return grey
     if foreground.rule == "above":
         raise CosamError(f"{name} has a coloured palette, which has no levels. Give foreground as values or colours.")
+    if unclear := _unclear_palette(colours, used):
+        raise CosamError(
+            f"{name} has a coloured palette {unclear} (indices in use: {_listed(used)}). Say which indices are "
+            "foreground, such as foreground = { values = [1] }, or which colours."
+        )
     return np.asarray(indices != 0).astype(np.uint8)
+
+
+def _unclear_palette(colours: Array, used: Array) -> str:
+    """Why it is unclear which indices are foreground, as half a sentence; empty if index 0 is the background."""
+    if colours[0].max() >= NEUTRAL:
+        return f"whose index 0 is not black but {tuple(colours[0].tolist())}"
+    return "with index 255, often a border to be ignored, beside others" if 255 in used and len(used) > 2 else ""
+
+
+def _listed(indices: Array) -> str:
+    return ", ".join(map(str, indices[:6].tolist())) + (", ..." if len(indices) > 6 else "")
 
 
 def _is_neutral(colours: Array) -> bool:

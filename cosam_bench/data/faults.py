@@ -11,6 +11,10 @@ from cosam_bench.data.cards import Card
 SHOWN = 5
 
 
+class DataFault(CosamError):
+    """A file of the data cannot be read: not the fault of the method that asked for it."""
+
+
 def first_few(texts: Sequence[str], *, shown: int = SHOWN, separator: str = ", ") -> str:
     """The first texts, and how many more there are.
 

@@ -42,16 +42,29 @@ def _listed(globs: Globs) -> tuple[str, ...]:
 
 def matching_images(root: Path, pattern: str) -> Iterator[Path]:
     """The image files that a glob relative to ``root`` matches, in no particular order."""
+    return filter(is_image, matching_paths(root, pattern))
+
+
+def matching_paths(root: Path, pattern: str) -> Iterator[Path]:
+    """All that a glob relative to ``root`` matches, in no particular order; broken links too."""
     # Unlike Path.glob this takes ".." and absolute patterns.
     for name in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207
-        path = Path(os.path.normpath(root / name))
-        if is_image(path):
-            yield path
+        yield Path(os.path.normpath(root / name))
 
 
 def is_image(path: Path) -> bool:
     """Whether a path is a file with an image suffix that is not hidden."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return has_image_name(path) and path.is_file()
+
+
+def has_image_name(path: Path) -> bool:
+    """Whether a path has an image suffix and is not hidden, whatever is there."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def is_broken(path: Path) -> bool:
+    """Whether a path is a link that leads nowhere, as the files of git-annex or DVC before they are fetched."""
+    return path.is_symlink() and not path.exists()
 
 
 def is_mask(path: Path, pattern: str) -> bool:
@@ -87,10 +100,29 @@ class MaskLookup:
         self._root = root
         self._patterns = patterns
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+        self._broken: dict[Path, dict[str, list[Path]]] = {}
 
     def masks_of(self, image: Path) -> list[Path]:
         """The files that the patterns name for one image, sorted, without the image itself."""
         return sorted({mask for pattern in self._patterns for mask in self._matches(pattern, image)} - {image})
+
+    def within(self, folder: str) -> MaskLookup:
+        """The same patterns in a folder of this name beside the masks."""
+        places = [pattern.rpartition("/") for pattern in self._patterns]
+        return MaskLookup(self._root, [f"{head}{slash}{glob.escape(folder)}/{name}" for head, slash, name in places])
+
+    def broken_masks_of(self, image: Path) -> list[Path]:
+        """The links that the patterns name for one image and that lead nowhere, sorted."""
+        return sorted({path for pattern in self._patterns for path in self._named(pattern, image) if is_broken(path)})
+
+    def _named(self, pattern: str, image: Path) -> list[Path]:
+        plain = Path(os.path.normpath(self._root / fill_pattern(pattern, image, self._root)))
+        if not glob.has_magic(pattern):
+            return [plain]
+        if pattern.endswith(".*") and not glob.has_magic(pattern.removesuffix(".*")):
+            self._stems(plain.parent)
+            return self._broken.get(plain.parent, {}).get(plain.stem, [])
+        return list(matching_paths(self._root, fill_pattern(pattern, image, self._root, is_glob=True)))
 
     def _matches(self, pattern: str, image: Path) -> list[Path]:
         plain = fill_pattern(pattern, image, self._root)
@@ -108,6 +140,8 @@ class MaskLookup:
             for path in folder.iterdir() if folder.is_dir() else ():
                 if is_image(path):
                     stems.setdefault(path.stem, []).append(path)
+                elif is_broken(path):
+                    self._broken.setdefault(folder, {}).setdefault(path.stem, []).append(path)
         return self._by_stem[folder]
 
 

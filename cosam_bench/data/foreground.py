@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, setting
@@ -14,9 +14,12 @@ from cosam_bench.core.settings import Settings, setting
 Array = NDArray[Any]
 
 CLASS_IDS = 32  # a mask with levels below this and 255 holds class ids and an ignored one
+AREA_SHARE = 0.02  # of the pixels that are not black; soft edges have hardly four equal neighbours
 JPEG_NOISE = 16  # the noise of a black JPEG stays below this
 
 
+Level = Annotated[int, Field(ge=0, le=65535)]
+Channel = Annotated[int, Field(ge=0, le=255)]
 _OURS = "this project"
 
 
@@ -28,19 +31,23 @@ class Foreground(Settings):
 
     ``auto`` reads 1 bit masks as they are, values 0 and 1 as ids, and all other greys as foreground
     from the middle of the range on (128 of 255), so the soft edges of a JPEG are cut in the middle.
-    Neutral RGB counts as grey, alpha is laid over black, and in a coloured palette every index but
-    0 is foreground. Masks that look like class ids (a largest value from 2 to 127, or ids below 32
-    beside 255) and coloured masks are refused: say which values or colours are meant.
+    Neutral RGB counts as grey, alpha is laid over black, and in a coloured palette whose index 0 is black every
+    other index is foreground. Refused, since they may mean several things: masks of class ids (a largest value from
+    2 to 127, ids below 32 beside 255, or whole areas of middle levels, as dense ids and trimaps have), a coloured
+    palette with another index 0 or with 255 beside other indices, and coloured masks. Say which values or colours
+    are meant.
     """
 
     rule: Literal["auto", "nonzero", "above", "values", "colours"] = setting(
         "auto", "which rule applies; follows from the key that is given", source=_OURS
     )
-    above: int | None = setting(None, "foreground is every level above this, in the file's own range", source=_OURS)
-    values: tuple[int, ...] = setting(
+    above: int | None = setting(
+        None, "foreground is every level above this, in the file's own range", source=_OURS, ge=0, le=65534
+    )
+    values: tuple[Level, ...] = setting(
         (), "foreground is each of these levels; in a palette image they are indices", source=_OURS
     )
-    colours: tuple[tuple[int, int, int], ...] = setting(
+    colours: tuple[tuple[Channel, Channel, Channel], ...] = setting(
         (), "foreground is each of these RGB colours (0 to 255 each)", source=_OURS
     )
     channel: Literal["red", "green", "blue", "alpha"] | None = setting(
@@ -96,7 +103,7 @@ def _auto(levels: Array, *, name: str, is_lossy: bool) -> Array:
         return np.asarray((levels == 1) & (not is_lossy))
     half = 128 if largest <= 255 else 32768
     is_ids_and_ignored = not is_lossy and largest == 255 and _has_low_ids(levels)
-    if largest < half or is_ids_and_ignored:
+    if largest < half or is_ids_and_ignored or (not is_lossy and _has_middle_areas(levels, largest, unit=half // 8)):
         raise CosamError(
             f"{name} looks like a mask of class ids (levels {_some_levels(levels)}). "
             "Say which are foreground, such as foreground = { values = [1] }."
@@ -108,6 +115,16 @@ def _has_low_ids(levels: Array) -> bool:
     found = np.flatnonzero(np.bincount(levels.ravel(), minlength=256))
     others = found[(found != 0) & (found != 255)]
     return len(others) > 0 and int(others.max()) < CLASS_IDS
+
+
+def _has_middle_areas(levels: Array, largest: int, *, unit: int) -> bool:
+    """Whether some level between black and the largest covers areas; soft edges change from pixel to pixel."""
+    middle = (levels >= unit) & (levels <= largest - unit)
+    if not middle.any():
+        return False
+    corner = levels[:-1, :-1]
+    flat = middle[:-1, :-1] & (corner == levels[1:, :-1]) & (corner == levels[:-1, 1:]) & (corner == levels[1:, 1:])
+    return bool(flat.sum() > AREA_SHARE * (levels > 0).sum())
 
 
 def _some_levels(levels: Array) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +17,28 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_bytes
+from cosam_bench.core.prefetch import prefetch_map
+from cosam_bench.core.reading import read_file
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import decode_image, decode_mask, upright_size
-from cosam_bench.data.faults import refuse
-from cosam_bench.data.labelme import SUFFIX, draw_shapes, read_shapes
+from cosam_bench.data.decoding import DEEPEST, decode_image, decode_mask, upright_size
+from cosam_bench.data.faults import DataFault, refuse
+from cosam_bench.data.labelme import (
+    BACKGROUND,
+    SUFFIX,
+    Shape,
+    draw_shapes,
+    has_special_labels,
+    is_foreground,
+    read_shapes,
+)
+from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.samples import Entry, Manifest, Split
 from cosam_bench.data.splits import FileSample, divide
+
+_FILE_BYTES = 1 << 30  # of an image or a mask; Pillow's own limit of pixels is 89 million
+_MOST_THREADS = 4
+_TWELVE_BITS = 4095
 
 
 class SizeMismatch(CosamError):
@@ -34,23 +52,38 @@ def open_files(card: Card) -> tuple[Split, Split]:
         CosamError: files are missing or damaged, or images and masks do not fit.
     """
     pairs = find_pairs(card)
-    samples: list[FileSample] = []
+    opened = OpenedImages.of_this_machine()
+    scans: list[PairScan] = []
     faults: list[str] = []
-    left_out = 0
-    for pair in pairs:
+
+    def scanned(pair: Pair) -> PairScan | CosamError:
         try:
-            found = scan_pair(card, pair)
+            return scan_pair(card, pair, opened=opened)
         except CosamError as error:
-            faults.append(str(error))
-        else:
-            samples += found.samples
-            left_out += found.left_out
+            return error
+
+    with closing(prefetch_map(scanned, pairs, workers=_threads(), depth=2 * _threads())) as results:
+        for found in results:
+            if isinstance(found, PairScan):
+                scans.append(found)
+            else:
+                faults.append(str(found))
+    opened.save()
+    if fault := too_dark(card, [scan.deepest for scan in scans]):
+        faults.append(fault)
     if faults:
         refuse(card, faults)
+    samples = [sample for scan in scans for sample in scan.samples]
+    left_out = sum(scan.left_out for scan in scans)
     if not samples:
         refuse(card, [no_samples(card, len(pairs))])
     train, test = divide(card, samples)
     return make_split(card, "train", train, left_out), make_split(card, "test", test, left_out)
+
+
+def _threads() -> int:
+    """Decoding releases Python's lock."""
+    return min(_MOST_THREADS, os.cpu_count() or 1)
 
 
 def no_samples(card: Card, count: int) -> str:
@@ -79,10 +112,15 @@ class FilePixels:
     def image(self, index: int) -> Tensor:
         """uint8, ``(3, H, W)``."""
         path = self.samples[index].pair.image
-        return decode_image(read_bytes(path), name=str(path))
+        with _data_at_fault():
+            return decode_image(read_bytes(path), name=str(path), white=self.card.levels or DEEPEST)
 
     def mask(self, index: int) -> Tensor:
         """bool, ``(H, W)``."""
+        with _data_at_fault():
+            return self._mask(index)
+
+    def _mask(self, index: int) -> Tensor:
         sample = self.samples[index]
         path = sample.pair.mask
         if path.suffix != SUFFIX:
@@ -91,8 +129,8 @@ class FilePixels:
         size = upright_size(read_bytes(sample.pair.image), name=str(sample.pair.image))
         shapes = read_shapes(read_bytes(path), name=str(path), size=size)
         if self.card.samples == "polygon":
-            return draw_shapes(shapes[sample.component - 1 : sample.component], size=size)
-        mask = draw_shapes(shapes, size=size)
+            return draw_shapes(_alone(shapes, sample.component), size=size, labels=self.card.labels)
+        mask = draw_shapes(shapes, size=size, labels=self.card.labels)
         return components(mask) == sample.component if sample.component else mask
 
 
@@ -103,9 +141,25 @@ def read_bytes(path: Path) -> bytes:
         CosamError: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_file(path, limit_bytes=_FILE_BYTES)
     except OSError as error:
-        raise CosamError(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
+        raise DataFault(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
+
+
+@contextmanager
+def _data_at_fault() -> Iterator[None]:
+    """Whoever asks for pixels, a method included: if they cannot be read, the data is at fault."""
+    try:
+        yield
+    except DataFault:
+        raise
+    except CosamError as error:
+        raise DataFault(str(error)) from error
+
+
+def _alone(shapes: list[Shape], number: int) -> list[Shape]:
+    """One shape, counted from 1, and the holes that were drawn after it."""
+    return [shapes[number - 1], *(shape for shape in shapes[number:] if shape.label == BACKGROUND)]
 
 
 @dataclass(frozen=True)
@@ -116,15 +170,22 @@ class PairScan:
         samples: those with enough foreground.
         left_out: the number of the others, at least one if there are no samples.
         is_empty: the mask has no foreground at all.
+        deepest: the largest level of an image of 16 bits; 0 for other images.
     """
 
     samples: tuple[FileSample, ...]
     left_out: int
     is_empty: bool
+    deepest: int = 0
 
 
-def scan_pair(card: Card, pair: Pair) -> PairScan:
-    """Hash both files of a pair, and find its samples; the image is not decoded.
+def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
+    """Hash both files of a pair, decode them once, and find its samples.
+
+    Args:
+        card: says how masks are read.
+        pair: the files.
+        opened: the images that need not be decoded.
 
     Raises:
         SizeMismatch: the mask does not have the image's size.
@@ -133,13 +194,38 @@ def scan_pair(card: Card, pair: Pair) -> PairScan:
     image, mask = read_bytes(pair.image), read_bytes(pair.mask)
     size = upright_size(image, name=str(pair.image))
     sizes = _sample_sizes(card, pair, mask, size=size)
-    hashes = sha256_bytes(image), sha256_bytes(mask)
+    hashes = sha256_bytes(image), sha256_bytes(mask, *_mask_reading(card, pair, mask, size=size))
+    deepest = opened.check(image, sha256=hashes[0], name=str(pair.image))
     found = []
     for number, pixels in sizes.items():
         key = f"{pair.key}#{number}" if number else pair.key
         if pixels >= card.min_pixels:
             found.append(FileSample(pair, Entry(key, *hashes, pair.image.name, pair.mask.name), number))
-    return PairScan(tuple(found), max(len(sizes), 1) - len(found), is_empty=not any(sizes.values()))
+    left_out = max(len(sizes), 1) - len(found)
+    return PairScan(tuple(found), left_out, is_empty=not any(sizes.values()), deepest=deepest)
+
+
+def _mask_reading(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int]) -> list[bytes]:
+    """What the hash of a mask counts beside its bytes: since holes are holes, a file that has some is another mask."""
+    if pair.mask.suffix != SUFFIX or card.labels:
+        return []
+    return [b"holes"] * has_special_labels(read_shapes(data, name=str(pair.mask), size=size))
+
+
+def too_dark(card: Card, deepest: Sequence[int]) -> str:
+    """The fault of images of 16 bits that all use 12 or fewer; empty if there is none, or the card gives levels.
+
+    Args:
+        card: of the domain.
+        deepest: the largest level of each image of 16 bits; 0 for others.
+    """
+    found = max(deepest, default=0)
+    if card.levels or not 0 < found <= _TWELVE_BITS:
+        return ""
+    return (
+        f"its images of 16 bits ({sum(level > 0 for level in deepest)}) hold levels up to {found} of {DEEPEST}, as if "
+        f"they had 12; say levels = {_TWELVE_BITS} in the card, or {DEEPEST} if they are meant to be that dark"
+    )
 
 
 def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int]) -> dict[int, int]:
@@ -154,8 +240,9 @@ def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int])
     if pair.mask.suffix == SUFFIX:
         shapes = read_shapes(data, name=str(pair.mask), size=size)
         if card.samples == "polygon":
-            return {n: int(draw_shapes([shape], size=size).sum()) for n, shape in enumerate(shapes, start=1)}
-        mask = draw_shapes(shapes, size=size)
+            numbers = [n for n, shape in enumerate(shapes, start=1) if is_foreground(shape, card.labels)]
+            return {n: int(draw_shapes(_alone(shapes, n), size=size, labels=card.labels).sum()) for n in numbers}
+        mask = draw_shapes(shapes, size=size, labels=card.labels)
     else:
         if card.samples == "polygon":
             raise CosamError(f'{pair.mask.name} is an image; samples = "polygon" needs labelme files (.json)')
@@ -183,6 +270,10 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         CosamError: there are several files of published points for this part.
     """
     rule = f"{card.foreground.model_dump_json(exclude_defaults=True)} {card.samples}"
+    if card.labels:
+        rule += f" labels={json.dumps(card.labels)}"
+    if card.levels:
+        rule += f" levels={card.levels}"
     manifest = Manifest(tuple(sample.entry for sample in samples), rule, left_out)
     source = FilePixels(card, tuple(samples))
     return Split(card.name, part=part, manifest=manifest, source=source, points_file=_points_file(card, part))

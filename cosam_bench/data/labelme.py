@@ -21,6 +21,7 @@ SHAPES = 2_000
 POINTS = 100_000  # of one shape
 REACH = 1e5  # pixels from the corner; beyond it a file is damaged, and drawing is slow
 ALLOWED = ("polygon", "rectangle", "circle")
+BACKGROUND, IGNORED = "_background_", "__ignore__"  # the first two lines of labelme's own lists of labels
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,16 @@ class Shape:
     Attributes:
         kind: ``polygon``; ``rectangle``, two opposite corners; ``circle``, its centre and a point on it.
         points: x, y in pixels of the upright image; they may be outside it.
+        label: what it shows.
     """
 
     kind: str
     points: tuple[tuple[float, float], ...]
+    label: str = ""
 
 
 def read_shapes(data: bytes, *, name: str, size: tuple[int, int]) -> list[Shape]:
-    """The shapes of a labelme file, whatever their labels, in the order of the file.
+    """The shapes of a labelme file with their labels, in the order of the file.
 
     Args:
         data: the file's bytes.
@@ -66,27 +69,42 @@ def read_shapes(data: bytes, *, name: str, size: tuple[int, int]) -> list[Shape]
     return [_shape(shape, name=name, number=number) for number, shape in enumerate(shapes, start=1)]
 
 
-def draw_shapes(shapes: list[Shape], *, size: tuple[int, int]) -> Tensor:
-    """The pixels of all the shapes together, bool ``(H, W)``; what is outside the image is cut off.
+def is_foreground(shape: Shape, labels: tuple[str, ...]) -> bool:
+    """Whether a shape is of one of the labels; without any, all but labelme's two special ones are."""
+    return shape.label in labels if labels else shape.label not in (BACKGROUND, IGNORED)
 
-    Outlines belong to the shapes, as in labelme's own ``shape_to_mask``.
+
+def has_special_labels(shapes: list[Shape]) -> bool:
+    """Whether a file has holes or ignored regions, which are no foreground."""
+    return any(shape.label in (BACKGROUND, IGNORED) for shape in shapes)
+
+
+def draw_shapes(shapes: list[Shape], *, size: tuple[int, int], labels: tuple[str, ...] = ()) -> Tensor:
+    """The foreground of all the shapes together, bool ``(H, W)``; what is outside the image is cut off.
+
+    Outlines belong to the shapes, as in labelme's own ``shape_to_mask``. Shapes are drawn in their order, and one of
+    the label ``_background_`` is a hole in those before it, as in the class masks that labelme's examples export.
 
     Args:
         shapes: of one file.
         size: height and width of the image.
+        labels: which are foreground; none: all but ``_background_`` and ``__ignore__``.
     """
     canvas = Image.new("L", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     for shape in shapes:
+        value = int(is_foreground(shape, labels))
+        if not value and shape.label != BACKGROUND:
+            continue
         if shape.kind == "polygon":
-            draw.polygon(list(shape.points), outline=1, fill=1)
+            draw.polygon(list(shape.points), outline=value, fill=value)
             continue
         (x, y), (x1, y1) = shape.points
         if shape.kind == "rectangle":
-            draw.rectangle((min(x, x1), min(y, y1), max(x, x1), max(y, y1)), outline=1, fill=1)
+            draw.rectangle((min(x, x1), min(y, y1), max(x, x1), max(y, y1)), outline=value, fill=value)
         else:
             radius = math.hypot(x1 - x, y1 - y)
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=value, fill=value)
     return torch.from_numpy(np.array(canvas) > 0)
 
 
@@ -116,7 +134,8 @@ def _shape(shape: object, *, name: str, number: int) -> Shape:
     wanted = 3 if kind == "polygon" else 2
     if len(points) < wanted or (kind != "polygon" and len(points) > wanted):
         raise CosamError(f"{where} is a {kind} with {len(points)} points. Remove or redraw it.")
-    return Shape(kind, tuple((float(x), float(y)) for x, y in points))
+    label = shape.get("label")
+    return Shape(kind, tuple((float(x), float(y)) for x, y in points), label if isinstance(label, str) else "")
 
 
 def _is_point(point: object) -> bool:

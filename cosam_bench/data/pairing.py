@@ -5,6 +5,7 @@ Only names are read; no file is opened. ``run``, ``domains`` and ``data check`` 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,16 @@ from cosam_bench.data.file_patterns import (
     MaskLookup,
     fill_pattern,
     image_globs,
+    is_image,
     is_utf8,
     mask_globs,
     mask_patterns,
-    matching_images,
+    matching_paths,
     relative,
 )
+from cosam_bench.data.unread_files import no_files, unread_images
+
+_DIGITS = 18  # of a number in a file's name
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,11 @@ class PairingFault:
 
     Attributes:
         kind: ``name`` is a path that cannot be used: shared with another image, sharing its mask, or not UTF-8;
-            ``other`` concerns whole folders.
+            ``unread`` is a file that cannot be read or is not looked at; ``other`` concerns whole folders.
         text: what is wrong, with the file's path relative to the root.
     """
 
-    kind: Literal["no mask", "several masks", "name", "other"]
+    kind: Literal["no mask", "several masks", "name", "unread", "other"]
     text: str
 
 
@@ -115,23 +120,27 @@ def pair_files(card: Card) -> Pairing:
     root = Path(card.root)
     faults: list[PairingFault] = []
     found: list[ImageFile] = []
+    others: set[Path] = set()
     for part, patterns in image_globs(card).items():
-        found += [ImageFile(path, part) for path in _matches(root, patterns, faults)]
+        found += [ImageFile(path, part) for path in _matches(root, patterns, faults, others)]
     images = _without_tested(card, found)
     skipped: list[str] = []
     if card.pairing == "sorted":
         pairs = _pair_by_position(card, root, images, faults)
     else:
-        pairs, skipped = _pair_by_name(card, root, images, faults)
+        pairs, skipped = _pair_by_name(card, root, images, faults, others)
     unique = _unique(pairs, root, faults)
     return Pairing(tuple(unique), tuple(faults), tuple(images), tuple(skipped))
 
 
-def _matches(root: Path, patterns: Sequence[str], faults: list[PairingFault]) -> list[Path]:
-    """The image files that the globs match, sorted by path, each once."""
+def _matches(root: Path, patterns: Sequence[str], faults: list[PairingFault], others: set[Path]) -> list[Path]:
+    """The image files that the globs match, sorted by path, each once; ``others`` receives what else they match."""
     found: set[Path] = set()
     for pattern in patterns:
-        matched = set(matching_images(root, pattern))
+        matches = set(matching_paths(root, pattern))
+        matched = {path for path in matches if is_image(path)}
+        faults += [PairingFault("unread", text) for text in no_files(sorted(matches - matched - others), root)]
+        others |= matches - matched
         if not matched:
             text = f"no image matches {pattern!r} in {root}; {_folder_content(root, pattern)}"
             faults.append(PairingFault("other", text))
@@ -162,9 +171,11 @@ def _pair_by_position(card: Card, root: Path, images: Sequence[ImageFile], fault
     pairs: list[Pair] = []
     for part, patterns in mask_globs(card).items():
         own = sorted((image for image in images if part in (None, image.part)), key=lambda image: image.path.as_posix())
-        masks = _matches(root, patterns, faults)
+        masks = _matches(root, patterns, faults, set())
         if len(own) == len(masks):
-            pairs += [_pair(image, mask, root) for image, mask in zip(own, masks, strict=True)]
+            paired = [_pair(image, mask, root) for image, mask in zip(own, masks, strict=True)]
+            faults += _numbered_otherwise(paired, root)
+            pairs += paired
             continue
         where = f" for {part}" if part else ""
         text = f"{len(own)} images but {len(masks)} masks{where}; sorted pairing needs one mask per image"
@@ -181,8 +192,23 @@ def _pair_by_position(card: Card, root: Path, images: Sequence[ImageFile], fault
     return pairs
 
 
+def _numbered_otherwise(pairs: Sequence[Pair], root: Path) -> list[PairingFault]:
+    """The fault of images and masks with the same numbers in their names that the order of paths pairs otherwise."""
+    images = [_numbers(pair.image) for pair in pairs]
+    masks = [_numbers(pair.mask) for pair in pairs]
+    if images == masks or sorted(images) != sorted(masks) or len(set(images)) < len(images):
+        return []
+    first = next(pair for pair, image, mask in zip(pairs, images, masks, strict=True) if image != mask)
+    text = f"sorted pairing gives {relative(first.image, root)} the mask {relative(first.mask, root)}, but their "
+    return [PairingFault("other", text + "numbers say otherwise; give all numbers the same digits, as in 01 and 10")]
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    return tuple(int(digits[-_DIGITS:]) for digits in re.findall(r"[0-9]+", path.stem))
+
+
 def _pair_by_name(
-    card: Card, root: Path, images: Sequence[ImageFile], faults: list[PairingFault]
+    card: Card, root: Path, images: Sequence[ImageFile], faults: list[PairingFault], others: set[Path]
 ) -> tuple[list[Pair], list[str]]:
     """Pairs by name, and the images without a mask that are skipped."""
     patterns = mask_patterns(card)
@@ -197,6 +223,10 @@ def _pair_by_name(
             faults.append(_not_one_mask(image, candidates, root))
         else:
             without.append(image)
+    used = {pair.mask for pair in pairs}
+    faults += [PairingFault("unread", text) for text in unread_images(others, root, lookup, used)]
+    for image in without:
+        faults += [PairingFault("unread", text) for text in no_files(lookup.broken_masks_of(image.path), root)]
     if card.unlabelled == "skip" and pairs:
         return pairs, [relative(image.path, root) for image in without]
     for image in without:

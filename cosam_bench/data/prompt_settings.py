@@ -22,7 +22,7 @@ class PromptSettings(Settings):
     )
     test: PromptKind = setting("box", "prompt in testing", source="CoSAM's released code")
     points: int = setting(
-        3, "points per point prompt, all on the foreground", source="RegCL's released code; CoSAM has 10", ge=1
+        3, "points per point prompt, all on the foreground", source="RegCL's released code; CoSAM has 10", ge=1, le=1024
     )
     published: bool = setting(
         False,

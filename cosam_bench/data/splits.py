@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosam_bench.core.hashing import sha256_text
+from cosam_bench.core.reading import read_text
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.faults import refuse
 from cosam_bench.data.pairing import Pair
 from cosam_bench.data.samples import Entry
 
+_LIST_BYTES = 1 << 28  # a million names of 256 bytes
 PARTS: tuple[Part, ...] = ("train", "test")
 
 
@@ -138,7 +140,7 @@ def _by_lists(card: Card, pairs: Sequence[Pair]) -> dict[str, Part]:
 def _lines(card: Card, path: str) -> list[str]:
     """The names in a list: one per line in a text file, the keys of the object in a JSON file."""
     try:
-        text = (Path(card.root) / path).read_text(encoding="utf-8-sig")
+        text = read_text(Path(card.root) / path, limit_bytes=_LIST_BYTES)
         if path.endswith(".json"):
             return _keys(json.loads(text))
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +18,8 @@ from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import Settings, read_toml, validate
 from cosam_bench.data.cards import DATASETS, Card, Key, Name, merge_layout
 from cosam_bench.data.locations import read_location
+
+MOST_DOMAINS = 1_000  # the largest stream of this package has 15; the score matrix has one cell per two domains
 
 
 class Stream(Settings):
@@ -72,8 +75,14 @@ def load_stream(name_or_path: str) -> Stream:
     tables = data.get("domain")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise CosamError(f"{path}: a stream needs its domains as [[domain]] tables.")
+    if len(tables) > MOST_DOMAINS:
+        raise CosamError(f"{path}: it has {len(tables)} domains, but at most {MOST_DOMAINS} are read. Divide it.")
+    if not all(isinstance(table.get("card", ""), str) for table in tables):
+        raise CosamError(f"{path}: each domain's 'card' must be text, a name or the path of a TOML file.")
     cards = [_card(table, path=path, number=number) for number, table in enumerate(tables, start=1)]
     retention = data.get("retention", [])
+    if not isinstance(retention, list):
+        raise CosamError(f"{path}: 'retention' is {reprlib.repr(retention)}. Give a list of names of domains.")
     in_file = [card.name for card in cards if card.name not in retention]
     return validate(Stream, {"order": in_file} | data | {"domain": cards}, source=str(path))
 

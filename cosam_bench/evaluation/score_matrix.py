@@ -154,12 +154,15 @@ class ScoreMatrix:
         return pandas.DataFrame(self.values.copy(), index=index, columns=list(self.columns))
 
 
+_MOST_IMAGES = 10**12  # no data set has as many; numpy's whole numbers end at 64 bits
+
+
 def _check_cell(cell: Cell, columns: Mapping[str, int], *, steps: int) -> None:
     if cell.domain not in columns:
         raise unknown_name("domain of this run", cell.domain, columns)
     if not 0 <= cell.step <= steps:
         raise CosamError(f"The score matrix has a row for step {cell.step}, but the stream has steps 0 to {steps}.")
-    if cell.count < 1:
+    if not 1 <= cell.count <= _MOST_IMAGES:
         raise CosamError(
             f"The score of {cell.domain!r} after step {cell.step} is a mean over {cell.count} images. "
             "Leave out cells that were not measured."

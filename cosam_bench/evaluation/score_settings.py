@@ -9,15 +9,16 @@ from pydantic import PlainValidator, model_validator
 from cosam_bench.core.settings import Settings, setting
 from cosam_bench.sam.frame_choices import Upsampling
 
+_MOST_IMAGES = 65_536  # per forward pass
 ScoreSize = Literal["original", "model"]
 
 
 def _images_or_auto(value: Any) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if isinstance(value, int) and value >= 1 and value is not True:
+    if isinstance(value, int) and 1 <= value <= _MOST_IMAGES and value is not True:
         return value
-    raise ValueError("give a whole number of at least 1, or auto")
+    raise ValueError(f"give a whole number from 1 to {_MOST_IMAGES}, or auto")
 
 
 class ScoreSettings(Settings):

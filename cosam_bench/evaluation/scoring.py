@@ -21,7 +21,7 @@ from cosam_bench.evaluation.metrics import METRICS, measure
 from cosam_bench.evaluation.score_settings import ScoreSize
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.frame_choices import Upsampling
-from cosam_bench.sam.frames import Frame, resize_nearest, to_content, to_original
+from cosam_bench.sam.frames import Frame, shrunk_masks, to_content, to_original
 from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
 
 # Pixels whose metrics are computed together, at the larger of both sizes: more would exceed a CPU's caches, and on
@@ -213,7 +213,7 @@ def measure_in(
     """
     if size == "original":
         return measure(to_original(logits, frame, upsampling=upsampling), masks)
-    return measure(to_content(logits, frame, upsampling=upsampling), resize_nearest(masks, frame.content))
+    return measure(to_content(logits, frame, upsampling=upsampling), shrunk_masks(masks, frame.content))
 
 
 def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:

@@ -64,7 +64,7 @@ def choose_device(asked: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(asked)
-    except RuntimeError:
+    except (RuntimeError, ValueError, OverflowError):  # the last two: an index that no machine has
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise CosamError(f"No device is called {asked!r}. Use cpu, cuda, cuda:N or auto.")

@@ -9,8 +9,9 @@ from pathlib import Path
 from cosam_bench.core.devices import free_memory_bytes
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.settings import Settings, validate
+from cosam_bench.data.faults import first_few
 from cosam_bench.data.opening import OpenedStream, open_stream
-from cosam_bench.data.prompts import Prompts, frozen_prompts
+from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
 from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import load_stream
@@ -110,6 +111,27 @@ class Experiment:
         """By ``domain/part``, the digest of its frozen prompts."""
         train = {f"{name}/train": drawn.digest for name, drawn in sorted(self.train_prompts.items())}
         return train | {f"{name}/test": drawn.digest for name, drawn in sorted(self.test_prompts.items())}
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know about the data before the run: samples whose mask prompt says that nothing is there."""
+        kinds = self.config.protocol.prompts
+        parts = [("test", self.columns, self.test_prompts)] if kinds.test == "mask" else []
+        if kinds.train in ("mask", "mix"):
+            parts.append(("training", self.domains, self.train_prompts))
+        notes = []
+        for part, domains, prompts in parts:
+            for domain in domains:
+                split = domain.test if part == "test" else domain.train
+                empty = (~prompts[domain.name].masks.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+                if empty:
+                    named = first_few([split.keys[row] for row in empty])
+                    notes.append(
+                        f"{domain.name}: {len(empty)} of {len(split)} {part} samples have an empty mask prompt, since "
+                        f"their objects vanish at {MASK_SIZE} x {MASK_SIZE} pixels: {named}. Leave them out by "
+                        "min_pixels, or prompt by box or points."
+                    )
+        return notes
 
     @property
     def method_name(self) -> str:

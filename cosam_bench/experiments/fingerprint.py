@@ -20,9 +20,17 @@ def run_conditions(protocol: Protocol, *, columns: tuple[Domain, ...], sam: Sam)
     return Conditions(
         data={domain.name: domain.digest for domain in sorted(columns, key=lambda domain: domain.name)},
         checkpoint=sam.digest,
-        config=protocol_digest(counted_settings(protocol)),
+        config=protocol_digest(counted_settings(protocol) | _changed_meanings(protocol)),
         keys="changed",
     )
+
+
+def _changed_meanings(protocol: Protocol) -> dict[str, int]:
+    """The settings that mean something else than in earlier versions, so that old and new scores are set apart.
+
+    Before 0.2, ``score.size = "model"`` shrank some small objects to nothing, and rewarded a prediction of nothing.
+    """
+    return {"score.size": 2} if protocol.score.size == "model" else {}
 
 
 def run_fingerprint(

@@ -11,6 +11,7 @@ from pathlib import Path
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, write_atomically
 from cosam_bench.core.hashing import digest_tensors
+from cosam_bench.data.faults import DataFault
 from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import TrainingStep
@@ -60,8 +61,8 @@ def method_faults(method: str, act: str, *, error_file: Path | None = None) -> I
     """
     try:
         yield
-    except (CannotWrite, StepHookFailed):
-        raise  # a full disk or the caller's hook is not the method's fault
+    except (CannotWrite, DataFault, StepHookFailed):
+        raise  # a full disk, a damaged image or the caller's hook is not the method's fault
     except CosamError as error:
         raise MethodFailed(f"The method {method!r} failed in {act}(): {error}") from error
     except Exception as error:  # a method may raise anything, and it must break its own run only

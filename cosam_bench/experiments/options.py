@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.seeds import derived_seed
+from cosam_bench.core.settings import parse_toml
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
+
+
+_DIGITS = 18  # of N in random:N, which fits into 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +135,20 @@ def _toml_value(key: str, value: object) -> str:
     """Text, truth values, numbers and lists of these are written alike in JSON and TOML."""
     try:
         text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
-        tomllib.loads(f"value = {text}")
-    except (TypeError, ValueError):  # a TOMLDecodeError is a ValueError
+        parse_toml(f"value = {text}")
+    except (TypeError, ValueError, RecursionError):  # a TOMLDecodeError is a ValueError
         raise CosamError(
-            f"The setting {key!r} is {value!r}. Give text, a number, a truth value or a list of these, "
+            f"The setting {key!r} is {_shortened(value)}. Give text, a number, a truth value or a list of these, "
             "or leave the key out for its default."
         ) from None
     return text
+
+
+def _shortened(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        return f"a {type(value).__name__} that cannot be written"
 
 
 def domain_order(
@@ -162,8 +173,9 @@ def domain_order(
         return list(reversed(names))
     kind, _, number = asked.partition(":")
     if kind == "random":
-        if not (number.isascii() and number.isdigit()):
-            raise CosamError(f"--order {asked!r} needs a number. Write, say, --order random:1.")
+        if not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
+            shown = reprlib.repr(asked)
+            raise CosamError(f"--order {shown} needs a number, at most {_DIGITS} digits. Write, say, --order random:1.")
         # Sorted by a hash of each name, so the order is the same under every version of every library.
         return sorted(names, key=lambda name: derived_seed("order", int(number), name))
     wanted = [name.strip() for name in asked.split(",") if name.strip()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column
 
 from cosam_bench.core.console import notes_console
+from cosam_bench.core.terminal_text import terminal_text
 
 if TYPE_CHECKING:
     from cosam_bench.training.fit import TrainingStep
@@ -139,7 +141,7 @@ class LineReporter(SilentReporter):
 
     def note(self, text: str) -> None:
         """Write the message as a line."""
-        print(text, file=self._stream, flush=True)
+        self._print(text)
 
     def advance(self, units: float) -> None:
         """Write a line if the last one is old."""
@@ -150,7 +152,11 @@ class LineReporter(SilentReporter):
     def _write(self) -> None:
         self._shown = self._clock()
         parts = [duration(self._shown - self._opened), f"{self._share():4.0%}", f"{self._left():>12}", self._text]
-        print("  ".join(parts).rstrip(), file=self._stream, flush=True)
+        self._print("  ".join(parts).rstrip())
+
+    def _print(self, text: str) -> None:
+        with suppress(OSError):  # a full disk or a closed pipe must not end a run that only reports to it
+            print(terminal_text(text, self._stream.encoding or "utf-8"), file=self._stream, flush=True)
 
     def _share(self) -> float:
         """At most 99 %: the total is an estimate, and only the runner knows that a run has ended."""

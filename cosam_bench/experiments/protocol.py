@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from pydantic import model_validator
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.core.settings import Settings, read_toml, setting, validate
+from cosam_bench.core.settings import BeyondLimits, Settings, parse_toml, read_toml, setting, validate
+from cosam_bench.data.file_patterns import is_utf8
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.prompt_settings import PromptSettings
 from cosam_bench.evaluation.score_settings import ScoreSettings
@@ -48,7 +50,7 @@ class Protocol(Settings):
 
     name: str = setting(..., "the folder of its results", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     version: int = setting(
-        1, "raised whenever a change makes scores incomparable", source="a protocol's first version", ge=1
+        1, "raised whenever a change makes scores incomparable", source="a protocol's first version", ge=1, le=1_000_000
     )
     title: str = setting("", "one line for people", source="no title; it decides nothing")
     stream: str = setting(..., "name of a built-in stream, or path of a stream's TOML file")
@@ -107,12 +109,14 @@ class RunConfig(Settings):
 
     method: str = setting(..., "a registered name, package.module:Class or file.py")
     settings: dict[str, Any] = setting({}, "the method's own settings", source="the defaults of the method")
-    seed: int = setting(0, "seed of the training, the prompts and the method", source="this project", ge=0)
+    seed: int = setting(
+        0, "seed of the training, the prompts and the method", source="this project", ge=0, le=2**63 - 1
+    )
     order: tuple[str, ...] = setting(
         (), "all domains' names in another order than the stream's; empty: the stream's", source="the stream"
     )
     device: str = setting(
-        "auto", "auto uses CUDA if it is available", source="this project", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
+        "auto", "auto uses CUDA if it is available", source="this project", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
     )
     prefix_cache_gib: float = setting(
         8.0,
@@ -120,6 +124,7 @@ class RunConfig(Settings):
         "in at most half of the GPU's free memory; 0 computes them each time. It changes no score",
         source="this project",
         ge=0,
+        le=1_000_000,
     )
     protocol: Protocol = setting(..., "the resolved protocol")
 
@@ -172,6 +177,8 @@ def resolve_run(
         CosamError: an unknown name or key, or a value of the wrong type.
     """
     data = _anchored(read_toml(config), config.parent) if config else {"protocol": _read_protocol(protocol, mode)}
+    if not is_utf8(method):
+        raise CosamError(f"The method {method!r} is not valid UTF-8, so it cannot be recorded. Rename its file.")
     if method:
         given = _anchored({"method": method}, Path())
         kept = data.get("settings", {}) if given["method"] == data.get("method") else {}
@@ -238,6 +245,8 @@ _OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protoco
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
+    if not is_utf8(override):
+        raise CosamError(f"--set {reprlib.repr(override)} is not valid UTF-8, so it cannot be recorded. Correct it.")
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
@@ -258,11 +267,14 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise CosamError(f"--set {override!r}: {part!r} is a value, not a table of settings.")
         table = inner
-    table[parts[-1]] = _typed(text.strip())
+    table[parts[-1]] = _typed(text.strip(), override)
 
 
-def _typed(text: str) -> Any:
+def _typed(text: str, override: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        tables = parse_toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except BeyondLimits as error:
+        raise CosamError(f"--set {reprlib.repr(override)}: {error}. Write a plain value.") from None
+    return tables["value"] if len(tables) == 1 else text  # a line break may begin a second key

@@ -60,9 +60,12 @@ def run_methods(
         try:
             with make_reporter() as reporter:
                 reporter.say("Opening data and model")
-                experiment = (
-                    experiment.with_method(config) if experiment else open_experiment(config, results, fresh=fresh)
-                )
+                if experiment is None:
+                    experiment = open_experiment(config, results, fresh=fresh)
+                    for note in experiment.notes:
+                        reporter.note(note)
+                else:
+                    experiment = experiment.with_method(config)
                 runner = Runner(experiment, results=results, reporter=reporter)
                 known = None if fresh else runner.finished()
                 outcome = Outcome(name, known or runner.run(fresh=fresh), was_complete=known is not None)

@@ -52,7 +52,7 @@ def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measu
             runs.append(Measured(record, record.score_matrix(metric), comparison_key(record.info)))
         except CosamError as error:
             notes.append(f"Left out: {error}")
-    return runs, notes + _set_apart(runs)
+    return runs, notes + _set_apart(runs) + _mixed_versions(runs)
 
 
 def comparison_key(info: RunInfo) -> str:
@@ -132,6 +132,24 @@ def _set_apart(runs: Iterable[Measured]) -> list[str]:
             notes.append(
                 f"{protocol}: {other} and {first} are not comparable and listed apart: "
                 f"they differ in {', '.join(differing_conditions(reference, info))}."
+            )
+    return notes
+
+
+def _mixed_versions(runs: Iterable[Measured]) -> list[str]:
+    """One note for each set of comparable runs that were measured with different software."""
+    by_conditions: dict[tuple[str, str], list[RunInfo]] = defaultdict(list)
+    for run in runs:
+        by_conditions[run.info.protocol, run.conditions].append(run.info)
+    notes = []
+    for (protocol, conditions), infos in by_conditions.items():
+        used = [info.versions | {"commit": info.commit[:12]} for info in infos]
+        found = {name: sorted({one[name] for one in used if one.get(name)}) for name in sorted(set().union(*used))}
+        differing = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
+        if differing:
+            notes.append(
+                f"{protocol}, {conditions}: its runs were measured with different software ({', '.join(differing)}); "
+                "scores may differ for that reason."
             )
     return notes
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_file
+from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.run_info import Cost, RunInfo, Status
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from cosam_bench.evaluation.scoring import ImageScore
 
+CSV_BYTES = 1 << 28  # of a file of scores: two million lines
 _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
 _SCORE_COLUMNS = ("step", "domain", "key")
@@ -105,11 +107,11 @@ def _csv_text(rows: Iterable[Sequence[object]]) -> str:
 def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """The header, which must begin with ``columns``, and the rows, each as long as the header."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
+        rows = list(csv.reader(io.StringIO(read_text(path, limit_bytes=CSV_BYTES), newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again.") from None
-    if not rows or rows[0][: len(columns)] != list(columns):
+    is_exact = columns == _CELL_COLUMNS  # a file of scores has a column per metric beside
+    if not rows or rows[0][: None if is_exact else len(columns)] != list(columns):
         found = ", ".join(rows[0]) if rows else "nothing"
         raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
     header, *rows = rows

@@ -13,10 +13,13 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSche
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.core.reading import read_text
 from cosam_bench.core.settings import Settings, validate
 
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
+
+_BYTES = 1 << 24  # a run over a thousand domains writes 2 MB
 
 Status = Literal["running", "complete", "failed", "interrupted"]
 NullableFloat = Annotated[
@@ -168,8 +171,11 @@ def read_run_info(path: Path) -> RunInfo:
         CosamError: the file is missing or damaged, or has a form that this version does not know.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = read_text(path, limit_bytes=_BYTES)
+        data = json.loads(text)
+        if "\\ud" in text.lower():  # half a pair of surrogates is no text, and cannot be written again
+            json.dumps(data, ensure_ascii=False).encode()
+    except (OSError, ValueError, RecursionError) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again, or delete its folder.") from None
     if not isinstance(data, dict):
         raise CosamError(f"{path} is not a record of a run. Delete it, or choose another folder of results.")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.results.records import CSV_BYTES
 from cosam_bench.results.run_info import RunInfo
 
 FILE = "scores.csv"
@@ -70,8 +73,8 @@ def read_score_lines(folder: Path, info: RunInfo) -> ScoreLines:
     """
     path = folder / FILE
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+        text = read_text(path, limit_bytes=CSV_BYTES)
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosamError(f"it cannot be read: {error}.") from None
     metrics = tuple(header[len(_COLUMNS) :])

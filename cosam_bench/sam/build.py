@@ -131,10 +131,16 @@ def _load(sam: Sam, path: Path) -> None:
         state = rename_published(state, wanted)
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
+    whole = [name for name in wanted if name in state and _is_whole(state[name]) != _is_whole(wanted[name])]
     misshapen = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     faults = [
         f"{len(names)} {kind} (first {names[0]})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+            ("of another kind of number", whole),
+        )
         if names
     ]
     if faults:
@@ -143,6 +149,10 @@ def _load(sam: Sam, path: Path) -> None:
             "Name the model that it belongs to, or give another file."
         )
     sam.load_state_dict(state)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point()
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:

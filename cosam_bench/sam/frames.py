@@ -154,6 +154,26 @@ def _enlarged(logits: Tensor, shape: tuple[int, int], *, upsampling: Upsampling)
     return enlarged.view(*logits.shape[:-2], *shape)
 
 
+def shrunk_masks(masks: Tensor, shape: tuple[int, int]) -> Tensor:
+    """True masks ``(N, H, W)`` at another height and width, by nearest neighbour; none of them loses its object.
+
+    If no pixel of a mask's object is the nearest to a new pixel's centre, each new pixel that holds a part of the
+    object belongs to it, so that a prediction of nothing never agrees with a mask that was not empty.
+
+    Args:
+        masks: bool.
+        shape: the new height and width.
+    """
+    shrunk = resize_nearest(masks, shape)
+    if shape[0] >= masks.shape[-2] and shape[1] >= masks.shape[-1]:
+        return shrunk  # each old pixel holds a new centre
+    has_vanished = masks.flatten(1).any(dim=1) & ~shrunk.flatten(1).any(dim=1)
+    if masks.device.type == "cpu" and not has_vanished.any():  # on CUDA, asking would wait
+        return shrunk
+    touched = functional.adaptive_max_pool2d(masks[:, None].float(), shape)[:, 0] > 0
+    return torch.where(has_vanished[:, None, None], touched, shrunk)
+
+
 def resize_nearest(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """``(..., H, W)`` at another height and width: each new pixel takes the old one that contains its centre."""
     rows, columns = (

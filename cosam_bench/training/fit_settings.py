@@ -18,8 +18,8 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class FitSettings(Settings):
     """How an adapter is trained; the defaults are CoSAM's, without its jitter and its sampling of points."""
 
-    epochs: int = setting(24, "passes over a domain's training data", source=_COSAM, ge=1)
-    batch_size: int = setting(4, "images per training step", source=_COSAM, ge=1)
+    epochs: int = setting(24, "passes over a domain's training data", source=_COSAM, ge=1, le=100_000)
+    batch_size: int = setting(4, "images per training step", source=_COSAM, ge=1, le=65_536)
     optimiser: Literal["adam", "adamw"] = setting(
         "adam", "optimiser, created again for each domain", source="CoSAM's and RegCL's released code"
     )
@@ -40,7 +40,7 @@ class FitSettings(Settings):
         "epochs, epoch by epoch",
         source=_COSAM,
     )
-    step_epochs: int = setting(10, "epochs between two steps of the schedule", source=_COSAM, ge=1)
+    step_epochs: int = setting(10, "epochs between two steps of the schedule", source=_COSAM, ge=1, le=100_000)
     step_factor: float = setting(
         0.1, "what each step of the schedule multiplies the rate by", source=_COSAM, gt=0, le=1
     )
@@ -58,6 +58,7 @@ class FitSettings(Settings):
         "of several processes sees that do not exchange gradients",
         source="this project: one process sees all samples; RegCL's code has 4",
         ge=1,
+        le=1024,
     )
     loss: LossName = setting(
         "bce_dice",

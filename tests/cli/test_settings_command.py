@@ -56,10 +56,10 @@ def test_every_key_of_a_run_and_a_protocol_is_shown() -> None:
 
 def test_the_values_are_the_protocols_and_a_default_that_differs_is_shown_with_them(shown: Shown) -> None:
     text = "\n".join(line.rstrip() for line in shown("fit", "--protocol", "regcl", "--mode", "faithful").splitlines())
-    assert "fit.batch_size = 2  (default 4; int >= 1)\n    images per training step" in text
+    assert "fit.batch_size = 2  (default 4; int >= 1 <= 65536)\n    images per training step" in text
     assert "default from: CoSAM's released code" in text
     assert "adapter." not in text
-    assert "fit.batch_size = 4  (int >= 1)" in shown("fit.batch_size")
+    assert "fit.batch_size = 4  (int >= 1 <= 65536)" in shown("fit.batch_size")
     assert 'foreground.channel = "red"' in shown("foreground", "--protocol", "regcl", "--mode", "faithful")
     assert "method.strength = 20.0  (default 0.02;" in shown("method", "-m", "ewc", "--protocol", "cosam")
 

@@ -315,7 +315,7 @@ def test_class_ids_need_a_rule(levels: list[int]) -> None:
     assert (mask_of(data, "nonzero") == (ids != 0)).all()
 
 
-@given(levels=st.lists(st.integers(0, 255), min_size=4, max_size=4), above=st.integers(-1, 256))
+@given(levels=st.lists(st.integers(0, 255), min_size=4, max_size=4), above=st.integers(0, 256))
 def test_explicit_rules_mean_what_they_say(levels: list[int], above: int) -> None:
     image = Image.fromarray(np.array(levels, np.uint8).reshape(2, 2))
     data = encoded(image)

@@ -96,8 +96,12 @@ def agree(card: Card) -> None:
         assert row.fault == str(opened)
         assert pairing.faults[0].text in row.fault
         assert (row.found, report.digest) == (0, "")
-        assert {fault.text for fault in pairing.faults} <= {*pairing_faults, *report.faults["other"]}
-        assert len(pairing_faults) == sum(fault.kind != "other" for fault in pairing.faults)
+        assert {fault.text for fault in pairing.faults} <= {
+            *pairing_faults,
+            *report.faults["broken"],
+            *report.faults["other"],
+        }
+        assert len(pairing_faults) == sum(fault.kind not in ("unread", "other") for fault in pairing.faults)
         return
     assert (row.fault, row.found) == ("", len(pairing.pairs))
     assert pairing_faults == []

@@ -9,9 +9,9 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.progress_bar import no_progress
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.cards import Card, Expected
-from cosam_bench.data.decoding import decode_image
-from cosam_bench.data.image_files import SizeMismatch, make_split, no_samples, read_bytes, scan_pair
+from cosam_bench.data.image_files import SizeMismatch, make_split, no_samples, scan_pair, too_dark
 from cosam_bench.data.leakage import check_leaks
+from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.opening import empty_parts
 from cosam_bench.data.pairing import Pair, Pairing, pair_files
 from cosam_bench.data.samples import Domain, empty_split
@@ -28,7 +28,13 @@ KINDS = {
     "twice": "images in training and in test",
     "other": "other faults",
 }
-_PAIRING_KINDS = {"no mask": "no mask", "several masks": "unclear", "name": "unclear", "other": "other"}
+_PAIRING_KINDS = {
+    "no mask": "no mask",
+    "several masks": "unclear",
+    "name": "unclear",
+    "unread": "broken",
+    "other": "other",
+}
 
 
 @dataclass
@@ -92,10 +98,13 @@ def check_domain(
     report.layout = card.layout or "own"
     begin(sum(_size_bytes(pair) for pair in pairing.pairs))
     samples: list[FileSample] = []
+    deepest: list[int] = []
     left_out = 0
     for pair in pairing.pairs:
-        left_out += _check_pair(card, pair, samples, report)
+        left_out += _check_pair(card, pair, samples, deepest, report)
         advance(_size_bytes(pair))
+    if fault := too_dark(card, deepest):
+        report.faults["other"].append(fault)
     if left_out:
         report.notes.append(f"left out, as the card says: {left_out} with fewer than {card.min_pixels} pixels")
     if samples:
@@ -135,15 +144,15 @@ def _report_pairing(card: Card, pairing: Pairing, report: DomainReport) -> None:
         report.faults["no image"] += unused_masks(card, pairing)
 
 
-def _check_pair(card: Card, pair: Pair, samples: list[FileSample], report: DomainReport) -> int:
+def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list[int], report: DomainReport) -> int:
     """Read both files of a pair; returns how many of its samples are left out as too small, not as empty."""
     try:
-        decode_image(read_bytes(pair.image), name=str(pair.image))
-        found = scan_pair(card, pair)
+        found = scan_pair(card, pair, opened=OpenedImages())
     except CosamError as error:
         report.faults["size" if isinstance(error, SizeMismatch) else "broken"].append(str(error))
         return 0
     samples += found.samples
+    deepest.append(found.deepest)
     if found.is_empty:
         report.faults["empty"].append(str(pair.mask))
         return 0

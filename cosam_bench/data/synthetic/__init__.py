@@ -22,7 +22,7 @@ from cosam_bench.data.synthetic.living import camouflage, polyp
 from cosam_bench.data.synthetic.metal import pitting, rail_i, rail_ii
 from cosam_bench.data.synthetic.natural import natural
 from cosam_bench.data.synthetic.products import pill, rim, texture
-from cosam_bench.data.synthetic.scenes import MIN_FOREGROUND, scenes
+from cosam_bench.data.synthetic.scenes import MIN_FOREGROUND, MOST_TRIES, scenes, too_small
 
 Generator = Callable[[np.random.Generator, int], tuple[Picture, Mask]]
 
@@ -31,10 +31,11 @@ def _visible(draw: Generator) -> Generator:
     """The generator that draws again until the mask is large enough to be a target."""
 
     def drawn(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
-        while True:
+        for _ in range(MOST_TRIES):
             picture, mask = draw(rng, size)
             if mask.sum() >= MIN_FOREGROUND:
                 return picture, mask
+        raise too_small(draw.__name__, size)
 
     drawn.__doc__ = draw.__doc__
     return drawn

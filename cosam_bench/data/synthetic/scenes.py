@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.data.synthetic import canvas, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
 MIN_FOREGROUND = 12  # pixels; below this a mask is not a target
+MOST_TRIES = 200  # pictures until one has such a mask; at 32 pixels a side up to 7 were needed, at 64 always one
 
 
 def scene(rng: np.random.Generator, size: int) -> tuple[Picture, list[Mask]]:
@@ -20,7 +22,7 @@ def scene(rng: np.random.Generator, size: int) -> tuple[Picture, list[Mask]]:
     Returns:
         uint8 ``(size, size, 3)`` RGB, and bool ``(size, size)`` masks in no particular order.
     """
-    while True:
+    for _ in range(MOST_TRIES):
         picture = _surface(rng, size)
         masks: list[Mask] = []
         for _ in range(int(rng.integers(1, 7))):
@@ -29,6 +31,15 @@ def scene(rng: np.random.Generator, size: int) -> tuple[Picture, list[Mask]]:
         masks = [mask for mask in masks if mask.sum() >= MIN_FOREGROUND]
         if masks:
             return canvas.develop(rng, picture, sensor=float(rng.choice([0.0, 0.01, 0.03]))), masks
+    raise too_small("scenes", size)
+
+
+def too_small(generator: str, size: int) -> CosamError:
+    """The error for pictures on which no mask is large enough to be a target."""
+    return CosamError(
+        f"The generator {generator!r} drew no mask of {MIN_FOREGROUND} pixels in {MOST_TRIES} pictures of {size} x "
+        f"{size}. Give the domain a larger size; 64 and more always do."
+    )
 
 
 def scenes(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:

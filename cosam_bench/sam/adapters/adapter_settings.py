@@ -33,7 +33,7 @@ class AdapterSettings(Settings):
         "RegCL's layers beside the attention; decoder: the mask decoder itself",
         source="this project: the one kind that every method takes",
     )
-    rank: int = setting(8, "factors per layer", source="the default of peft's LoraConfig", gt=0)
+    rank: int = setting(8, "factors per layer", source="the default of peft's LoraConfig", gt=0, le=4096)
     alpha: float = setting(8.0, "the change is alpha / rank times B A", source="the default of peft's LoraConfig", gt=0)
     targets: str | None = setting(
         None,

@@ -182,13 +182,17 @@ def _beside_attention(sam: Sam, settings: AdapterSettings, blocks: dict[int, Any
 def _load_start(side: SideLayers, path: Path) -> str:
     """Load the initial weights of a file, and return their hash."""
     found, wanted = rename_hq(dict(read_checkpoint(path))), side.state_dict()
-    faults = [name for name, tensor in wanted.items() if name not in found or found[name].shape != tensor.shape]
+    faults = [
+        name
+        for name, tensor in wanted.items()
+        if name not in found or found[name].shape != tensor.shape or not found[name].is_floating_point()
+    ]
     if faults:
         name = faults[0]
-        has = tuple(found[name].shape) if name in found else "nothing"
+        has = f"{found[name].dtype} {tuple(found[name].shape)}" if name in found else "nothing"
         raise CosamError(
             f"{path} does not fit HQ-SAM's layers of this model: {len(faults)} of {len(wanted)} tensors are missing "
-            f"or of another shape, first {name}: wanted {tuple(wanted[name].shape)}, found {has}."
+            f"or of another shape or kind of number, first {name}: wanted {tuple(wanted[name].shape)}, found {has}."
         )
     side.load_state_dict({name: found[name] for name in wanted})
     return digest_tensors(side.state_dict())
