@@ -17,10 +17,22 @@ from cosam_bench.cli.signals import end_as_by_ctrl_c, exit_code
 RUN = "from cosam_bench.cli.main import main; main()"
 
 
+def heed_signals() -> None:
+    """Undo what the tests were started with: shells let processes in the background ignore Ctrl-C."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(protocol: Path, folder: Path, *, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     command = [*prefix, sys.executable, "-c", RUN, "run", "-m", "finetune", "--protocol", str(protocol)]
     process = subprocess.Popen(
-        [*command, "--set", "fit.epochs=50"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--set", "fit.epochs=200"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_signals,
     )
     deadline = time.monotonic() + 120
     while not list(folder.glob("results/*/*/*/steps/000.json")):  # the first row is final, and learning has begun
