@@ -46,6 +46,14 @@ Csv = Annotated[
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again; use nothing that earlier runs left.")]
+Isolated = Annotated[
+    bool | None,
+    typer.Option(
+        "--isolated/--in-process",
+        help="Run methods in processes of their own, or in this one; default: isolated unless built in.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings as TOML and exit.")]
 
 
@@ -65,6 +73,7 @@ def run(
     results: Results = Path("results"),
     csv: Csv = None,
     fresh: Fresh = False,
+    isolated: Isolated = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run methods over a stream of domains, then show and record the score matrix of each.
@@ -84,15 +93,17 @@ def run(
             order=order,
             device=device,
             settings=tuple(settings or ()),
+            isolated=isolated,
         )
         names = [name.strip() for name in method.split(",")] if method else []
+        prepare_isolation(names, isolated)
         configs = resolve(names, options)
         if dry_run:
             typer.echo(_only(configs).to_toml(), nl=False)
             return
         records: list[Record] = []
         try:
-            failed = _run_and_show(configs, results, records, fresh=fresh)
+            failed = _run_and_show(configs, results, records, fresh=fresh, isolated=isolated)
         finally:  # also if a later method's run is stopped
             if records:
                 refresh_leaderboard(results, csv or results / "leaderboard.csv")
@@ -102,6 +113,19 @@ def run(
             raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
     except KeyboardInterrupt as stop:
         raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
+
+
+def prepare_isolation(methods: list[str], isolated: bool | None) -> None:
+    """Start the process that runs methods isolated, if any of them does.
+
+    This process has read no data and imported no method yet, so that it may be copied.
+    """
+    from cosam_bench.experiments.isolated_methods import runs_isolated
+
+    if isolated or any(runs_isolated(name, isolated) for name in methods):
+        from cosam_bench.isolation.workers import prepare
+
+        prepare(fork=True)
 
 
 def _how_to_continue(names: list[str], *, fresh: bool) -> str:
@@ -116,7 +140,9 @@ def _only(configs: list[RunConfig]) -> RunConfig:
     return configs[0]
 
 
-def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record], *, fresh: bool) -> list[str]:
+def _run_and_show(
+    configs: list[RunConfig], results: Path, records: list[Record], *, fresh: bool, isolated: bool | None
+) -> list[str]:
     """Run and show each method, and add its complete record to ``records``.
 
     Returns:
@@ -127,7 +153,9 @@ def _run_and_show(configs: list[RunConfig], results: Path, records: list[Record]
     from cosam_bench.sam.batch_size import ImageDoesNotFit
 
     failed = []
-    outcomes = run_methods(configs, results=results, fresh=fresh, make_reporter=lambda: make_reporter(True))
+    outcomes = run_methods(
+        configs, results=results, fresh=fresh, isolated=isolated, make_reporter=lambda: make_reporter(True)
+    )
     try:
         for outcome in outcomes:
             if outcome.record is None:
