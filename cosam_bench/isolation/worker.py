@@ -155,9 +155,9 @@ class _Worker:
         path = self._folder / "state.safetensors"
         with self._act("state", type(method).state):
             state = method.state()
-            size_bytes = state.save(path)
+            state.save(path)
         self._check_base(base, "learn")
-        self._parent.tell("state", {"size_bytes": size_bytes})
+        self._parent.tell("state", {"size_bytes": path.stat().st_size})
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 self._parent.send_bytes(memoryview(block))
