@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.error_handling import Failed, Stopped
+from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
 from cosam_bench.cli.leaderboard_command import print_leaderboard, refresh_leaderboard
 from cosam_bench.cli.records_commands import Results, show_record
 from cosam_bench.core.console import say
@@ -46,14 +47,6 @@ Csv = Annotated[
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again; use nothing that earlier runs left.")]
-Isolated = Annotated[
-    bool | None,
-    typer.Option(
-        "--isolated/--in-process",
-        help="Run methods in processes of their own, or in this one; default: isolated unless built in.",
-        show_default=False,
-    ),
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings as TOML and exit.")]
 
 
@@ -113,19 +106,6 @@ def run(
             raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
     except KeyboardInterrupt as stop:
         raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
-
-
-def prepare_isolation(methods: list[str], isolated: bool | None) -> None:
-    """Start the process that runs methods isolated, if any of them does.
-
-    This process has read no data and imported no method yet, so that it may be copied.
-    """
-    from cosam_bench.experiments.isolated_methods import runs_isolated
-
-    if isolated or any(runs_isolated(name, isolated) for name in methods):
-        from cosam_bench.isolation.workers import prepare
-
-        prepare(fork=True)
 
 
 def _how_to_continue(names: list[str], *, fresh: bool) -> str:

@@ -9,7 +9,6 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.method.registry import is_built_in
 
 if TYPE_CHECKING:
-    from cosam_bench.isolation.faults import WorkerFault
     from cosam_bench.isolation.jobs import MethodFacts
 
 
@@ -35,20 +34,9 @@ def described(asked: str, settings: Mapping[str, Any], *, source: str) -> Method
         CosamError: the method cannot be imported, or a setting is not one of its own.
     """
     from cosam_bench.isolation.faults import WorkerFault
-    from cosam_bench.isolation.jobs import describe
+    from cosam_bench.isolation.jobs import describe, text_of
 
     try:
         return describe(asked, settings, source=source)
     except WorkerFault as fault:
-        raise CosamError(_why(asked, fault)) from None
-
-
-def _why(asked: str, fault: WorkerFault) -> str:
-    if fault.kind in ("cosam", "disk"):
-        return fault.text
-    where = f" ({fault.place})" if str(fault.place) else ""
-    if fault.kind == "died":
-        return f"Method {asked!r}: its process {fault.text} while its code was imported{where}. Correct the method."
-    if fault.kind == "contract":
-        return f"Method {asked!r}: {fault.text}"
-    return f"Method {asked!r} raised {fault.error} while its code was imported: {fault.text}{where}."
+        raise CosamError(text_of(fault, asked)) from None

@@ -16,4 +16,5 @@ worker: one job in a process of its own
 server: the process that forks workers
 workers: the parent's side of a worker
 jobs: what the parent has done in workers
+check: the contract check in workers
 """

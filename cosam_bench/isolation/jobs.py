@@ -89,6 +89,19 @@ def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodF
         return MethodFacts(asked, card, resolved, given, counted, rule)
 
 
+def text_of(fault: WorkerFault, asked: str) -> str:
+    """What went wrong while a method was imported or checked, as one message."""
+    if fault.kind in ("cosam", "disk"):
+        return fault.text
+    where = f" ({fault.place})" if str(fault.place) else ""
+    act = "while its code was imported" if fault.act in ("import", "describe") else f"in {fault.act}()"
+    if fault.kind == "died":
+        return f"Method {asked!r}: its process {fault.text} {act}{where}. Correct the method."
+    if fault.kind == "contract":
+        return f"Method {asked!r}: {fault.text}"
+    return f"Method {asked!r} raised {fault.error} {act}: {fault.text}{where}."
+
+
 @dataclass(frozen=True)
 class Learned:
     """What learning one domain has cost.

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.devices import peak_memory_bytes, reset_peak_memory, synchronise
+from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.core.settings import Settings, validate
+from cosam_bench.isolation.audit import Audit
 from cosam_bench.isolation.faults import WorkerFault, fault_of
 from cosam_bench.isolation.messages import Channel, ChannelClosed, Message
 from cosam_bench.isolation.payloads import (
@@ -31,6 +33,7 @@ from cosam_bench.isolation.payloads import (
 from cosam_bench.isolation.remote import Parent, Progress, RemotePixels, RemotePrefixes, RemoteWorkbench
 from cosam_bench.isolation.sandbox import confine, end_with_parent, settle
 from cosam_bench.method.card import MethodCard
+from cosam_bench.method.contract_check import ContractViolation, examine
 from cosam_bench.method.frozen_base import FrozenBase
 from cosam_bench.method.interface import MergingMethod, Method, State
 from cosam_bench.method.registry import load_method
@@ -67,6 +70,7 @@ def run_worker(connection: socket.socket, model: Model | None) -> None:
             "learn": worker.learn,
             "predict": worker.predict,
             "served": worker.served,
+            "check": worker.check,
         }[job.kind]()
         parent.next()  # wait until the parent has read everything
     except ChannelClosed:
@@ -130,6 +134,25 @@ class _Worker:
                 "rule": rule_digest(method),
             }
             self._parent.tell("described", facts)
+
+    def check(self) -> None:
+        """Try the method on small domains, all in this process, and tell what was seen."""
+        audit = Audit()
+        method = self._method_class()
+        audit.watch(getattr(sys.modules.get(method.__module__), "__file__", None))
+        with self._act("check", method):
+            try:
+                examined = examine(method)
+            except ContractViolation as error:
+                seen = "".join(f" Its code also {text}." for text in audit.findings())
+                raise WorkerFault("contract", act="check", text=f"{error}{seen}") from None
+            values = {
+                "passed": examined.passed,
+                "states": examined.states,
+                "logits": [digest_tensors({"logits": logits}) for logits in examined.logits],
+                "findings": audit.findings(),
+            }
+            self._parent.tell("checked", values)
 
     def learn(self) -> None:
         """Learn one domain, and give the state."""

@@ -47,6 +47,7 @@ class Server:
         self._process = process
         self._pid = pid
         self._model: dict[str, Any] | None = None
+        self._has_forked = False
         self.is_lost = False
 
     @classmethod
@@ -92,6 +93,7 @@ class Server:
 
     def send(self, kind: str, values: Mapping[str, Any] | None = None) -> None:
         """Send the server a message."""
+        self._has_forked |= kind == "fork"
         try:
             self.channel.send(kind, values)
         except ChannelClosed:
@@ -102,12 +104,24 @@ class Server:
         self.is_lost = True
         return ServerLost("The process that starts isolated methods has ended. Run again; what was measured is kept.")
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        if not self.is_lost and self._process is not None:
+            self.is_lost = self._process.poll() is not None
+        elif not self.is_lost:
+            with suppress(ChildProcessError):
+                self.is_lost = os.waitpid(self._pid, os.WNOHANG)[0] == self._pid
+        return self.is_lost
+
     def close(self) -> None:
         """End the server and its worker."""
         self.is_lost = True
         self.control.close()
         with suppress(ProcessLookupError, ChildProcessError, subprocess.TimeoutExpired):
             if self._process is not None:
+                if not self._has_forked:
+                    self._process.kill()  # it may not even have started, and has no worker
                 self._process.wait(_PATIENCE_SECONDS)
             else:
                 os.waitpid(self._pid, 0)
@@ -120,6 +134,7 @@ def _import_path() -> list[str]:
 
 _lock = threading.RLock()
 _server: Server | None = None
+_model: dict[str, Any] | None = None
 
 
 def prepare(*, fork: bool) -> None:
@@ -131,11 +146,13 @@ def prepare(*, fork: bool) -> None:
     """
     global _server
     with _lock:
-        if _server is not None and (_server.is_lost or _server.owner != os.getpid()):
+        if _server is not None and (_server.owner != os.getpid() or _server.has_ended):
             _server = None
         if _server is None:
             _server = Server.forked() if fork and _is_alone() else Server.spawned()
             atexit.register(_server.close)
+            if _model is not None:
+                _server.use_model(_model)
 
 
 def _is_alone() -> bool:
@@ -156,10 +173,12 @@ def shut_down() -> None:
 
 def use_model(facts: Mapping[str, Any]) -> None:
     """Have the frozen model of the coming workers built, beside other work."""
+    global _model
     with _lock:
+        _model = dict(facts)
         prepare(fork=False)
         assert _server is not None
-        _server.use_model(facts)
+        _server.use_model(_model)
 
 
 class _WatchedChannel(Channel):
@@ -255,7 +274,9 @@ class Worker:
         try:
             return self.server.channel.receive()
         except (ChannelClosed, BadMessage):
-            raise self.server.lost() from None
+            self.server.is_lost = True
+            text = "was lost together with the process that had started it"
+            raise WorkerFault("died", act=self.act, text=text, place=self.place) from None
 
     def hear(self) -> None:
         """Take a message of the server about this worker."""
@@ -342,7 +363,7 @@ class Worker:
 
     def bad(self, what: str) -> WorkerFault:
         """The fault of a worker that sent something else than it must."""
-        text = f"its process sent {what} in {self.act}(); only the harness may use the connection to its parent."
+        text = f"broke its contract: its process sent {what} in {self.act}(); only the harness may use the connection to its parent."
         return WorkerFault("contract", act=self.act, text=text, place=self.place)
 
     def _dead(self) -> WorkerFault:
@@ -364,7 +385,8 @@ class Worker:
         self._channel.close()
         try:
             if self.status is None and not self.server.is_lost:
-                self._kill(is_asked=True)
+                with suppress(WorkerFault, ServerLost):
+                    self._kill(is_asked=True)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -378,8 +400,8 @@ class Worker:
                 if selector.select(_PATIENCE_SECONDS if is_asked else 1.0):
                     self.hear()
                 elif is_asked:
-                    self.server.close()
-                    raise self.server.lost()
+                    self.server.close()  # the system then kills the worker, too
+                    return
                 else:
                     is_asked = True
                     self.server.send("kill")

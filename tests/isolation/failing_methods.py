@@ -63,9 +63,8 @@ class ClosesTheConnection(Honest):
         time.sleep(600)
 
 
-class KillsTheServer(Honest):
+class Waits(Honest):
     def learn(self, domain, *, step):
-        os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
 
 
