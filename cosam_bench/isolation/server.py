@@ -38,6 +38,8 @@ def serve(control: socket.socket) -> None:
     adopt_orphans()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a copied process has its original's handlers
+        signal.signal(number, signal.SIG_DFL)
     try:
         _Server(control).serve()
     finally:

@@ -264,7 +264,7 @@ class Worker:
                 pass
             if answer.text("fault"):
                 raise CosamError(f"The frozen model cannot be built in a process of its own: {answer.text('fault')}.")
-            common = {"folder": str(self._folder), "path": _import_path(), "threads": torch.get_num_threads()}
+            common = {"folder": str(self._folder), "path": _import_path(), "arithmetic": _arithmetic()}
             self.send(kind, {"hidden": [], "state": None, **values, **common}, tensors)
         except BaseException:
             self._end()
@@ -363,7 +363,8 @@ class Worker:
 
     def bad(self, what: str) -> WorkerFault:
         """The fault of a worker that sent something else than it must."""
-        text = f"broke its contract: its process sent {what} in {self.act}(); only the harness may use the connection to its parent."
+        rule = "only the harness may use the connection to its parent"
+        text = f"broke its contract: its process sent {what} in {self.act}(); {rule}."
         return WorkerFault("contract", act=self.act, text=text, place=self.place)
 
     def _dead(self) -> WorkerFault:
@@ -405,6 +406,18 @@ class Worker:
                 else:
                     is_asked = True
                     self.server.send("kill")
+
+
+def _arithmetic() -> dict[str, Any]:
+    """The settings of torch that decide how sums are rounded, so that a worker rounds them likewise."""
+    return {
+        "threads": torch.get_num_threads(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -124,7 +124,7 @@ class RunInfo(Settings):
         hardware: the machine, in the runner's own words by key.
         device: where the model ran, such as ``cpu`` or ``cuda:0``.
         status: ``running`` also for a run that was killed.
-        isolated: whether the method's code ran in processes of its own; None in records from before 0.3.
+        isolated: whether the method's code ran in processes of its own; None in records that do not say.
         started: the time in UTC, ISO 8601.
         error: why a failed run failed.
         cost: seconds, bytes and passes.

@@ -5,7 +5,7 @@ from support.honest_method import Remembers
 
 class Cheat(Remembers):
     def hide(self, domain):
-        (self.bench.experts / "seen").write_text("seen")
+        (self.bench.experts._folder / "seen").write_text("seen")
 
     def finds(self, domain):
-        return (self.bench.experts / "seen").exists()
+        return (self.bench.experts._folder / "seen").exists()

@@ -1,14 +1,12 @@
 """Overwrites the experts that all methods share, by the folder it is told and by the function that writes them."""
 
-import torch
 from support.honest_method import Tampers
 
-from cosam_bench.core.tensor_files import write_tensors
-from cosam_bench.method import workbench
+from cosam_bench.training.expert_store import ExpertStore
 
 
 class Cheat(Tampers):
     def tamper(self, domain):
-        workbench.write_expert = lambda path, fitted: write_tensors(path, {"a": torch.zeros(1)})
-        for path in self.bench.experts.iterdir():
+        ExpertStore.read_or_train = lambda self, name, train: (train(), False)
+        for path in self.bench.experts._folder.iterdir():
             path.write_bytes(b"")

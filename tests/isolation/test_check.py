@@ -46,6 +46,11 @@ def test_the_check_names_a_cheat_and_its_line(name: str, message: str) -> None:
         check_isolated(path)
 
 
+def test_false_messages_are_told_from_the_harness() -> None:
+    with pytest.raises(ContractViolation, match=r"^Its process sent a message .* only the harness may use the connec"):
+        check_isolated(str(CHEATS / "false_messages.py"))
+
+
 def test_a_method_that_ends_its_process_breaks_the_contract() -> None:
     with pytest.raises(ContractViolation, match=r"Method .* its process ended with exit code 7 in check\(\)"):
         check_isolated(f"{FAILING}:Exits")
