@@ -119,6 +119,7 @@ class Experiment:
             error_file: receives the traceback if it raises in another.
         """
         if isinstance(self.method, MethodFacts):
+            use_model(model_facts(self.config))
             method = IsolatedMethod(self.method, bench, self.hidden, _own_cache_bytes(self.config, bench))
             return Isolated(method, self.method_name, error_file)
         assert self.settings is not None
