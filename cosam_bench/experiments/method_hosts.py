@@ -226,4 +226,4 @@ class Isolated:
             message += f" The traceback is in {self.error_file}."
             with suppress(CannotWrite):
                 write_atomically(self.error_file, fault.traceback)
-        raise MethodFailed(message)
+        raise MethodFailed(message) from (MemoryError(fault.text) if fault.kind == "memory" else fault)
