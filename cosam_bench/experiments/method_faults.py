@@ -13,7 +13,7 @@ from cosam_bench.core.files import CannotWrite, write_atomically
 from cosam_bench.method.frozen_base import FrozenBase
 from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
-from cosam_bench.training.fit import TrainingStep
+from cosam_bench.training.fit import StepHookFailed, TrainingStep
 
 
 class MethodFailed(CosamError):
@@ -26,10 +26,6 @@ class MethodFailed(CosamError):
     def __init__(self, message: str, *, records: Sequence[Record] = ()) -> None:
         super().__init__(message)
         self.records = list(records)
-
-
-class StepHookFailed(CosamError):
-    """``on_step``, which the caller gave, raised an error: neither the method's fault nor the harness's."""
 
 
 def guarded_hook(hook: Callable[[TrainingStep], None], *, method: str) -> Callable[[TrainingStep], None]:

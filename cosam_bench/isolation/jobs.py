@@ -40,6 +40,7 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.feature_cache import uncached_clock
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.serving import check_fits
+from cosam_bench.training.fit import StepHookFailed, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class IsolatedMethod:
             "source": f"The settings of method {self.facts.asked!r}",
             "bench": bench_values(self.bench) | {"prefixes": cache},
             "hidden": list(self.hidden),
+            "is_watched": self.bench.on_step is not None,
         }
 
     def learn(
@@ -290,12 +292,13 @@ class _Answers:
         Args:
             most_bytes: of that message's tensors, in addition to what a question may hold; None: those of an update.
         """
+        told = {"advance": self._advance, "step": self._step}
         asked = {"image": self._pixels, "mask": self._pixels, "features": self._features, "expert": self._expert}
         limit = (self._update_bytes() if most_bytes is None else most_bytes) + self._question_bytes()
         while (message := self._worker.receive(most_bytes=limit)).kind != kind:
-            if message.kind == "advance":
+            if message.kind in told:
                 with self._worker.checking():
-                    self._bench.advance(message.number("units", most=1e9))
+                    told[message.kind](message)
             elif message.kind in asked and (self._domain is not None or message.kind == "features"):
                 self._answer(message, asked[message.kind])
             else:
@@ -315,13 +318,25 @@ class _Answers:
             answer = make(message)
         except BadMessage as error:
             raise self._worker.bad(str(error)) from None
-        except CannotWrite:
-            raise  # a full disk is not the method's fault
+        except (CannotWrite, StepHookFailed):
+            raise  # a full disk or the caller's hook is not the method's fault
         except Exception as error:  # the worker raises it where the method called
             text = str(error) if isinstance(error, CosamError) else f"{type(error).__name__}: {error}"
             self._worker.send("refused", {"text": text, "is_memory": ran_out_of_memory(error)})
         else:
             self._worker.send("answer", *answer)
+
+    def _advance(self, message: Message) -> None:
+        self._bench.advance(message.number("units", most=1e9))
+
+    def _step(self, message: Message) -> None:
+        """A step of a training with the method's own hooks, which runs in the worker."""
+        step, steps, epoch = (message.count(name, most=1 << 40) for name in ("step", "steps", "epoch"))
+        loss = message.values.get("loss")
+        if not isinstance(loss, float):
+            raise BadMessage("a training step without a loss")
+        if self._bench.on_step is not None:
+            self._bench.on_step(TrainingStep(step, steps, epoch, loss, domain=message.text("domain")))
 
     def _pixels(self, message: Message) -> tuple[Values, Tensors]:
         assert self._domain is not None

@@ -37,9 +37,9 @@ _SCOPES = 1 | 2  # abstract sockets and signals
 _NULL_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 
 
-def end_with_parent() -> None:
-    """Be killed when the parent ends, where the system can do that."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """Get a signal when the parent ends, where the system can do that."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def adopt_orphans() -> None:

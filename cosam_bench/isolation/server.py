@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -34,17 +36,23 @@ def main() -> None:
 
 def serve(control: socket.socket) -> None:
     """Fork workers until the parent closes its end; then end this process."""
-    end_with_parent()
+    end_with_parent(signal.SIGTERM)
     adopt_orphans()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):  # a copied process has its original's handlers
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _end)
+    server = _Server(control)
     try:
-        _Server(control).serve()
+        server.serve()
     finally:
         kill_descendants()
+        server.clear()
         leave()
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 class _Server:
@@ -54,6 +62,7 @@ class _Server:
         self._model: Model | None = None
         self._fault = ""
         self._worker = 0
+        self._folder = ""
         self._ended, self._wake = socket.socketpair()
         for end in (self._ended, self._wake):
             end.setblocking(False)
@@ -75,11 +84,17 @@ class _Server:
                     except ChannelClosed:
                         return
 
+    def clear(self) -> None:
+        """Remove the last worker's folder, which the parent cannot do if it was killed."""
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _obey(self, message: Message) -> None:
         if message.kind == "model":
             self._build(message.values)
         elif message.kind == "fork":
             _, [file], _, _ = socket.recv_fds(self._control, 1, 1)
+            self._folder = message.values["folder"]
             self._fork(socket.socket(fileno=file))
         elif message.kind == "kill" and self._worker:
             with suppress(ProcessLookupError):
@@ -117,6 +132,8 @@ class _Server:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
             for end in (self._ended, self._wake, self._control):
                 end.close()
             os.setsid()

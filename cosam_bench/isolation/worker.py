@@ -6,9 +6,9 @@ import inspect
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.sam.cache_backends import FeatureMemory
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
+from cosam_bench.training.fit import TrainingStep
 
 _GPU_FILES = ("nvidia*", "dri/*", "kfd", "nvidia-caps/*")
 
@@ -159,7 +160,7 @@ class _Worker:
         job = self._job.values
         domain = domain_from(self._job, RemotePixels(self._parent))
         bench, base = self._bench()
-        bench = _replaced(bench, shared_domain=domain)
+        bench = replace(bench, shared_domain=domain)
         method = self._built(bench)
         reset_peak_memory(bench.view.device)
         with self._act("learn", type(method).learn):
@@ -253,9 +254,13 @@ class _Worker:
             batch_size=values["batch_size"],
             prefixes=self._prefixes(values["prefixes"], sam),
             advance=Progress(self._parent),
+            on_step=self._report if self._job.values["is_watched"] else None,
             parent=self._parent,
         )
         return bench, FrozenBase(sam, digest=self._model.digest)
+
+    def _report(self, step: TrainingStep) -> None:
+        self._parent.tell("step", asdict(step))
 
     def _prefixes(self, values: Mapping[str, Any] | None, sam: Sam) -> PrefixCache | None:
         """The parent's cache on the CPU; one of this process on a GPU, from which features would have to be copied."""
@@ -282,12 +287,6 @@ def _round_as(facts: Mapping[str, Any]) -> None:
     torch.backends.cudnn.benchmark = facts["cudnn_benchmark"]
 
 
-def _replaced(bench: RemoteWorkbench, **changes: Any) -> RemoteWorkbench:
-    from dataclasses import replace
-
-    return replace(bench, **changes)
-
-
 def _no_card(asked: str) -> str:
     return f"Method {asked!r}: its class has no card. Write card = MethodCard(title='...', ...) in it."
 
@@ -308,9 +307,6 @@ def _place_of(function: object) -> dict[str, Any]:
     except (OSError, TypeError):
         pass
     return {"file": "", "line": 0}
-
-
-Job = Callable[[], None]
 
 
 def leave(code: int = 0) -> None:

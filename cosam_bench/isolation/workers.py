@@ -258,7 +258,7 @@ class Worker:
                 _copy(self._state, self._folder / STATE)
                 values = {**values, "state": str(self._folder / STATE)}
             with other:
-                self.server.send("fork")
+                self.server.send("fork", {"folder": str(self._folder)})
                 socket.send_fds(self.server.control, [_FILE_BYTE], [other.fileno()])
             while (answer := self._control_message()).kind != "started":
                 pass

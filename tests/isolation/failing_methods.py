@@ -12,6 +12,8 @@ import time
 import torch
 from support.honest_method import Honest
 
+from cosam_bench import MergingMethod, MethodCard, TrainingHooks
+
 
 class Raises(Honest):
     def learn(self, domain, *, step):
@@ -106,3 +108,15 @@ class Hangs(Honest):
     def learn(self, domain, *, step):
         subprocess.Popen(["sleep", "987.125"], start_new_session=True)
         time.sleep(600)
+
+
+class TrainsItself(MergingMethod):
+    """Trains with hooks of its own, in its own process."""
+
+    card = MethodCard(title="Trains itself")
+
+    def hooks(self, domain, *, step):
+        return TrainingHooks()
+
+    def merge(self, expert, domain, *, step):
+        return expert

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.isolated_runs import IsolatedRuns
 
+import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.protocol import resolve_run
@@ -74,6 +75,25 @@ def test_the_line_is_where_it_was_raised_and_the_traceback_is_kept(runs: Isolate
 def test_fewer_images_at_once_are_tried_if_a_worker_lacks_memory(runs: IsolatedRuns) -> None:
     small, whole = runs.run(f"{FAILING}:NeedsMemory"), runs.run(str(HONEST))
     assert (small.folder / "scores.csv").read_bytes() == (whole.folder / "scores.csv").read_bytes()
+
+
+def test_training_steps_are_reported_wherever_they_run(runs: IsolatedRuns, tmp_path: Path) -> None:
+    def steps(is_isolated: bool) -> list[cb.TrainingStep]:
+        seen: list[cb.TrainingStep] = []
+        place = tmp_path / str(is_isolated)
+        method = f"{FAILING}:TrainsItself"
+        cb.run(method, protocol=runs.protocol, results=place, isolated=is_isolated, on_step=seen.append)
+        return seen
+
+    found = steps(True)
+    assert {step.domain for step in found} == {"pitting", "pill"}
+    assert found == steps(False)
+
+
+def test_an_error_of_the_callers_hook_is_not_the_methods(runs: IsolatedRuns, tmp_path: Path) -> None:
+    for method in (f"{FAILING}:TrainsItself", HONEST):  # one trains in the worker, the other here
+        with pytest.raises(cb.CosamError, match=r"on_step raised ZeroDivisionError at step 1"):
+            cb.run(method, protocol=runs.protocol, results=tmp_path, on_step=lambda step: 1 / 0)
 
 
 def test_a_stopped_run_leaves_no_process_and_no_folder(
