@@ -52,6 +52,7 @@ class _Options(TypedDict, total=False):
     fresh: bool
     progress: bool | None
     on_step: Callable[[TrainingStep], None] | None
+    isolated: bool | None
 
 
 @overload  # a text is a sequence of texts, too, but matches here first
@@ -79,6 +80,7 @@ def run(
     fresh: bool = False,
     progress: bool | None = None,
     on_step: Callable[[TrainingStep], None] | None = None,
+    isolated: bool | None = None,
 ) -> Record | list[Record]:
     """Run a method over a stream of domains, and return its record; of several methods, a list of records.
 
@@ -103,6 +105,8 @@ def run(
             outside of a terminal or notebook; False: nothing.
         on_step: called after each step of an adapter's training with a ``TrainingStep``. Experts that are read back
             have no steps. Scores stay the same.
+        isolated: True: the method runs in processes of its own, which see one domain's training data, or images and
+            prompts, and nothing else; False: in this process; None: isolated unless it is built in.
 
     Raises:
         MethodFailed: the method raised an error or broke its contract. Of several methods, all others are run
@@ -127,6 +131,7 @@ def run(
         order=order if order is None or isinstance(order, str) else ",".join(order),
         device=device,
         settings=setting_texts(settings or {}),
+        isolated=isolated,
     )
     configs = resolve(names, options)
     from cosam_bench.experiments.method_faults import MethodFailed
@@ -134,7 +139,7 @@ def run(
     from cosam_bench.experiments.run_methods import run_methods
 
     folder, show = expanded(results), partial(make_reporter, progress, on_step)
-    outcomes = list(run_methods(configs, results=folder, fresh=fresh, make_reporter=show))
+    outcomes = list(run_methods(configs, results=folder, fresh=fresh, isolated=isolated, make_reporter=show))
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures and is_one:

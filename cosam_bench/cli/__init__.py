@@ -6,6 +6,7 @@ data_check_table: what `data check` found
 domain_sheet: one card in full
 signals: signals that end the program as Ctrl-C does
 error_handling: from an exception to a message and an exit code
+isolation_option: where a method's code runs
 matrix_table: one run's matrix
 leaderboard_table: the leaderboard
 settings_listing: a settings model's keys

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.error_handling import Failed
+from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
 from cosam_bench.core.console import plain_table, results_console
 
 if TYPE_CHECKING:
@@ -132,16 +133,22 @@ def new_method(
     )
 
 
-def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)]) -> None:
+def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)], *, isolated: Isolated = None) -> None:
     """Check that a method keeps the contract, on three small domains; for authors of methods."""
-    from cosam_bench.method.registry import load_method
+    from cosam_bench.experiments.isolated_methods import runs_isolated
+    from cosam_bench.method.registry import check_offered, load_method
 
-    found = load_method(method)
+    check_offered(method)
+    is_isolated = runs_isolated(method, isolated)
+    if is_isolated:
+        prepare_isolation([method], isolated)
+    found = None if is_isolated else load_method(method)
 
+    from cosam_bench.isolation.check import check_isolated
     from cosam_bench.method.contract_check import ContractViolation, check_method
 
     try:
-        passed = check_method(found)
+        passed = check_isolated(method) if found is None else check_method(found)
     except ContractViolation as error:
         raise Failed(f"{method} breaks the contract. {error}") from error
     console = results_console()

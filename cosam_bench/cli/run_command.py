@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.error_handling import Failed, Stopped
+from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
 from cosam_bench.cli.leaderboard_command import print_leaderboard, refresh_leaderboard
 from cosam_bench.cli.records_commands import Results, show_record
 from cosam_bench.core.console import say
@@ -67,6 +68,7 @@ def run(
     results: Results = Path("results"),
     csv: Csv = None,
     fresh: Fresh = False,
+    isolated: Isolated = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run methods over a stream of domains, then show and record the score matrix of each.
@@ -86,15 +88,17 @@ def run(
             order=order,
             device=device,
             settings=tuple(settings or ()),
+            isolated=isolated,
         )
         names = [name.strip() for name in method.split(",")] if method else []
+        prepare_isolation(names, isolated)
         configs = resolve(names, options)
         if dry_run:
             typer.echo(_only(configs).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
             return
         done: list[Outcome] = []
         try:
-            failed = _run_and_show(configs, results, done, fresh=fresh)
+            failed = _run_and_show(configs, results, done, fresh=fresh, isolated=isolated)
         finally:  # also if a later method's run is stopped
             if done:
                 _refresh(results, csv, is_anything_new=not all(outcome.was_complete for outcome in done))
@@ -128,7 +132,9 @@ def _only(configs: list[RunConfig]) -> RunConfig:
     return configs[0]
 
 
-def _run_and_show(configs: list[RunConfig], results: Path, done: list[Outcome], *, fresh: bool) -> list[str]:
+def _run_and_show(
+    configs: list[RunConfig], results: Path, done: list[Outcome], *, fresh: bool, isolated: bool | None
+) -> list[str]:
     """Run and show each method, and add its outcome to ``done`` if its record is complete.
 
     Returns:
@@ -140,7 +146,9 @@ def _run_and_show(configs: list[RunConfig], results: Path, done: list[Outcome], 
 
     failed: list[str] = []
     unshown: Exception | None = None
-    outcomes = run_methods(configs, results=results, fresh=fresh, make_reporter=lambda: make_reporter(True))
+    outcomes = run_methods(
+        configs, results=results, fresh=fresh, isolated=isolated, make_reporter=lambda: make_reporter(True)
+    )
     try:
         for outcome in outcomes:
             if outcome.record is None:

@@ -2,14 +2,16 @@
 
 Modules, bottom to top:
 
+isolated_methods: which methods run in processes of their own
 protocol_files: the TOML files of protocols
 protocol: a protocol and the settings of one run
 options: the options of a run as settings
 progress: a bar or lines that show the progress of a run
 fingerprint: hashes of what decides a score
 base_model: the frozen model that the settings ask for
-experiment: data, prompts and model of one run
 method_faults: a method's faults, told from the harness's
+method_hosts: where a method's code runs
+experiment: data, prompts and model of one run
 step_result: what one step measured
 example_masks: predicted masks for a record's example images
 row_reuse: rows that need no second measurement

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +14,19 @@ from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
 from cosam_bench.sam.sam import Sam
+
+
+def model_facts(config: RunConfig) -> dict[str, Any]:
+    """What the model of a run's isolated processes is built from, as plain data."""
+    protocol = config.protocol
+    checkpoint = _checkpoint(protocol)
+    return {
+        "name": protocol.model.name,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "global_attention": protocol.model.global_attention,
+        "adapter": protocol.adapter.model_dump(mode="json"),
+        "seed": config.seed,
+    }
 
 
 def build_base_model(config: RunConfig, *, device: torch.device) -> Sam:

@@ -5,22 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cosam_bench.core.devices import free_memory_bytes
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.faults import first_few
+from cosam_bench.data.locations import data_folder
 from cosam_bench.data.opening import OpenedStream, open_stream
 from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
 from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
-from cosam_bench.data.streams import load_stream
+from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.evaluation.loader import Loader
-from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of
+from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
+from cosam_bench.experiments.isolated_methods import described, runs_isolated
+from cosam_bench.experiments.method_faults import FaultWatch
+from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
 from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.isolation.jobs import IsolatedMethod, MethodFacts
+from cosam_bench.isolation.workers import hidden_folders, use_model
+from cosam_bench.method.card import MethodCard
 from cosam_bench.method.interface import Method
-from cosam_bench.method.registry import load_method, short_name
+from cosam_bench.method.registry import is_built_in, load_method, short_name
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
@@ -32,6 +40,7 @@ from cosam_bench.sam.sam import Sam
 from cosam_bench.training.expert_store import ExpertStore
 
 SHARED = "_shared"
+NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class Experiment:
 
     Attributes:
         config: the resolved settings.
-        method: the class to run.
-        settings: its settings, validated.
+        method: the class to run; if it runs isolated, what is known of it.
+        settings: its settings, validated; None if it runs isolated.
         domains: in the order of the run.
         retention: domains that are only ever tested.
         test_prompts: by the domain's name.
@@ -54,8 +63,8 @@ class Experiment:
     """
 
     config: RunConfig
-    method: type[Method]
-    settings: Settings
+    method: type[Method] | MethodFacts
+    settings: Settings | None
     domains: tuple[Domain, ...]
     retention: tuple[Domain, ...]
     test_prompts: dict[str, Prompts]
@@ -65,12 +74,14 @@ class Experiment:
     conditions: Conditions
     fresh: bool = False
     frozen_rows: set[str] = field(default_factory=set)
+    hidden: tuple[str, ...] = ()
 
-    def with_method(self, config: RunConfig) -> Experiment:
+    def with_method(self, config: RunConfig, *, isolated: bool | None = False) -> Experiment:
         """The same data, prompts and model for another method.
 
         Args:
             config: as this run's, but for the method and its settings.
+            isolated: as for ``open_experiment``.
 
         Raises:
             CosamError: the method, a setting of it or the protocol's adapter does not fit.
@@ -78,8 +89,42 @@ class Experiment:
         shared = {"method": config.method, "settings": config.settings}
         if self.config.model_copy(update=shared) != config:
             raise ValueError("these two runs differ in more than their methods")
-        method, settings = method_of(config)
+        method, settings = chosen_method(config, isolated)
         return replace(self, config=config, method=method, settings=settings)
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the method runs in processes of its own."""
+        return isinstance(self.method, MethodFacts)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What to know before comparing the result: the card's marks, and whether a plugin had access to everything."""
+        is_open = not self.is_isolated and not is_built_in(self.config.method)
+        return (*self.method.card.marks, *((NOT_ISOLATED,) if is_open else ()))
+
+    @property
+    def settings_values(self) -> dict[str, Any]:
+        """The method's settings as JSON values."""
+        if isinstance(self.method, MethodFacts):
+            return self.method.settings
+        assert self.settings is not None
+        return self.settings.model_dump(mode="json")
+
+    def host(self, bench: Workbench, *, watch: FaultWatch, error_file: Path | None = None) -> MethodHost:
+        """What runs the method's code.
+
+        Args:
+            bench: what the method works with.
+            watch: guards its calls in this process.
+            error_file: receives the traceback if it raises in another.
+        """
+        if isinstance(self.method, MethodFacts):
+            use_model(model_facts(self.config))
+            method = IsolatedMethod(self.method, bench, self.hidden, _own_cache_bytes(self.config, bench))
+            return Isolated(method, self.method_name, error_file)
+        assert self.settings is not None
+        return InProcess(self.method, self.settings, bench, watch)
 
     @property
     def columns(self) -> tuple[Domain, ...]:
@@ -92,7 +137,7 @@ class Experiment:
         return run_fingerprint(
             self.method,
             name=self.method_name,
-            settings=self.settings,
+            settings=self.method.counted if isinstance(self.method, MethodFacts) else self.settings,
             conditions=self.conditions,
             prompts=self.prompt_digests,
             order=tuple(domain.name for domain in self.domains),
@@ -139,22 +184,28 @@ class Experiment:
         return short_name(self.config.method)
 
 
-def open_experiment(config: RunConfig, results: Path, *, fresh: bool = False) -> Experiment:
+def open_experiment(
+    config: RunConfig, results: Path, *, fresh: bool = False, isolated: bool | None = False
+) -> Experiment:
     """Open the data, draw or read the frozen prompts, build the model.
 
     Args:
         config: the resolved settings.
         results: the folder of records, which also holds what runs share.
         fresh: read no expert, no cached feature and no row of frozen SAM that an earlier run left.
+        isolated: whether the method runs in processes of its own; None: unless it is built in.
 
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
     """
     protocol = config.protocol
-    method, settings = method_of(config)
+    method, settings = chosen_method(config, isolated)
     check_adapter(protocol.adapter, model=protocol.model.name)
     device = choose_device(config.device)
-    stream = open_stream(load_stream(protocol.stream), foreground=protocol.foreground)
+    if isinstance(method, MethodFacts):
+        use_model(model_facts(config))  # builds it beside the work that follows
+    described = load_stream(protocol.stream)
+    stream = open_stream(described, foreground=protocol.foreground)
     domains = _ordered(stream, config.order)
     for name in protocol.fit.rates:
         if name not in {domain.name for domain in domains}:
@@ -194,7 +245,39 @@ def open_experiment(config: RunConfig, results: Path, *, fresh: bool = False) ->
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
         fresh=fresh,
+        hidden=tuple(_hidden(described, config, results)),
     )
+
+
+def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
+    """The memory of a GPU in which an isolated process may keep features itself."""
+    if bench.prefixes is None or bench.view.device.type != "cuda":
+        return 0
+    return min(round(config.prefix_cache_gib * 2**30), free_memory_bytes(bench.view.device) // 2)
+
+
+def _hidden(stream: Stream, config: RunConfig, results: Path) -> list[str]:
+    """The folders of records and data, which an isolated method has no reason to read."""
+    roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
+    needed = [Path(config.method.partition(":")[0])] if config.method.partition(":")[0].endswith(".py") else []
+    return hidden_folders([results, data_folder(), *roots], needed=needed)
+
+
+def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:
+    """The run's method and its settings; only facts about it, and no settings, if it runs isolated.
+
+    Raises:
+        CosamError: as for ``method_of``.
+    """
+    if not runs_isolated(config.method, isolated):
+        return method_of(config)
+    facts = described(config.method, config.settings, source=_settings_source(config))
+    _check_adapter_kind(config, facts.card)
+    return facts, None
+
+
+def _settings_source(config: RunConfig) -> str:
+    return f"The settings of method {config.method!r}"
 
 
 def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
@@ -204,14 +287,18 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
         CosamError: there is none of that name, a setting does not fit, or the method does not fit the adapter.
     """
     method = load_method(config.method)
-    settings = validate(method.Settings, config.settings, source=f"The settings of method {config.method!r}")
+    settings = validate(method.Settings, config.settings, source=_settings_source(config))
+    _check_adapter_kind(config, method.card)
+    return method, settings
+
+
+def _check_adapter_kind(config: RunConfig, card: MethodCard) -> None:
     kind = config.protocol.adapter.kind
-    if method.card.lora_only and kind != "lora":
+    if card.lora_only and kind != "lora":
         raise CosamError(
             f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
             f"{kind!r}. Take another method, or --set adapter.kind=lora."
         )
-    return method, settings
 
 
 def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path, fresh: bool) -> PrefixCache | None:

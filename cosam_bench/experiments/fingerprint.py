@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.settings import Settings
 from cosam_bench.core.version import __version__
 from cosam_bench.data.samples import Domain
 from cosam_bench.experiments.protocol import Protocol
+from cosam_bench.isolation.jobs import MethodFacts
 from cosam_bench.method.interface import Method
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.results.conditions import protocol_digest
@@ -34,10 +38,10 @@ def _changed_meanings(protocol: Protocol) -> dict[str, int]:
 
 
 def run_fingerprint(
-    method: type[Method],
+    method: type[Method] | MethodFacts,
     *,
     name: str,
-    settings: Settings,
+    settings: Settings | Mapping[str, Any] | None,
     conditions: Conditions,
     prompts: dict[str, str],
     order: tuple[str, ...],
@@ -47,9 +51,9 @@ def run_fingerprint(
     """Hash of all that decides a run's scores: two runs with the same hash are the same run.
 
     Args:
-        method: the class that is run; its rule counts, see ``rule_digest``.
+        method: the class that is run, or the facts about it; its rule counts, see ``rule_digest``.
         name: the method's name in the record.
-        settings: the method's own; those at their defaults do not count.
+        settings: the method's own, or those of them that differ from their defaults; others do not count.
         conditions: those of the run.
         prompts: digests of the frozen prompts, by domain and part.
         order: the names of the domains.
@@ -60,8 +64,8 @@ def run_fingerprint(
         "conditions": conditions.digest,
         "prompts": prompts,
         "method": name,
-        "source": rule_digest(method),
-        "settings": counted_settings(settings),
+        "source": method.rule if isinstance(method, MethodFacts) else rule_digest(method),
+        "settings": counted_settings(settings) if isinstance(settings, Settings) else dict(settings or {}),
         "seed": seed,
         "order": order,
         "device": device,

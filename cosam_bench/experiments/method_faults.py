@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, write_atomically
-from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.data.faults import DataFault
+from cosam_bench.method.frozen_base import FrozenBase
 from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
-from cosam_bench.training.fit import TrainingStep
+from cosam_bench.training.fit import StepHookFailed, TrainingStep
 
 
 class MethodFailed(CosamError):
@@ -27,10 +27,6 @@ class MethodFailed(CosamError):
     def __init__(self, message: str, *, records: Sequence[Record] = ()) -> None:
         super().__init__(message)
         self.records = list(records)
-
-
-class StepHookFailed(CosamError):
-    """``on_step``, which the caller gave, raised an error: neither the method's fault nor the harness's."""
 
 
 def guarded_hook(hook: Callable[[TrainingStep], None], *, method: str) -> Callable[[TrainingStep], None]:
@@ -85,12 +81,10 @@ class FaultWatch:
         error_file: receives the traceback if the method raises.
     """
 
-    def __init__(self, method: str, *, sam: Sam, error_file: Path) -> None:
+    def __init__(self, method: str, *, sam: Sam, error_file: Path | None = None) -> None:
         self._method = method
-        self._sam = sam
         self._error_file = error_file
-        self._base_digest = digest_tensors(sam.state_dict())
-        self._base_structure = _structure(sam)
+        self._base = FrozenBase(sam)
 
     def __call__(self, act: str) -> AbstractContextManager[None]:
         """``method_faults`` for a function of the method."""
@@ -102,22 +96,6 @@ class FaultWatch:
         Raises:
             MethodFailed: ``act`` changed its weights, modules or hooks, which is memory outside of the method's state.
         """
-        if _structure(self._sam) != self._base_structure:
-            raise MethodFailed(
-                f"The method {self._method!r} left hooks, other modules or parameters that require gradients in the "
-                f"frozen base model in {act}(). Undo such changes before it returns."
-            )
-        if digest_tensors(self._sam.state_dict()) != self._base_digest:
-            raise MethodFailed(
-                f"The method {self._method!r} changed the frozen base model's weights in {act}(). That is memory "
-                "outside of its state: keep changes as an Update."
-            )
-
-
-def _structure(sam: Sam) -> tuple[object, ...]:
-    """All that decides a model's answers beside its weights: modules, their hooks, and which parameters train."""
-    modules = tuple(
-        (name, id(module), tuple(module._forward_hooks), tuple(module._forward_pre_hooks))
-        for name, module in sam.named_modules()
-    )
-    return modules, tuple(parameter.requires_grad for parameter in sam.parameters())
+        fault = self._base.fault(act)
+        if fault is not None:
+            raise MethodFailed(f"The method {self._method!r} {fault}")

@@ -28,6 +28,7 @@ class RunOptions:
     Attributes:
         order: as in ``domain_order``.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
+        isolated: whether methods run in processes of their own; None: those that are not built in.
     """
 
     protocol: str | None = None
@@ -40,6 +41,7 @@ class RunOptions:
     order: str | None = None
     device: str | None = None
     settings: tuple[str, ...] = ()
+    isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
         """The options with a key of their own, except the order, as ``KEY=VALUE``; ``settings`` follow and win."""
@@ -70,10 +72,10 @@ def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
     if options.config is not None and options.mode is not None:
         raise CosamError("A config holds a protocol in its mode already. Leave out --mode or --config.")
     _check_several(methods, options)
-    from cosam_bench.method.registry import load_method
+    from cosam_bench.method.registry import check_offered
 
     for method in methods:
-        load_method(method)  # a misspelt name is refused before torch is loaded
+        check_offered(method)  # a misspelt name is refused before torch is loaded
     return [_resolve_one(method, options) for method in methods or ("",)]
 
 
@@ -102,6 +104,7 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
             protocol=options.protocol or "mini",
             mode=options.mode or "clean",
             config=options.config,
+            isolated=options.isolated,
             overrides=(*options.overrides(), *last),
         )
 

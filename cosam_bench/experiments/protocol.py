@@ -17,6 +17,7 @@ from cosam_bench.data.file_patterns import is_utf8
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.prompt_settings import PromptSettings
 from cosam_bench.evaluation.score_settings import ScoreSettings
+from cosam_bench.experiments.isolated_methods import described, runs_isolated
 from cosam_bench.experiments.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.method.registry import load_method, method_names, short_name
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
@@ -157,6 +158,7 @@ def resolve_run(
     protocol: str = "mini",
     mode: str = CLEAN,
     config: Path | None = None,
+    isolated: bool | None = False,
     overrides: tuple[str, ...] = (),
 ) -> RunConfig:
     """The run that the options describe, with the method's settings filled in and all paths absolute.
@@ -166,6 +168,7 @@ def resolve_run(
         protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
         mode: ``clean``, or one of the protocol's modes; not used with ``config``, which holds one mode.
         config: a ``config.toml`` that an earlier run wrote.
+        isolated: whether the method is only imported in a process of its own; None: unless it is built in.
         overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, those of ``RUN_KEYS`` are
             the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
             ``settings.KEY`` and ``protocol.KEY``, work as well. A value is read as TOML, or else as text.
@@ -188,7 +191,10 @@ def resolve_run(
     if not data.get("method"):
         raise CosamError("No method was given. Give --method NAME; `cosam-bench methods` lists them.")
     run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
-    settings = validate(load_method(run.method).Settings, _method_settings(run), source=_settings_source(run))
+    asked, source = _method_settings(run), _settings_source(run)
+    if runs_isolated(run.method, isolated):
+        return run.model_copy(update={"settings": described(run.method, asked, source=source).given})
+    settings = validate(load_method(run.method).Settings, asked, source=source)
     return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
 
 

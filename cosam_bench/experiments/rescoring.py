@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
 from cosam_bench.evaluation.scoring import ImageScore, score_split
 from cosam_bench.experiments.experiment import Experiment, open_experiment
-from cosam_bench.experiments.method_faults import method_faults
+from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.merging.updates import Update
@@ -88,11 +89,11 @@ def rescore(record: Record, *, device: str | None = None, reporter: Reporter | N
         config = config.model_copy(update={"device": device})
     with tempfile.TemporaryDirectory(prefix="cosam-bench-rescore-") as folder:
         reporter.say("Opening data and model")
-        experiment = open_experiment(config, Path(folder))
+        experiment = open_experiment(config, Path(folder), isolated=None)
         _check_same_inputs(experiment, record.info)
-        predict = _predictor(experiment, record.folder / served)
-        reporter.begin(sum(len(domain.test) for domain in experiment.columns))
-        found = _scored(experiment, predict, reporter)
+        with _predictor(experiment, record.folder / served) as predict:
+            reporter.begin(sum(len(domain.test) for domain in experiment.columns))
+            found = _scored(experiment, predict, reporter)
     return _compared(recorded, found, record.info, served=served, is_exact=_is_same_machine(experiment, record.info))
 
 
@@ -121,7 +122,8 @@ def _check_same_inputs(experiment: Experiment, info: RunInfo) -> None:
         )
 
 
-def _predictor(experiment: Experiment, path: Path) -> Callable[[Batch], Tensor]:
+@contextmanager
+def _predictor(experiment: Experiment, path: Path) -> Iterator[Callable[[Batch], Tensor]]:
     """The served update's predictions, or those of the method in its final state."""
     bench, name = experiment.bench, experiment.method_name
     if path.name == "update.safetensors":
@@ -130,18 +132,12 @@ def _predictor(experiment: Experiment, path: Path) -> Callable[[Batch], Tensor]:
         except KeyError as error:
             raise CosamError(f"{path} is not an update: {error} is missing.") from None
         check_fits(bench.sam, update)
-        return lambda batch: bench.predict(update, batch)
-    state = State.read(path)
-    with method_faults(name, "__init__"):
-        method = experiment.method(experiment.settings, bench)
-    with method_faults(name, "load"):
-        method.load(state)
-
-    def predict(batch: Batch) -> Tensor:
-        with method_faults(name, "predict"):
-            return method.predict(batch)
-
-    return predict
+        yield lambda batch: bench.predict(update, batch)
+        return
+    State.read(path)  # a damaged one is not the method's fault
+    watch = FaultWatch(name, sam=bench.sam)
+    with experiment.host(bench, watch=watch).predicting(path) as prediction:
+        yield prediction
 
 
 def _scored(

@@ -11,9 +11,9 @@ from cosam_bench.core.devices import peak_memory_bytes
 from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, ignore_predictions, score_split
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.method_hosts import Prediction
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.step_result import StepResult
-from cosam_bench.method.interface import Method
 from cosam_bench.sam.batch_size import AdaptiveBatchSize, ImageDoesNotFit
 from cosam_bench.sam.feature_cache import uncached_clock
 from cosam_bench.sam.inputs import Batch
@@ -44,21 +44,21 @@ class RowScorer:
 
     def frozen(self, result: StepResult) -> StepResult:
         """The step with frozen SAM's row."""
-        return self._measured(result, lambda batch: self._experiment.bench.predict(None, batch))
+        return self._measured(
+            result,
+            lambda batch: self._experiment.bench.predict(None, batch),
+            finish=lambda: self._watch.check_base("predict"),
+        )
 
-    def of_method(self, result: StepResult, method: Method, *, observers: Observers) -> StepResult:
-        """The step with the row of the method in its current state.
+    def of_method(self, result: StepResult, prediction: Prediction, *, observers: Observers) -> StepResult:
+        """The step with the row of a method that is ready to predict.
 
         Raises:
             MethodFailed: it raises, breaks the contract, or runs out of memory even for a single image.
         """
-
-        def predict(batch: Batch) -> Tensor:
-            with self._watch("predict"):
-                return method.predict(batch)
-
         try:
-            return self._measured(result, predict, observers)
+            measured = self._measured(result, prediction, finish=prediction.finish, observers=observers)
+            return replace(measured, peak_memory_bytes=max(measured.peak_memory_bytes, prediction.peak_bytes))
         except ImageDoesNotFit as error:
             raise MethodFailed(f"The method {self._experiment.method_name!r} failed in predict(): {error}") from error
 
@@ -70,13 +70,15 @@ class RowScorer:
             scores=other.scores,
             scoring_seconds=other.scoring_seconds,
             encoder_passes_per_image=other.encoder_passes_per_image,
-            peak_memory_bytes=peak_memory_bytes(self._experiment.bench.view.device),
+            peak_memory_bytes=self._peak_bytes(result),
         )
 
     def _measured(
         self,
         result: StepResult,
         predict: Callable[[Batch], Tensor],
+        *,
+        finish: Callable[[], None],
         observers: Observers = lambda name: ignore_predictions,
     ) -> StepResult:
         bench = self._experiment.bench
@@ -85,14 +87,18 @@ class RowScorer:
             scores = self._columns(self._counted(predict), observers)
         except BadPrediction as error:
             raise MethodFailed(f"The method {self._experiment.method_name!r} broke its contract: {error}") from error
-        self._watch.check_base("predict")
+        finish()
         return replace(
             result,
             scores=scores,
             scoring_seconds=uncached_clock(bench.prefixes) - began,
             encoder_passes_per_image=self._passes / self.images,
-            peak_memory_bytes=peak_memory_bytes(bench.view.device),
+            peak_memory_bytes=self._peak_bytes(result),
         )
+
+    def _peak_bytes(self, result: StepResult) -> int:
+        """The largest memory so far of this process, or of the one that learned if that is more."""
+        return max(peak_memory_bytes(self._experiment.bench.view.device), result.peak_memory_bytes)
 
     def _counted(self, predict: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
         """Remember the encoder passes of a prediction; ``_count`` adds them once its batch is scored."""

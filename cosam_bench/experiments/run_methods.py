@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosam_bench.experiments.experiment import Experiment, method_of, open_experiment
+from cosam_bench.experiments.experiment import Experiment, chosen_method, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
@@ -38,6 +38,7 @@ def run_methods(
     *,
     results: Path,
     fresh: bool,
+    isolated: bool | None = False,
     make_reporter: Callable[[], AbstractContextManager[Reporter]],
 ) -> Iterator[Outcome]:
     """Run each configuration, and yield its outcome as soon as it is known; a method that fails stops no other one.
@@ -46,6 +47,7 @@ def run_methods(
         configs: alike except for the method and its settings.
         results: the folder of records.
         fresh: discard what earlier runs with the same settings left, and read nothing that they left for sharing.
+        isolated: whether methods run in processes of their own; None: those that are not built in.
         make_reporter: called once for each method.
 
     Raises:
@@ -53,7 +55,7 @@ def run_methods(
             written. A method that does not fit its protocol is refused before the first one runs.
     """
     for config in configs:
-        method_of(config)
+        chosen_method(config, isolated)
     experiment: Experiment | None = None
     for config in configs:
         name = short_name(config.method)
@@ -61,15 +63,16 @@ def run_methods(
             with make_reporter() as reporter:
                 reporter.say("Opening data and model")
                 if experiment is None:
-                    experiment = open_experiment(config, results, fresh=fresh)
+                    experiment = open_experiment(config, results, fresh=fresh, isolated=isolated)
                     for note in experiment.notes:
                         reporter.note(note)
                 else:
-                    experiment = experiment.with_method(config)
+                    experiment = experiment.with_method(config, isolated=isolated)
                 runner = Runner(experiment, results=results, reporter=reporter)
                 known = None if fresh else runner.finished()
                 outcome = Outcome(name, known or runner.run(fresh=fresh), was_complete=known is not None)
         except MethodFailed as failure:
             outcome = Outcome(name, failure=failure)
-            experiment = None  # the method may have left the model changed
+            if experiment is not None and not experiment.is_isolated:
+                experiment = None  # the method may have left the model changed
         yield outcome

@@ -9,23 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cosam_bench.core.devices import reset_peak_memory, synchronise
+from cosam_bench.core.devices import reset_peak_memory
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
 from cosam_bench.experiments.example_masks import ExampleMasks
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed, guarded_hook
+from cosam_bench.experiments.method_hosts import Task
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.row_reuse import FrozenRow
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.running_record import RunningRecord
 from cosam_bench.experiments.step_result import StepResult
-from cosam_bench.method.cost_meter import Meter
-from cosam_bench.method.interface import MergingMethod, Method
-from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.results.records import Record
-from cosam_bench.sam.feature_cache import uncached_clock
 from cosam_bench.training.sampling import images_seen
 
 # Encoder passes over each training image that a rule makes in addition to training, by what its card needs: as
@@ -44,6 +41,10 @@ class Runner:
         self._watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam, error_file=self._record.error_file)
         self._examples = ExampleMasks(experiment, folder=self._record.folder)
         self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter)
+        hook, name = self._reporter.on_step, experiment.method_name
+        on_step = guarded_hook(hook, method=name) if hook else None
+        bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step)
+        self._host = experiment.host(bench, watch=self._watch, error_file=self._record.error_file)
 
     @property
     def folder(self) -> Path:
@@ -96,8 +97,7 @@ class Runner:
         self._reporter.begin(self._units_left())
         for step in self._record.missing:
             self._record.finish_step(self._measure(step))
-        method = self._build(self._record.results[self._experiment.steps[-1]], Meter())
-        self._record.keep_outcome(method.served if isinstance(method, MergingMethod) else None)
+        self._record.keep_outcome(self._host.served(self._state(self._record.results[self._experiment.steps[-1]])))
         self._examples.write(self._record.results)
 
     def _units_left(self) -> float:
@@ -121,8 +121,8 @@ class Runner:
             self._examples.reuse(step, of=before.step)
             return self._scorer.reused(result, before)
         self._reporter.say(f"Scoring after step {step} of {self._experiment.steps[-1]}")
-        method = self._build(result, Meter())
-        result = self._scorer.of_method(result, method, observers=self._examples.observers(step))
+        with self._host.predicting(self._state(result)) as prediction:
+            result = self._scorer.of_method(result, prediction, observers=self._examples.observers(step))
         self._examples.save(step)
         return result
 
@@ -138,49 +138,30 @@ class Runner:
 
     def _learn(self, step: int, before: StepResult | None) -> StepResult:
         """Let the method, as it was after the step before, learn the step's domain, and save its state."""
-        domain = self._training_domain(step)
-        steps = self._experiment.steps
-        self._reporter.say(f"Learning {domain.name} (step {step} of {steps[-1]})")
-        meter = Meter()
-        method = self._build(before, meter)
-        prefixes = self._experiment.bench.prefixes
-        began = uncached_clock(prefixes)
-        with self._watch("learn"):
-            method.learn(domain, step=steps.index(step))
-            synchronise(self._experiment.bench.view.device)
-        seconds = uncached_clock(prefixes) - began
-        domain.close()
-        with self._watch("state"):
-            state = method.state()
-            state_bytes = state.save(self._record.state_file(step))
-        self._watch.check_base("learn")
+        task = self._task(step)
+        self._reporter.say(f"Learning {task.name} (step {step} of {self._experiment.steps[-1]})")
+        after = self._record.state_file(step)
+        learned = self._host.learn(task, before=self._state(before), after=after)
         return StepResult(
             step,
             {},
-            training_seconds=meter.training_seconds,
-            merge_seconds=seconds - meter.elapsed_training_seconds,
-            state_bytes=state_bytes,
-            trainable_parameters=meter.trainable_parameters,
-            state_sha256=sha256_file(self._record.state_file(step)),
+            training_seconds=learned.training_seconds,
+            merge_seconds=learned.merge_seconds,
+            state_bytes=learned.state_bytes,
+            trainable_parameters=learned.trainable_parameters,
+            peak_memory_bytes=learned.peak_bytes,
+            state_sha256=sha256_file(after),
         )
 
-    def _training_domain(self, step: int) -> TrainingDomain:
-        if not self._experiment.method.card.all_at_once:
-            domain = self._experiment.domains[step - 1]
-            return TrainingDomain(domain.name, domain.train, self._experiment.train_prompts[domain.name])
-        split = union(self._experiment.domains, "all")
-        prompts = joined([self._experiment.train_prompts[domain.name] for domain in self._experiment.domains])
-        return TrainingDomain("all", split, prompts)
+    def _task(self, step: int) -> Task:
+        experiment = self._experiment
+        number = experiment.steps.index(step)
+        if not experiment.method.card.all_at_once:
+            domain = experiment.domains[step - 1]
+            return Task(domain.name, domain.train, experiment.train_prompts[domain.name], number)
+        prompts = joined([experiment.train_prompts[domain.name] for domain in experiment.domains])
+        return Task("all", union(experiment.domains, "all"), prompts, number)
 
-    def _build(self, after: StepResult | None, meter: Meter) -> Method:
-        """A new method object, restored from the state after a step; None: before the first domain."""
-        hook, name = self._reporter.on_step, self._experiment.method_name
-        on_step = guarded_hook(hook, method=name) if hook else None
-        bench = replace(self._experiment.bench, meter=meter, advance=self._reporter.advance, on_step=on_step)
-        with self._watch("__init__"):
-            method = self._experiment.method(self._experiment.settings, bench)
-        if after is not None:
-            state = self._record.read_state(after)
-            with self._watch("load"):
-                method.load(state)
-        return method
+    def _state(self, after: StepResult | None) -> Path | None:
+        """The file of the state after a step; None: before the first domain."""
+        return None if after is None else self._record.checked_state(after)

@@ -32,7 +32,6 @@ from cosam_bench.evaluation.scoring import domain_means
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
-from cosam_bench.method.interface import State
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
 from cosam_bench.results.verification import verify_files
@@ -80,11 +79,18 @@ class RunningRecord:
     def finished(self) -> Record | None:
         """The record if it is already complete.
 
+        To an isolated run, a record of a method that ran in the process that scored it does not count.
+
         Raises:
             CosamError: the folder has a record that cannot be read.
         """
         info = self._info()
-        return Record(self.folder, info) if info is not None and info.status == "complete" else None
+        if info is None or info.status != "complete" or self._is_doubtful(info):
+            return None
+        return Record(self.folder, info)
+
+    def _is_doubtful(self, info: RunInfo) -> bool:
+        return self._experiment.is_isolated and not info.isolated
 
     def _info(self) -> RunInfo | None:
         path = self.folder / "run.json"
@@ -111,7 +117,9 @@ class RunningRecord:
             CosamError: a step that should be final cannot be read, or belongs to another run.
         """
         earlier = self._info()
-        if earlier is not None:
+        if earlier is not None and self._is_doubtful(earlier):
+            self.forget()
+        elif earlier is not None:
             self._started = earlier.started
         for step in self._experiment.steps:
             path = self._step_file(step, "json")
@@ -171,8 +179,8 @@ class RunningRecord:
                 if path != self.state_file(result.step):
                     path.unlink()
 
-    def read_state(self, result: StepResult) -> State:
-        """The method's state after a step.
+    def checked_state(self, result: StepResult) -> Path:
+        """The file of the method's state after a step.
 
         Raises:
             CosamError: the file is missing, or is not the one that the step wrote.
@@ -180,7 +188,7 @@ class RunningRecord:
         path = self.state_file(result.step)
         if sha256_file(path) != result.state_sha256:
             raise CosamError(f"{path} was changed after step {result.step} wrote it. Run again with --fresh.")
-        return State.read(path)
+        return path
 
     def keep_outcome(self, served: Update | None) -> None:
         """Keep the final state, and the served update if the method has one."""
@@ -249,12 +257,12 @@ class RunningRecord:
             protocol=config.protocol.name,
             protocol_version=config.protocol.version,
             method=experiment.method_name,
-            settings=experiment.settings.model_dump(mode="json"),
+            settings=experiment.settings_values,
             config=json.loads(config.model_dump_json()),
             seed=config.seed,
             order=order,
             retention=retention,
-            marks=experiment.method.card.marks,
+            marks=experiment.marks,
             conditions=experiment.conditions,
             prompts=experiment.prompt_digests,
             versions=versions(),
@@ -262,6 +270,7 @@ class RunningRecord:
             hardware=dict(hardware(experiment.bench.view.device)),
             device=str(experiment.bench.view.device),
             status=status,
+            isolated=experiment.is_isolated,
             started=self._started,
             error=error,
             cost=self._cost(),

@@ -5,6 +5,7 @@ Modules, bottom to top:
 card: what a method says about itself
 training_domain: data that is open only while a method learns
 cost_meter: seconds and peak memory of learning
+frozen_base: whether a method has left the frozen model as it was
 workbench: the frozen model and the protocol's training
 trial: small workbenches and domains to try a method on
 interface: Method, MergingMethod and State

@@ -9,9 +9,9 @@ It runs the method on three small synthetic domains with an untrained tiny SAM: 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from cosam_bench.method.interface import Method, State
 from cosam_bench.method.training_domain import ClosedDomainError
 from cosam_bench.method.trial import TRIAL_ADAPTER, trial_domain, trial_split, trial_workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.inputs import Batch, collate
+from cosam_bench.sam.inputs import Batch, View, collate
 
 DOMAINS = ("first", "second", "third")
 TOLERANCE = 1e-4  # of logits, which the order of additions within a batch may change
@@ -55,6 +55,28 @@ def check_method(
         ContractViolation: the first check that failed.
         CosamError: the settings are not the method's.
     """
+    return list(examine(method, settings=settings, adapter=adapter).passed)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A method that passed.
+
+    Attributes:
+        passed: one line per check.
+        states: the sha256 of the state's file after each domain.
+        logits: the prediction of ``trial_batch`` after each domain.
+    """
+
+    passed: tuple[str, ...]
+    states: tuple[str, ...]
+    logits: tuple[Tensor, ...]
+
+
+def examine(
+    method: type[Method], *, settings: Mapping[str, Any] | None = None, adapter: AdapterSettings | None = None
+) -> Examined:
+    """As ``check_method``, with what the trial has computed."""
     _check_class(method)
     checked = validate(method.Settings, dict(settings or {}), source=f"Settings of {method.__name__}")
     trial = _Trial(method, checked, adapter=adapter or TRIAL_ADAPTER)
@@ -66,7 +88,7 @@ def check_method(
     _check_same_twice(first, second)
     if adapter is None:  # with other adapters a rank may be full, which keeps a state from growing
         _check_growth(method.card, first.state_bytes)
-    return [
+    passed = (
         "the class has a card, settings and all abstract methods",
         "predict() returns finite float logits of the decoder's size",
         "an image's prediction does not depend on the rest of its batch",
@@ -76,7 +98,8 @@ def check_method(
         "the frozen base model is unchanged",
         "torch's global random state is unchanged, and a second run gives the same state",
         f"the state's growth is as the card says: {method.card.state}",
-    ]
+    )
+    return Examined(passed, tuple(first.states), tuple(first.logits))
 
 
 def _check_class(method: type[Method]) -> None:
@@ -93,6 +116,27 @@ def _check_class(method: type[Method]) -> None:
         raise ContractViolation(
             f"{method.__name__}.Settings is not a subclass of cosam_bench.Settings, which refuses unknown keys."
         )
+
+
+def trial_splits() -> list[Split]:
+    """The training data of the trial's domains."""
+    return [trial_split(name, shift=index) for index, name in enumerate(DOMAINS)]
+
+
+def trial_batch(splits: Sequence[Split], rows: Sequence[int], *, view: View, with_domains: bool) -> Batch:
+    """The first image of each of these domains, with a box."""
+    parts = [splits[row] for row in rows]
+    prompts = [draw_prompts(split, points=3, seed=0).take([0]) for split in parts]
+    joined = replace(
+        prompts[0],
+        boxes=torch.cat([prompt.boxes for prompt in prompts]),
+        points=torch.cat([prompt.points for prompt in prompts]),
+        masks=torch.cat([prompt.masks for prompt in prompts]),
+    )
+    domains = tuple(split.domain for split in parts) if with_domains else None
+    kinds: list[PromptKind] = ["box"] * len(rows)
+    batch, _ = collate([split[0] for split in parts], joined, kinds=kinds, view=view, domains=domains)
+    return batch
 
 
 class _Outcome:
@@ -112,7 +156,7 @@ class _Trial:
         self._settings = settings
         self._bench = trial_workbench(adapter=adapter, batch_size=2)
         self._base = digest_tensors(self._bench.sam.state_dict())
-        self._splits = [trial_split(name, shift=index) for index, name in enumerate(DOMAINS)]
+        self._splits = trial_splits()
 
     def run(self, folder: Path) -> _Outcome:
         """Learn the stream, rebuilding the method from its state after each domain."""
@@ -181,28 +225,13 @@ class _Trial:
         return together
 
     def _logits(self, method: Method, rows: list[int]) -> Tensor:
-        batch = self._batch(rows, with_domains=method.card.receives_domain)
+        batch = trial_batch(self._splits, rows, view=self._bench.view, with_domains=method.card.receives_domain)
         with self._watch("predict"), torch.inference_mode():
             logits = method.predict(batch)
         try:
             return checked_logits(logits, batch, self._bench.view).clone()
         except CosamError as error:
             raise ContractViolation(str(error)) from None
-
-    def _batch(self, rows: list[int], *, with_domains: bool) -> Batch:
-        """The first image of each of these domains."""
-        parts = [self._splits[row] for row in rows]
-        prompts = [draw_prompts(split, points=3, seed=0).take([0]) for split in parts]
-        joined = replace(
-            prompts[0],
-            boxes=torch.cat([prompt.boxes for prompt in prompts]),
-            points=torch.cat([prompt.points for prompt in prompts]),
-            masks=torch.cat([prompt.masks for prompt in prompts]),
-        )
-        domains = tuple(split.domain for split in parts) if with_domains else None
-        kinds: list[PromptKind] = ["box"] * len(rows)
-        batch, _ = collate([split[0] for split in parts], joined, kinds=kinds, view=self._bench.view, domains=domains)
-        return batch
 
     @contextmanager
     def _watch(self, act: str) -> Iterator[None]:

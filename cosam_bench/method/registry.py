@@ -59,6 +59,34 @@ def short_name(asked: str) -> str:
     return f"{Path(path).stem}{colon}{class_name}" if path.endswith(".py") else asked
 
 
+def is_built_in(asked: str) -> bool:
+    """Whether a method is one of this package's own, of which the name or ``package.module:Class`` was asked for."""
+    if asked.partition(":")[0].endswith(".py"):
+        return False
+    try:
+        module_name, _ = class_place(asked)
+    except CosamError:
+        return False
+    return module_name.startswith("cosam_bench.methods.")
+
+
+def check_offered(asked: str) -> None:
+    """Refuse a name that nobody offers and a file that is not there; nothing is imported.
+
+    Raises:
+        CosamError: there is no such method.
+    """
+    path = asked.partition(":")[0]
+    if not path.endswith(".py"):
+        class_place(asked)
+    elif not expanded(path).is_file():
+        raise _no_file(expanded(path))
+
+
+def _no_file(path: Path) -> CosamError:
+    return CosamError(f"No file {path}. Give the path of a Python file that defines one Method.")
+
+
 def load_method(asked: str) -> type[Method]:
     """The class behind a name, a ``package.module:Class`` or a path ``file.py`` or ``file.py:Class``.
 
@@ -87,7 +115,7 @@ def _import(module_name: str, asked: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise CosamError(f"No file {path}. Give the path of a Python file that defines one Method.")
+        raise _no_file(path)
     name = f"{FILE_MODULE}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -65,6 +65,10 @@ class TrainingStep:
     method: str = ""
 
 
+class StepHookFailed(CosamError):
+    """``on_step``, which the caller gave, raised an error: neither the method's fault nor the harness's."""
+
+
 class TrainingHooks:
     """A method's own steps within the training of an adapter; each hook does nothing unless overridden."""
 

@@ -106,10 +106,10 @@ def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Pa
     stop = f"import os\n        if step == 2 and not os.path.exists({str(tmp_path / 'go')!r}): raise KeyboardInterrupt"
     path = failing(tmp_path, stop)
     with pytest.raises(KeyboardInterrupt):
-        cb.run(path, protocol=quick_protocol, results=tmp_path)
+        cb.run(path, protocol=quick_protocol, results=tmp_path, isolated=False)
     assert cb.load_record("failing", results=tmp_path).status == "interrupted"
     (tmp_path / "go").touch()
-    record = cb.run(path, protocol=quick_protocol, results=tmp_path)
+    record = cb.run(path, protocol=quick_protocol, results=tmp_path, isolated=False)
     assert record.status == "complete"
 
 

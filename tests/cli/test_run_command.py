@@ -74,7 +74,7 @@ def test_a_run_is_shown_recorded_then_known(cli: Callable[..., Result], quick_pr
 
 def test_a_stopped_run_goes_on_where_it_was(cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path) -> None:
     stop = "if step == 2 and not Path('go').exists(): raise KeyboardInterrupt"
-    run = ["run", "--method", method_file(tmp_path, stop), "--protocol", quick_protocol]
+    run = ["run", "--method", method_file(tmp_path, stop), "--protocol", quick_protocol, "--in-process"]
     stopped = cli(*run)
     assert stopped.exit_code == 130
     assert stopped.stderr.endswith("Stopped: To continue, give the same command again.\n")
@@ -128,7 +128,7 @@ def test_what_is_measured_reaches_the_leaderboard_where_a_later_method_stops(
     cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path
 ) -> None:
     stop = "if not Path('go').exists(): raise KeyboardInterrupt"
-    run = ["run", "--method", f"finetune,{method_file(tmp_path, stop)}", "--protocol", quick_protocol]
+    run = ["run", "--method", f"finetune,{method_file(tmp_path, stop)}", "--protocol", quick_protocol, "--in-process"]
     stopped = cli(*run)
     assert stopped.exit_code == 130
     assert pandas.read_csv("results/leaderboard.csv")["method"].tolist() == ["finetune"]

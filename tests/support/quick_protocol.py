@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 QUICK_DOMAINS = ("pitting", "pill", "polyp")
@@ -18,10 +19,10 @@ split = {{ kind = "counts", train = {train}, test = 3, seed = 0 }}
 """
 
 
-def write_quick_protocol(folder: Path) -> Path:
+def write_quick_protocol(folder: Path, *, domains: Sequence[str] = QUICK_DOMAINS) -> Path:
     """Write the protocol's file and its stream's: untrained tiny SAM, three small domains, one epoch."""
     stream = folder / "quick-stream.toml"
-    cards = [_card(name, train=4) for name in QUICK_DOMAINS] + [_card("natural", train=0)]
+    cards = [_card(name, train=4) for name in domains] + [_card("natural", train=0)]
     stream.write_text('name = "quick"\nretention = ["natural"]\n' + "".join(cards))
     protocol = folder / "quick.toml"
     protocol.write_text(
