@@ -29,6 +29,7 @@ from cosam_bench.isolation.workers import hidden_folders, use_model
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import is_built_in, load_method, short_name
+from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
@@ -102,6 +103,11 @@ class Experiment:
         """What to know before comparing the result: the card's marks, and whether a plugin had access to everything."""
         is_open = not self.is_isolated and not is_built_in(self.config.method)
         return (*self.method.card.marks, *((NOT_ISOLATED,) if is_open else ()))
+
+    @cached_property
+    def rule(self) -> str:
+        """The hash of the method's own code."""
+        return self.method.rule if isinstance(self.method, MethodFacts) else rule_digest(self.method)
 
     @property
     def settings_values(self) -> dict[str, Any]:

@@ -270,6 +270,7 @@ class RunningRecord:
             hardware=dict(hardware(experiment.bench.view.device)),
             device=str(experiment.bench.view.device),
             status=status,
+            rule=experiment.rule,
             isolated=experiment.is_isolated,
             started=self._started,
             error=error,

@@ -81,6 +81,17 @@ def check_offered(asked: str) -> None:
         class_place(asked)
     elif not expanded(path).is_file():
         raise _no_file(expanded(path))
+    else:
+        _check_own_name(asked)
+
+
+def _check_own_name(asked: str) -> None:
+    """Refuse a file whose records would bear the name of a registered method."""
+    if short_name(asked) in method_names():
+        raise CosamError(
+            f"{asked} has the name of the method {short_name(asked)!r}, whose records it would join. Rename the file, "
+            f"or name its class: {asked}:ClassName."
+        )
 
 
 def _no_file(path: Path) -> CosamError:
@@ -96,6 +107,7 @@ def load_method(asked: str) -> type[Method]:
     unload_edited_modules()
     path, _, class_name = asked.partition(":")
     if path.endswith(".py"):
+        _check_own_name(asked)
         return _from_module(_import_file(expanded(path)), class_name, asked)
     module_name, class_name = class_place(asked)
     return _from_module(_import(module_name, asked), class_name, asked)

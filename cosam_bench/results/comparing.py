@@ -122,6 +122,11 @@ def _check_settings(name: str, runs: Sequence[Measured]) -> None:
     if len(by_settings) > 1:
         listed = "; ".join(f"{record} {settings}" for settings, record in by_settings.items())
         raise CosamError(f"{name!r} was run with several settings. Name one record of: {listed}.")
+    by_code = {run.info.rule: run.record.name for run in runs}
+    if len(by_code) > 1:
+        raise CosamError(
+            f"The code of {name!r} changed between its runs. Name one record of: {', '.join(by_code.values())}."
+        )
 
 
 def _conditions(run: Measured) -> str:

@@ -1,4 +1,4 @@
-"""The leaderboard: one row per method, settings and conditions, over seeds and orders."""
+"""The leaderboard: one row per method, its code, settings and conditions, over seeds and orders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cosam_bench.evaluation.intervals import basis_of
 from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.leaderboard_notes import Key, notes_on_rows
+from cosam_bench.results.leaderboard_notes import Key, code_mark, notes_on_rows
 from cosam_bench.results.published import Published, leaderboard_rows
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
@@ -57,7 +57,7 @@ def leaderboard(
     level: float = 0.95,
     sort_by: str = RANKED_BY,
 ) -> DataFrame:
-    """One row per protocol, conditions, method and settings; within one set of conditions the best first.
+    """One row per protocol, conditions, method, its code and settings; within one set of conditions the best first.
 
     Each figure is the mean over the complete runs, ``<figure>_std`` the sample deviation (empty for one run);
     a figure that one of the runs lacks is empty. Costs are combined as ``COSTS`` says. Figures that need the
@@ -100,7 +100,9 @@ def leaderboard(
     groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[_key(run)].append(run)
-    rows = {key: dict(zip(KEY, key, strict=True)) | _row(members, experts, domains) for key, members in groups.items()}
+    rows = {key: dict(zip(KEY, key, strict=False)) | _row(members, experts, domains) for key, members in groups.items()}
+    for key, row in rows.items():
+        row["marks"] = ", ".join(filter(None, (str(row["marks"]), code_mark(key, groups))))
     column = sort_by.removeprefix("-")
     ranked_by = column if column in FIGURES and FIGURES[column].is_linear else RANKED_BY
     if intervals:
@@ -209,7 +211,7 @@ _Place = tuple[str, str, int, tuple[str, ...]]
 def _key(run: Measured) -> Key:
     info = run.info
     settings = json.dumps(info.settings, sort_keys=True)
-    return info.protocol, info.protocol_version, run.conditions, info.method, settings
+    return info.protocol, info.protocol_version, run.conditions, info.method, settings, info.rule
 
 
 def _place(run: Measured) -> _Place:

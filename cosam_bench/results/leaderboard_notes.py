@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.row_intervals import place_of
 
-Key = tuple[str, int, str, str, str]
-"""A row: protocol, its version, conditions, method, and settings as JSON."""
+Key = tuple[str, int, str, str, str, str]
+"""A row: protocol, its version, conditions, method, settings as JSON, and the hash of the method's code."""
 
 
 def notes_on_rows(rows: Mapping[Key, Sequence[Measured]]) -> list[str]:
@@ -18,11 +18,24 @@ def notes_on_rows(rows: Mapping[Key, Sequence[Measured]]) -> list[str]:
     return [*_uneven(rows), *_machines(run for runs in rows.values() for run in runs)]
 
 
+def code_mark(key: tuple[object, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """What tells a row from others that differ in the method's code alone; empty if there are none.
+
+    Args:
+        key: of the row, the hash of the code last.
+        rows: the keys of all rows.
+    """
+    codes = {other[-1] for other in rows if other[:-1] == key[:-1]}
+    return f"code {str(key[-1])[:6] or 'not recorded'}" if len(codes) > 1 else ""
+
+
 def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
     """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
     tables: dict[str, dict[str, list[object]]] = defaultdict(dict)
-    for (protocol, _, conditions, method, settings), members in groups.items():
+    for key, members in groups.items():
+        protocol, _, conditions, method, settings, _ = key
         row = method if settings == "{}" else f"{method} {settings}"
+        row += f" ({code_mark(key, groups)})" if code_mark(key, groups) else ""
         tables[f"{protocol} {conditions}"][row] = [place_of(run) for run in members]
     notes = []
     for table, rows in tables.items():

@@ -127,6 +127,7 @@ class RunInfo(Settings):
         hardware: the machine, in the runner's own words by key.
         device: where the model ran, such as ``cpu`` or ``cuda:0``.
         status: ``running`` also for a run that was killed.
+        rule: the hash of the method's own code; empty in records that do not say.
         isolated: whether the method's code ran in processes of its own; None in records that do not say.
         started: the time in UTC, ISO 8601.
         error: why a failed run failed.
@@ -154,6 +155,7 @@ class RunInfo(Settings):
     hardware: dict[str, JsonValue]
     device: str
     status: Status
+    rule: str = ""
     isolated: bool | None = None
     started: str
     error: str | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.method.card import MethodCard
-from cosam_bench.method.registry import load_method, method_names, method_origin, short_name
+from cosam_bench.method.registry import check_offered, load_method, method_names, method_origin, short_name
 from cosam_bench.method.source_reading import read_card
 
 Plug = Callable[..., None]
@@ -155,3 +155,12 @@ def test_a_file_that_fails_leaves_no_half_module(tmp_path: Path) -> None:
 def test_short_names() -> None:
     asked = ("regcl", "pkg.module:Class", "/a/b.c/mine.py", "./mine.py:Mine")
     assert [short_name(name) for name in asked] == ["regcl", "pkg.module:Class", "mine", "mine:Mine"]
+
+
+def test_a_file_with_the_name_of_a_registered_method_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "average.py"
+    path.write_text("from cosam_bench.methods.average import Average\n\n\nclass Mine(Average):\n    pass\n")
+    for look in (load_method, check_offered):
+        with pytest.raises(CosamError, match=r"has the name of the method 'average'.*Rename the file"):
+            look(str(path))
+    assert load_method(f"{path}:Mine").__name__ == "Mine"

@@ -312,3 +312,17 @@ def test_costs_of_several_runs_are_their_mean_and_growth_in_one_is_growth(tmp_pa
     assert math.isnan(row["train_seconds"])
     assert pd.isna(row["trainable_parameters"])
     assert row_of(leaderboard([record(tmp_path, "moda", cost=Cost())]), "moda")["state_grows"] == ""
+
+
+def test_runs_of_other_code_are_rows_of_their_own_and_say_so(tmp_path: Path) -> None:
+    """A method's file that was edited between two seeds is two methods."""
+    runs = [
+        record(tmp_path, "mine", seed=seed, rule=rule) for seed, rule in ((0, "a" * 64), (1, "a" * 64), (2, "b" * 64))
+    ]
+    other = record(tmp_path, "regcl", rule="c" * 64)
+    frame = leaderboard([*runs, other])
+    marks = {(row["method"], row["runs"]): row["marks"] for _, row in frame.iterrows()}
+    assert marks == {("mine", 2): "code aaaaaa", ("mine", 1): "code bbbbbb", ("regcl", 1): ""}
+    assert "mine (code bbbbbb) 1" in " ".join(frame.attrs["notes"])
+    old = record(tmp_path / "old", "mine", seed=3)
+    assert "code not recorded" in set(leaderboard([*runs, old])["marks"])

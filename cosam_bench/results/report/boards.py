@@ -16,6 +16,7 @@ from cosam_bench.evaluation.ranks import RankInterval
 from cosam_bench.results.cell_text import told_settings
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
+from cosam_bench.results.leaderboard_notes import code_mark
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
     RANKED_BY,
@@ -105,8 +106,12 @@ def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], l
     return boards, notes
 
 
-def _key(run: Measured) -> tuple[str, str]:
-    return run.info.method, json.dumps(run.info.settings, sort_keys=True)
+_Key = tuple[str, str, str]
+"""An entry: the method, its settings as JSON, and the hash of its code."""
+
+
+def _key(run: Measured) -> _Key:
+    return run.info.method, json.dumps(run.info.settings, sort_keys=True), run.info.rule
 
 
 def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
@@ -122,7 +127,7 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
 
 
 def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: str) -> tuple[Entry, ...]:
-    groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    groups: dict[_Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[_key(run)].append(run)
     found = table_intervals(
@@ -148,10 +153,12 @@ def _best_first(value: float, is_high: bool) -> tuple[bool, float]:
     return math.isnan(value), -value if is_high else value
 
 
-def _labels(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """The method's name, with the settings in which entries of that method differ."""
+def _labels(keys: Sequence[_Key]) -> dict[_Key, str]:
+    """The method's name, with the settings and the code in which entries of that method differ."""
     labels = {}
-    for method, text in keys:
-        others = [json.loads(other) for name, other in keys if name == method]
-        labels[method, text] = " ".join([method, *told_settings(json.loads(text), others)])
+    for key in keys:
+        method, text, _ = key
+        others = [json.loads(other) for name, other, _ in keys if name == method]
+        told = [*told_settings(json.loads(text), others), code_mark(key, keys)]
+        labels[key] = " ".join(filter(None, [method, *told]))
     return labels
