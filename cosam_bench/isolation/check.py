@@ -37,7 +37,7 @@ def check_isolated(asked: str) -> list[str]:
     model = {"name": "tiny", "checkpoint": "random", "global_attention": False, "seed": 0}
     use_model(model | {"adapter": TRIAL_ADAPTER.model_dump(mode="json")})
     try:
-        found = _examined(asked)
+        found = _examined(facts.asked)
         _compare(IsolatedMethod(facts, trial_workbench(batch_size=2)), found)
     except WorkerFault as fault:
         text = fault.text if fault.kind == "contract" else text_of(fault, asked)

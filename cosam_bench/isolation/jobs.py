@@ -14,6 +14,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, replacing
 from cosam_bench.core.tensor_files import CannotRead
+from cosam_bench.data.faults import DataFault
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import BadPrediction
@@ -35,6 +36,7 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import State
+from cosam_bench.method.registry import absolute_reference
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.feature_cache import uncached_clock
@@ -75,6 +77,7 @@ def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodF
     Raises:
         WorkerFault: it cannot be imported, or a setting is not one of its own.
     """
+    asked = absolute_reference(asked)  # a worker has a working directory of its own
     with Worker("describe", {"method": asked, "settings": dict(settings), "source": source}) as worker:
         found = worker.due("described")
         try:
@@ -318,8 +321,8 @@ class _Answers:
             answer = make(message)
         except BadMessage as error:
             raise self._worker.bad(str(error)) from None
-        except (CannotWrite, StepHookFailed):
-            raise  # a full disk or the caller's hook is not the method's fault
+        except (CannotWrite, DataFault, StepHookFailed):
+            raise  # a full disk, the data or the caller's hook is not the method's fault
         except Exception as error:  # the worker raises it where the method called
             text = str(error) if isinstance(error, CosamError) else f"{type(error).__name__}: {error}"
             self._worker.send("refused", {"text": text, "is_memory": ran_out_of_memory(error)})

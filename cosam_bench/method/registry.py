@@ -98,6 +98,12 @@ def _no_file(path: Path) -> CosamError:
     return CosamError(f"No file {path}. Give the path of a Python file that defines one Method.")
 
 
+def absolute_reference(asked: str) -> str:
+    """The same method, wherever it is asked for: a file's path made absolute, anything else as it is."""
+    path, colon, class_name = asked.partition(":")
+    return f"{expanded(path).absolute()}{colon}{class_name}" if path.endswith(".py") else asked
+
+
 def load_method(asked: str) -> type[Method]:
     """The class behind a name, a ``package.module:Class`` or a path ``file.py`` or ``file.py:Class``.
 
