@@ -37,7 +37,8 @@ from cosam_bench import (
     Update,
     setting,
 )
-from cosam_bench.merging.regression import Ridge, merge_by_regression, running_sums
+from cosam_bench.merging.regression import merge_by_regression, running_sums
+from cosam_bench.merging.ridge import Ridge
 
 
 class LoRMSettings(Settings):

@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
-from cosam_bench.merging.regression import Ridge, merge_by_regression, running_sums, truncate_by_gram
+from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
+from cosam_bench.merging.ridge import Ridge
 from cosam_bench.merging.updates import as_factors
 
 _EXPERT = "expert/"  # prefix of the last expert's tensors in the state

@@ -28,12 +28,12 @@ from torch import Tensor
 
 from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
 from cosam_bench.merging.regression import (
-    Ridge,
     merge_by_regression,
     running_sums,
     scale_off_diagonal,
     truncate_by_gram,
 )
+from cosam_bench.merging.ridge import Ridge
 from cosam_bench.merging.updates import lazy_weight_changes
 
 

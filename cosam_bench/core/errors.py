@@ -47,6 +47,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if not isinstance(error, RuntimeError | OSError | ImportError):  # torch's AcceleratorError is a RuntimeError
+    # torch's AcceleratorError is a RuntimeError; so are NotImplementedError and RecursionError, which are other faults.
+    if not isinstance(error, RuntimeError | OSError | ImportError) or isinstance(error, NotImplementedError):
         return False
     return getattr(error, "errno", None) == errno.ENOMEM or any(sign in str(error) for sign in _NO_MEMORY)

@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 updates: changes of weights, dense or as thin factors
 scale: the factor of a merged change, as a setting
+ridge: the ridge of least squares, as a setting
 gram_matrices: sums of products of a layer's inputs
 spectral: singular values and norms of thin factors
 factoring: updates as low-rank factors of linear layers

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
@@ -40,21 +38,6 @@ def scale_off_diagonal(gram: Tensor, ratio: float) -> Tensor:
     if ratio == 0:
         return gram.diagonal().clone()
     return gram * ratio + torch.diag(gram.diagonal() * (1 - ratio))
-
-
-SMALLEST_RIDGE = 1e-9
-"""Below it a ridge other than 0 is lost in the rounding of the sums, whose products are float32, and lifts rounding
-errors instead: on one domain, 1e-9 returned the expert and 1e-12 did not."""
-
-
-def _above_rounding(ridge: float) -> float:
-    if 0 < ridge < SMALLEST_RIDGE:
-        raise ValueError(f"a ridge below {SMALLEST_RIDGE:g} is less than the sums' rounding; give 0, or more")
-    return ridge
-
-
-Ridge = Annotated[float, AfterValidator(_above_rounding)]
-"""A setting: 0, or a ridge that the sums' rounding leaves effective."""
 
 
 def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) -> Tensor:

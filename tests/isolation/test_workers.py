@@ -100,10 +100,14 @@ def test_a_stopped_run_leaves_no_process_and_no_folder(
     runs: IsolatedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        runs.run(f"{FAILING}:Hangs")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background processes ignore it
+    try:
+        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(f"{FAILING}:Hangs")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 20
     assert list(tmp_path.iterdir()) == []
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
