@@ -32,7 +32,9 @@ def _raise(number: int, _: FrameType | None) -> None:
 
 
 def ignore_further() -> None:
-    """Ignore further signals to end: the program is about to exit anyway."""
+    """Ignore further signals to end: the program is about to exit anyway; if it is called as a function, do nothing."""
+    if _raise not in map(signal.getsignal, _ENDING):
+        return
     for number in (signal.SIGINT, *_ENDING):
         signal.signal(number, signal.SIG_IGN)
 

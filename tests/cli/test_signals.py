@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cosam_bench.cli.signals import end_as_by_ctrl_c, exit_code
+from cosam_bench.cli.signals import end_as_by_ctrl_c, exit_code, ignore_further
 
 RUN = "from cosam_bench.cli.main import main; main()"
 
@@ -79,6 +79,12 @@ def test_other_signals_end_as_ctrl_c_does(number: signal.Signals) -> None:
         assert exit_code(caught.value) == 128 + number
     finally:
         signal.signal(number, before)
+
+
+def test_a_command_that_is_called_as_a_function_leaves_the_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    ignore_further()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_has_its_shells_exit_code() -> None:
