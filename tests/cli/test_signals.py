@@ -71,14 +71,16 @@ def test_who_presses_ctrl_c_three_times_sees_no_traceback(quick_protocol: Path, 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_end_as_ctrl_c_does(number: signal.Signals) -> None:
-    before = signal.signal(number, signal.SIG_DFL)
+    both = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(one, signal.SIG_DFL) for one in both]
     try:
         end_as_by_ctrl_c()
         with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), number)
         assert exit_code(caught.value) == 128 + number
     finally:
-        signal.signal(number, before)
+        for one, handler in zip(both, before, strict=True):
+            signal.signal(one, handler)
 
 
 def test_a_command_that_is_called_as_a_function_leaves_the_signals_alone() -> None:
