@@ -145,7 +145,7 @@ def test_settings_of_a_method_that_does_not_run_are_not_looked_at(quick_protocol
 def test_a_file_named_as_a_method_is_not_that_method(protocol: str, tmp_path: Path) -> None:
     text = "from cosam_bench.methods.ewc import EWC\nclass Mine(EWC):\n    pass\n"
     (tmp_path / "ewc.py").write_text(text)
-    assert resolve_run(method=str(tmp_path / "ewc.py"), protocol=protocol).settings["images"] == 256
+    assert resolve_run(method=f"{tmp_path / 'ewc.py'}:Mine", protocol=protocol).settings["images"] == 256
 
 
 @pytest.mark.parametrize(
