@@ -24,6 +24,6 @@ def prepare_isolation(methods: list[str], isolated: bool | None) -> None:
     from cosam_bench.experiments.isolated_methods import runs_isolated
 
     if isolated or any(runs_isolated(name, isolated) for name in methods):
-        from cosam_bench.isolation.workers import prepare
+        from cosam_bench.isolation.server_handle import prepare
 
         prepare(fork=True)

@@ -12,11 +12,13 @@ setting_keys: the keys of a settings model as data
 hashing: sha256 of bytes, text, JSON, files and tensors
 files: atomic writes, locks and paths
 tensor_files: safetensors files, read and written
+reusable: which shared files may be read
 sealed_files: files of tensors with their identity and a checksum
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
+arithmetic: what decides how sums are rounded
 devices: copying to the device, waiting for it, and its memory
-environment: the machine and the software, as a record names them, and what decides last bits
+environment: the machine and the software, as a record names them
 terminal_text: text without control characters
 safe_console: a console for such text alone
 console: standard output and standard error

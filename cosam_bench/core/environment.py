@@ -1,4 +1,4 @@
-"""Facts about the machine and the software: for the record of a run, and for what decides the last bits."""
+"""Facts about the machine and the software, for the record of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +19,11 @@ _PACKAGES = ("cosam-bench", "torch", "torchvision", "segment-anything-py", "peft
 
 def versions() -> dict[str, str]:
     """The versions of Python and of each package that scores depend on."""
+    return dict(_versions())
+
+
+@cache  # reading the installed packages takes longer than what it is asked for: names of experts and rows
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -25,26 +31,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def arithmetic(device: torch.device) -> dict[str, str | int | bool]:
-    """What decides, beside the libraries, how sums are rounded: equal facts give equal bits.
-
-    Files that runs share count them, since with 2 threads instead of 1 a score may differ by 2e-8.
-    """
-    facts: dict[str, str | int | bool] = {
-        "threads": torch.get_num_threads(),
-        "matmul": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
-    if device.type != "cuda":
-        return facts | {"processor": torch.backends.cpu.get_cpu_capability()}
-    cudnn = torch.backends.cudnn
-    return facts | {
-        "processor": torch.cuda.get_device_name(device),
-        "tf32": cudnn.allow_tf32,
-        "cudnn": f"deterministic={cudnn.deterministic} benchmark={cudnn.benchmark}",
-    }
 
 
 def commit() -> str:

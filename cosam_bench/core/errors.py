@@ -47,7 +47,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    # torch's AcceleratorError is a RuntimeError; so are NotImplementedError and RecursionError, which are other faults.
+    # torch's AcceleratorError is a RuntimeError, and so is NotImplementedError, which is another fault.
     if not isinstance(error, RuntimeError | OSError | ImportError) or isinstance(error, NotImplementedError):
         return False
     return getattr(error, "errno", None) == errno.ENOMEM or any(sign in str(error) for sign in _NO_MEMORY)

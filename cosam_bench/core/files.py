@@ -16,6 +16,10 @@ from cosam_bench.core.errors import CosamError
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
+ABANDONED_SECONDS = 3600
+"""A temporary file this old was left by a process that was killed: writing one takes seconds."""
+
+
 class CannotWrite(CosamError):
     """A folder cannot be written, or the disk is full."""
 
@@ -111,6 +115,16 @@ def _is_still(file: IO[Any], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock, or whether that cannot be told."""
+    try:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except OSError:
+        return True
 
 
 def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> None:

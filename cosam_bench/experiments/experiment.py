@@ -9,6 +9,7 @@ from typing import Any
 
 from cosam_bench.core.devices import free_memory_bytes
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.locations import data_folder
@@ -24,8 +25,9 @@ from cosam_bench.experiments.isolated_methods import described, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
 from cosam_bench.experiments.protocol import RunConfig
-from cosam_bench.isolation.jobs import IsolatedMethod, MethodFacts
-from cosam_bench.isolation.workers import hidden_folders, use_model
+from cosam_bench.isolation.descriptions import MethodFacts
+from cosam_bench.isolation.jobs import IsolatedMethod
+from cosam_bench.isolation.server_handle import hidden_folders, use_model
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import is_built_in, load_method, short_name
@@ -59,8 +61,7 @@ class Experiment:
         bench: what the method works with.
         loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
-        fresh: whether nothing is read that earlier runs left for sharing.
-        frozen_rows: of a fresh experiment, the names of the shared rows of frozen SAM that it has measured itself.
+        frozen_rows: which of the shared rows of frozen SAM may be read.
     """
 
     config: RunConfig
@@ -73,8 +74,7 @@ class Experiment:
     bench: Workbench
     loader: Loader
     conditions: Conditions
-    fresh: bool = False
-    frozen_rows: set[str] = field(default_factory=set)
+    frozen_rows: Reusable = field(default_factory=Reusable)
     hidden: tuple[str, ...] = ()
 
     def with_method(self, config: RunConfig, *, isolated: bool | None = False) -> Experiment:
@@ -141,7 +141,7 @@ class Experiment:
     def digest(self) -> str:
         """Hash of all that decides a score, see ``run_fingerprint``; its first digits name the record's folder."""
         return run_fingerprint(
-            self.method,
+            self.rule,
             name=self.method_name,
             settings=self.method.counted if isinstance(self.method, MethodFacts) else self.settings,
             conditions=self.conditions,
@@ -250,7 +250,7 @@ def open_experiment(
         bench=bench,
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
-        fresh=fresh,
+        frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results)),
     )
 

@@ -11,9 +11,6 @@ from cosam_bench.core.settings import Settings
 from cosam_bench.core.version import __version__
 from cosam_bench.data.samples import Domain
 from cosam_bench.experiments.protocol import Protocol
-from cosam_bench.isolation.jobs import MethodFacts
-from cosam_bench.method.interface import Method
-from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.results.conditions import protocol_digest
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.sam import Sam
@@ -38,7 +35,7 @@ def _changed_meanings(protocol: Protocol) -> dict[str, int]:
 
 
 def run_fingerprint(
-    method: type[Method] | MethodFacts,
+    rule: str,
     *,
     name: str,
     settings: Settings | Mapping[str, Any] | None,
@@ -51,7 +48,7 @@ def run_fingerprint(
     """Hash of all that decides a run's scores: two runs with the same hash are the same run.
 
     Args:
-        method: the class that is run, or the facts about it; its rule counts, see ``rule_digest``.
+        rule: the hash of the method's code, see ``rule_digest``.
         name: the method's name in the record.
         settings: the method's own, or those of them that differ from their defaults; others do not count.
         conditions: those of the run.
@@ -64,7 +61,7 @@ def run_fingerprint(
         "conditions": conditions.digest,
         "prompts": prompts,
         "method": name,
-        "source": method.rule if isinstance(method, MethodFacts) else rule_digest(method),
+        "source": rule,
         "settings": counted_settings(settings) if isinstance(settings, Settings) else dict(settings or {}),
         "seed": seed,
         "order": order,

@@ -9,7 +9,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.method.registry import is_built_in
 
 if TYPE_CHECKING:
-    from cosam_bench.isolation.jobs import MethodFacts
+    from cosam_bench.isolation.descriptions import MethodFacts
 
 
 def runs_isolated(asked: str, isolated: bool | None) -> bool:
@@ -33,8 +33,8 @@ def described(asked: str, settings: Mapping[str, Any], *, source: str) -> Method
     Raises:
         CosamError: the method cannot be imported, or a setting is not one of its own.
     """
+    from cosam_bench.isolation.descriptions import describe, text_of
     from cosam_bench.isolation.faults import WorkerFault
-    from cosam_bench.isolation.jobs import describe, text_of
 
     try:
         return describe(asked, settings, source=source)

@@ -21,9 +21,9 @@ from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import State
-from cosam_bench.results.records import Record
+from cosam_bench.results.records import SCORES_FILE, Record
 from cosam_bench.results.run_info import RunInfo
-from cosam_bench.results.score_lines import FILE, Fault, ScoreLines, read_score_lines
+from cosam_bench.results.score_lines import Fault, ScoreLines, read_score_lines
 from cosam_bench.sam.build import read_checkpoint
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.serving import check_fits
@@ -98,7 +98,7 @@ def rescore(record: Record, *, device: str | None = None, reporter: Reporter | N
 
 
 def _recorded(record: Record) -> ScoreLines:
-    path = record.folder / FILE
+    path = record.folder / SCORES_FILE
     try:
         recorded = read_score_lines(record.folder, record.info)
     except CosamError as error:
@@ -192,7 +192,7 @@ def _pairs(recorded: ScoreLines, found: Mapping[str, list[ImageScore]], *, step:
     for domain, scores in found.items():
         group = recorded.groups[step, domain]
         if list(group.scores) != [score.key for score in scores]:
-            raise CosamError(f"The test images of {domain!r} are not those in {FILE}. Verify the record first.")
+            raise CosamError(f"The test images of {domain!r} are not those in {SCORES_FILE}. Verify the record first.")
         for line, score in enumerate(scores, start=group.first_line):
             for metric, value in zip(recorded.metrics, group.scores[score.key], strict=True):
                 yield _Pair(line, domain, score.key, metric, value, score.values[metric])
@@ -211,7 +211,7 @@ def _compared(
     if is_exact:
         faults = [
             Fault(
-                FILE,
+                SCORES_FILE,
                 f"{pair.metric} of image {pair.key!r} of {pair.domain!r} after step {step} is {pair.recorded!r}, "
                 f"scored again it is {pair.found!r}.",
                 pair.line,
@@ -221,7 +221,7 @@ def _compared(
     else:
         faults = [
             Fault(
-                FILE,
+                SCORES_FILE,
                 f"the mean {metric} of {domain!r} after step {step} differs by {shift:.4g} from that scored again, "
                 f"allowed are {MEAN_TOLERANCE}.",
                 means[domain, metric][0].line,

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cosam_bench.core.environment import arithmetic, versions
+from cosam_bench.core.arithmetic import arithmetic
+from cosam_bench.core.environment import versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.core.hashing import sha256_json
@@ -29,7 +30,7 @@ class FrozenRow:
 
     def read(self) -> StepResult | None:
         """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
-        if self._experiment.fresh and self._identity not in self._experiment.frozen_rows:
+        if self._identity not in self._experiment.frozen_rows:
             return None
         try:
             result = StepResult.read(self._path, identity=self._identity)

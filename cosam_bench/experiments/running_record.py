@@ -209,10 +209,9 @@ class RunningRecord:
         self._writer.write_matrix(self._cells(self._done))
         info = self._info_as("complete", error=None)
         verified = verify_files(self.folder, info)
-        state = self.folder / "state.safetensors"
         wrong = list(map(str, verified.faults))
-        if sha256_file(state) != self._done[self._experiment.steps[-1]].state_sha256:
-            wrong.append(f"{state.name} is not the state after the last step")
+        if info.files.get("state.safetensors") != self._done[self._experiment.steps[-1]].state_sha256:
+            wrong.append("state.safetensors is not the state after the last step")
         if wrong:
             raise CosamError(
                 f"{self.folder} was changed while the run was in progress: {wrong[0].rstrip('.')}. Run it again; the "

@@ -14,7 +14,10 @@ remote: what a worker asks its parent for
 audit: what a method's code does that no method should
 worker: one job in a process of its own
 server: the process that forks workers
-workers: the parent's side of a worker
+server_handle: that process as its parent sees it
+worker_handle: a worker as its parent sees it: its process, folder and messages
+descriptions: what a worker says about a method
+answers: what a worker asks for while it works
 jobs: what the parent has done in workers
 check: the contract check in workers
 """

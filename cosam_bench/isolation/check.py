@@ -10,10 +10,12 @@ import torch
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.data.prompts import draw_prompts
+from cosam_bench.isolation.descriptions import describe, text_of
 from cosam_bench.isolation.faults import WorkerFault
-from cosam_bench.isolation.jobs import IsolatedMethod, describe, text_of
+from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.messages import Message
-from cosam_bench.isolation.workers import Worker, use_model
+from cosam_bench.isolation.server_handle import use_model
+from cosam_bench.isolation.worker_handle import Worker
 from cosam_bench.method.contract_check import ContractViolation, trial_batch, trial_splits
 from cosam_bench.method.trial import TRIAL_ADAPTER, trial_workbench
 

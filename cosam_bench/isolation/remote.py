@@ -129,13 +129,7 @@ class RemoteWorkbench(Workbench):
         values = {"has_start": start is not None, "from_scratch": from_scratch}
         began = uncached_clock(self.prefixes)
         answer = self.parent.ask("expert", values, {} if start is None else start.tensors())
-        found = answer.values
-        fitted = Fitted(
-            Update.from_tensors(answer.tensors),
-            tuple(found["epoch_losses"]),
-            found["trainable_parameters"],
-            found["seconds"],
-        )
+        fitted = Fitted.from_facts(Update.from_tensors(answer.tensors), answer.values)
         elapsed = uncached_clock(self.prefixes) - began
         for meter in (self.meter, self.shared):
             meter.training_seconds += fitted.seconds

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosam_bench.core.arithmetic import round_as
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.devices import peak_memory_bytes, reset_peak_memory, synchronise
 from cosam_bench.core.hashing import digest_tensors
@@ -91,7 +92,7 @@ class _Worker:
         self._model = model
         values = job.values
         sys.path[:] = values["path"]
-        _round_as(values["arithmetic"])
+        round_as(values["arithmetic"])
         folder = Path(values["folder"])
         device = values.get("bench", {}).get("device", "cpu")
         is_gpu = device != "cpu"
@@ -275,16 +276,6 @@ class _Worker:
         fault = base.fault(act)
         if fault is not None:
             raise WorkerFault("contract", act=act, text=fault)
-
-
-def _round_as(facts: Mapping[str, Any]) -> None:
-    """Set what decides how torch rounds sums as it is in the parent."""
-    torch.set_num_threads(facts["threads"])
-    torch.set_float32_matmul_precision(facts["matmul"])
-    torch.use_deterministic_algorithms(facts["deterministic"])
-    torch.backends.cudnn.allow_tf32 = facts["tf32"]
-    torch.backends.cudnn.deterministic = facts["cudnn_deterministic"]
-    torch.backends.cudnn.benchmark = facts["cudnn_benchmark"]
 
 
 def _no_card(asked: str) -> str:

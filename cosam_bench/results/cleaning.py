@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, is_temporary
+from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, is_locked, is_temporary
 from cosam_bench.results.run_info import read_run_info
-
-STALE_SECONDS = 3600
-"""A temporary file this old was left by a process that was killed: writing one takes seconds."""
 
 CACHES = ("experts", "image_scores", "prefix", "rows")
 """The folders in ``_shared`` whose files are computed again if they are missing; prompts are kept."""
@@ -71,9 +67,9 @@ def leftovers(results: Path) -> list[Removable]:
             if path.name == "steps" and _is_complete(path.parent):
                 found.append(path)
         elif is_temporary(path):
-            found += [path] if time.time() - _used(path) > STALE_SECONDS else []
+            found += [path] if time.time() - _used(path) > ABANDONED_SECONDS else []
         elif path.name == ".lock" or (path.suffix == ".lock" and path.parent.name in CACHES):
-            found += [path] if _is_free(path) else []
+            found += [] if is_locked(path) else [path]
     return [_removable(path) for path in found]
 
 
@@ -112,16 +108,6 @@ def _is_complete(folder: Path) -> bool:
     with suppress(CosamError):
         return read_run_info(folder / "run.json").status == "complete"
     return False
-
-
-def _is_free(lock: Path) -> bool:
-    """Whether no process holds the lock."""
-    try:
-        with lock.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:
-        return False
 
 
 def _removable(path: Path) -> Removable:

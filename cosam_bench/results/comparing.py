@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -118,11 +117,11 @@ def _same_conditions(
 
 
 def _check_settings(name: str, runs: Sequence[Measured]) -> None:
-    by_settings = {json.dumps(run.info.settings, sort_keys=True): run.record.name for run in runs}
+    by_settings = {run.variant[1]: run.record.name for run in runs}
     if len(by_settings) > 1:
         listed = "; ".join(f"{record} {settings}" for settings, record in by_settings.items())
         raise CosamError(f"{name!r} was run with several settings. Name one record of: {listed}.")
-    by_code = {run.info.rule: run.record.name for run in runs}
+    by_code = {run.variant[2]: run.record.name for run in runs}
     if len(by_code) > 1:
         raise CosamError(
             f"The code of {name!r} changed between its runs. Name one record of: {', '.join(by_code.values())}."

@@ -37,6 +37,11 @@ class Measured:
         """The record's ``run.json``."""
         return self.record.info
 
+    @property
+    def variant(self) -> tuple[str, str, str]:
+        """What a row of a table has in common: the method, its settings as JSON, and the hash of its code."""
+        return self.info.method, json.dumps(self.info.settings, sort_keys=True), self.info.rule
+
 
 def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measured], list[str]]:
     """The complete runs with their conditions, and a note for whatever was left out or set apart.

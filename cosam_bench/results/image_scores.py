@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.reading import read_file
 from cosam_bench.evaluation.contributions import Floats, RunScores
-from cosam_bench.results.records import Record
-
-FILE = "scores.csv"
-_COLUMNS = ["step", "domain", "key"]
+from cosam_bench.results.records import CSV_BYTES, SCORE_COLUMNS, SCORES_FILE, Record
 
 
 def read_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
@@ -34,24 +32,24 @@ def read_scores_file(record: Record) -> bytes:
     Raises:
         CosamError: the file is missing, cannot be read, or was changed since the run.
     """
-    path = record.checked_file(FILE)
+    path = record.checked_file(SCORES_FILE)
     try:
-        return path.read_bytes()
+        return read_file(path, limit_bytes=CSV_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
 def parse_image_scores(content: bytes, record: Record, *, metric: str) -> RunScores:
     """The scores in the bytes of a record's ``scores.csv``, as ``read_image_scores`` returns and refuses them."""
-    info, path = record.info, record.folder / FILE
+    info, path = record.info, record.folder / SCORES_FILE
     # By domain, the place of each image and, by step and place, its score.
     tables: dict[str, _Table] = {name: ({}, {}) for name in (*info.order, *info.retention)}
     try:
         lines = csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
         header = next(lines, [])
-        if header[:3] != _COLUMNS or metric not in header[3:]:
+        if tuple(header[:3]) != SCORE_COLUMNS or metric not in header[3:]:
             found = ", ".join(header) or "nothing"
-            raise CosamError(f"{path} has the columns {found}; expected {', '.join(_COLUMNS)} and {metric}.")
+            raise CosamError(f"{path} has the columns {found}; expected {', '.join(SCORE_COLUMNS)} and {metric}.")
         _fill(tables, lines, steps=len(info.order), metric=metric, width=len(header), column=header.index(metric))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -210,8 +209,7 @@ _Place = tuple[str, str, int, tuple[str, ...]]
 
 def _key(run: Measured) -> Key:
     info = run.info
-    settings = json.dumps(info.settings, sort_keys=True)
-    return info.protocol, info.protocol_version, run.conditions, info.method, settings, info.rule
+    return info.protocol, info.protocol_version, run.conditions, *run.variant
 
 
 def _place(run: Measured) -> _Place:

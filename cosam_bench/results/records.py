@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 CSV_BYTES = 1 << 28  # of a file of scores: two million lines
 _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
-_SCORE_COLUMNS = ("step", "domain", "key")
+SCORES_FILE = "scores.csv"
+SCORE_COLUMNS = ("step", "domain", "key")
 
 
 def record_folder(results: Path, *, protocol: str, method: str, digest: str) -> Path:
@@ -76,10 +77,10 @@ class RecordWriter:
             step: domains learned so far.
             scores: by the domain's name, one score per image; ``nan`` is written for a metric that it lacks.
         """
-        path = self.folder / "scores.csv"
-        header, old = _read_csv(path, _SCORE_COLUMNS) if path.exists() else ([], [])
+        path = self.folder / SCORES_FILE
+        header, old = _read_csv(path, SCORE_COLUMNS) if path.exists() else ([], [])
         kept = [dict(zip(header, row, strict=True)) for row in old if int(row[0]) < step]
-        rows = [[row.get(name, "nan") for name in (*_SCORE_COLUMNS, *METRICS)] for row in kept]
+        rows = [[row.get(name, "nan") for name in (*SCORE_COLUMNS, *METRICS)] for row in kept]
         self._write_score_rows([*rows, *_score_rows(step, scores)])
 
     def write_all_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
@@ -87,7 +88,7 @@ class RecordWriter:
         self._write_score_rows([row for step, scores in sorted(steps.items()) for row in _score_rows(step, scores)])
 
     def _write_score_rows(self, rows: Sequence[Sequence[str]]) -> None:
-        write_atomically(self.folder / "scores.csv", _csv_text([(*_SCORE_COLUMNS, *METRICS), *rows]))
+        write_atomically(self.folder / SCORES_FILE, _csv_text([(*SCORE_COLUMNS, *METRICS), *rows]))
 
 
 def _score_rows(step: int, scores: Mapping[str, Sequence[ImageScore]]) -> list[list[str]]:

@@ -11,11 +11,8 @@ from pathlib import Path
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.results.records import CSV_BYTES
+from cosam_bench.results.records import CSV_BYTES, SCORE_COLUMNS, SCORES_FILE
 from cosam_bench.results.run_info import RunInfo
-
-FILE = "scores.csv"
-_COLUMNS = ["step", "domain", "key"]
 
 
 @dataclass(frozen=True)
@@ -71,23 +68,23 @@ def read_score_lines(folder: Path, info: RunInfo) -> ScoreLines:
     Raises:
         CosamError: the file cannot be read at all, or its columns are others.
     """
-    path = folder / FILE
+    path = folder / SCORES_FILE
     try:
         text = read_text(path, limit_bytes=CSV_BYTES)
         header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosamError(f"it cannot be read: {error}.") from None
-    metrics = tuple(header[len(_COLUMNS) :])
-    if header[: len(_COLUMNS)] != _COLUMNS or not metrics or not set(metrics) <= set(METRICS):
+    metrics = tuple(header[len(SCORE_COLUMNS) :])
+    if tuple(header[: len(SCORE_COLUMNS)]) != SCORE_COLUMNS or not metrics or not set(metrics) <= set(METRICS):
         found = ", ".join(header) or "nothing"
-        raise CosamError(f"its columns are {found}; expected {', '.join(_COLUMNS)}, then names of metrics.")
+        raise CosamError(f"its columns are {found}; expected {', '.join(SCORE_COLUMNS)}, then names of metrics.")
     groups: dict[tuple[int, str], Group] = {}
     faults = []
     for line, row in enumerate(rows, start=2):
         try:
             _add(row, line, metrics=metrics, info=info, groups=groups)
         except ValueError as error:
-            faults.append(Fault(FILE, f"{error}.", line))
+            faults.append(Fault(SCORES_FILE, f"{error}.", line))
     return ScoreLines(metrics, groups, (*faults, *_missing_images(groups, info)))
 
 
@@ -100,12 +97,12 @@ def _add(
     groups: dict[tuple[int, str], Group],
 ) -> None:
     """Add a line to its group; ValueError says what is wrong with it."""
-    if len(row) != len(_COLUMNS) + len(metrics):
-        raise ValueError(f"found {len(row)} values, expected {len(_COLUMNS) + len(metrics)}")
+    if len(row) != len(SCORE_COLUMNS) + len(metrics):
+        raise ValueError(f"found {len(row)} values, expected {len(SCORE_COLUMNS) + len(metrics)}")
     step, domain, key = int(row[0]), row[1], row[2]
     if domain not in (*info.order, *info.retention) or not 0 <= step <= len(info.order):
         raise ValueError(f"step {step} of domain {domain!r} is not part of this run")
-    values = tuple(float(text) for text in row[len(_COLUMNS) :])
+    values = tuple(float(text) for text in row[len(SCORE_COLUMNS) :])
     for metric, value in zip(metrics, values, strict=True):
         if not 0 <= value <= 1:
             raise ValueError(f"{metric} of {key!r} is {value}, expected a number in [0, 1]")
@@ -122,7 +119,7 @@ def _missing_images(groups: dict[tuple[int, str], Group], info: RunInfo) -> Iter
         for domain in (*info.order, *info.retention):
             found, first = groups.get((step, domain)), groups.get((0, domain))
             if found is None:
-                yield Fault(FILE, f"{domain!r} has no scores after step {step}.")
+                yield Fault(SCORES_FILE, f"{domain!r} has no scores after step {step}.")
             elif first is not None and list(found.scores) != list(first.scores):
                 text = f"the {len(found.scores)} images of {domain!r} after step {step} are not the {len(first.scores)}"
-                yield Fault(FILE, f"{text} of step 0.", found.first_line)
+                yield Fault(SCORES_FILE, f"{text} of step 0.", found.first_line)

@@ -18,9 +18,9 @@ from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.sums import plain_sum
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
-from cosam_bench.results.records import read_cells
+from cosam_bench.results.records import SCORES_FILE, read_cells
 from cosam_bench.results.run_info import RunInfo, read_run_info
-from cosam_bench.results.score_lines import FILE, Fault, ScoreLines, read_score_lines
+from cosam_bench.results.score_lines import Fault, ScoreLines, read_score_lines
 
 FIGURE_TOLERANCE = 1e-12
 """Allowed in a figure of the summary. numpy does not promise in which order it adds, and for means of some hundred
@@ -72,7 +72,7 @@ def verify_files(folder: Path, info: RunInfo) -> Verification:
     try:
         scores = read_score_lines(folder, info)
     except CosamError as error:
-        return Verification(folder, (*faults, Fault(FILE, str(error))), tuple(notes))
+        return Verification(folder, (*faults, Fault(SCORES_FILE, str(error))), tuple(notes))
     faults += scores.faults
     try:
         cells = read_cells(folder / "matrix.csv")
@@ -179,21 +179,21 @@ def _cell_faults(
         named = f"{cell.metric} of {cell.domain!r} after step {cell.step}"
         place = (cell.step, cell.domain)
         if (*place, cell.metric) not in left:
-            text = f"{named} is given twice or has no scores in {FILE}."
+            text = f"{named} is given twice or has no scores in {SCORES_FILE}."
             faults.append(Fault("matrix.csv", text, line))
             continue
         left.remove((*place, cell.metric))
         group, column = scores.groups[place], scores.metrics.index(cell.metric)
         values = [image[column] for image in group.scores.values()]
         if cell.count != len(values):
-            text = f"{named} counts {cell.count} images, expected {len(values)} as in {FILE}."
+            text = f"{named} counts {cell.count} images, expected {len(values)} as in {SCORES_FILE}."
             faults.append(Fault("matrix.csv", text, line))
         if cell.value not in (expected := means(values)):
-            lines = f"from line {group.first_line} of {FILE}"
+            lines = f"from line {group.first_line} of {SCORES_FILE}"
             text = f"{named} is {cell.value!r}, expected {expected[0]!r}, the mean of {len(values)} scores {lines} on."
             faults.append(Fault("matrix.csv", text, line))
     faults += [
-        Fault("matrix.csv", f"{metric} of {domain!r} after step {step} is missing; {FILE} has its scores.")
+        Fault("matrix.csv", f"{metric} of {domain!r} after step {step} is missing; {SCORES_FILE} has its scores.")
         for step, domain, metric in sorted(left)
     ]
     return faults
@@ -210,7 +210,7 @@ def _summary_faults(cells: Sequence[Cell], info: RunInfo) -> tuple[list[Fault], 
     for metric in metrics.keys() | info.summary.keys():
         if metric not in metrics:  # a run writes a summary of every metric that it knows
             if any(not math.isnan(value) for value in info.summary[metric].values()):
-                faults.append(Fault("run.json", f"'summary' has {metric}, which {FILE} lacks."))
+                faults.append(Fault("run.json", f"'summary' has {metric}, which {SCORES_FILE} lacks."))
             continue
         matrix = ScoreMatrix.from_cells(cells, metric=metric, domains=info.order, retention=info.retention)
         computed, recorded = summary(matrix), info.summary.get(metric, {})

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from cosam_bench.core.errors import ran_out_of_memory
-from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite
+from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.sealed_files import read_sealed, write_sealed
 from cosam_bench.core.tensor_files import CannotRead
 from cosam_bench.sam.sam import Features
 
 _ENDING = ".safetensors"
-_STALE_SECONDS = 3600  # a temporary file this old was left by a process that was killed
 
 
 class Kept(NamedTuple):
@@ -91,14 +91,14 @@ class FeatureFiles:
             fresh: read only what this object has written.
         """
         self._folder = folder
-        self._readable: set[str] | None = set() if fresh else None
+        self._reusable = Reusable(fresh=fresh)
         self._limit_bytes = limit_bytes
         self._unseen_bytes = limit_bytes  # written since the folder was last scanned
         self._is_writable = True
 
     def read(self, key: str) -> Kept | None:
         """The features of a key, on the CPU."""
-        if self._readable is not None and key not in self._readable:
+        if key not in self._reusable:
             return None
         path = self._path(key)
         try:
@@ -120,8 +120,7 @@ class FeatureFiles:
         except CannotWrite:
             self._is_writable = False
             return
-        if self._readable is not None:
-            self._readable.add(key)
+        self._reusable.add(key)
         if self._unseen_bytes > self._limit_bytes // 16:
             self._unseen_bytes = 0
             _evict(self._folder, limit_bytes=self._limit_bytes)
@@ -138,7 +137,7 @@ def _evict(folder: Path, *, limit_bytes: int) -> None:
             facts = path.stat()
             if path.suffix == _ENDING:
                 entries.append((facts.st_mtime_ns, facts.st_size, path))
-            elif time.time() - facts.st_mtime > _STALE_SECONDS:
+            elif time.time() - facts.st_mtime > ABANDONED_SECONDS:
                 path.unlink()
     total = sum(size for _, size, _ in entries)
     if total <= limit_bytes * 15 // 16:

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from cosam_bench.core.arithmetic import arithmetic
 from cosam_bench.core.devices import synchronise
-from cosam_bench.core.environment import arithmetic, versions
+from cosam_bench.core.environment import versions
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.sam.cache_backends import FeatureBackend, Kept
 from cosam_bench.sam.encoder_sections import encoder_sections, parts

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from cosam_bench.core.arithmetic import arithmetic
 from cosam_bench.core.defaults import counted_settings
-from cosam_bench.core.environment import arithmetic, versions
+from cosam_bench.core.environment import versions
 from cosam_bench.core.files import exclusive
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.sealed_files import read_sealed, write_sealed
 from cosam_bench.core.tensor_files import CannotRead
 from cosam_bench.core.version import __version__
@@ -77,7 +79,7 @@ class ExpertStore:
             fresh: read only experts that this object has trained.
         """
         self._folder = folder
-        self._readable: set[str] | None = set() if fresh else None
+        self._reusable = Reusable(fresh=fresh)
 
     def read_or_train(self, name: str, train: Callable[[], Fitted]) -> tuple[Fitted, bool]:
         """The expert of a name from ``expert_name``, and whether it was trained now.
@@ -92,30 +94,15 @@ class ExpertStore:
             if (found := self._read(path)) is not None:  # another process has trained it meanwhile
                 return found, False
             fitted = train()
-            _write(path, fitted)
-            if self._readable is not None:
-                self._readable.add(name)
+            write_sealed(path, fitted.update.tensors(), fitted.facts)
+            self._reusable.add(name)
             return fitted, True
 
     def _read(self, path: Path) -> Fitted | None:
-        if self._readable is not None and path.stem not in self._readable:
+        if path.stem not in self._reusable:
             return None
         try:
             tensors, facts = read_sealed(path)
-            return Fitted(
-                update=Update.from_tensors(tensors),
-                epoch_losses=tuple(facts["epoch_losses"]),
-                trainable_parameters=int(facts["trainable_parameters"]),
-                seconds=float(facts["seconds"]),
-            )
+            return Fitted.from_facts(Update.from_tensors(tensors), facts)
         except (CannotRead, KeyError, ValueError, TypeError):
             return None
-
-
-def _write(path: Path, fitted: Fitted) -> None:
-    facts = {
-        "epoch_losses": list(fitted.epoch_losses),
-        "trainable_parameters": fitted.trainable_parameters,
-        "seconds": fitted.seconds,
-    }
-    write_sealed(path, fitted.update.tensors(), facts)

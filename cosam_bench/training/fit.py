@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,25 @@ class Fitted:
     epoch_losses: tuple[float, ...]
     trainable_parameters: int
     seconds: float
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but the update, as JSON values."""
+        return {
+            "epoch_losses": list(self.epoch_losses),
+            "trainable_parameters": self.trainable_parameters,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_facts(cls, update: Update, facts: Mapping[str, Any]) -> Fitted:
+        """The adapter with this update and these ``facts``; KeyError, TypeError or ValueError if they are not such."""
+        return cls(
+            update,
+            epoch_losses=tuple(facts["epoch_losses"]),
+            trainable_parameters=int(facts["trainable_parameters"]),
+            seconds=float(facts["seconds"]),
+        )
 
 
 @dataclass(frozen=True)

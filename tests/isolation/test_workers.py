@@ -15,7 +15,7 @@ import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.protocol import resolve_run
-from cosam_bench.isolation import workers
+from cosam_bench.isolation import server_handle
 
 FAILING = Path(__file__).parent / "failing_methods.py"
 HONEST = Path(__file__).parents[1] / "cheats" / "honest.py"
@@ -140,16 +140,16 @@ def test_folders_that_a_worker_needs_are_not_hidden(tmp_path: Path) -> None:
     method = tmp_path / "work" / "mine.py"
     method.touch()
     folders = [tmp_path / "data", tmp_path / "work", tmp_path / "none"]
-    assert workers.hidden_folders(folders, needed=[method]) == [str(tmp_path / "data")]
+    assert server_handle.hidden_folders(folders, needed=[method]) == [str(tmp_path / "data")]
 
 
 def test_a_server_that_was_killed_fails_the_method_and_is_replaced(runs: IsolatedRuns) -> None:
     runs.experiment(str(HONEST))
-    killed = workers._server
+    killed = server_handle._server
     assert killed is not None
     threading.Timer(1, os.kill, (killed._pid, signal.SIGKILL)).start()
     with pytest.raises(MethodFailed, match=r"failed in learn\(\): its process was lost together with"):
         runs.run(f"{FAILING}:Waits")
-    workers.prepare(fork=False)
-    assert workers._server is not killed
-    workers.shut_down()  # the new one would take seconds to start
+    server_handle.prepare(fork=False)
+    assert server_handle._server is not killed
+    server_handle.shut_down()  # the new one would take seconds to start

@@ -106,12 +106,7 @@ def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], l
     return boards, notes
 
 
-_Key = tuple[str, str, str]
-"""An entry: the method, its settings as JSON, and the hash of its code."""
-
-
-def _key(run: Measured) -> _Key:
-    return run.info.method, json.dumps(run.info.settings, sort_keys=True), run.info.rule
+_Variant = tuple[str, str, str]  # as ``Measured.variant``
 
 
 def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
@@ -119,7 +114,7 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
     kept: dict[tuple[object, ...], Measured] = {}
     notes = []
     for run in sorted(runs, key=lambda run: run.info.started):
-        place = (*_key(run), run.info.protocol, run.conditions, run.info.seed, run.info.order)
+        place = (*run.variant, run.info.protocol, run.conditions, run.info.seed, run.info.order)
         if place in kept:
             notes.append(f"Left out: {kept[place].record.name} repeats the seed and order of {run.record.name}.")
         kept[place] = run
@@ -127,9 +122,9 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
 
 
 def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: str) -> tuple[Entry, ...]:
-    groups: dict[_Key, list[Measured]] = defaultdict(list)
+    groups: dict[_Variant, list[Measured]] = defaultdict(list)
     for run in runs:
-        groups[_key(run)].append(run)
+        groups[run.variant].append(run)
     found = table_intervals(
         [[scores[run.record.folder] for run in members] for members in groups.values()],
         is_ranked=[has_fair_marks(members) for members in groups.values()],
@@ -153,7 +148,7 @@ def _best_first(value: float, is_high: bool) -> tuple[bool, float]:
     return math.isnan(value), -value if is_high else value
 
 
-def _labels(keys: Sequence[_Key]) -> dict[_Key, str]:
+def _labels(keys: Sequence[_Variant]) -> dict[_Variant, str]:
     """The method's name, with the settings and the code in which entries of that method differ."""
     labels = {}
     for key in keys:

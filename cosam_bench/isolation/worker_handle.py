@@ -1,184 +1,29 @@
-"""The parent's side: the server process, and one worker at a time."""
+"""One worker at a time: its process, its folder and its messages."""
 
 from __future__ import annotations
 
-import atexit
-import os
 import selectors
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
+from cosam_bench.core.arithmetic import rounding_settings
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.isolation.faults import Place, WorkerFault, death
 from cosam_bench.isolation.messages import BadMessage, Channel, ChannelClosed, Message
 from cosam_bench.isolation.payloads import Tensors
+from cosam_bench.isolation.server_handle import PATIENCE_SECONDS, ServerLost, import_path, running_server, server_lock
 
 _FILE_BYTE = b"+"
 STATE = "before.safetensors"
-_SERVER = "import sys; from cosam_bench.isolation.server import main; main()"
 _HEAD_BYTES = 1 << 24  # of what a worker sends
 _MOST_BYTES = 1 << 30
-_PATIENCE_SECONDS = 10.0  # for a killed process to end
-
-
-class ServerLost(CosamError):
-    """The process that forks workers has ended."""
-
-
-class Server:
-    """The process that forks workers, started when it is first needed and shared by all runs of this process."""
-
-    def __init__(self, control: socket.socket, process: subprocess.Popen[bytes] | None, pid: int) -> None:
-        self.owner = os.getpid()
-        self.control = control
-        self.channel = Channel(control)
-        self._process = process
-        self._pid = pid
-        self._model: dict[str, Any] | None = None
-        self._has_forked = False
-        self.is_lost = False
-
-    @classmethod
-    def spawned(cls) -> Server:
-        """A new interpreter, which holds nothing of this process."""
-        own, other = socket.socketpair()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONSAFEPATH": "1"}
-        with other:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _SERVER, str(other.fileno())],
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,
-            )
-        return cls(own, process, process.pid)
-
-    @classmethod
-    def forked(cls) -> Server:
-        """A copy of this process, which is as fast as it is complete: see ``prepare``."""
-        from cosam_bench.isolation.server import serve
-
-        own, other = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
-            try:
-                own.close()
-                os.setsid()
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                serve(other)
-            finally:
-                os._exit(1)
-        other.close()
-        return cls(own, None, pid)
-
-    def use_model(self, facts: Mapping[str, Any]) -> None:
-        """Have the frozen model built, unless it is there already; this does not wait."""
-        if self._model != dict(facts):
-            self._model = dict(facts)
-            self.send("model", self._model)
-
-    def send(self, kind: str, values: Mapping[str, Any] | None = None) -> None:
-        """Send the server a message."""
-        self._has_forked |= kind == "fork"
-        try:
-            self.channel.send(kind, values)
-        except ChannelClosed:
-            raise self.lost() from None
-
-    def lost(self) -> ServerLost:
-        """The error if the server has ended; the next worker gets a new one."""
-        self.is_lost = True
-        return ServerLost("The process that starts isolated methods has ended. Run again; what was measured is kept.")
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process is gone."""
-        if not self.is_lost and self._process is not None:
-            self.is_lost = self._process.poll() is not None
-        elif not self.is_lost:
-            with suppress(ChildProcessError):
-                self.is_lost = os.waitpid(self._pid, os.WNOHANG)[0] == self._pid
-        return self.is_lost
-
-    def close(self) -> None:
-        """End the server and its worker."""
-        self.is_lost = True
-        self.control.close()
-        with suppress(ProcessLookupError, ChildProcessError, subprocess.TimeoutExpired):
-            if self._process is not None:
-                if not self._has_forked:
-                    self._process.kill()  # it may not even have started, and has no worker
-                self._process.wait(_PATIENCE_SECONDS)
-            else:
-                os.waitpid(self._pid, 0)
-
-
-def _import_path() -> list[str]:
-    """Where this process imports from, as absolute paths."""
-    return [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 (an entry may be empty: the working directory)
-
-
-_lock = threading.RLock()
-_server: Server | None = None
-_model: dict[str, Any] | None = None
-
-
-def prepare(*, fork: bool) -> None:
-    """Start the server now, beside other work, if there is none.
-
-    Args:
-        fork: whether this process holds no data and no method's code, so that it may be copied instead of starting
-            a new interpreter. It is copied only if it has one thread, since locks of others would never open.
-    """
-    global _server
-    with _lock:
-        if _server is not None and (_server.owner != os.getpid() or _server.has_ended):
-            _server = None
-        if _server is None:
-            _server = Server.forked() if fork and _is_alone() else Server.spawned()
-            atexit.register(_server.close)
-            if _model is not None:
-                _server.use_model(_model)
-
-
-def _is_alone() -> bool:
-    tasks = Path("/proc/self/task")
-    has_one_thread = tasks.is_dir() and len(list(tasks.iterdir())) == 1
-    return has_one_thread and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch ships it without types
-
-
-def shut_down() -> None:
-    """End the server, if there is one."""
-    global _server
-    with _lock:
-        if _server is not None and _server.owner == os.getpid():
-            atexit.unregister(_server.close)
-            _server.close()
-        _server = None
-
-
-def use_model(facts: Mapping[str, Any]) -> None:
-    """Have the frozen model of the coming workers built, beside other work."""
-    global _model
-    with _lock:
-        _model = dict(facts)
-        prepare(fork=False)
-        assert _server is not None
-        _server.use_model(_model)
 
 
 class _WatchedChannel(Channel):
@@ -237,18 +82,16 @@ class Worker:
         self.peak_bytes = 0
 
     def __enter__(self) -> Self:
-        _lock.acquire()
+        server_lock.acquire()
         try:
             self._start()
         except BaseException:
-            _lock.release()
+            server_lock.release()
             raise
         return self
 
     def _start(self) -> None:
-        prepare(fork=False)
-        assert _server is not None
-        self.server = _server
+        self.server = running_server()
         kind, values, tensors = self._job
         self._folder = Path(tempfile.mkdtemp(prefix="cosam-bench-isolated-")).resolve()
         own, other = socket.socketpair()
@@ -264,7 +107,7 @@ class Worker:
                 pass
             if answer.text("fault"):
                 raise CosamError(f"The frozen model cannot be built in a process of its own: {answer.text('fault')}.")
-            common = {"folder": str(self._folder), "path": _import_path(), "arithmetic": _arithmetic()}
+            common = {"folder": str(self._folder), "path": import_path(), "arithmetic": rounding_settings()}
             self.send(kind, {"hidden": [], "state": None, **values, **common}, tensors)
         except BaseException:
             self._end()
@@ -380,7 +223,7 @@ class Worker:
         try:
             self._end()
         finally:
-            _lock.release()
+            server_lock.release()
 
     def _end(self) -> None:
         self._channel.close()
@@ -398,7 +241,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self.server.control, selectors.EVENT_READ)
             while self.status is None:
-                if selector.select(_PATIENCE_SECONDS if is_asked else 1.0):
+                if selector.select(PATIENCE_SECONDS if is_asked else 1.0):
                     self.hear()
                 elif is_asked:
                     self.server.close()  # the system then kills the worker, too
@@ -408,28 +251,9 @@ class Worker:
                     self.server.send("kill")
 
 
-def _arithmetic() -> dict[str, Any]:
-    """The settings of torch that decide how sums are rounded, so that a worker rounds them likewise."""
-    return {
-        "threads": torch.get_num_threads(),
-        "matmul": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "tf32": torch.backends.cudnn.allow_tf32,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-    }
-
-
 def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, target)
     except OSError as error:
         why = error.strerror or error
         raise CannotWrite(f"{target} cannot be written: {why}. Free space in {target.parent.parent}.") from error
-
-
-def hidden_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[str]:
-    """Those folders of the parent that a worker must not see, as far as nothing that it needs is in them."""
-    found = [folder.resolve() for folder in folders if folder.is_dir()]
-    kept = [path.resolve() for path in (*needed, *map(Path, _import_path())) if path.exists()]
-    return [str(folder) for folder in found if not any(folder == path or folder in path.parents for path in kept)]

@@ -1,0 +1,78 @@
+"""What a worker says about a method, so that the parent need not import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cosam_bench.isolation.faults import WorkerFault
+from cosam_bench.isolation.messages import BadMessage
+from cosam_bench.isolation.payloads import (
+    Values,
+    card_from,
+)
+from cosam_bench.isolation.worker_handle import Worker
+from cosam_bench.method.card import MethodCard
+from cosam_bench.method.registry import absolute_reference
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """What the harness knows of a method that it never imports.
+
+    Attributes:
+        asked: the method, as ``--method`` takes it.
+        card: its card.
+        settings: all of its settings, resolved, as JSON values.
+        given: the same without those that are None.
+        counted: those that differ from their defaults.
+        rule: the hash of its code.
+    """
+
+    asked: str
+    card: MethodCard
+    settings: Values
+    given: Values
+    counted: Values
+    rule: str
+
+
+def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodFacts:
+    """The facts about a method, which is imported in a worker.
+
+    Args:
+        asked: the method.
+        settings: those that are given.
+        source: of the settings, in messages.
+
+    Raises:
+        WorkerFault: it cannot be imported, or a setting is not one of its own.
+    """
+    asked = absolute_reference(asked)  # a worker has a working directory of its own
+    with Worker("describe", {"method": asked, "settings": dict(settings), "source": source}) as worker:
+        found = worker.due("described")
+        try:
+            card = card_from(found.values.get("card"))
+        except BadMessage as error:
+            raise worker.bad(str(error)) from None
+        parts = [found.values.get(name) for name in ("settings", "given", "counted")]
+        rule = found.text("rule")
+        if not all(isinstance(part, dict) for part in parts) or len(rule) != 64:
+            raise worker.bad("a description without settings or rule")
+        worker.finish()
+        resolved, given, counted = (dict(part) for part in parts if isinstance(part, dict))
+        return MethodFacts(asked, card, resolved, given, counted, rule)
+
+
+def text_of(fault: WorkerFault, asked: str) -> str:
+    """What went wrong while a method was imported or checked, as one message."""
+    if fault.kind in ("cosam", "disk"):
+        return fault.text
+    where = f" ({fault.place})" if str(fault.place) else ""
+    act = "while its code was imported" if fault.act in ("import", "describe") else f"in {fault.act}()"
+    if fault.kind == "died":
+        return f"Method {asked!r}: its process {fault.text} {act}{where}. Correct the method."
+    if fault.kind == "contract":
+        return f"Method {asked!r}: {fault.text}"
+    return f"Method {asked!r} raised {fault.error} {act}: {fault.text}{where}."
