@@ -4,7 +4,6 @@ import os
 
 # Before torch loads OpenMP, as the command line does: spinning threads starve a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.pop("PYTEST_ADDOPTS", None)  # meant for these tests, not for those that they start
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 

@@ -41,7 +41,8 @@ def command_line(source: Path) -> CommandLine:
     target = source.parent / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     _output([*pip, "--target", str(target), str(source)], source.parent, dict(os.environ))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(target), str(ROOT)])}
+    # Options in PYTEST_ADDOPTS, such as a threshold of coverage, are meant for the tests of this project alone.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(target), str(ROOT)]), "PYTEST_ADDOPTS": ""}
 
     def run(*arguments: str, module: str = "cosam_bench.cli.main", cwd: Path = source.parent) -> str:
         return _output([sys.executable, "-m", module, *arguments], cwd, environment)
