@@ -56,3 +56,26 @@ def test_a_method_that_ends_its_process_breaks_the_contract() -> None:
         check_isolated(f"{FAILING}:Exits")
     with pytest.raises(CosamError, match=r"No file .*none\.py"):
         check_isolated("none.py")
+
+
+ROWS = re.findall(
+    r"^\| `(\w+)` \|[^|]*\| (named|passes) \|$",
+    (Path(__file__).parents[2] / "docs" / "isolation.md").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
+
+
+def test_the_page_says_of_every_cheat_whether_the_check_names_it() -> None:
+    cheats = {path.stem for path in CHEATS.glob("*.py")} - {"conftest", "honest"}
+    assert {name for name, _ in ROWS} == cheats
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "answer"), ROWS)
+def test_the_check_says_of_a_cheat_what_the_page_says(name: str, answer: str) -> None:
+    path = str(CHEATS / f"{name}.py")
+    if answer == "passes":
+        assert check_isolated(path)
+    else:
+        with pytest.raises(ContractViolation):
+            check_isolated(path)
