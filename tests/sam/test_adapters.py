@@ -300,6 +300,7 @@ def test_mobile_sam_trains_after_it_was_scored() -> None:
         ({"rank": 0}, "'rank' is 0"),
         ({"alpha": -1.0}, "'alpha' is -1.0"),
         ({"targets": "("}, "not a regular expression"),
+        ({"targets": "[[], None]"}, "not a regular expression, Possible nested set"),
         ({"ranks": 8}, "did you mean 'rank'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
@@ -69,8 +70,10 @@ class AdapterSettings(Settings):
     @classmethod
     def _is_pattern(cls, value: str | None) -> str | None:
         try:
-            re.compile(value or "")
-        except re.error as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)  # a set within a set, whose meaning will change
+                re.compile(value or "")
+        except (re.error, FutureWarning) as error:
             raise ValueError(f"not a regular expression, {error}") from None
         return value
 
