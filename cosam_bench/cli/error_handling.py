@@ -22,7 +22,7 @@ import typer
 from cosam_bench import __version__
 from cosam_bench.cli.signals import exit_code, ignore_further
 from cosam_bench.core.console import say
-from cosam_bench.core.errors import CosamError, ran_out_of_memory
+from cosam_bench.core.errors import CosamError, ran_out_of_files, ran_out_of_memory
 
 BAD_INPUT = 2
 FAILED = 1
@@ -35,6 +35,8 @@ _LESS_MEMORY = (
     "Lower score.batch_size or fit.batch_size (--set score.batch_size=1), or choose a smaller --model. "
     "Each of these changes the experiment, so the leaderboard lists it separately."
 )
+
+_MORE_FILES = "Let the process have more files open: `ulimit -n 1024`."
 
 _Parameters = ParamSpec("_Parameters")
 
@@ -70,8 +72,12 @@ def explain(error: BaseException) -> int:
         ignore_further()
         say("Stopped", str(error) or "No file was left half written.", style="bold yellow")
         return exit_code(error.__cause__ or error)
-    if ran_out_of_memory(error) or (error.__cause__ is not None and ran_out_of_memory(error.__cause__)):
+    causes = [error] if error.__cause__ is None else [error, error.__cause__]
+    if any(map(ran_out_of_memory, causes)):
         say("Error", f"Out of memory: {_first_line(error)} {_LESS_MEMORY}", style="bold red")
+        return FAILED
+    if any(map(ran_out_of_files, causes)):
+        say("Error", f"{_first_line(error)}. {_MORE_FILES}", style="bold red")
         return FAILED
     if isinstance(error, CosamError):
         say("Error", str(error), style="bold red")

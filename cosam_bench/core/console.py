@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from cosam_bench.core.terminal_text import terminal_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,14 +39,18 @@ def _console(*, stderr: bool) -> Console:
 def say(head: str, text: str, *, style: str) -> None:
     """Print a message on the standard error, its head coloured; long lines are wrapped on a terminal only.
 
-    If the standard error cannot be written, nobody is told: what was measured counts for more.
+    If the standard error cannot be written, nobody is told: what was measured counts for more. Where memory does not
+    suffice for colours, the message is plain.
     """
-    from rich.text import Text
-
-    console = notes_console()
-    message = Text.assemble((f"{head}: ", style), text)
     with suppress(OSError):
-        console.print(message, soft_wrap=not console.is_terminal)
+        try:
+            from rich.text import Text
+
+            console = notes_console()
+            message = Text.assemble((f"{head}: ", style), text)
+            console.print(message, soft_wrap=not console.is_terminal)
+        except (MemoryError, ImportError):
+            print(f"{head}: {terminal_text(text)}", file=sys.stderr)
 
 
 def plain_table(*heads: str) -> Table:

@@ -51,3 +51,19 @@ def ran_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError | OSError | ImportError) or isinstance(error, NotImplementedError):
         return False
     return getattr(error, "errno", None) == errno.ENOMEM or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def ran_out_of_files(error: BaseException) -> bool:
+    """Whether this process, or the system, may not have one more file open.
+
+    >>> ran_out_of_files(OSError(errno.EMFILE, "Too many open files")), ran_out_of_files(FileNotFoundError("x"))
+    (True, False)
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return True
+    return isinstance(error, RuntimeError | ImportError) and "Too many open files" in str(error)
+
+
+def lacks_resources(error: BaseException) -> bool:
+    """Whether the machine's limits are the cause, so that whatever code met them is not to blame."""
+    return ran_out_of_memory(error) or ran_out_of_files(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard
 
-from cosam_bench.core.errors import CosamError, ran_out_of_memory, unknown_name
+from cosam_bench.core.errors import CosamError, lacks_resources, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.method.edited_modules import unload_edited_modules
 
@@ -123,7 +123,7 @@ def _import(module_name: str, asked: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except Exception as error:  # a plugin may raise anything while it is imported
-        if ran_out_of_memory(error):
+        if lacks_resources(error):
             raise  # not the plugin's fault, and the next one would fail likewise
         raise CosamError(
             f"Method {asked!r} cannot be imported: {module_name} raised {type(error).__name__}: {error}. "
@@ -144,7 +144,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything
         del sys.modules[name]
-        if ran_out_of_memory(error):
+        if lacks_resources(error):
             raise
         raise CosamError(f"{path} raised {type(error).__name__} while loading: {error}.") from error
     return module

@@ -19,19 +19,20 @@ class MutationCheck:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._node: Any = None
+        self._output: Tensor | None = None  # some versions of torch free what is saved when the output is gone
         try:
             # Within somebody's saved_tensors_hooks torch checks nothing, and refuses to have them disabled.
             with torch.inference_mode(False), torch.enable_grad(), disable_saved_tensors_hooks("none may be active"):
                 anchor = torch.zeros((), requires_grad=True)  # a node is made only for what has a gradient
-                self._node = _Save.apply(anchor, *tensors).grad_fn
+                self._output = _Save.apply(anchor, *tensors)
         except RuntimeError:
             return
 
     def passes(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the remembered tensors, in their order, and known to be unchanged."""
         try:
-            saved = () if self._node is None else self._node.saved_tensors
+            node: Any = None if self._output is None else self._output.grad_fn
+            saved = () if node is None else node.saved_tensors
         except RuntimeError:  # modified by an in-place operation
             return False
         return len(saved) == len(tensors) > 0 and all(one is other for one, other in zip(saved, tensors, strict=True))
