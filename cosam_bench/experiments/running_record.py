@@ -263,6 +263,8 @@ class RunningRecord:
             retention=retention,
             marks=experiment.marks,
             conditions=experiment.conditions,
+            image_counts=experiment.image_counts,
+            checkpoint_sha256=experiment.checkpoint_sha256,
             prompts=experiment.prompt_digests,
             versions=versions(),
             commit=commit(),

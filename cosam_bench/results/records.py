@@ -22,6 +22,7 @@ from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
+from cosam_bench.results.protocol_match import differences
 from cosam_bench.results.run_info import Cost, RunInfo, Status
 
 if TYPE_CHECKING:
@@ -181,6 +182,11 @@ class Record:
     def order(self) -> tuple[str, ...]:
         """The domains in the order in which they were learned."""
         return self.info.order
+
+    @property
+    def differs(self) -> str:
+        """What differs from the protocol, such as ``stream mine.toml, model tiny``; empty if nothing does."""
+        return differences(self.info)
 
     @property
     def status(self) -> Status:

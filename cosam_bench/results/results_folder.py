@@ -160,7 +160,7 @@ def _published_notes(published: Sequence[Published], records: Sequence[Record], 
     """The sources of the published rows, and which tables have no other rows."""
     if not published:
         return ["no published numbers belong to this protocol."]
-    recorded = {record.protocol for record in records}
+    recorded = {record.protocol for record in records if not record.differs}
     notes = []
     for one in published:
         notes += one.notes()
@@ -168,5 +168,5 @@ def _published_notes(published: Sequence[Published], records: Sequence[Record], 
             notes.append(f"{one.protocol}: nothing was published in {metric}.")
         if not recorded.intersection(one.protocols):
             command = f"cosam-bench run --protocol {one.protocol} --method {one.method}"
-            notes.append(f"{one.protocol}: no run is recorded here. Make one: {command}.")
+            notes.append(f"{one.protocol}: no run of this protocol is recorded here. Make one: {command}.")
     return notes

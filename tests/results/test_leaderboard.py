@@ -55,9 +55,7 @@ def record(
     )
     conditions = Conditions(data=data, checkpoint="ee", config=config)
     facts: dict[str, Any] = {"method": method, "seed": seed, "order": order, "conditions": conditions, "cost": cost}
-    info = run_info(
-        **(facts | {"settings": {}, "config": {}, "summary": {}, "hardware": {"processor": "two cores"}} | changes)
-    )
+    info = run_info(**(facts | {"settings": {}, "summary": {}, "hardware": {"processor": "two cores"}} | changes))
     folder = record_folder(
         results, protocol=info.protocol, method=method, digest=f"{len(list(results.rglob('*'))):012x}"
     )
