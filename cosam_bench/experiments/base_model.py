@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.experiments.protocol import Protocol, RunConfig
 from cosam_bench.sam.adapters.targets import add_side_layers
@@ -53,12 +52,6 @@ def _checkpoint(protocol: Protocol) -> Path | Literal["random"] | None:
     if asked == "random":
         return "random"
     return Path(asked) if asked else None
-
-
-def checkpoint_sha256(protocol: Protocol) -> str:
-    """The sha256 of the file that the protocol gives as the model's weights; empty without one."""
-    checkpoint = _checkpoint(protocol)
-    return sha256_file(checkpoint) if isinstance(checkpoint, Path) else ""
 
 
 def view_of(protocol: Protocol, sam: Sam, device: torch.device) -> View:

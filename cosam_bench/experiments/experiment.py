@@ -22,7 +22,6 @@ from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.experiments.base_model import (
     build_base_model,
-    checkpoint_sha256,
     choose_device,
     model_facts,
     view_of,
@@ -71,7 +70,6 @@ class Experiment:
         conditions: hashes of what two records must share to be compared.
         frozen_rows: which of the shared rows of frozen SAM may be read.
         image_counts: by the domain's name, its number of images and the one that its card states, if they differ.
-        checkpoint_sha256: of the file that was given as the model's weights; empty without one.
     """
 
     config: RunConfig
@@ -87,7 +85,6 @@ class Experiment:
     frozen_rows: Reusable = field(default_factory=Reusable)
     hidden: tuple[str, ...] = ()
     image_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    checkpoint_sha256: str = ""
 
     def with_method(self, config: RunConfig, *, isolated: bool | None = False) -> Experiment:
         """The same data, prompts and model for another method.
@@ -109,6 +106,11 @@ class Experiment:
     def is_isolated(self) -> bool:
         """Whether the method runs in processes of its own."""
         return isinstance(self.method, MethodFacts)
+
+    @property
+    def is_base_model(self) -> bool:
+        """Whether the method is known to predict as the frozen model: a built-in one that keeps nothing."""
+        return is_built_in(self.config.method) and self.method.card.state == "none"
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -179,7 +181,9 @@ class Experiment:
     def differs(self) -> str:
         """What differs from the built-in protocol of this name; empty if nothing does."""
         protocol = self.config.protocol.model_dump(mode="json")
-        return protocol_differences(protocol, image_counts=self.image_counts, checkpoint_sha256=self.checkpoint_sha256)
+        return protocol_differences(
+            protocol, image_counts=self.image_counts, weights_sha256=self.bench.sam.checkpoint_digest
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -276,7 +280,6 @@ def open_experiment(
         frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results)),
         image_counts=count_differences(described),
-        checkpoint_sha256=checkpoint_sha256(protocol),
     )
 
 

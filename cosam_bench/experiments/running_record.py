@@ -264,7 +264,7 @@ class RunningRecord:
             marks=experiment.marks,
             conditions=experiment.conditions,
             image_counts=experiment.image_counts,
-            checkpoint_sha256=experiment.checkpoint_sha256,
+            weights_sha256=experiment.bench.sam.checkpoint_digest,
             prompts=experiment.prompt_digests,
             versions=versions(),
             commit=commit(),

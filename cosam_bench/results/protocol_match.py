@@ -39,18 +39,20 @@ def differences(info: RunInfo) -> str:
     if not isinstance(protocol, dict):
         return "settings not recorded"
     named = protocol | {"name": info.protocol, "version": info.protocol_version}
-    return protocol_differences(named, image_counts=info.image_counts, checkpoint_sha256=info.checkpoint_sha256)
+    return protocol_differences(
+        named, image_counts=info.image_counts, weights_sha256=info.weights_sha256 or info.conditions.checkpoint
+    )
 
 
 def protocol_differences(
-    protocol: Mapping[str, Any], *, image_counts: Mapping[str, tuple[int, int]], checkpoint_sha256: str
+    protocol: Mapping[str, Any], *, image_counts: Mapping[str, tuple[int, int]], weights_sha256: str
 ) -> str:
     """As ``differences``, of a resolved protocol.
 
     Args:
         protocol: all of its settings, as JSON values; a key that is not there has its default.
         image_counts: as in ``RunInfo``.
-        checkpoint_sha256: as in ``RunInfo``.
+        weights_sha256: as in ``RunInfo``.
     """
     counts = [f"{name} {found} of {stated} images" for name, (found, stated) in image_counts.items()]
     reference = _reference(str(protocol.get("name")))
@@ -58,7 +60,7 @@ def protocol_differences(
         return ", ".join(counts)
     own = _flat(protocol)
     changed = [name for name in sorted(own | reference) if own.get(name) != reference.get(name) and name not in _FREE]
-    if "model.checkpoint" in changed and _are_published_weights(own, checkpoint_sha256):
+    if "model.checkpoint" in changed and _are_published_weights(own, weights_sha256):
         changed.remove("model.checkpoint")
     if changed == ["model.name"] and not counts and _takes_as_large_images(own, reference):
         return f"{_WITH}{own['model.name']}"
@@ -130,9 +132,9 @@ def _stated(table: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any]) 
     return found
 
 
-def _are_published_weights(settings: Mapping[str, Any], checkpoint_sha256: str) -> bool:
+def _are_published_weights(settings: Mapping[str, Any], weights_sha256: str) -> bool:
     spec = MODELS.get(str(settings.get("model.name")))
-    return spec is not None and bool(checkpoint_sha256) and spec.sha256 == checkpoint_sha256
+    return spec is not None and bool(weights_sha256) and spec.sha256 == weights_sha256
 
 
 def _takes_as_large_images(settings: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:

@@ -122,7 +122,7 @@ class RunInfo(Settings):
         marks: what to know before comparing the result, from the method's card.
         conditions: what must be equal for scores to be comparable.
         image_counts: by the domain's name, the number of its images and the one that its card states, if they differ.
-        checkpoint_sha256: of the file that was given as the model's weights; empty without one, and in records that
+        weights_sha256: of the file of the base model's weights, or of random weights themselves; empty in records that
             do not say.
         prompts: by ``domain/part``, the digest of the frozen prompts; they depend on the seed.
         versions: of Python and of the libraries that affect scores, by name.
@@ -153,7 +153,7 @@ class RunInfo(Settings):
     marks: tuple[str, ...]
     conditions: Conditions
     image_counts: dict[str, tuple[int, int]] = Field(default_factory=dict)
-    checkpoint_sha256: str = ""
+    weights_sha256: str = ""
     prompts: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     commit: str

@@ -49,14 +49,14 @@ def found(protocol: str, *changes: str, mode: str = "clean", sha256: str = "", c
     """What differs in a run with some settings changed."""
     config = resolve_run(method="frozen", protocol=protocol, mode=mode, overrides=changes)
     resolved = config.protocol.model_dump(mode="json")
-    return protocol_differences(resolved, image_counts=counts, checkpoint_sha256=sha256)
+    return protocol_differences(resolved, image_counts=counts, weights_sha256=sha256)
 
 
 @pytest.mark.parametrize("name", built_in_protocols())
 def test_no_protocol_differs_from_itself_in_any_mode(name: str) -> None:
     for mode in read_protocol(name)[0]:
         protocol = load_protocol(name, mode=mode)
-        assert protocol_differences(protocol.model_dump(mode="json"), image_counts={}, checkpoint_sha256="") == ""
+        assert protocol_differences(protocol.model_dump(mode="json"), image_counts={}, weights_sha256="") == ""
         assert found(name, mode=mode) == ""
 
 
@@ -218,10 +218,10 @@ def test_an_older_record_says_it_too(tmp_path: Path, records: list[Record]) -> N
     """Before there were counts and hashes of weights: its protocol tells the difference."""
     path = records[0].folder / "run.json"
     text = path.read_text()
-    for name in ("image_counts", "checkpoint_sha256"):
+    for name in ("image_counts", "weights_sha256"):
         assert f'"{name}"' in text
-    old = read_run_info(path).model_copy(update={"image_counts": {}, "checkpoint_sha256": ""})
-    data = old.model_dump(mode="json", by_alias=True, exclude={"image_counts", "checkpoint_sha256"})
+    old = read_run_info(path).model_copy(update={"image_counts": {}, "weights_sha256": ""})
+    data = old.model_dump(mode="json", by_alias=True, exclude={"image_counts", "weights_sha256"})
     path.write_text(json.dumps(data))
     assert differences(read_run_info(path)) == "stream mine.toml, model tiny, fit.epochs 1"
     assert differences(old.model_copy(update={"config": {}})) == "settings not recorded"
