@@ -37,6 +37,14 @@ def find_records(results: Path) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
+def no_records(results: Path, unreadable: Sequence[str]) -> CosamError:
+    """What is wrong with a folder of results without any record that can be read."""
+    if not unreadable:
+        return CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
+    listed = "".join(f"\n  {problem}" for problem in unreadable)
+    return CosamError(f"No record in {results} can be read:{listed}")
+
+
 def run_files(results: Path) -> list[Path]:
     """Every ``run.json`` in a folder of results, sorted by path."""
     found = results.glob("*/*/*/run.json")
@@ -117,13 +125,14 @@ def read_leaderboard(
         As ``leaderboard`` does; in ``attrs`` also ``unreadable``, one message for each record that cannot be read.
 
     Raises:
-        CosamError: no metric or protocol has this name, or there is nothing to show.
+        CosamError: no metric or protocol has this name, or there is nothing to show; records that cannot be read are
+            then named.
     """
     selection = selection or Selection()
     published = [one for one in all_published() if _is_of(one, selection.protocols)] if with_published else []
     records, unreadable = ([], []) if published and not results.exists() else find_records(results)
     if not records and not published:
-        raise CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
+        raise no_records(results, unreadable)
     if published and selection.protocols:
         records, selection = _without_published_alone(records, selection, published)
     frame = leaderboard(
@@ -136,6 +145,8 @@ def read_leaderboard(
         level=level,
         sort_by=sort_by,
     )
+    if frame.empty and any(record.status == "complete" for record in selection.of(records)):
+        raise no_records(results, [*unreadable, *frame.attrs["notes"]])
     records = [record for record in records if record.protocol in selection.protocols or not selection.protocols]
     notes = _published_notes(published, records, metric=metric) if with_published else []
     frame.attrs.update(notes=(*frame.attrs["notes"], *notes), unreadable=tuple(unreadable))
