@@ -105,13 +105,13 @@ class Runner:
 
     def _rows_to_score(self) -> set[int]:
         """The steps whose rows will be measured, as far as that is known before the run."""
-        missing, is_base = self._record.missing, self._experiment.is_base_model
+        missing, is_base, first = self._record.missing, self._experiment.is_base_model, self._experiment.steps[1]
         rows = {step for step in missing if step > 0}
         if self._experiment.method.card.state == "none":  # its rows are all alike
-            rows &= {self._experiment.steps[1]}
+            rows &= {first}
         if 0 in missing and self._frozen.read() is None:
             return {0} if is_base else {0, *rows}
-        return rows if 0 in missing or not (is_base and self._examples.has(1)) else set()
+        return rows if 0 in missing or not (is_base and self._examples.has(first)) else set()
 
     def _units_left(self) -> float:
         experiment, card, missing = self._experiment, self._experiment.method.card, self._record.missing
