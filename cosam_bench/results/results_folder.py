@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+_MOST_NAMED = 20  # records in one message
+
+
 def find_records(results: Path) -> tuple[list[Record], list[str]]:
     """All records in a folder of results by name, and one message for each that cannot be read.
 
@@ -41,8 +44,9 @@ def no_records(results: Path, unreadable: Sequence[str]) -> CosamError:
     """What is wrong with a folder of results without any record that can be read."""
     if not unreadable:
         return CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
-    listed = "".join(f"\n  {problem}" for problem in unreadable)
-    return CosamError(f"No record in {results} can be read:{listed}")
+    listed = "".join(f"\n  {problem}" for problem in unreadable[:_MOST_NAMED])
+    more = f"\n  and {len(unreadable) - _MOST_NAMED} more." if len(unreadable) > _MOST_NAMED else ""
+    return CosamError(f"No record in {results} can be read:{listed}{more}")
 
 
 def run_files(results: Path) -> list[Path]:
