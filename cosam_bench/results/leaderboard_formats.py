@@ -17,9 +17,8 @@ from cosam_bench.results.leaderboard_view import Board, Column, Row, boards_of, 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_EXPERIMENT = ("origin", "protocol", "version", "conditions", "model", "differs")
-_RUN_FACTS = (*_EXPERIMENT, "method", "settings", "marks", "metric")
-_RUN_COUNTS = ("runs", "seeds", "orders", "interval_runs", "interval_basis")
+_RUN_FACTS = ("origin", "protocol", "version", "conditions", "model", "method", "settings", "marks", "metric")
+_RUN_COUNTS = ("runs", "seeds", "orders", "interval_runs", "interval_basis", "differs")
 
 
 def csv_text(frame: DataFrame) -> str:

@@ -185,7 +185,6 @@ def _leaderboard_csv(board: Board, figures: Sequence[Figure]) -> str:
     columns: dict[str, Sequence[object]] = {
         "method": [entry.label for entry in entries],
         "marks": [", ".join(entry.marks) for entry in entries],
-        "differs": [board.differs] * len(entries),
         "metric": [board.metric] * len(entries),
         "runs": [len(entry.runs) for entry in entries],
         "rank_best": ["" if entry.rank is None else entry.rank.best for entry in entries],
@@ -195,7 +194,7 @@ def _leaderboard_csv(board: Board, figures: Sequence[Figure]) -> str:
         for part in ("estimate", "low", "high"):
             name = figure.name if part == "estimate" else f"{figure.name}_{part}"
             columns[name] = [getattr(entry.figures[figure.name], part) for entry in entries]
-    return csv_of(columns)
+    return csv_of(columns | {"differs": [board.differs] * len(entries)})
 
 
 def _costs_csv(board: Board) -> str:
