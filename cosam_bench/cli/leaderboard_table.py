@@ -109,9 +109,8 @@ def _empty_table(title: str, heads: Sequence[str], columns: Sequence[Column], *,
         box=box.SIMPLE_HEAD,
         padding=(0, _GAP - 1, 0, 0),
         pad_edge=False,
-        title=title,
+        title=Text(title, style="bold"),  # as text: names of files are no markup
         title_justify="left",
-        title_style="bold",
         caption=caption,
         caption_justify="left",
     )

@@ -99,8 +99,8 @@ def _no_key(prefix: str, keys: list[str]) -> CosamError:
 def _values(groups: list[SettingGroup], protocol: str, mode: str | None, method: str | None) -> dict[str, str]:
     """The keys' values under a protocol, as in TOML; keys that it leaves at None are left out."""
     from cosam_bench.core.setting_keys import in_toml
+    from cosam_bench.data.protocol_files import CLEAN
     from cosam_bench.experiments.protocol import load_protocol
-    from cosam_bench.experiments.protocol_files import CLEAN
 
     tables: Any = load_protocol(protocol, mode=mode or CLEAN).model_dump(mode="json", exclude_none=True)
     tables["method"] = tables["methods"].get(method, {})

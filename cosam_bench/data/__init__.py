@@ -10,7 +10,9 @@ file_patterns: the image and mask files that a card's patterns match
 unread_files: files that patterns match and nobody reads
 locations: which folder holds a card's data on this machine
 streams: the order of domains
+protocol_files: the TOML files of protocols
 pairing: image files and their mask files
+image_counts: whether all of a domain's images are there
 layouts: the published forms that a folder may have
 overview: a stream's domains without opening a file
 samples: images with masks, in splits and domains

@@ -34,6 +34,8 @@ class Metric:
         meaning: what it says, in a few words.
         better: which scores are better.
         function: from N comparisons to their scores, ``(N,)`` float64.
+        low: the lowest possible score.
+        high: the highest possible score.
     """
 
     name: str
@@ -42,6 +44,17 @@ class Metric:
     meaning: str
     better: Literal["higher", "lower"]
     function: Callable[[Comparison], Tensor]
+    low: float = 0.0
+    high: float = 1.0
+
+    def is_possible(self, value: float) -> bool:
+        """Whether a mask, or a mean over masks, can have this score; NaN is none."""
+        return self.low <= value <= self.high
+
+    @property
+    def range(self) -> str:
+        """The possible scores, as messages name them."""
+        return f"[{self.low:g}, {self.high:g}]"
 
 
 # Three lines per metric read as a table; the formatter would give some of them eight.

@@ -3,7 +3,6 @@
 Modules, bottom to top:
 
 isolated_methods: which methods run in processes of their own
-protocol_files: the TOML files of protocols
 protocol: a protocol and the settings of one run
 options: the options of a run as settings
 progress: a bar or lines that show the progress of a run

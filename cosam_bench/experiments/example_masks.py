@@ -76,6 +76,10 @@ class ExampleMasks:
 
         return observe
 
+    def has(self, step: int) -> bool:
+        """Whether masks were kept for ``step``."""
+        return self._path(step).exists()
+
     def save(self, step: int) -> None:
         """Write what was observed, for ``step``.
 

@@ -12,6 +12,7 @@ from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.faults import first_few
+from cosam_bench.data.image_counts import count_differences
 from cosam_bench.data.locations import data_folder
 from cosam_bench.data.opening import OpenedStream, open_stream
 from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
@@ -19,7 +20,12 @@ from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.evaluation.loader import Loader
-from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
+from cosam_bench.experiments.base_model import (
+    build_base_model,
+    choose_device,
+    model_facts,
+    view_of,
+)
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
@@ -33,6 +39,7 @@ from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import is_built_in, load_method, short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.results.protocol_match import is_another_experiment, protocol_differences
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
 from cosam_bench.sam.batch_size import resolve_batch_size
@@ -62,6 +69,7 @@ class Experiment:
         loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
         frozen_rows: which of the shared rows of frozen SAM may be read.
+        image_counts: by the domain's name, its number of images and the one that its card states, if they differ.
     """
 
     config: RunConfig
@@ -76,6 +84,7 @@ class Experiment:
     conditions: Conditions
     frozen_rows: Reusable = field(default_factory=Reusable)
     hidden: tuple[str, ...] = ()
+    image_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def with_method(self, config: RunConfig, *, isolated: bool | None = False) -> Experiment:
         """The same data, prompts and model for another method.
@@ -97,6 +106,11 @@ class Experiment:
     def is_isolated(self) -> bool:
         """Whether the method runs in processes of its own."""
         return isinstance(self.method, MethodFacts)
+
+    @property
+    def is_base_model(self) -> bool:
+        """Whether the method is known to predict as the frozen model: a built-in one that keeps nothing."""
+        return is_built_in(self.config.method) and self.method.card.state == "none"
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -164,8 +178,21 @@ class Experiment:
         return train | {f"{name}/test": drawn.digest for name, drawn in sorted(self.test_prompts.items())}
 
     @property
+    def differs(self) -> str:
+        """What differs from the built-in protocol of this name; empty if nothing does."""
+        protocol = self.config.protocol.model_dump(mode="json")
+        return protocol_differences(
+            protocol, image_counts=self.image_counts, weights_sha256=self.bench.sam.checkpoint_digest
+        )
+
+    @property
     def notes(self) -> list[str]:
-        """What to know about the data before the run: samples whose mask prompt says that nothing is there."""
+        """What to know before the run: what differs from the protocol, and mask prompts without an object."""
+        named = f"This run is not the protocol {self.config.protocol.name!r}: {self.differs}. Tables show it apart."
+        return [*([named] if is_another_experiment(self.differs) else []), *self._empty_prompts()]
+
+    def _empty_prompts(self) -> list[str]:
+        """One note for each part of a domain with samples whose mask prompt says that nothing is there."""
         kinds = self.config.protocol.prompts
         parts = [("test", self.columns, self.test_prompts)] if kinds.test == "mask" else []
         if kinds.train in ("mask", "mix"):
@@ -252,6 +279,7 @@ def open_experiment(
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results)),
+        image_counts=count_differences(described),
     )
 
 

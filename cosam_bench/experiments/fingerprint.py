@@ -15,6 +15,9 @@ from cosam_bench.results.conditions import protocol_digest
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.sam import Sam
 
+SCORE_VERSION = 2
+"""Of what ``score.size`` means."""
+
 
 def run_conditions(protocol: Protocol, *, columns: tuple[Domain, ...], sam: Sam) -> Conditions:
     """What two records must share before one table may hold both."""
@@ -31,7 +34,7 @@ def _changed_meanings(protocol: Protocol) -> dict[str, int]:
 
     Before 0.2, ``score.size = "model"`` shrank some small objects to nothing, and rewarded a prediction of nothing.
     """
-    return {"score.size": 2} if protocol.score.size == "model" else {}
+    return {"score.size": SCORE_VERSION} if protocol.score.size == "model" else {}
 
 
 def run_fingerprint(

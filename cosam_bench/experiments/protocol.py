@@ -16,9 +16,9 @@ from cosam_bench.core.settings import BeyondLimits, Settings, parse_toml, read_t
 from cosam_bench.data.file_patterns import is_utf8
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.prompt_settings import PromptSettings
+from cosam_bench.data.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
-from cosam_bench.experiments.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.method.registry import load_method, method_names, short_name
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize

@@ -1,8 +1,9 @@
 """Rows of the score matrix that are not measured twice: that of frozen SAM, and that of an unchanged state.
 
-Row 0 does not depend on the method, so all runs under the same conditions share one file of it. A method is a function
-of its state, so if a domain leaves the state unchanged, byte for byte, its row equals the row before. Records do not
-show the difference: scores are the same bits, and seconds are those of the measured row.
+Row 0 depends on the base model, the test data and its prompts, and the scoring, and on neither method, adapter nor
+training, so all runs that share those share one file of it. A method is a function of its state, so if a domain leaves
+the state unchanged, byte for byte, its row equals the row before. Records do not show the difference: scores are the
+same bits, and seconds are those of the measured row.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.experiments.experiment import SHARED, Experiment
+from cosam_bench.experiments.fingerprint import SCORE_VERSION
 from cosam_bench.experiments.step_result import StepResult
 
 
@@ -49,14 +51,24 @@ class FrozenRow:
 
 
 def _row_digest(experiment: Experiment) -> str:
-    """Hash of everything that decides the bits of the row."""
-    bench = experiment.bench
+    """Hash of everything that decides the bits of the row.
+
+    Layers that an adapter puts beside the model's own are disabled while nothing is served, so they do not count.
+    """
+    bench, protocol = experiment.bench, experiment.config.protocol
+    sam, view = bench.sam, bench.view
     facts = {
-        "conditions": experiment.conditions.digest,
+        "model": [sam.name, sam.checkpoint_digest, sam.global_attention],
+        "data": {domain.name: domain.test.digest for domain in experiment.columns},
         "prompts": {name: digest for name, digest in experiment.prompt_digests.items() if name.endswith("/test")},
-        "arithmetic": arithmetic(bench.view.device),
+        "prompt kind": [protocol.prompts.test, protocol.prompts.masks],
+        "frame": [protocol.resize, protocol.resampling],
+        "score": protocol.score.model_dump(mode="json"),
+        "score version": SCORE_VERSION,
+        "arithmetic": arithmetic(view.device),
         "batch size": bench.batch_size,  # the protocol may say "auto"
-        "kept features": bench.prefixes is not None,  # they are computed image by image, not in batches
+        # Features that are kept are computed image by image, the blocks after them in batches.
+        "kept features": None if bench.prefixes is None else bench.prefixes.depth,
         "versions": versions(),
     }
     return sha256_json(facts)[:32]

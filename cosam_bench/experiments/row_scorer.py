@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from cosam_bench.core.devices import peak_memory_bytes
-from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, ignore_predictions, score_split
+from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, score_split
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.method_hosts import Prediction
@@ -42,12 +42,13 @@ class RowScorer:
         """The number of images in a row."""
         return sum(len(domain.test) for domain in self._experiment.columns)
 
-    def frozen(self, result: StepResult) -> StepResult:
+    def frozen(self, result: StepResult, *, observers: Observers) -> StepResult:
         """The step with frozen SAM's row."""
         return self._measured(
             result,
             lambda batch: self._experiment.bench.predict(None, batch),
             finish=lambda: self._watch.check_base("predict"),
+            observers=observers,
         )
 
     def of_method(self, result: StepResult, prediction: Prediction, *, observers: Observers) -> StepResult:
@@ -64,7 +65,6 @@ class RowScorer:
 
     def reused(self, result: StepResult, other: StepResult) -> StepResult:
         """The step with the row of another one, at the cost at which that row was measured."""
-        self._advance(self.images)
         return replace(
             result,
             scores=other.scores,
@@ -79,7 +79,7 @@ class RowScorer:
         predict: Callable[[Batch], Tensor],
         *,
         finish: Callable[[], None],
-        observers: Observers = lambda name: ignore_predictions,
+        observers: Observers,
     ) -> StepResult:
         bench = self._experiment.bench
         began, self._passes = uncached_clock(bench.prefixes), 0

@@ -13,6 +13,7 @@ from cosam_bench.core.devices import reset_peak_memory
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.data.prompts import joined
 from cosam_bench.data.samples import union
+from cosam_bench.evaluation.scoring import ignore_predictions
 from cosam_bench.experiments.example_masks import ExampleMasks
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed, guarded_hook
@@ -44,6 +45,7 @@ class Runner:
         hook, name = self._reporter.on_step, experiment.method_name
         on_step = guarded_hook(hook, method=name) if hook else None
         bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step)
+        self._to_score: set[int] = set()
         self._host = experiment.host(bench, watch=self._watch, error_file=self._record.error_file)
 
     @property
@@ -94,15 +96,26 @@ class Runner:
 
     def _measure_missing(self) -> None:
         reset_peak_memory(self._experiment.bench.view.device)
+        self._to_score = self._rows_to_score()
         self._reporter.begin(self._units_left())
         for step in self._record.missing:
             self._record.finish_step(self._measure(step))
         self._record.keep_outcome(self._host.served(self._state(self._record.results[self._experiment.steps[-1]])))
         self._examples.write(self._record.results)
 
+    def _rows_to_score(self) -> set[int]:
+        """The steps whose rows will be measured, as far as that is known before the run."""
+        missing, is_base, first = self._record.missing, self._experiment.is_base_model, self._experiment.steps[1]
+        rows = {step for step in missing if step > 0}
+        if self._experiment.method.card.state == "none":  # its rows are all alike
+            rows &= {first}
+        if 0 in missing and self._frozen.read() is None:
+            return {0} if is_base else {0, *rows}
+        return rows if 0 in missing or not (is_base and self._examples.has(first)) else set()
+
     def _units_left(self) -> float:
         experiment, card, missing = self._experiment, self._experiment.method.card, self._record.missing
-        scoring = len(missing) * self._scorer.images
+        scoring = len(self._to_score) * self._scorer.images
         if card.state == "none":
             return scoring
         learned = [len(experiment.domains[step - 1].train) for step in missing if step > 0]
@@ -119,7 +132,9 @@ class Runner:
         result = self._learn(step, before)
         if before is not None and before.state_sha256 == result.state_sha256:
             self._examples.reuse(step, of=before.step)
-            return self._scorer.reused(result, before)
+            return self._reused(result, before)
+        if before is None and self._experiment.is_base_model and self._examples.has(step):
+            return self._reused(result, self._record.results[0])
         self._reporter.say(f"Scoring after step {step} of {self._experiment.steps[-1]}")
         with self._host.predicting(self._state(result)) as prediction:
             result = self._scorer.of_method(result, prediction, observers=self._examples.observers(step))
@@ -129,12 +144,23 @@ class Runner:
     def _frozen_row(self) -> StepResult:
         known = self._frozen.read()
         if known is not None:
-            return self._scorer.reused(StepResult(0, {}), known)
+            return self._reused(StepResult(0, {}), known)
         self._reporter.say("Scoring frozen SAM")
-        result = self._scorer.frozen(StepResult(0, {}))
+        first = self._experiment.steps[1]
+        is_methods_too = self._experiment.is_base_model
+        observers = self._examples.observers(first) if is_methods_too else lambda _: ignore_predictions
+        result = self._scorer.frozen(StepResult(0, {}), observers=observers)
+        if is_methods_too:
+            self._examples.save(first)
         if self._scorer.is_batch_size_unchanged:  # otherwise its last bits are those of smaller batches
             self._frozen.write(result)
         return result
+
+    def _reused(self, result: StepResult, other: StepResult) -> StepResult:
+        """The step with the row of another one; progress counts it if it was to be measured."""
+        if result.step in self._to_score:
+            self._reporter.advance(self._scorer.images)
+        return self._scorer.reused(result, other)
 
     def _learn(self, step: int, before: StepResult | None) -> StepResult:
         """Let the method, as it was after the step before, learn the step's domain, and save its state."""

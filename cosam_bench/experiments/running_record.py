@@ -169,9 +169,9 @@ class RunningRecord:
 
     def finish_step(self, result: StepResult) -> None:
         """Write a row, make its step final, and remove the state before it."""
-        cells = self._cells(self._done | {result.step: result})
-        self._writer.write_scores(result.step, result.scores)
-        self._writer.write_matrix(cells)
+        results = self._done | {result.step: result}
+        self._writer.write_scores({step: one.scores for step, one in results.items()})
+        self._writer.write_matrix(self._cells(results))
         result.save(self._step_file(result.step, "json"), identity=self._experiment.digest)
         self._done[result.step] = result
         with _removing(self.folder):
@@ -205,7 +205,7 @@ class RunningRecord:
             CosamError: a file of the record was changed or removed while the run was in progress.
         """
         write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
-        self._writer.write_all_scores({step: result.scores for step, result in self._done.items()})
+        self._writer.write_scores({step: result.scores for step, result in self._done.items()})
         self._writer.write_matrix(self._cells(self._done))
         info = self._info_as("complete", error=None)
         verified = verify_files(self.folder, info)
@@ -263,6 +263,8 @@ class RunningRecord:
             retention=retention,
             marks=experiment.marks,
             conditions=experiment.conditions,
+            image_counts=experiment.image_counts,
+            weights_sha256=experiment.bench.sam.checkpoint_digest,
             prompts=experiment.prompt_digests,
             versions=versions(),
             commit=commit(),

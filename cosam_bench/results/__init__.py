@@ -3,6 +3,8 @@
 Modules, bottom to top:
 
 run_info: what run.json holds
+protocol_defaults: what a setting is that nobody gave
+protocol_match: in what a run differs from its protocol
 records: a run's folder
 cell_text: cells of tables
 costs: the table of costs

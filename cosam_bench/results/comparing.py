@@ -129,7 +129,7 @@ def _check_settings(name: str, runs: Sequence[Measured]) -> None:
 
 
 def _conditions(run: Measured) -> str:
-    return f"{run.info.protocol} (version {run.info.protocol_version}), conditions {run.conditions}"
+    return f"{run.experiment}, conditions {run.conditions}"
 
 
 def _experts(records: Sequence[Record], like: Measured, metric: str) -> dict[Place, RunScores]:

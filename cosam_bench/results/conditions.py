@@ -6,13 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
+from cosam_bench.results.protocol_defaults import first_defaults
+from cosam_bench.results.protocol_match import differences, protocol_title
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import Conditions, RunInfo
 
@@ -26,16 +26,23 @@ class Measured:
 
     Attributes:
         conditions: a short hash; two runs of one protocol with the same hash are comparable.
+        differs: what differs from the protocol, see ``protocol_match``; the same for all comparable runs.
     """
 
     record: Record
     matrix: ScoreMatrix
     conditions: str
+    differs: str
 
     @property
     def info(self) -> RunInfo:
         """The record's ``run.json``."""
         return self.record.info
+
+    @property
+    def experiment(self) -> str:
+        """The protocol with its version, and what the run changes of it."""
+        return protocol_title(self.info.protocol, self.info.protocol_version, self.differs)
 
     @property
     def variant(self) -> tuple[str, str, str]:
@@ -54,15 +61,21 @@ def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measu
         if record.info.status != "complete":
             continue
         try:
-            runs.append(Measured(record, record.score_matrix(metric), comparison_key(record.info)))
+            matrix, differs = record.score_matrix(metric), differences(record.info)
+            runs.append(Measured(record, matrix, _comparison_key(record.info, differs), differs))
         except CosamError as error:
             notes.append(f"Left out: {error}")
     return runs, notes + _set_apart(runs) + _mixed_versions(runs)
 
 
 def comparison_key(info: RunInfo) -> str:
-    """A short hash of the protocol, its version and the conditions of a run."""
-    return sha256_json([info.protocol, info.protocol_version, comparable_conditions(info).digest])[:8]
+    """A short hash of the protocol, its version, the conditions of a run, and what it changes of the protocol."""
+    return _comparison_key(info, differences(info))
+
+
+def _comparison_key(info: RunInfo, differs: str) -> str:
+    facts = [info.protocol, info.protocol_version, comparable_conditions(info).digest]
+    return sha256_json([*facts, differs] if differs else facts)[:8]
 
 
 def comparable_conditions(info: RunInfo) -> Conditions:
@@ -76,7 +89,7 @@ def comparable_conditions(info: RunInfo) -> Conditions:
     protocol = info.config.get("protocol")
     if recorded.keys != "all" or not isinstance(protocol, dict) or protocol_digest(protocol) != recorded.config:
         return recorded
-    changed = _without_defaults(protocol, _first_defaults())
+    changed = _without_defaults(protocol, first_defaults())
     return Conditions(
         data=recorded.data, checkpoint=recorded.checkpoint, config=protocol_digest(changed), keys="changed"
     )
@@ -110,14 +123,6 @@ def _without_defaults(table: dict[str, Any], defaults: dict[str, Any], prefix: s
     return changed
 
 
-@cache
-def _first_defaults() -> dict[str, Any]:
-    """The protocol's defaults of version 1, which all records from before 0.2 were measured with."""
-    text = (files(__package__) / "protocol_defaults.json").read_text(encoding="utf-8")
-    defaults: dict[str, Any] = json.loads(text)["1"]
-    return defaults
-
-
 def _left_out(records: Iterable[Record]) -> list[str]:
     names = [f"{record.name} ({record.info.status})" for record in records if record.info.status != "complete"]
     if not names:
@@ -128,7 +133,7 @@ def _left_out(records: Iterable[Record]) -> list[str]:
 def _set_apart(runs: Iterable[Measured]) -> list[str]:
     """One note for each protocol that was measured under more than one set of conditions."""
     by_protocol: dict[str, dict[str, RunInfo]] = defaultdict(dict)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: bool(run.differs)):
         by_protocol[run.info.protocol].setdefault(run.conditions, run.info)
     notes = []
     for protocol, conditions in by_protocol.items():
@@ -164,6 +169,9 @@ def differing_conditions(first: RunInfo, second: RunInfo) -> list[str]:
     found = []
     if first.protocol_version != second.protocol_version:
         found.append(f"the protocol's version ({first.protocol_version}, {second.protocol_version})")
+    mine, theirs = differences(first), differences(second)
+    if mine != theirs:
+        found.append(f"what they change of the protocol ({mine or 'nothing'}; {theirs or 'nothing'})")
     one, other = comparable_conditions(first), comparable_conditions(second)
     if one.config != other.config:
         found.append("the protocol's settings")

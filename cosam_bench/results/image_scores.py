@@ -13,6 +13,7 @@ import numpy as np
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.reading import read_file
 from cosam_bench.evaluation.contributions import Floats, RunScores
+from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.results.records import CSV_BYTES, SCORE_COLUMNS, SCORES_FILE, Record
 
 
@@ -21,7 +22,7 @@ def read_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
 
     Raises:
         CosamError: the file is missing, damaged or was changed since the run, lacks the metric or a domain, or holds
-            a value that is not in [0, 1], a step or a domain that the run does not have, or an image twice.
+            an impossible value, a step or a domain that the run does not have, or an image twice.
     """
     return parse_image_scores(read_scores_file(record), record, metric=metric)
 
@@ -80,8 +81,8 @@ def _fill(
         step, domain, key, value = int(line[0]), line[1], line[2], float(line[column])
         if domain not in tables or not 0 <= step <= steps:
             raise ValueError(f"step {step} of domain {domain!r} is not part of this run")
-        if not 0 <= value <= 1:
-            raise ValueError(f"{metric} is {value}, outside [0, 1]")
+        if not METRICS[metric].is_possible(value):
+            raise ValueError(f"{metric} is {value}, outside {METRICS[metric].range}")
         images, cells = tables[domain]
         place = (step, images.setdefault(key, len(images)))
         if place in cells:

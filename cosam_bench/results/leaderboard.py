@@ -42,6 +42,7 @@ COLUMNS: tuple[str, ...] = (
     *(column for figure in FIGURES for column in (f"{figure}_low", f"{figure}_high")),
     *RANKS,
     "model",
+    "differs",
 )
 
 
@@ -67,6 +68,9 @@ def leaderboard(
     rank interval by the figure that sorts the table (by Last, if another column or ``ff_max`` does). Both are computed
     from the scores of single images, and empty if these are missing. ``interval_runs`` counts each seed and order
     once. ``interval_basis`` is ``images`` if that is one run: such an interval says nothing about the seed.
+
+    ``differs`` says in what the runs differ from the protocol, see ``protocol_match``; it is empty for the protocol's
+    own, which come first, and only beside which published rows belong.
 
     Rows of ``published`` numbers follow the measured ones, with ``published`` as their origin, conditions and
     mark. They enter no mean and do not affect the order of measured rows.
@@ -203,7 +207,7 @@ def _interval_columns(row: RowIntervals, *, runs: int) -> dict[str, Any]:
     return columns
 
 
-_TABLE = ("origin", "protocol", "version", "conditions")
+_TABLE = ("origin", "protocol", "version", "differs", "conditions")
 _Place = tuple[str, str, int, tuple[str, ...]]
 
 
@@ -237,6 +241,7 @@ def _row(runs: Sequence[Measured], experts: Mapping[_Place, Measured], domains: 
         "seeds": len({info.seed for info in infos}),
         "orders": len({info.order for info in infos}),
         "model": ", ".join(dict.fromkeys(filter(None, map(model_name, infos)))),
+        "differs": runs[0].differs,
     }
     matrices = [run.matrix if domains is None else run.matrix.only(domains) for run in runs]
     theirs = [None if (found := experts.get(_place(run))) is None else found.matrix for run in runs]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _RUN_FACTS = ("origin", "protocol", "version", "conditions", "model", "method", "settings", "marks", "metric")
-_RUN_COUNTS = ("runs", "seeds", "orders", "interval_runs", "interval_basis")
+_RUN_COUNTS = ("runs", "seeds", "orders", "interval_runs", "interval_basis", "differs")
 
 
 def csv_text(frame: DataFrame) -> str:

@@ -13,12 +13,14 @@ from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.results.cell_text import MISSING, amount, number, told_settings
 from cosam_bench.results.costs import COSTS, CostColumn
+from cosam_bench.results.protocol_match import protocol_title
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 Column = Figure | CostColumn
 
+_BOARD = ("protocol", "version", "conditions", "differs")
 _SIGNS = ("*", "†", "‡", "§")
 TIE = "≈"
 
@@ -103,7 +105,8 @@ def in_table_order(columns: Sequence[Column]) -> list[Column]:
 def boards_of(frame: DataFrame) -> list[Board]:
     """The boards of what ``leaderboard`` returned.
 
-    Published rows are at the end of each board of their protocol, or in a board of their own if nothing was measured.
+    Published rows are at the end of each board of their protocol, or in a board of their own if there is none. The
+    board of runs that differ from the protocol is not one of them.
     """
     measured = frame[frame["origin"] == "measured"]
     published: dict[str, list[Series]] = defaultdict(list)
@@ -111,10 +114,10 @@ def boards_of(frame: DataFrame) -> list[Board]:
         published[row["protocol"]].append(row)
     belongs: Mapping[str, str] = frame.attrs.get("published", {})
     boards = []
-    for (protocol, _, _), rows in measured.groupby(["protocol", "version", "conditions"], sort=False):
-        stated = published.get(belongs.get(str(protocol), ""), [])
+    for (protocol, _, _, differs), rows in measured.groupby([*_BOARD], sort=False):
+        stated = [] if differs else published.get(belongs.get(str(protocol), ""), [])
         boards.append(_board([row for _, row in rows.iterrows()], stated, frame.attrs))
-    with_runs = {belongs.get(protocol) for protocol in measured["protocol"]}
+    with_runs = {belongs.get(protocol) for protocol in measured["protocol"][measured["differs"] == ""]}
     boards += [_board([], stated, frame.attrs) for name, stated in published.items() if name not in with_runs]
     return boards
 
@@ -153,7 +156,8 @@ def _title(row: Series, facts: Mapping[Any, Any]) -> str:
     over = f" over {', '.join(domains)} alone" if domains else ""
     if row["origin"] == "published":
         return f"{row['protocol']}: {metric}, published numbers alone"
-    return f"{row['protocol']} (version {row['version']}), conditions {row['conditions']}: {metric}{over}"
+    experiment = protocol_title(row["protocol"], row["version"], row["differs"])
+    return f"{experiment}, conditions {row['conditions']}: {metric}{over}"
 
 
 def _sorting(sort_by: str) -> str:

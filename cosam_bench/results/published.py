@@ -252,6 +252,7 @@ def leaderboard_rows(published: Sequence[Published], *, metric: str) -> list[dic
                     "origin": "published",
                     "metric": metric,
                     "marks": ", ".join(("published", *row.marks)),
+                    "differs": "",
                     "runs": row.runs,
                     "seeds": row.runs,
                 }

@@ -22,6 +22,7 @@ from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
+from cosam_bench.results.protocol_match import differences
 from cosam_bench.results.run_info import Cost, RunInfo, Status
 
 if TYPE_CHECKING:
@@ -70,24 +71,14 @@ class RecordWriter:
         rows = [[repr(part) if isinstance(part, float) else part for part in astuple(cell)] for cell in cells]
         write_atomically(self.folder / "matrix.csv", _csv_text([_CELL_COLUMNS, *rows]))
 
-    def write_scores(self, step: int, scores: Mapping[str, Sequence[ImageScore]]) -> None:
-        """Write the images' scores of one step to ``scores.csv``, replacing that step and later ones.
+    def write_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
+        """Replace ``scores.csv`` by the scores of all steps, in their order.
 
         Args:
-            step: domains learned so far.
-            scores: by the domain's name, one score per image; ``nan`` is written for a metric that it lacks.
+            steps: by the number of domains learned, by the domain's name, one score per image; ``nan`` is written for
+                a metric that it lacks.
         """
-        path = self.folder / SCORES_FILE
-        header, old = _read_csv(path, SCORE_COLUMNS) if path.exists() else ([], [])
-        kept = [dict(zip(header, row, strict=True)) for row in old if int(row[0]) < step]
-        rows = [[row.get(name, "nan") for name in (*SCORE_COLUMNS, *METRICS)] for row in kept]
-        self._write_score_rows([*rows, *_score_rows(step, scores)])
-
-    def write_all_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
-        """Replace ``scores.csv`` by the scores of all steps, in their order."""
-        self._write_score_rows([row for step, scores in sorted(steps.items()) for row in _score_rows(step, scores)])
-
-    def _write_score_rows(self, rows: Sequence[Sequence[str]]) -> None:
+        rows = [row for step, scores in sorted(steps.items()) for row in _score_rows(step, scores)]
         write_atomically(self.folder / SCORES_FILE, _csv_text([(*SCORE_COLUMNS, *METRICS), *rows]))
 
 
@@ -126,7 +117,7 @@ def read_cells(path: Path, *, metric: str | None = None) -> list[Cell]:
     """The cells of a ``matrix.csv``, bit for bit as written; of one metric, or of all.
 
     Raises:
-        CosamError: the file is missing or damaged.
+        CosamError: the file is missing or damaged, or holds a score that its metric cannot have.
     """
     cells = []
     _, rows = _read_csv(path, _CELL_COLUMNS)
@@ -134,7 +125,10 @@ def read_cells(path: Path, *, metric: str | None = None) -> list[Cell]:
         if metric not in (None, name):
             continue
         try:
-            cells.append(Cell(int(step), domain, name, float(value), int(count)))
+            cell = Cell(int(step), domain, name, float(value), int(count))
+            if name in METRICS and not METRICS[name].is_possible(cell.value):
+                raise ValueError(f"{name} is {cell.value}, outside {METRICS[name].range}")
+            cells.append(cell)
         except ValueError as error:
             raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
     return cells
@@ -181,6 +175,11 @@ class Record:
     def order(self) -> tuple[str, ...]:
         """The domains in the order in which they were learned."""
         return self.info.order
+
+    @property
+    def differs(self) -> str:
+        """What differs from the protocol, such as ``stream mine.toml, model tiny``; empty if nothing does."""
+        return differences(self.info)
 
     @property
     def status(self) -> Status:

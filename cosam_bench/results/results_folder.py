@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+_MOST_NAMED = 20  # records in one message
+
+
 def find_records(results: Path) -> tuple[list[Record], list[str]]:
     """All records in a folder of results by name, and one message for each that cannot be read.
 
@@ -35,6 +38,15 @@ def find_records(results: Path) -> tuple[list[Record], list[str]]:
         except CosamError as error:
             problems.append(str(error))
     return records, problems
+
+
+def no_records(results: Path, unreadable: Sequence[str]) -> CosamError:
+    """What is wrong with a folder of results without any record that can be read."""
+    if not unreadable:
+        return CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
+    listed = "".join(f"\n  {problem}" for problem in unreadable[:_MOST_NAMED])
+    more = f"\n  and {len(unreadable) - _MOST_NAMED} more." if len(unreadable) > _MOST_NAMED else ""
+    return CosamError(f"No record in {results} can be read:{listed}{more}")
 
 
 def run_files(results: Path) -> list[Path]:
@@ -117,13 +129,14 @@ def read_leaderboard(
         As ``leaderboard`` does; in ``attrs`` also ``unreadable``, one message for each record that cannot be read.
 
     Raises:
-        CosamError: no metric or protocol has this name, or there is nothing to show.
+        CosamError: no metric or protocol has this name, or there is nothing to show; records that cannot be read are
+            then named.
     """
     selection = selection or Selection()
     published = [one for one in all_published() if _is_of(one, selection.protocols)] if with_published else []
     records, unreadable = ([], []) if published and not results.exists() else find_records(results)
     if not records and not published:
-        raise CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
+        raise no_records(results, unreadable)
     if published and selection.protocols:
         records, selection = _without_published_alone(records, selection, published)
     frame = leaderboard(
@@ -136,6 +149,8 @@ def read_leaderboard(
         level=level,
         sort_by=sort_by,
     )
+    if frame.empty and any(record.status == "complete" for record in selection.of(records)):
+        raise no_records(results, [*unreadable, *frame.attrs["notes"]])
     records = [record for record in records if record.protocol in selection.protocols or not selection.protocols]
     notes = _published_notes(published, records, metric=metric) if with_published else []
     frame.attrs.update(notes=(*frame.attrs["notes"], *notes), unreadable=tuple(unreadable))
@@ -160,7 +175,7 @@ def _published_notes(published: Sequence[Published], records: Sequence[Record], 
     """The sources of the published rows, and which tables have no other rows."""
     if not published:
         return ["no published numbers belong to this protocol."]
-    recorded = {record.protocol for record in records}
+    recorded = {record.protocol for record in records if not record.differs}
     notes = []
     for one in published:
         notes += one.notes()
@@ -168,5 +183,5 @@ def _published_notes(published: Sequence[Published], records: Sequence[Record], 
             notes.append(f"{one.protocol}: nothing was published in {metric}.")
         if not recorded.intersection(one.protocols):
             command = f"cosam-bench run --protocol {one.protocol} --method {one.method}"
-            notes.append(f"{one.protocol}: no run is recorded here. Make one: {command}.")
+            notes.append(f"{one.protocol}: no run of this protocol is recorded here. Make one: {command}.")
     return notes

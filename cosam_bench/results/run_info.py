@@ -121,6 +121,9 @@ class RunInfo(Settings):
         retention: the domains that are only ever tested.
         marks: what to know before comparing the result, from the method's card.
         conditions: what must be equal for scores to be comparable.
+        image_counts: by the domain's name, the number of its images and the one that its card states, if they differ.
+        weights_sha256: of the file of the base model's weights, or of random weights themselves; empty in records that
+            do not say.
         prompts: by ``domain/part``, the digest of the frozen prompts; they depend on the seed.
         versions: of Python and of the libraries that affect scores, by name.
         commit: of the code; empty if unknown.
@@ -149,6 +152,8 @@ class RunInfo(Settings):
     retention: tuple[str, ...]
     marks: tuple[str, ...]
     conditions: Conditions
+    image_counts: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    weights_sha256: str = ""
     prompts: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str]
     commit: str

@@ -104,8 +104,8 @@ def _add(
         raise ValueError(f"step {step} of domain {domain!r} is not part of this run")
     values = tuple(float(text) for text in row[len(SCORE_COLUMNS) :])
     for metric, value in zip(metrics, values, strict=True):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{metric} of {key!r} is {value}, expected a number in [0, 1]")
+        if not METRICS[metric].is_possible(value):
+            raise ValueError(f"{metric} of {key!r} is {value}, expected a number in {METRICS[metric].range}")
     group = groups.setdefault((step, domain), Group(line))
     if key in group.scores:
         raise ValueError(f"image {key!r} of {domain!r} has a second score after step {step}")

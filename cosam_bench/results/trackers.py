@@ -65,6 +65,7 @@ def tracked_run(record: Record, *, name: str | None = None) -> TrackedRun:
         "retention": list(info.retention),
         "conditions": info.conditions.digest,
         "marks": list(info.marks),
+        "differs": record.differs,
         "commit": info.commit,
         "versions": dict(info.versions),
         "hardware": dict(info.hardware),

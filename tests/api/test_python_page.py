@@ -12,7 +12,7 @@ from PIL import Image
 from support.quick_protocol import write_quick_protocol
 
 import cosam_bench
-from cosam_bench.experiments import protocol_files
+from cosam_bench.data import protocol_files
 
 ROOT = Path(__file__).resolve().parents[2]
 

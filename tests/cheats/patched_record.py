@@ -10,11 +10,12 @@ class Cheat(Tampers):
     def tamper(self, domain):
         own = RecordWriter.write_scores
 
-        def better(self, step, scores):
-            for found in scores.values():
-                for score in found:
-                    score.values.update(dict.fromkeys(score.values, 1.0))
-            own(self, step, scores)
+        def better(self, steps):
+            for scores in steps.values():
+                for found in scores.values():
+                    for score in found:
+                        score.values.update(dict.fromkeys(score.values, 1.0))
+            own(self, steps)
 
         RecordWriter.write_scores = better
         StepResult.save = lambda self, path: None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,11 +120,14 @@ def test_kills_before_every_change_on_disk_lose_nothing(
 def test_kills_at_any_moment_and_again_lose_nothing(
     opener: Callable[[Path], Experiment], whole: dict[str, bytes], tmp_path: Path
 ) -> None:
+    began = time.perf_counter()
+    assert in_child(lambda: run(opener, tmp_path / "timed")) == 0
+    whole_seconds = time.perf_counter() - began  # an alarm after it would come too late to kill
     chance = random.Random(0)
     kills = 0
     for trial in range(12):
         results = tmp_path / str(trial)
-        while (code := killed_after(opener, results, chance.uniform(0.05, 2.0))) != 0:
+        while (code := killed_after(opener, results, chance.uniform(0.02, 1.0) * whole_seconds)) != 0:
             assert code == -signal.SIGALRM
             kills += 1
         assert outcome(results) == whole

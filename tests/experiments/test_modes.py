@@ -14,11 +14,11 @@ from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings
 from cosam_bench.data.foreground import Foreground
+from cosam_bench.data.protocol_files import SECTIONS, read_protocol
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import Protocol, resolve_run
-from cosam_bench.experiments.protocol_files import SECTIONS, read_protocol
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.records import Record, RecordWriter
 from cosam_bench.results.run_info import Cost

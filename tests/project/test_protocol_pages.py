@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from cosam_bench.core.settings import validate
+from cosam_bench.data.protocol_files import built_in_protocols, read_protocol
 from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.protocol import Protocol, protocol_names, resolve_run
-from cosam_bench.experiments.protocol_files import built_in_protocols, read_protocol
 from cosam_bench.method.registry import load_method
 from cosam_bench.training.fit import fit_adapter
 

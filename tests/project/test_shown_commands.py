@@ -14,7 +14,7 @@ from support.shown_commands import ROOT, blocks_of, shown_commands
 from typer.testing import CliRunner
 
 from cosam_bench.cli.main import app
-from cosam_bench.experiments import protocol_files
+from cosam_bench.data import protocol_files
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 WITH_COMMANDS = [page for page in PAGES if shown_commands(page)]

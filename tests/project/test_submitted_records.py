@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from cosam_bench.results.protocol_match import differences
 from cosam_bench.results.records import record_folder
 from cosam_bench.results.results_folder import run_files
 from cosam_bench.results.run_info import read_run_info, run_schema
@@ -35,6 +36,7 @@ def test_a_submitted_record_is_what_was_computed(folder: Path) -> None:
     assert [str(fault) for fault in verify_record(folder).faults] == []
     info = read_run_info(folder / "run.json")
     assert set(REQUIRED) <= set(info.files), "Records of older versions have no hashes: run again to submit."
+    assert differences(info) == "", "It changes what a built-in protocol fixes."
     assert folder == record_folder(SUBMITTED, protocol=info.protocol, method=info.method, digest=folder.name)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MOST_BYTES
 

@@ -12,9 +12,9 @@ import pytest
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.data.protocol_files import read_protocol
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import Protocol, resolve_run
-from cosam_bench.experiments.protocol_files import read_protocol
 from cosam_bench.results.conditions import comparable_conditions, comparison_key, protocol_digest
 from cosam_bench.results.run_info import Conditions, RunInfo, read_run_info
 
@@ -25,7 +25,7 @@ OLD_MINI, MINI = "f6240637", "42948c37"
 
 def run_info(protocol: dict[str, Any], conditions: Conditions) -> RunInfo:
     return RunInfo(
-        protocol="mini",
+        protocol=protocol.get("name", "own"),
         protocol_version=1,
         method="regcl",
         settings={},
@@ -80,7 +80,7 @@ def test_an_older_record_has_the_conditions_of_a_new_one(protocol: Protocol) -> 
     old = old_record(protocol)
     assert old.conditions.keys == "all"
     assert comparable_conditions(old) == new_conditions(protocol) != old.conditions
-    assert comparison_key(old) == comparison_key(run_info({}, new_conditions(protocol)))
+    assert comparison_key(old) == comparison_key(run_info(old.config["protocol"], new_conditions(protocol)))
 
 
 def test_different_protocols_keep_different_conditions() -> None:
@@ -129,7 +129,7 @@ def test_conditions_that_were_edited_are_refused_in_both_forms(keys: Any, part: 
 
 def test_the_reference_table_is_of_todays_mini(tmp_path: Path) -> None:
     experiment = open_experiment(resolve_run(method="average", protocol="mini"), tmp_path)
-    new = run_info({}, experiment.conditions)
+    new = run_info(experiment.config.protocol.model_dump(mode="json"), experiment.conditions)
     old = old_record(experiment.config.protocol)
     recorded = Conditions(
         data=experiment.conditions.data, checkpoint=experiment.conditions.checkpoint, config=old.conditions.config

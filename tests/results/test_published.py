@@ -20,11 +20,11 @@ from typer.testing import CliRunner, Result
 from cosam_bench.cli.leaderboard_table import render_leaderboard
 from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.protocol_files import read_protocol
 from cosam_bench.data.streams import load_stream
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
-from cosam_bench.experiments.protocol_files import read_protocol
 from cosam_bench.method.source_reading import read_card
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard
 from cosam_bench.results.leaderboard_formats import write_leaderboard
@@ -254,7 +254,8 @@ def test_the_command_line_shows_published_numbers_without_any_record(cli: Callab
         assert result.exit_code == 0
         assert "HQ-SAM + MoDA*" in result.stdout
         assert (
-            "cosam: no run is recorded here. Make one: cosam-bench run --protocol cosam --method moda." in result.stdout
+            "cosam: no run of this protocol is recorded here. Make one: cosam-bench run --protocol cosam --method moda."
+            in result.stdout
         )
     assert cli("leaderboard", "--protocol", "cosam").exit_code == 2
 

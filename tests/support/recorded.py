@@ -69,15 +69,15 @@ def record(
             trainable_parameters=100,
         ),
     )
-    writer, cells = RecordWriter(folder), []
+    writer, cells, steps = RecordWriter(folder), [], {}
     for step in range(len(order) + 1):
-        scores = {name: _scores(rng, level) for name in columns}
-        writer.write_scores(step, scores)
+        steps[step] = scores = {name: _scores(rng, level) for name in columns}
         cells += [
             Cell(step, name, metric, math.fsum(one.values[metric] for one in images) / IMAGES, IMAGES)
             for name, images in scores.items()
             for metric in METRICS
         ]
+    writer.write_scores(steps)
     writer.write_matrix(cells)
     writer.write_info(info)
     if side:

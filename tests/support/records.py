@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
+from cosam_bench.data.protocol_files import built_in_protocols
+from cosam_bench.experiments.protocol import load_protocol
 from cosam_bench.results.run_info import Conditions, Cost, RunInfo
+
+
+@cache
+def protocol_settings(name: str) -> dict[str, Any]:
+    """All settings of a built-in protocol, its mode in its name, as a record has them; of another, its name."""
+    base, _, mode = name.partition("-")
+    if base not in built_in_protocols():
+        return {"name": name}
+    return load_protocol(base, mode=mode or "clean").model_dump(mode="json")
 
 
 def run_info(**changes: Any) -> RunInfo:
     """A complete run of `regcl` on two domains and a retention domain, with some fields changed."""
+    protocol = protocol_settings(changes.get("protocol", "mini"))
     facts: dict[str, Any] = {
         "protocol": "mini",
-        "protocol_version": 1,
+        "protocol_version": protocol.get("version", 1),
         "method": "regcl",
         "settings": {"ridge": 1e-3},
-        "config": {"seed": 3, "protocol": {"name": "mini"}},
+        "config": {"seed": 3, "protocol": protocol},
         "seed": 3,
         "order": ("pill", "camo"),
         "retention": ("photo",),

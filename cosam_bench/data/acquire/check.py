@@ -9,6 +9,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.progress_bar import no_progress
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.cards import Card, Expected
+from cosam_bench.data.image_counts import count_difference
 from cosam_bench.data.image_files import SizeMismatch, make_split, no_samples, scan_pair, too_dark
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.opened_images import OpenedImages
@@ -177,11 +178,8 @@ def _divide(card: Card, samples: Sequence[FileSample], report: DomainReport, *, 
 
 
 def _compare_expected(card: Card, pairing: Pairing, report: DomainReport, *, is_test_only: bool) -> None:
-    """Compare the number of images with the one that the source states; images with faults count, too."""
-    if card.expected is None:
-        return
-    stated = card.expected.test + (0 if is_test_only else card.expected.train)
-    if len(pairing.images) - len(pairing.skipped) == stated:
+    """Compare the number of images with the one that the source states."""
+    if card.expected is None or count_difference(card, pairing, is_test_only=is_test_only) is None:
         return
     text = f"images for training and test: {report.train} and {report.test}"
     stated_both = f"{card.expected.train} and {card.expected.test}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosam_bench.results.export.served import ServedModel
+from cosam_bench.results.protocol_match import difference_suffix, is_another_experiment
 from cosam_bench.results.records import Record
 
 _LOADING = {
@@ -61,19 +62,20 @@ def write_model_card(
     info = record.info
     base = served.checkpoint.name if served and served.checkpoint else _model_name(record)
     libraries = {"peft": "peft", "transformers": "transformers", "onnx": "onnx"}
+    differing = difference_suffix(record.differs)
     last = info.summary.get("iou", {}).get("last", math.nan)
     results = [
         EvalResult(
             task_type="mask-generation",
-            dataset_type=info.protocol,
-            dataset_name=f"{info.protocol}, version {info.protocol_version}",
+            dataset_type=f"not-{info.protocol}" if is_another_experiment(record.differs) else info.protocol,
+            dataset_name=f"{info.protocol}, version {info.protocol_version}{differing}",
             metric_type="iou",
             metric_name="Last (mean IoU of the final model over the stream)",
             metric_value=round(last, 4),
         )
     ]
     data = ModelCardData(
-        model_name=f"{info.method} on {info.protocol}",
+        model_name=f"{info.method} on {info.protocol}{differing}",
         library_name=libraries.get(format_name, "segment-anything"),
         pipeline_tag="mask-generation",
         base_model=base,
@@ -99,18 +101,18 @@ def _loading(record: Record, *, format_name: str, base: str) -> str:
 
 
 def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str) -> str:
-    info = record.info
+    info, differing = record.info, difference_suffix(record.differs)
     figures = info.summary.get("iou", {})
     rows = [f"| {name} | {value:.4f} |" for name, value in figures.items() if math.isfinite(value)]
     marks = f" Marks: {', '.join(info.marks)}." if info.marks else ""
     lines = [
-        f"# {info.method} on {info.protocol}",
+        f"# {info.method} on {info.protocol}{differing}",
         "",
         f"A Segment Anything Model that learned {len(info.order)} domains one after another "
         f"({', '.join(info.order)}) by the method `{info.method}`, exported by cosam-bench.{marks}",
         "",
         f"- Base weights: `{base}`, sha256 `{info.conditions.checkpoint}`",
-        f"- Protocol: {info.protocol}, version {info.protocol_version}; seed {info.seed}",
+        f"- Protocol: {info.protocol}, version {info.protocol_version}{differing}; seed {info.seed}",
         *(f"- {note[:1].upper()}{note[1:]}" for note in notes),
         "",
         "## Loading",

@@ -17,6 +17,7 @@ from cosam_bench.results.cell_text import told_settings
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard_notes import code_mark
+from cosam_bench.results.protocol_match import difference_suffix
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
     RANKED_BY,
@@ -66,6 +67,7 @@ class Board:
 
     Attributes:
         conditions: their short hash.
+        differs: what they change of the protocol, see ``protocol_match``; empty if nothing.
         entries: by ``RANKED_BY``, the best first.
     """
 
@@ -73,6 +75,7 @@ class Board:
     protocol: str
     version: int
     conditions: str
+    differs: str
     metric: str
     entries: tuple[Entry, ...]
 
@@ -83,26 +86,32 @@ class Board:
 
     @property
     def title(self) -> str:
-        """Protocol, version and conditions."""
-        return f"{self.protocol}, version {self.version}, conditions {self.conditions}"
+        """Protocol, version, what differs from it, and conditions."""
+        differing = difference_suffix(self.differs)
+        return f"{self.protocol}, version {self.version}{differing}, conditions {self.conditions}"
+
+    @property
+    def file_stem(self) -> str:
+        """What the names of its downloads begin with: the protocol's name belongs to its own runs alone."""
+        return f"{self.protocol}-{self.conditions}" if self.differs else self.protocol
 
 
 def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], list[str]]:
     """One board per set of conditions, and notes about whatever was left out or set apart."""
     runs, notes = measured_runs(records, metric=metric)
     runs, repeated = _without_repeats(runs)
-    groups: dict[tuple[str, int, str], list[Measured]] = defaultdict(list)
+    groups: dict[tuple[str, int, str, str], list[Measured]] = defaultdict(list)
     for run in runs:
-        groups[run.info.protocol, run.info.protocol_version, run.conditions].append(run)
+        groups[run.info.protocol, run.info.protocol_version, run.differs, run.conditions].append(run)
     notes += repeated
     boards: list[Board] = []
-    for (protocol, version, conditions), members in sorted(groups.items()):
+    for (protocol, version, differs, conditions), members in sorted(groups.items()):
         scores, faults = read_table_scores(members, metric=metric)
         notes += [f"Left out: {fault}" for fault in faults]
         if scores:
             anchor = f"b{len(boards) + 1}"
             entries = _entries([run for run in members if run.record.folder in scores], scores, anchor)
-            boards.append(Board(anchor, protocol, version, conditions, metric, entries))
+            boards.append(Board(anchor, protocol, version, conditions, differs, metric, entries))
     return boards, notes
 
 

@@ -25,7 +25,7 @@ from cosam_bench.results.report.boards import Board, boards_of
 from cosam_bench.results.report.gallery import PAGE_BYTES, empty_gallery, gallery_of
 from cosam_bench.results.report.matrices import scale_css
 from cosam_bench.results.report.views import board_view
-from cosam_bench.results.results_folder import find_records
+from cosam_bench.results.results_folder import find_records, no_records
 from cosam_bench.results.row_intervals import RANKED_BY
 
 FILE = "report.html"
@@ -72,7 +72,7 @@ def write_report(
     find_metric(metric)
     records, unreadable = find_records(results)
     if not records:
-        raise CosamError(f"{results} has no record of a run. Make one: cosam-bench run --method regcl.")
+        raise no_records(results, unreadable)
     names = {record.info.protocol for record in records}
     if protocol is not None and protocol not in names:
         raise unknown_name("protocol in these records", protocol, names)

@@ -130,10 +130,10 @@ def board_view(board: Board) -> BoardView:
         cost_columns=tuple(costs),
         cost_rows=tuple((entry, tuple(_cost(entry.costs[name]) for name in COSTS)) for entry in board.entries),
         unmeasured=tuple(figure for figure in FIGURES.values() if figure not in shown),
-        download=Download(f"{board.protocol}-leaderboard.csv", _leaderboard_csv(board, shown)),
-        cost_download=Download(f"{board.protocol}-costs.csv", _costs_csv(board)),
+        download=Download(f"{board.file_stem}-leaderboard.csv", _leaderboard_csv(board, shown)),
+        cost_download=Download(f"{board.file_stem}-costs.csv", _costs_csv(board)),
         charts=tuple(_charts(board)),
-        entries=tuple(_entry_view(entry) for entry in board.entries),
+        entries=tuple(_entry_view(entry, board.file_stem) for entry in board.entries),
     )
 
 
@@ -194,7 +194,7 @@ def _leaderboard_csv(board: Board, figures: Sequence[Figure]) -> str:
         for part in ("estimate", "low", "high"):
             name = figure.name if part == "estimate" else f"{figure.name}_{part}"
             columns[name] = [getattr(entry.figures[figure.name], part) for entry in entries]
-    return csv_of(columns)
+    return csv_of(columns | {"differs": [board.differs] * len(entries)})
 
 
 def _costs_csv(board: Board) -> str:
@@ -241,7 +241,7 @@ def _curves(
     columns |= {entry.label: list(values[entry]) for entry in values}
     more = f" The best {MOST_CURVES} of {len(values)} are drawn." if len(values) > len(shown) else ""
     caption = f"{y_title}, after each step.{more}"
-    return Chart(title, caption, svg, Download(f"{board.protocol}-{name}.csv", csv_of(columns)))
+    return Chart(title, caption, svg, Download(f"{board.file_stem}-{name}.csv", csv_of(columns)))
 
 
 def _pareto(board: Board, costs: Mapping[Entry, float], x_title: str, name: str) -> Chart:
@@ -272,10 +272,10 @@ def _pareto(board: Board, costs: Mapping[Entry, float], x_title: str, name: str)
         f"{y_title} against {x_title}. On the Pareto front of methods without a mark (no other is better at no more "
         f"cost): {front_names}. Names are written as far as there is room.{note}"
     )
-    return Chart(title, caption, svg, Download(f"{board.protocol}-{name}.csv", csv_of(columns)))
+    return Chart(title, caption, svg, Download(f"{board.file_stem}-{name}.csv", csv_of(columns)))
 
 
-def _entry_view(entry: Entry) -> EntryView:
+def _entry_view(entry: Entry, stem: str) -> EntryView:
     matrix, runs = mean_matrix(entry)
     at_once = "all domains at once" in entry.marks
     lost = losses(matrix)
@@ -291,7 +291,7 @@ def _entry_view(entry: Entry) -> EntryView:
         runs=runs,
         scores=score_table(matrix, at_once=at_once),
         forgetting=None if at_once else forgetting_table(matrix),
-        download=Download(f"{entry.info.protocol}-{entry.anchor}-matrix.csv", csv_of(columns)),
+        download=Download(f"{stem}-{entry.anchor}-matrix.csv", csv_of(columns)),
     )
 
 
