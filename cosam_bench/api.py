@@ -47,6 +47,7 @@ class _Options(TypedDict, total=False):
     seed: int | None
     order: str | Sequence[str] | None
     device: str | None
+    experts: str | Path | None
     settings: Mapping[str, object] | None
     results: str | Path
     fresh: bool
@@ -75,6 +76,7 @@ def run(
     seed: int | None = None,
     order: str | Sequence[str] | None = None,
     device: str | None = None,
+    experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     results: str | Path = "results",
     fresh: bool = False,
@@ -98,6 +100,8 @@ def run(
         seed: of training, prompts and method; None: 0.
         order: the domains' names, an order that the stream names, ``reverse``, or ``random:N``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: ``auto``.
+        experts: a folder with an expert per domain, or a TOML file with a table ``[experts]``, to merge in place of
+            training any; docs/your-experts.md describes them.
         settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
         results: the folder of records.
         fresh: measure again, and use nothing that earlier runs left.
@@ -130,6 +134,7 @@ def run(
         seed=seed,
         order=order if order is None or isinstance(order, str) else ",".join(order),
         device=device,
+        experts=_text(experts),
         settings=setting_texts(settings or {}),
         isolated=isolated,
     )

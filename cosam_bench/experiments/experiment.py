@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ from cosam_bench.experiments.isolated_methods import described, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
 from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.experts.reading import read_experts
+from cosam_bench.experts.sources import expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.server_handle import hidden_folders, use_model
@@ -41,9 +44,11 @@ from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.expert_store import ExpertStore
+from cosam_bench.training.given_experts import GivenExperts
 
 SHARED = "_shared"
 NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
+BROUGHT_IN = "experts brought in"  # the mark of a run that trained none
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,10 @@ class Experiment:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What to know before comparing the result: the card's marks, and whether a plugin had access to everything."""
+        """What to know before comparing the result: the card's marks, a plugin's access, and experts brought in."""
         is_open = not self.is_isolated and not is_built_in(self.config.method)
-        return (*self.method.card.marks, *((NOT_ISOLATED,) if is_open else ()))
+        own = {NOT_ISOLATED: is_open, BROUGHT_IN: self.bench.given is not None}
+        return (*self.method.card.marks, *(mark for mark, applies in own.items() if applies))
 
     @cached_property
     def rule(self) -> str:
@@ -211,6 +217,7 @@ def open_experiment(
     if isinstance(method, MethodFacts):
         use_model(model_facts(config))  # builds it beside the work that follows
     described = load_stream(protocol.stream)
+    sources = None if config.experts is None else expert_sources(Path(config.experts), config.order or described.order)
     stream = open_stream(described, foreground=protocol.foreground)
     domains = _ordered(stream, config.order)
     for name in protocol.fit.rates:
@@ -226,7 +233,8 @@ def open_experiment(
     test_prompts = {domain.name: prompts(domain.test) for domain in columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in domains}
     sam = build_base_model(config, device=device)
-    conditions = run_conditions(protocol, columns=columns, sam=sam)
+    given = None if sources is None else read_experts(sources, sam=sam, adapter=protocol.adapter)
+    conditions = run_conditions(protocol, columns=columns, sam=sam, given=given)
     view = view_of(protocol, sam, device)
     bench = Workbench(
         sam=sam,
@@ -237,7 +245,8 @@ def open_experiment(
         seed=config.seed,
         batch_size=resolve_batch_size(protocol.score.batch_size, sam=sam, view=view),
         experts=ExpertStore(shared / "experts", fresh=fresh),
-        prefixes=_prefix_cache(config, sam, folder=shared / "prefix", fresh=fresh),
+        prefixes=_prefix_cache(config, sam, given, folder=shared / "prefix", fresh=fresh),
+        given=given,
     )
     return Experiment(
         config=config,
@@ -251,7 +260,7 @@ def open_experiment(
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
-        hidden=tuple(_hidden(described, config, results)),
+        hidden=tuple(_hidden(described, config, results, sources or {})),
     )
 
 
@@ -262,9 +271,10 @@ def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
     return min(round(config.prefix_cache_gib * 2**30), free_memory_bytes(bench.view.device) // 2)
 
 
-def _hidden(stream: Stream, config: RunConfig, results: Path) -> list[str]:
-    """The folders of records and data, which an isolated method has no reason to read."""
+def _hidden(stream: Stream, config: RunConfig, results: Path, experts: Mapping[str, Path]) -> list[str]:
+    """The folders of records, data and experts, which an isolated method has no reason to read."""
     roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
+    roots += [] if config.experts is None else [Path(config.experts), *experts.values()]
     needed = [Path(config.method.partition(":")[0])] if config.method.partition(":")[0].endswith(".py") else []
     return hidden_folders([results, data_folder(), *roots], needed=needed)
 
@@ -279,6 +289,7 @@ def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method
         return method_of(config)
     facts = described(config.method, config.settings, source=_settings_source(config))
     _check_adapter_kind(config, facts.card)
+    _check_takes_experts(config, facts.needs_training)
     return facts, None
 
 
@@ -295,6 +306,7 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
     method = load_method(config.method)
     settings = validate(method.Settings, config.settings, source=_settings_source(config))
     _check_adapter_kind(config, method.card)
+    _check_takes_experts(config, method.needs_training(settings))
     return method, settings
 
 
@@ -307,9 +319,22 @@ def _check_adapter_kind(config: RunConfig, card: MethodCard) -> None:
         )
 
 
-def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path, fresh: bool) -> PrefixCache | None:
+def _check_takes_experts(config: RunConfig, needs_training: str) -> None:
+    if config.experts is not None and needs_training:
+        raise CosamError(
+            f"The method {short_name(config.method)!r} {needs_training}, so it cannot use experts that were trained "
+            "elsewhere. Run it without --experts, or take another method."
+        )
+
+
+def _prefix_cache(
+    config: RunConfig, sam: Sam, given: GivenExperts | None, *, folder: Path, fresh: bool
+) -> PrefixCache | None:
     """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
-    depth = frozen_depth(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
+    adapter = config.protocol.adapter
+    is_inside = adapter.kind in ("lora", "decoder")  # other kinds are beside the model's layers
+    touched = given.changed if given is not None and is_inside else touched_layers(sam, adapter)
+    depth = frozen_depth(sam.image_encoder, touched)
     limit_bytes = round(config.prefix_cache_gib * 2**30)
     if depth is None or not limit_bytes:
         return None

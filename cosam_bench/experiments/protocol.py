@@ -24,7 +24,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
-RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib")
+RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts")
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 
@@ -126,6 +126,11 @@ class RunConfig(Settings):
         source="this project",
         ge=0,
         le=1_000_000,
+    )
+    experts: str | None = setting(
+        None,
+        "folder with an expert per domain, or TOML file with a table [experts], to use in place of training",
+        source="none: experts are trained",
     )
     protocol: Protocol = setting(..., "the resolved protocol")
 
@@ -230,7 +235,13 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same tables; relative paths of the method, the stream and the weights start at ``folder``."""
     protocol = data.get("protocol")
     model, adapter = (protocol.get(name) if isinstance(protocol, dict) else None for name in ("model", "adapter"))
-    for table, key in ((data, "method"), (protocol, "stream"), (model, "checkpoint"), (adapter, "start")):
+    for table, key in (
+        (data, "method"),
+        (data, "experts"),
+        (protocol, "stream"),
+        (model, "checkpoint"),
+        (adapter, "start"),
+    ):
         value = table.get(key) if isinstance(table, dict) else None
         if table and isinstance(value, str) and _is_path(key, value):
             table[key] = _absolute(value, folder)

@@ -129,6 +129,7 @@ class RunInfo(Settings):
         status: ``running`` also for a run that was killed.
         rule: the hash of the method's own code; empty in records that do not say.
         isolated: whether the method's code ran in processes of its own; None in records that do not say.
+        experts: by the domain's name, the sha256 of the expert that was brought in; empty if the run trained them.
         started: the time in UTC, ISO 8601.
         error: why a failed run failed.
         cost: seconds, bytes and passes.
@@ -157,6 +158,7 @@ class RunInfo(Settings):
     status: Status
     rule: str = ""
     isolated: bool | None = None
+    experts: dict[str, str] = Field(default_factory=dict)
     started: str
     error: str | None = None
     cost: Cost = Cost()
