@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
+    from cosam_bench.experiments.merging import Merged
     from cosam_bench.method.interface import Method
     from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.export.formats import Exported
@@ -265,6 +266,56 @@ def export(
 
     found = record if isinstance(record, Record) else load_record(record, results=expanded(results))
     return export_record(found, expanded(folder), format_name=format, rank=rank)
+
+
+def merge(
+    experts: Sequence[str | Path],
+    *,
+    method: MethodLike,
+    out: str | Path,
+    model: str = "vit_b",
+    settings: Mapping[str, object] | None = None,
+    seed: int = 0,
+    format: str = "safetensors",
+    rank: int | None = None,
+    isolated: bool | None = None,
+) -> Merged:
+    """Merge experts by a method that needs no data, and write what it serves to a new folder; docs/your-experts.md.
+
+    Args:
+        experts: two or more, in the order in which they are merged: folders that peft saved, or files or folders with
+            an ``update.safetensors``.
+        method: as for ``run``.
+        out: does not exist, or is empty.
+        model: the base model that they change; its weights are not needed.
+        settings: the method's, by their keys: ``{"method.density": 0.5}``, or nested.
+        seed: of methods that draw at random.
+        format: ``safetensors`` writes ``update.safetensors``, which ``load_predictor`` takes; ``peft`` an adapter
+            folder as well.
+        rank: for ``peft``: at most this many factors per layer.
+        isolated: as for ``run``.
+
+    Returns:
+        The folder, its files and what to know about them.
+
+    Raises:
+        MethodFailed: the method raised an error or broke its contract.
+        CosamError: the method needs data or training; an expert cannot be read or does not fit the model; the folder
+            has contents.
+    """
+    from cosam_bench.experiments.merging import merge_experts
+
+    return merge_experts(
+        [expanded(path) for path in ([experts] if isinstance(experts, str | Path) else experts)],
+        method=method_reference(method),
+        folder=expanded(out),
+        format_name=format,
+        rank=rank,
+        model=model,
+        seed=seed,
+        settings=setting_texts(settings or {}),
+        isolated=isolated,
+    )
 
 
 def compare(

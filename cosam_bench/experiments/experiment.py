@@ -289,7 +289,8 @@ def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method
         return method_of(config)
     facts = described(config.method, config.settings, source=_settings_source(config))
     _check_adapter_kind(config, facts.card)
-    _check_takes_experts(config, facts.needs_training)
+    if config.experts is not None:
+        check_takes_experts(config.method, facts.needs_training)
     return facts, None
 
 
@@ -306,7 +307,8 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
     method = load_method(config.method)
     settings = validate(method.Settings, config.settings, source=_settings_source(config))
     _check_adapter_kind(config, method.card)
-    _check_takes_experts(config, method.needs_training(settings))
+    if config.experts is not None:
+        check_takes_experts(config.method, method.needs_training(settings))
     return method, settings
 
 
@@ -319,11 +321,17 @@ def _check_adapter_kind(config: RunConfig, card: MethodCard) -> None:
         )
 
 
-def _check_takes_experts(config: RunConfig, needs_training: str) -> None:
-    if config.experts is not None and needs_training:
+def check_takes_experts(asked: str, needs_training: str) -> None:
+    """Refuse a method for which experts that were trained elsewhere are not enough.
+
+    Args:
+        asked: the method.
+        needs_training: what it says of that, empty if they are.
+    """
+    if needs_training:
         raise CosamError(
-            f"The method {short_name(config.method)!r} {needs_training}, so it cannot use experts that were trained "
-            "elsewhere. Run it without --experts, or take another method."
+            f"The method {short_name(asked)!r} {needs_training}, so it cannot use experts that were trained elsewhere. "
+            "Take another method, or have its experts trained: cosam-bench run without --experts."
         )
 
 

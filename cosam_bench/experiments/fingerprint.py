@@ -21,12 +21,12 @@ def run_conditions(
     protocol: Protocol, *, columns: tuple[Domain, ...], sam: Sam, given: GivenExperts | None = None
 ) -> Conditions:
     """What two records must share before one table may hold both; experts that were brought in are part of it."""
-    brought_in = {"experts": given.digest} if given is not None else {}
     return Conditions(
         data={domain.name: domain.digest for domain in sorted(columns, key=lambda domain: domain.name)},
         checkpoint=sam.digest,
-        config=protocol_digest(counted_settings(protocol) | _changed_meanings(protocol) | brought_in),
+        config=protocol_digest(counted_settings(protocol) | _changed_meanings(protocol)),
         keys="changed",
+        experts="" if given is None else given.digest,
     )
 
 

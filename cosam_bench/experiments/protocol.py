@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def resolve_run(
     protocol: str = "mini",
     mode: str = CLEAN,
     config: Path | None = None,
+    tables: Mapping[str, Any] | None = None,
     isolated: bool | None = False,
     overrides: tuple[str, ...] = (),
 ) -> RunConfig:
@@ -173,6 +175,7 @@ def resolve_run(
         protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
         mode: ``clean``, or one of the protocol's modes; not used with ``config``, which holds one mode.
         config: a ``config.toml`` that an earlier run wrote.
+        tables: of a protocol, in place of one with a name or a file.
         isolated: whether the method is only imported in a process of its own; None: unless it is built in.
         overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, those of ``RUN_KEYS`` are
             the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
@@ -184,7 +187,10 @@ def resolve_run(
     Raises:
         CosamError: an unknown name or key, or a value of the wrong type.
     """
-    data = _anchored(read_toml(config), config.parent) if config else {"protocol": _read_protocol(protocol, mode)}
+    if config is not None:
+        data = _anchored(read_toml(config), config.parent)
+    else:
+        data = {"protocol": _read_protocol(protocol, mode) if tables is None else dict(tables)}
     if not is_utf8(method):
         raise CosamError(f"The method {method!r} is not valid UTF-8, so it cannot be recorded. Rename its file.")
     if method:

@@ -6,18 +6,8 @@ import torch
 from torch import nn
 
 from cosam_bench.results.export.transformers_folder import renamed
+from cosam_bench.sam.mobile_sam import published_name
 from cosam_bench.sam.sam import Sam
-
-_OURS, _PUBLISHED = "image_encoder.stages.", "image_encoder.layers."  # of MobileSAM's encoder, timm's and its authors'
-
-
-def published_name(layer: str) -> str:
-    """A linear layer's name in the base model's published code, segment-anything's or MobileSAM's.
-
-    >>> published_name("image_encoder.stages.1.blocks.0.attn.qkv")
-    'image_encoder.layers.1.blocks.0.attn.qkv'
-    """
-    return _PUBLISHED + layer.removeprefix(_OURS) if layer.startswith(_OURS) else layer
 
 
 def layers_by_name(sam: Sam) -> dict[str, str]:

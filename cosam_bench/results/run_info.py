@@ -39,13 +39,15 @@ class Conditions(Settings):
         config: the digest of the protocol's settings, without method, seed, order and device.
         keys: which settings ``config`` counts: those that differ from their defaults, or, in records from before
             0.2, which do not say so, all.
-        digest: sha256 of the four above; computed if it is not given.
+        experts: the digest of all experts that were brought in; empty if the run trained them.
+        digest: sha256 of the fields above; computed if it is not given.
     """
 
     data: dict[str, str]
     checkpoint: str
     config: str
     keys: Literal["all", "changed"] = "all"
+    experts: str = ""
     digest: str = ""
 
     @model_validator(mode="before")
@@ -66,6 +68,8 @@ def _digest(fields: dict[str, Any]) -> str:
     names = ["data", "checkpoint", "config"]
     if fields.get("keys", "all") != "all":  # older records have no such field, and keep their digest
         names.append("keys")
+    if fields.get("experts"):
+        names.append("experts")
     return sha256_json({name: fields.get(name) for name in names})
 
 
