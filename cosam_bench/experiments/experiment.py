@@ -36,7 +36,7 @@ from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import is_built_in, load_method, short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.results.run_info import Conditions
+from cosam_bench.results.run_info import BROUGHT_IN, Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
 from cosam_bench.sam.batch_size import resolve_batch_size
 from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory
@@ -48,7 +48,6 @@ from cosam_bench.training.given_experts import GivenExperts
 
 SHARED = "_shared"
 NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
-BROUGHT_IN = "experts brought in"  # the mark of a run that trained none
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def _update(path: Path, tensors: Mapping[str, Tensor], config: PeftConfig, *, sa
         parts.setdefault(match["layer"], {})[match["part"]] = tensor
     if not parts:
         raise CosamError(f"{path} is empty: it changes no layer. Save the adapter again.")
+    for layer, pair in parts.items():
+        _refuse_convolution(path, layer, pair)
     names = layers_by_name(sam)
     _refuse_foreign(path, [layer for layer in parts if layer not in names], sam=sam)
     changes = {names[layer]: _layer(path, layer, pair, config) for layer, pair in parts.items()}
@@ -86,15 +88,19 @@ def _refuse_foreign(path: Path, foreign: list[str], *, sam: Sam) -> None:
         )
 
 
+def _refuse_convolution(path: Path, layer: str, pair: Mapping[str, Tensor]) -> None:
+    dimensions = max(tensor.ndim for tensor in pair.values())
+    if any(tensor.ndim != 2 for tensor in pair.values()):
+        raise CosamError(
+            f"{path} has LoRA of a convolution: the factors of {layer} have {dimensions} dimensions. Only linear layers "
+            "can be merged: leave it out of the adapter's targets."
+        )
+
+
 def _layer(path: Path, layer: str, pair: Mapping[str, Tensor], config: PeftConfig) -> LowRank:
     if len(pair) < 2:
         raise CosamError(f"{path} has only one of the two factors of {layer}. Save or copy the adapter again.")
     a, b = pair["A"], pair["B"]
-    if a.ndim != 2 or b.ndim != 2:
-        raise CosamError(
-            f"{path} has LoRA of a convolution: the factors of {layer} have {max(a.ndim, b.ndim)} dimensions. Only "
-            "linear layers can be merged: leave it out of the adapter's targets."
-        )
     if a.shape[0] != b.shape[1]:
         raise CosamError(
             f"{path} has factors of {layer} of ranks {a.shape[0]} and {b.shape[1]}, which do not fit each other. "

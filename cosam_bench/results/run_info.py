@@ -19,6 +19,9 @@ from cosam_bench.core.settings import Settings, validate
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
 
+BROUGHT_IN = "experts brought in"
+"""The mark of a run that trained no expert itself."""
+
 _BYTES = 1 << 24  # a run over a thousand domains writes 2 MB
 
 Status = Literal["running", "complete", "failed", "interrupted"]
