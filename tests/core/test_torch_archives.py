@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,10 +120,9 @@ def test_a_stand_in_cannot_be_made_to_act(tmp_path: Path) -> None:
     set_name = b"N}X\x05\x00\x00\x00stateX\x01\x00\x00\x00xs\x86b."
     for target in (b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n"):
         path = archive(tmp_path / "hostile.pth", b"\x80\x02" + target + set_name)
-        try:
+        with suppress(CannotRead):
             assert not read_archive(path).tensors
-        except CannotRead as error:
-            assert "cannot be read" in str(error)
+    assert torch._utils._rebuild_tensor_v2.__module__ == "torch._utils"
 
 
 class _Saved:
@@ -183,7 +183,10 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
         wide = {"a": wide, "b": wide}
     cases = {
         "no archive": (tmp_path / "text.pth", "not an archive"),
-        "compressed": (archive(tmp_path / "c.pth", b"\0" * 9000, compression=zipfile.ZIP_DEFLATED), "larger|compressed"),
+        "compressed": (
+            archive(tmp_path / "c.pth", b"\0" * 9000, compression=zipfile.ZIP_DEFLATED),
+            "larger|compressed",
+        ),
         "damaged": (archive(tmp_path / "d.pth", b"\x80\x02}"), "cannot be read"),
         "missing": (tmp_path / "missing.pth", "No such file"),
         "memo": (archive(tmp_path / "m.pth", b"\x80\x02Nr\xff\xff\xff\x7f."), None),

@@ -129,7 +129,10 @@ def test_what_peft_saves_beside_lora_is_refused_by_name(
 
 @pytest.mark.parametrize(
     ("target", "named"),
-    [("patch_embed.proj", "LoRA of a convolution: the factors of image_encoder.patch_embed.proj"), ("point_embeddings.0", "embedding")],
+    [
+        ("patch_embed.proj", "LoRA of a convolution: the factors of image_encoder.patch_embed.proj"),
+        ("point_embeddings.0", "embedding"),
+    ],
 )
 def test_layers_that_are_not_linear_are_refused(target: str, named: str, tiny: Sam, tmp_path: Path) -> None:
     model = get_peft_model(build_sam("tiny", checkpoint="random"), LoraConfig(target_modules=[target]))
@@ -174,10 +177,10 @@ def test_adapters_of_other_models_are_refused(tiny: Sam, tmp_path: Path) -> None
     with pytest.raises(CosamError, match="only one of the two factors"):
         read(folder, tiny)
     (folder / "adapter_model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CosamError, match="adapter_model.safetensors cannot be read"):
+    with pytest.raises(CosamError, match=r"adapter_model.safetensors cannot be read"):
         read(folder, tiny)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(CosamError, match="but no adapter_model.safetensors"):
+    with pytest.raises(CosamError, match=r"but no adapter_model.safetensors"):
         read(folder, tiny)
     save_file({f"{prefix}A.weight": torch.ones(2, 96)}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").unlink()

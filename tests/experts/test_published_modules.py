@@ -1,4 +1,4 @@
-"""Checkpoints of RegCL's and SAMCL's code, imitated: their layers serve as what they are, and none of their code runs."""
+"""Checkpoints of RegCL's and SAMCL's code, imitated: their layers serve as what they are; none of their code runs."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_an_adapter_of_another_form_is_told_the_settings(options: dict[str, Any]
 
 def test_under_lora_all_settings_are_named(tmp_path: Path, tiny: Sam) -> None:
     path = write(tmp_path / "a.pth", augmodule(has_mixing=False))
-    with pytest.raises(CosamError, match="Add --set adapter.kind=augmodule --set adapter.rank=3") as error:
+    with pytest.raises(CosamError, match=r"Add --set adapter.kind=augmodule --set adapter.rank=3") as error:
         read_expert(path, sam=tiny, adapter=AdapterSettings(rank=2, alpha=4.0))
     for text in ("adapter.mixing=false", "adapter.blocks=[2,3]", "adapter.alpha=8.0"):
         assert f"--set {text}" in str(error.value)
@@ -183,8 +183,8 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
     missing = {key: value for key, value in augmodule(has_mixing=True).items() if key != "B_001"}
     wide = augmodule(has_mixing=True) | {"B_001": nn.Linear(RANK, 7)}
     for content in (missing, wide):
-        with pytest.raises(CosamError, match="side.expand.3.*are missing, unknown or of another shape"):
+        with pytest.raises(CosamError, match=r"side.expand.3.*are missing, unknown or of another shape"):
             read_expert(write(tmp_path / "a.pth", content), sam=sam, adapter=chosen)
     (tmp_path / "a.pth").write_bytes(b"text")
-    with pytest.raises(CosamError, match="The expert .*cannot be read: it is not an archive of torch.save"):
+    with pytest.raises(CosamError, match=r"The expert .*cannot be read: it is not an archive of torch.save"):
         read_expert(tmp_path / "a.pth", sam=sam, adapter=chosen)
