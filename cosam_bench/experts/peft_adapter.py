@@ -92,8 +92,8 @@ def _refuse_convolution(path: Path, layer: str, pair: Mapping[str, Tensor]) -> N
     dimensions = max(tensor.ndim for tensor in pair.values())
     if any(tensor.ndim != 2 for tensor in pair.values()):
         raise CosamError(
-            f"{path} has LoRA of a convolution: the factors of {layer} have {dimensions} dimensions. Only linear layers "
-            "can be merged: leave it out of the adapter's targets."
+            f"{path} has LoRA of a convolution: the factors of {layer} have {dimensions} dimensions. Only linear "
+            "layers can be merged: leave it out of the adapter's targets."
         )
 
 
