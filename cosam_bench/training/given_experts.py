@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.merging.updates import LowRank, Update, add, as_factors
+from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.sam import Sam
 
 _DECODER = "mask_decoder."
@@ -62,8 +63,8 @@ def given_experts(updates: Mapping[str, Update], *, sam: Sam) -> GivenExperts:
 
     A layer that one expert changes and another does not is zero in the other. Factors of fewer than the highest rank
     that an expert has in this layer are filled up with zeros. A dense change of a linear layer becomes factors,
-    exactly, except in a mask decoder that all experts change densely, as training does. What an expert does stays the
-    same.
+    exactly, except in side layers and in a mask decoder that all experts change densely, as training does. What an
+    expert does stays the same.
 
     Args:
         updates: by the domain's name; each fits the model.
@@ -71,7 +72,7 @@ def given_experts(updates: Mapping[str, Update], *, sam: Sam) -> GivenExperts:
     """
     linear = {name for name, module in sam.named_modules() if isinstance(module, nn.Linear)}
     low_rank = {name for update in updates.values() for name in update.low_rank}
-    factored = {name for name in linear if name in low_rank or not name.startswith(_DECODER)}
+    factored = {name for name in linear if name in low_rank or not name.startswith((SIDE, _DECODER))}
     updates = {domain: _factored(update, factored) for domain, update in updates.items()}
     ranks: dict[str, int] = {}
     for update in updates.values():

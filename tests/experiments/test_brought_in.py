@@ -120,7 +120,7 @@ def test_a_table_in_the_stream_is_the_same_as_the_folder(runs: Runs, tmp_path: P
     assert record.info.conditions.digest == known.info.conditions.digest
     assert (record.folder / "matrix.csv").read_bytes() == (known.folder / "matrix.csv").read_bytes()
     stream.write_text(f"{head}\n{rest}\n[experts]\npil = 'a'\n")
-    with pytest.raises(CosamError, match="No domain of this stream is called 'pil'"):
+    with pytest.raises(CosamError, match=r"no domain of this stream is called 'pil'. Did you mean 'pill'"):
         runs.run("average", stream=stream)
 
 

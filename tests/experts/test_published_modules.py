@@ -17,11 +17,12 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.experts.reading import read_expert
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.augmodule import AugModule
-from cosam_bench.sam.adapters.targets import add_side_layers
+from cosam_bench.sam.adapters.targets import add_side_layers, target_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import serving
+from cosam_bench.training.given_experts import given_experts
 
 RANK, WIDTH, EMBEDDING, BLOCKS = 3, 96, 64, (2, 3)
 OURS = {"A": "reduce", "layer": "heat.0", "norm": "heat.1", "upward": "before_neck", "upward_": "after_neck"}
@@ -105,6 +106,9 @@ def test_an_augmodule_serves_as_the_layers_that_it_is(has_mixing: bool, is_faith
     sam, chosen = with_side(mixing=has_mixing, **switches)
     update = read_expert(path, sam=sam, adapter=chosen)
     assert set(update.low_rank) == {f"side.{layer}" for layer in sam.side.linear}  # type: ignore[union-attr]
+    given = given_experts({"polyp": update}, sam=sam)
+    assert set(given.layers) == set(target_layers(sam, chosen))  # the others are averaged, as if they were trained
+    assert given.digests["polyp"] == update.digest()
     other, _ = with_side(**switches)
     set_by_hand(other, content)
     with serving(sam, update), other.side.enabled(True):  # type: ignore[union-attr]
