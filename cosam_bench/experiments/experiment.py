@@ -27,7 +27,7 @@ from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experts.reading import read_experts
-from cosam_bench.experts.sources import expert_sources
+from cosam_bench.experts.sources import expert_folders, expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.server_handle import hidden_folders, use_model
@@ -273,7 +273,7 @@ def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
 def _hidden(stream: Stream, config: RunConfig, results: Path, experts: Mapping[str, Path]) -> list[str]:
     """The folders of records, data and experts, which an isolated method has no reason to read."""
     roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
-    roots += [] if config.experts is None else [Path(config.experts), *experts.values()]
+    roots += expert_folders(experts.values())
     needed = [Path(config.method.partition(":")[0])] if config.method.partition(":")[0].endswith(".py") else []
     return hidden_folders([results, data_folder(), *roots], needed=needed)
 

@@ -22,6 +22,7 @@ from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
 from cosam_bench.experiments.protocol import RunConfig, resolve_run
 from cosam_bench.experts.reading import read_experts
+from cosam_bench.experts.sources import expert_folders
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.server_handle import hidden_folders, use_model
@@ -96,7 +97,7 @@ def merge_experts(
             use_model(model_facts(config))  # builds it beside the work that follows
         sam = build_base_model(config, device=choose_device("cpu"))
         given = read_experts(sources, sam=sam, adapter=config.protocol.adapter)
-        host = _host(config, chosen, sam, given, hidden=paths)
+        host = _host(config, chosen, sam, given, hidden=expert_folders(paths))
         update = _merged(host, given, Path(states), name=short_name(method))
         write_tensors(written / UPDATE_FILE, update.tensors())
         notes = _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
@@ -163,9 +164,15 @@ def _host(
         given=given,
     )
     if isinstance(method, MethodFacts):
-        return Isolated(IsolatedMethod(method, bench, tuple(hidden_folders(hidden, needed=[]))), name)
+        return Isolated(IsolatedMethod(method, bench, tuple(hidden_folders(hidden, needed=_needed(config)))), name)
     assert settings is not None
     return InProcess(method, settings, bench, FaultWatch(name, sam=sam))
+
+
+def _needed(config: RunConfig) -> list[Path]:
+    """The file of a method that is one."""
+    file = config.method.partition(":")[0]
+    return [Path(file)] if file.endswith(".py") else []
 
 
 def _facts(config: RunConfig, method: type[Method] | MethodFacts, given: GivenExperts) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
@@ -43,6 +43,11 @@ def expert_sources(place: Path, domains: Sequence[str]) -> dict[str, Path]:
     if several:
         raise CosamError(f"{several[0][0]} and {several[0][1]} are both an expert of one domain. Remove one of them.")
     return {name: paths[0] for name, paths in found.items()}
+
+
+def expert_folders(paths: Iterable[Path]) -> list[Path]:
+    """The folders that hold these experts, which an isolated method has no reason to read."""
+    return list(dict.fromkeys(path if path.is_dir() else path.absolute().parent for path in paths))
 
 
 def _candidates(folder: Path, domain: str) -> list[Path]:
