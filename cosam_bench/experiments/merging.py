@@ -108,7 +108,7 @@ def merge_experts(
 
 def _check_options(paths: Sequence[Path], *, format_name: str, rank: int | None, settings: Sequence[str]) -> None:
     if len(paths) < 2:
-        raise CosamError(f"{len(paths)} experts were given. Name at least two to merge.")
+        raise CosamError(f"A merge needs at least two experts; given: {len(paths)}. Name more.")
     if format_name not in get_args(MergeFormat):
         raise unknown_name("format of a merge", format_name, get_args(MergeFormat))
     if rank is not None and format_name != "peft":

@@ -66,6 +66,14 @@ def test_own_experts_give_the_same_bits(method: str, runs: Runs) -> None:
         assert not one.exists() or one.read_bytes() == other.read_bytes(), name
 
 
+@pytest.mark.parametrize("method", ["average", "ties", "opcm"])
+def test_merging_alone_ends_where_the_run_ends(method: str, runs: Runs, tmp_path: Path) -> None:
+    paths = [runs.experts / f"{name}.safetensors" for name in DOMAINS]
+    merged = cb.merge(paths, method=method, out=tmp_path / "out", model="tiny")
+    known = runs.trained[method].folder / "update.safetensors"
+    assert (merged.folder / "update.safetensors").read_bytes() == known.read_bytes()
+
+
 def test_the_record_says_so_and_claims_no_training(runs: Runs) -> None:
     info = runs.brought["average"].info
     assert info.marks == (BROUGHT_IN,)

@@ -144,8 +144,8 @@ def test_places_are_checked(experts: list[Path], tmp_path: Path) -> None:
         with pytest.raises(CosamError, match=named):
             cb.merge(paths, method="average", out=out, model="tiny")
 
-    refused(experts[:1], tmp_path / "out", "1 experts were given. Name at least two")
-    refused(experts[0], tmp_path / "out", "1 experts were given")
+    refused(experts[:1], tmp_path / "out", "at least two experts; given: 1")
+    refused(experts[0], tmp_path / "out", "at least two experts; given: 1")
     refused([*experts, tmp_path / "none.safetensors"], tmp_path / "out", r"No file or folder .*none.safetensors")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").touch()
