@@ -16,7 +16,7 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import compare, export, leaderboard, predict, report, run
+    from cosam_bench.api import compare, export, leaderboard, merge, predict, report, run
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -70,6 +70,7 @@ __all__ = [
     "leaderboard",
     "load_predictor",
     "load_record",
+    "merge",
     "predict",
     "report",
     "run",
@@ -78,7 +79,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("compare", "export", "leaderboard", "predict", "report", "run"),
+    "api": ("compare", "export", "leaderboard", "merge", "predict", "report", "run"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
+    from cosam_bench.experiments.merging import Merged
     from cosam_bench.method.interface import Method
     from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.export.formats import Exported
@@ -47,6 +48,7 @@ class _Options(TypedDict, total=False):
     seed: int | None
     order: str | Sequence[str] | None
     device: str | None
+    experts: str | Path | None
     settings: Mapping[str, object] | None
     results: str | Path
     fresh: bool
@@ -75,6 +77,7 @@ def run(
     seed: int | None = None,
     order: str | Sequence[str] | None = None,
     device: str | None = None,
+    experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     results: str | Path = "results",
     fresh: bool = False,
@@ -98,6 +101,8 @@ def run(
         seed: of training, prompts and method; None: 0.
         order: the domains' names, an order that the stream names, ``reverse``, or ``random:N``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: ``auto``.
+        experts: a folder with an expert per domain, or a TOML file with a table ``[experts]``, to merge in place of
+            training any; docs/your-experts.md describes them.
         settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
         results: the folder of records.
         fresh: measure again, and use nothing that earlier runs left.
@@ -130,6 +135,7 @@ def run(
         seed=seed,
         order=order if order is None or isinstance(order, str) else ",".join(order),
         device=device,
+        experts=_text(experts),
         settings=setting_texts(settings or {}),
         isolated=isolated,
     )
@@ -260,6 +266,56 @@ def export(
 
     found = record if isinstance(record, Record) else load_record(record, results=expanded(results))
     return export_record(found, expanded(folder), format_name=format, rank=rank)
+
+
+def merge(
+    experts: Sequence[str | Path],
+    *,
+    method: MethodLike,
+    out: str | Path,
+    model: str = "vit_b",
+    settings: Mapping[str, object] | None = None,
+    seed: int = 0,
+    format: str = "safetensors",
+    rank: int | None = None,
+    isolated: bool | None = None,
+) -> Merged:
+    """Merge experts by a method that needs no data, and write what it serves to a new folder; docs/your-experts.md.
+
+    Args:
+        experts: two or more, in the order in which they are merged: folders that peft saved, or files or folders with
+            an ``update.safetensors``.
+        method: as for ``run``.
+        out: does not exist, or is empty.
+        model: the base model that they change; its weights are not needed.
+        settings: the method's, by their keys: ``{"method.density": 0.5}``, or nested.
+        seed: of methods that draw at random.
+        format: ``safetensors`` writes ``update.safetensors``, which ``load_predictor`` takes; ``peft`` an adapter
+            folder as well.
+        rank: for ``peft``: at most this many factors per layer.
+        isolated: as for ``run``.
+
+    Returns:
+        The folder, its files and what to know about them.
+
+    Raises:
+        MethodFailed: the method raised an error or broke its contract.
+        CosamError: the method needs data or training; an expert cannot be read or does not fit the model; the folder
+            has contents.
+    """
+    from cosam_bench.experiments.merging import merge_experts
+
+    return merge_experts(
+        [expanded(path) for path in ([experts] if isinstance(experts, str | Path) else experts)],
+        method=method_reference(method),
+        folder=expanded(out),
+        format_name=format,
+        rank=rank,
+        model=model,
+        seed=seed,
+        settings=setting_texts(settings or {}),
+        isolated=isolated,
+    )
 
 
 def compare(

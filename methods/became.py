@@ -81,6 +81,11 @@ class Became(MergingMethod[BecameSettings]):
         ),
     )
 
+    @classmethod
+    def needs_training(cls, settings: BecameSettings) -> str:
+        """Training from the served update, with and without the constraint."""
+        return "continues training from its served update"
+
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train with and without the constraint, merge, then add the inputs to the Gram matrices."""
         if self.served is None or not self.settings.projected:

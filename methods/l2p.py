@@ -88,6 +88,11 @@ class L2P(Method[L2PSettings]):
         self.keys = _FIRST * torch.rand(settings.pool, width, generator=draws)
         self.choices = torch.zeros(settings.pool, dtype=torch.int64)  # of each prompt, in all training so far
 
+    @classmethod
+    def needs_training(cls, settings: L2PSettings) -> str:
+        """Training of prompts; it has no adapters."""
+        return "trains prompts in place of adapters"
+
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train the pool further, on this domain alone."""
         with self.bench.training(trainable_parameters=self.prompts.numel() + self.keys.numel()):

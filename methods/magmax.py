@@ -50,6 +50,11 @@ class MagMax(MergingMethod[MagMaxSettings]):
         ),
     )
 
+    @classmethod
+    def needs_training(cls, settings: MagMaxSettings) -> str:
+        """Training, if experts start from the last one."""
+        return "trains each expert from the last one unless method.start=base" if settings.start != "base" else ""
+
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train this domain's expert, from the last one if it is kept, and merge it."""
         last = Update.from_tensors(self.memory) if self.memory else None

@@ -80,6 +80,11 @@ class MoDA(Method[MoDASettings]):
         self.tokens = torch.randn(self.settings.tokens, width, generator=bench.generator("moda", "tokens"))
         self.keys: Tensor | None = None  # (domains, width + 1), the last column the bias
 
+    @classmethod
+    def needs_training(cls, settings: MoDASettings) -> str:
+        """Training of the router."""
+        return "trains a router"
+
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train and keep this domain's adapter, keep its first images, train the router on all kept images."""
         self.experts.append(self.bench.train(domain).update)

@@ -80,6 +80,11 @@ class RegCL(MergingMethod[RegCLSettings]):
         super().__init__(settings, bench)
         self._expert: dict[str, Tensor] = {}
 
+    @classmethod
+    def needs_training(cls, settings: RegCLSettings) -> str:
+        """Training, if experts start from the previous one."""
+        return "trains each expert from the previous one unless method.start=base" if settings.start != "base" else ""
+
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Train this domain's expert and merge it."""
         if self.settings.start == "base":

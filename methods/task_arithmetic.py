@@ -88,6 +88,12 @@ class TaskArithmetic(MergingMethod[TaskArithmeticSettings]):
                 "Leave it at shared, or --set adapter.kind=lora."
             )
 
+    @classmethod
+    def needs_training(cls, settings: TaskArithmeticSettings) -> str:
+        """Training, for OSRM's initial factors."""
+        is_shared = settings.first_factors == "shared"
+        return "" if is_shared else "chooses the experts' first A unless method.first_factors=shared"
+
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """OSRM's initial factors, once past domains' inputs are known."""
         return OsrmFactors(self.memory) if self.memory else None

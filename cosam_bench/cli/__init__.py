@@ -18,6 +18,7 @@ compare_command: `compare`
 doctor: `doctor`
 clean_command: `clean`
 export_command: `export`
+merge_command: `merge`
 log_command: `log`, records for an experiment tracker
 verify_command: `verify`
 report_command: `report`

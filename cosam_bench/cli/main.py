@@ -19,6 +19,7 @@ from cosam_bench.cli.error_handling import explain, guarded
 from cosam_bench.cli.export_command import export
 from cosam_bench.cli.leaderboard_command import leaderboard
 from cosam_bench.cli.log_command import log
+from cosam_bench.cli.merge_command import merge
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import show
@@ -38,7 +39,7 @@ app = typer.Typer(
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measure": (run, leaderboard, compare, show, report, verify),
-    "Use a result": (predict, export, log),
+    "Use a result": (predict, export, merge, log),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),
     "Troubleshoot": (doctor, clean),

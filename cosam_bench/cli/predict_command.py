@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="The image file.")]
 RecordName = Annotated[
-    str, typer.Option("--record", metavar="DIR", help="The run: its folder, or part of protocol/method/hash.")
+    str,
+    typer.Option(
+        "--record",
+        metavar="DIR",
+        help="The run: its folder, or part of protocol/method/hash; or an update.safetensors.",
+    ),
 ]
 Box = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="A box around the object, in pixels.")]
 Points = Annotated[
@@ -33,6 +38,7 @@ Domain = Annotated[
     str | None, typer.Option(metavar="NAME", help="The image's domain, only for methods that must be told it.")
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here.")]
+Model = Annotated[str | None, typer.Option(metavar="NAME", help="The base model, only of an update.safetensors.")]
 Checkpoint = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The base model's weights, if they have moved since the run.")
 ]
@@ -48,11 +54,12 @@ def predict(
     labels: Labels = None,
     domain: Domain = None,
     out: Out = None,
+    model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     results: Results = Path("results"),
 ) -> None:
-    """Segment one object in an image with the model of a recorded run.
+    """Segment one object in an image with the model of a recorded run, or with an update of a base model.
 
     Mark the object by a box or by points. The mask is a PNG of the image's size: 255 on the object, 0 elsewhere.
     """
@@ -68,7 +75,7 @@ def predict(
     from cosam_bench.results.results_folder import load_record
     from cosam_bench.sam.batch_size import ImageDoesNotFit
 
-    found = load_record(record, results=results)
+    found = Path(record) if record.endswith(".safetensors") else load_record(record, results=results)
     try:
         mask = predict_mask(
             found,
@@ -77,6 +84,7 @@ def predict(
             points=places,
             labels=marks,
             domain=domain,
+            model=model,
             checkpoint=checkpoint,
             device=device,
         )

@@ -40,6 +40,12 @@ Checkpoint = Annotated[
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of training, prompts and method; default: 0.")]
 Order = Annotated[str | None, typer.Option(metavar="ORDER", help="The domains' order: a,b,c or reverse or random:N.")]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N; default: auto.")]
+Experts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR", help="Merge experts from here, one per domain, and train none; or a TOML file with [experts]."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting: adapter.rank=4, method.ridge=0.1; repeatable."),
@@ -64,6 +70,7 @@ def run(
     seed: Seed = None,
     order: Order = None,
     device: Device = None,
+    experts: Experts = None,
     settings: Set = None,
     results: Results = Path("results"),
     csv: Csv = None,
@@ -87,6 +94,7 @@ def run(
             seed=seed,
             order=order,
             device=device,
+            experts=experts,
             settings=tuple(settings or ()),
             isolated=isolated,
         )

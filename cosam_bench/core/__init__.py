@@ -12,6 +12,7 @@ setting_keys: the keys of a settings model as data
 hashing: sha256 of bytes, text, JSON, files and tensors
 files: atomic writes, locks and paths
 tensor_files: safetensors files, read and written
+torch_archives: archives of torch.save, read without running them
 reusable: which shared files may be read
 sealed_files: files of tensors with their identity and a checksum
 seeds: one seed for the run, a generator for each use of it

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -61,6 +62,30 @@ def replacing(path: Path) -> Iterator[Path]:
         raise CannotWrite(
             f"{path} cannot be written: {error.strerror or error}. Free space or choose another folder."
         ) from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write to, which becomes ``folder`` afterwards; that appears whole or not at all.
+
+    Raises:
+        CosamError: the folder exists already and has contents.
+        CannotWrite: it cannot be written or the disk is full.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+            temporary = Path(name) / "new"
+            temporary.mkdir()
+            yield temporary
+            if folder.exists():
+                folder.rmdir()
+            temporary.replace(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CannotWrite(f"{folder} cannot be written: {reason}. Free space, or choose another folder.") from None
 
 
 def is_temporary(path: Path) -> bool:

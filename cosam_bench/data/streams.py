@@ -31,6 +31,8 @@ class Stream(Settings):
         order: names of the domains to learn, first to last. In TOML, by default all that are not retention.
         orders: other orders of the same domains, by the name that ``--order`` takes.
         retention: names of the domains that are only tested.
+        experts: by the domain's name, the path of an expert that was trained elsewhere, which ``run --experts`` uses
+            if it is given this file.
         cards: the domains, ``[[domain]]`` in TOML: a card, or ``card = "NAME"`` for one that comes with
             the package (or ``card = "path/to/card.toml"``), with keys that override it.
     """
@@ -40,6 +42,7 @@ class Stream(Settings):
     order: tuple[str, ...] = Field(min_length=1)
     orders: dict[Key, tuple[str, ...]] = Field(default_factory=dict)
     retention: tuple[str, ...] = ()
+    experts: dict[Key, str] = Field(default_factory=dict)
     cards: tuple[Card, ...] = Field(alias="domain")
 
     @model_validator(mode="after")
@@ -49,7 +52,7 @@ class Stream(Settings):
         for kind, listed in (("[[domain]]", names), ("order and retention", used)):
             if twice := sorted({name for name in listed if listed.count(name) > 1}):
                 raise ValueError(f"named twice in {kind}: {', '.join(twice)}")
-        for name in used:
+        for name in (*used, *self.experts):
             if name not in names:
                 raise ValueError(str(unknown_name("domain of this stream", name, names)).rstrip("."))
         for name, order in self.orders.items():

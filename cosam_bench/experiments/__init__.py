@@ -20,5 +20,6 @@ runner: all domains through a method
 run_methods: several methods, one after another
 image_prompt: one image and its prompt, checked
 predictor: segmenting images with a run's final model
+merging: experts merged without data
 rescoring: scoring a record's final model again
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ from cosam_bench.experiments.isolated_methods import described, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
 from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.experts.reading import read_experts
+from cosam_bench.experts.sources import expert_folders, expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.server_handle import hidden_folders, use_model
@@ -40,7 +43,7 @@ from cosam_bench.method.registry import is_built_in, load_method, short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.protocol_match import is_another_experiment, protocol_differences
-from cosam_bench.results.run_info import Conditions
+from cosam_bench.results.run_info import BROUGHT_IN, Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
 from cosam_bench.sam.batch_size import resolve_batch_size
 from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory
@@ -48,6 +51,7 @@ from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.expert_store import ExpertStore
+from cosam_bench.training.given_experts import GivenExperts
 
 SHARED = "_shared"
 NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
@@ -114,9 +118,10 @@ class Experiment:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What to know before comparing the result: the card's marks, and whether a plugin had access to everything."""
+        """What to know before comparing the result: the card's marks, a plugin's access, and experts brought in."""
         is_open = not self.is_isolated and not is_built_in(self.config.method)
-        return (*self.method.card.marks, *((NOT_ISOLATED,) if is_open else ()))
+        own = {NOT_ISOLATED: is_open, BROUGHT_IN: self.bench.given is not None}
+        return (*self.method.card.marks, *(mark for mark, applies in own.items() if applies))
 
     @cached_property
     def rule(self) -> str:
@@ -238,6 +243,7 @@ def open_experiment(
     if isinstance(method, MethodFacts):
         use_model(model_facts(config))  # builds it beside the work that follows
     described = load_stream(protocol.stream)
+    sources = None if config.experts is None else expert_sources(Path(config.experts), config.order or described.order)
     stream = open_stream(described, foreground=protocol.foreground)
     domains = _ordered(stream, config.order)
     for name in protocol.fit.rates:
@@ -253,7 +259,8 @@ def open_experiment(
     test_prompts = {domain.name: prompts(domain.test) for domain in columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in domains}
     sam = build_base_model(config, device=device)
-    conditions = run_conditions(protocol, columns=columns, sam=sam)
+    given = None if sources is None else read_experts(sources, sam=sam, adapter=protocol.adapter)
+    conditions = run_conditions(protocol, columns=columns, sam=sam, given=given)
     view = view_of(protocol, sam, device)
     bench = Workbench(
         sam=sam,
@@ -264,7 +271,8 @@ def open_experiment(
         seed=config.seed,
         batch_size=resolve_batch_size(protocol.score.batch_size, sam=sam, view=view),
         experts=ExpertStore(shared / "experts", fresh=fresh),
-        prefixes=_prefix_cache(config, sam, folder=shared / "prefix", fresh=fresh),
+        prefixes=_prefix_cache(config, sam, given, folder=shared / "prefix", fresh=fresh),
+        given=given,
     )
     return Experiment(
         config=config,
@@ -278,7 +286,7 @@ def open_experiment(
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
-        hidden=tuple(_hidden(described, config, results)),
+        hidden=tuple(_hidden(described, config, results, sources or {})),
         image_counts=count_differences(described),
     )
 
@@ -290,9 +298,10 @@ def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
     return min(round(config.prefix_cache_gib * 2**30), free_memory_bytes(bench.view.device) // 2)
 
 
-def _hidden(stream: Stream, config: RunConfig, results: Path) -> list[str]:
-    """The folders of records and data, which an isolated method has no reason to read."""
+def _hidden(stream: Stream, config: RunConfig, results: Path, experts: Mapping[str, Path]) -> list[str]:
+    """The folders of records, data and experts, which an isolated method has no reason to read."""
     roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
+    roots += expert_folders(experts.values())
     needed = [Path(config.method.partition(":")[0])] if config.method.partition(":")[0].endswith(".py") else []
     return hidden_folders([results, data_folder(), *roots], needed=needed)
 
@@ -307,6 +316,8 @@ def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method
         return method_of(config)
     facts = described(config.method, config.settings, source=_settings_source(config))
     _check_adapter_kind(config, facts.card)
+    if config.experts is not None:
+        check_takes_experts(config.method, facts.needs_training)
     return facts, None
 
 
@@ -323,6 +334,8 @@ def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
     method = load_method(config.method)
     settings = validate(method.Settings, config.settings, source=_settings_source(config))
     _check_adapter_kind(config, method.card)
+    if config.experts is not None:
+        check_takes_experts(config.method, method.needs_training(settings))
     return method, settings
 
 
@@ -335,9 +348,28 @@ def _check_adapter_kind(config: RunConfig, card: MethodCard) -> None:
         )
 
 
-def _prefix_cache(config: RunConfig, sam: Sam, *, folder: Path, fresh: bool) -> PrefixCache | None:
+def check_takes_experts(asked: str, needs_training: str) -> None:
+    """Refuse a method for which experts that were trained elsewhere are not enough.
+
+    Args:
+        asked: the method.
+        needs_training: what it says of that, empty if they are.
+    """
+    if needs_training:
+        raise CosamError(
+            f"The method {short_name(asked)!r} {needs_training}, so it cannot use experts that were trained elsewhere. "
+            "Take another method, or have its experts trained: cosam-bench run without --experts."
+        )
+
+
+def _prefix_cache(
+    config: RunConfig, sam: Sam, given: GivenExperts | None, *, folder: Path, fresh: bool
+) -> PrefixCache | None:
     """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
-    depth = frozen_depth(sam.image_encoder, touched_layers(sam, config.protocol.adapter))
+    adapter = config.protocol.adapter
+    is_inside = adapter.kind in ("lora", "decoder")  # other kinds are beside the model's layers
+    touched = given.changed if given is not None and is_inside else touched_layers(sam, adapter)
+    depth = frozen_depth(sam.image_encoder, touched)
     limit_bytes = round(config.prefix_cache_gib * 2**30)
     if depth is None or not limit_bytes:
         return None

@@ -14,18 +14,22 @@ from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.results.conditions import protocol_digest
 from cosam_bench.results.run_info import Conditions
 from cosam_bench.sam.sam import Sam
+from cosam_bench.training.given_experts import GivenExperts
 
 SCORE_VERSION = 2
 """Of what ``score.size`` means."""
 
 
-def run_conditions(protocol: Protocol, *, columns: tuple[Domain, ...], sam: Sam) -> Conditions:
-    """What two records must share before one table may hold both."""
+def run_conditions(
+    protocol: Protocol, *, columns: tuple[Domain, ...], sam: Sam, given: GivenExperts | None = None
+) -> Conditions:
+    """What two records must share before one table may hold both; experts that were brought in are part of it."""
     return Conditions(
         data={domain.name: domain.digest for domain in sorted(columns, key=lambda domain: domain.name)},
         checkpoint=sam.digest,
         config=protocol_digest(counted_settings(protocol) | _changed_meanings(protocol)),
         keys="changed",
+        experts="" if given is None else given.digest,
     )
 
 

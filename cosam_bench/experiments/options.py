@@ -27,6 +27,7 @@ class RunOptions:
 
     Attributes:
         order: as in ``domain_order``.
+        experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         isolated: whether methods run in processes of their own; None: those that are not built in.
     """
@@ -40,6 +41,7 @@ class RunOptions:
     seed: int | None = None
     order: str | None = None
     device: str | None = None
+    experts: str | None = None
     settings: tuple[str, ...] = ()
     isolated: bool | None = None
 
@@ -50,6 +52,7 @@ class RunOptions:
             "model.name": self.model,
             "model.checkpoint": self.checkpoint,
             "device": self.device,
+            "experts": self.experts,
         }
         given = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in texts.items() if text is not None]
         if self.seed is not None:

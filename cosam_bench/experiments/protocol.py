@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
-RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib")
+RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts")
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 
@@ -127,6 +128,11 @@ class RunConfig(Settings):
         ge=0,
         le=1_000_000,
     )
+    experts: str | None = setting(
+        None,
+        "folder with an expert per domain, or TOML file with a table [experts], to use in place of training",
+        source="none: experts are trained",
+    )
     protocol: Protocol = setting(..., "the resolved protocol")
 
     def to_toml(self) -> str:
@@ -158,6 +164,7 @@ def resolve_run(
     protocol: str = "mini",
     mode: str = CLEAN,
     config: Path | None = None,
+    tables: Mapping[str, Any] | None = None,
     isolated: bool | None = False,
     overrides: tuple[str, ...] = (),
 ) -> RunConfig:
@@ -168,6 +175,7 @@ def resolve_run(
         protocol: a built-in protocol's name or the path of a protocol's TOML file; not used with ``config``.
         mode: ``clean``, or one of the protocol's modes; not used with ``config``, which holds one mode.
         config: a ``config.toml`` that an earlier run wrote.
+        tables: of a protocol, in place of one with a name or a file.
         isolated: whether the method is only imported in a process of its own; None: unless it is built in.
         overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, those of ``RUN_KEYS`` are
             the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
@@ -179,7 +187,10 @@ def resolve_run(
     Raises:
         CosamError: an unknown name or key, or a value of the wrong type.
     """
-    data = _anchored(read_toml(config), config.parent) if config else {"protocol": _read_protocol(protocol, mode)}
+    if config is not None:
+        data = _anchored(read_toml(config), config.parent)
+    else:
+        data = {"protocol": _read_protocol(protocol, mode) if tables is None else dict(tables)}
     if not is_utf8(method):
         raise CosamError(f"The method {method!r} is not valid UTF-8, so it cannot be recorded. Rename its file.")
     if method:
@@ -230,7 +241,13 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same tables; relative paths of the method, the stream and the weights start at ``folder``."""
     protocol = data.get("protocol")
     model, adapter = (protocol.get(name) if isinstance(protocol, dict) else None for name in ("model", "adapter"))
-    for table, key in ((data, "method"), (protocol, "stream"), (model, "checkpoint"), (adapter, "start")):
+    for table, key in (
+        (data, "method"),
+        (data, "experts"),
+        (protocol, "stream"),
+        (model, "checkpoint"),
+        (adapter, "start"),
+    ):
         value = table.get(key) if isinstance(table, dict) else None
         if table and isinstance(value, str) and _is_path(key, value):
             table[key] = _absolute(value, folder)

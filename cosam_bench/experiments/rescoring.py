@@ -109,12 +109,13 @@ def _recorded(record: Record) -> ScoreLines:
 
 
 def _check_same_inputs(experiment: Experiment, info: RunInfo) -> None:
-    """Refuse data, prompts and weights that are not those of the run."""
+    """Refuse data, prompts, weights and experts that are not those of the run."""
     here, there = experiment.conditions, info.conditions
     names = [f"the images or masks of {name}" for name in here.data if here.data[name] != there.data.get(name)]
     prompts = experiment.prompt_digests
     names += [f"the prompts of {name}" for name in info.prompts if info.prompts[name] != prompts.get(name)]
     names += ["the model's weights"] if here.checkpoint != there.checkpoint else []
+    names += ["the experts"] if here.experts != there.experts else []
     if names:
         raise CosamError(
             f"This cannot be scored again with what is here: {', '.join(names)} are not those of the run. "

@@ -122,7 +122,9 @@ class Runner:
         if card.all_at_once and learned:
             learned = [sum(len(domain.train) for domain in experiment.domains)]
         extra = max((_PASSES[need] for need in card.needs), default=0)
-        return scoring + sum(3 * images_seen(count, experiment.bench.fit) + extra * count for count in learned)
+        is_trained = experiment.bench.given is None
+        trained = [3 * images_seen(count, experiment.bench.fit) if is_trained else 0 for count in learned]
+        return scoring + sum(trained) + sum(extra * count for count in learned)
 
     def _measure(self, step: int) -> StepResult:
         """One row: learn the step's domain, then score all columns. Row 0 is the frozen model."""

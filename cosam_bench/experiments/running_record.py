@@ -273,6 +273,7 @@ class RunningRecord:
             status=status,
             rule=experiment.rule,
             isolated=experiment.is_isolated,
+            experts={} if experiment.bench.given is None else experiment.bench.given.digests,
             started=self._started,
             error=error,
             cost=self._cost(),
@@ -297,13 +298,14 @@ class RunningRecord:
         learned = [self._done[step] for step in self._experiment.steps[1:] if step in self._done]
         if not learned:
             return Cost()
+        is_trained = self._experiment.bench.given is None  # nothing is claimed of a training elsewhere
         return Cost(
-            train_seconds=tuple(result.training_seconds for result in learned),
+            train_seconds=tuple(result.training_seconds for result in learned) if is_trained else (),
             merge_seconds=tuple(result.merge_seconds for result in learned),
             state_bytes=tuple(result.state_bytes for result in learned),
             peak_memory_bytes=max(result.peak_memory_bytes for result in self._done.values()),
             encoder_passes_per_image=learned[-1].encoder_passes_per_image,
-            trainable_parameters=learned[-1].trainable_parameters,
+            trainable_parameters=learned[-1].trainable_parameters if is_trained else None,
         )
 
 

@@ -28,6 +28,7 @@ class MethodFacts:
         given: the same without those that are None.
         counted: those that differ from their defaults.
         rule: the hash of its code.
+        needs_training: why experts that were trained elsewhere are not enough for it; empty if they are.
     """
 
     asked: str
@@ -36,6 +37,7 @@ class MethodFacts:
     given: Values
     counted: Values
     rule: str
+    needs_training: str = ""
 
 
 def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodFacts:
@@ -57,12 +59,12 @@ def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodF
         except BadMessage as error:
             raise worker.bad(str(error)) from None
         parts = [found.values.get(name) for name in ("settings", "given", "counted")]
-        rule = found.text("rule")
+        rule, needs_training = found.text("rule"), found.text("needs_training")
         if not all(isinstance(part, dict) for part in parts) or len(rule) != 64:
             raise worker.bad("a description without settings or rule")
         worker.finish()
         resolved, given, counted = (dict(part) for part in parts if isinstance(part, dict))
-        return MethodFacts(asked, card, resolved, given, counted, rule)
+        return MethodFacts(asked, card, resolved, given, counted, rule, needs_training)
 
 
 def text_of(fault: WorkerFault, asked: str) -> str:

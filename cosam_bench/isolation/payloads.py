@@ -54,6 +54,7 @@ def bench_values(bench: Workbench) -> Values:
         "device": str(bench.view.device),
         "seed": bench.seed,
         "batch_size": bench.batch_size,
+        "given_layers": None if bench.given is None else bench.given.layers,
     }
 
 

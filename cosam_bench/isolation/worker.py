@@ -43,6 +43,7 @@ from cosam_bench.sam.cache_backends import FeatureMemory
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import TrainingStep
+from cosam_bench.training.given_experts import GivenExperts
 
 _GPU_FILES = ("nvidia*", "dri/*", "kfd", "nvidia-caps/*")
 
@@ -134,6 +135,7 @@ class _Worker:
                 "given": settings.model_dump(mode="json", exclude_none=True),
                 "counted": counted_settings(settings),
                 "rule": rule_digest(method),
+                "needs_training": method.needs_training(settings),
             }
             self._parent.tell("described", facts)
 
@@ -256,6 +258,7 @@ class _Worker:
             prefixes=self._prefixes(values["prefixes"], sam),
             advance=Progress(self._parent),
             on_step=self._report if self._job.values["is_watched"] else None,
+            given=None if values["given_layers"] is None else GivenExperts(tuple(values["given_layers"])),
             parent=self._parent,
         )
         return bench, FrozenBase(sam, digest=self._model.digest)

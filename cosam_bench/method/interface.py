@@ -90,6 +90,19 @@ class Method(ABC, Generic[SettingsT_co]):
             if isinstance(origin, type) and issubclass(origin, Method) and isinstance(arguments[0], type):
                 cls.Settings = arguments[0]
 
+    @classmethod
+    def needs_training(cls, settings: Any) -> str:
+        """Why experts that were trained elsewhere are not enough for this method, as in "trains a router".
+
+        ``run --experts`` and ``merge`` refuse the method if this is not empty.
+
+        Args:
+            settings: of the class's own ``Settings``.
+        """
+        if cls.card.state == "none":
+            return "learns nothing"
+        return "trains on all domains at once" if cls.card.all_at_once else ""
+
     @abstractmethod
     def learn(self, domain: TrainingDomain, *, step: int) -> None:
         """Learn from the current domain's training data, and from nothing else.
@@ -132,6 +145,15 @@ class MergingMethod(Method[SettingsT_co]):
         self.served: Update | None = None
         self.memory: dict[str, Tensor] = {}
         self.values: dict[str, Value] = {}
+
+    @classmethod
+    def needs_training(cls, settings: Any) -> str:
+        """As of any method; also if an expert's training starts at the served update, or has steps of this method."""
+        if cls.start == "served":
+            return "continues training from its served update"
+        if cls.hooks is not MergingMethod.hooks:
+            return "has steps of its own within the training"
+        return super().needs_training(settings)
 
     @abstractmethod
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.core.prefetch import prefetch
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
@@ -30,6 +31,7 @@ from cosam_bench.training.batch_loss import encode_batch, precompute_digests, tr
 from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import Fitted, TrainingHooks, TrainingStep, fit_adapter, prefetch_depth
 from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.given_experts import GivenExperts
 from cosam_bench.training.sampling import images_seen
 from cosam_bench.training.training_batch import MIXED, draw_batch, with_targets
 
@@ -52,6 +54,7 @@ class Workbench:
         meter: adds up costs.
         advance: reports progress, in encoder passes; a training step counts three per image.
         on_step: called after each step of an adapter's training; None: nobody watches.
+        given: experts that were trained elsewhere: they take the place of training; None: train.
     """
 
     sam: Sam
@@ -66,6 +69,7 @@ class Workbench:
     meter: Meter = field(default_factory=Meter)
     advance: Callable[[float], None] = lambda passes: None
     on_step: Callable[[TrainingStep], None] | None = None
+    given: GivenExperts | None = None
 
     def generator(self, *names: str | int) -> torch.Generator:
         """The random generator that this run's seed and the names determine."""
@@ -73,8 +77,8 @@ class Workbench:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the linear layers that the protocol adapts, in the model's order."""
-        return target_layers(self.sam, self.adapter)
+        """The names of the linear layers that the experts change, in the model's order."""
+        return self.given.layers if self.given is not None else target_layers(self.sam, self.adapter)
 
     @property
     def training_view(self) -> View:
@@ -92,12 +96,20 @@ class Workbench:
         """The expert of a domain by the protocol's training, from the base or from ``start``.
 
         Every domain's adapter starts with the same random factors. An expert with the same data, prompts,
-        model, settings, seed and start is read back instead of trained, at its recorded cost.
+        model, settings, seed and start is read back instead of trained, at its recorded cost. If experts were brought
+        in, the domain's is returned, at no cost.
 
         Args:
             from_scratch: freeze ``start`` beneath a fresh adapter, instead of training its factors further.
             hooks: a method's own steps within the training; such an expert is never read back.
+
+        Raises:
+            CosamError: training fails, or experts were brought in and the method asks for another training.
         """
+        if self.given is not None:
+            if start is not None or hooks is not None:
+                raise _untrained("starts a training from its own update, or takes part in it")
+            return Fitted(self.given.of(domain.name), (), trainable_parameters=0, seconds=0.0)
         fit, watch = self.fit.for_domain(domain.name), self.on_step
 
         def fitted_now() -> Fitted:
@@ -144,7 +156,13 @@ class Workbench:
 
     @contextmanager
     def training(self, *, trainable_parameters: int) -> Iterator[None]:
-        """Count the time within as training, for a method that trains something other than an adapter."""
+        """Count the time within as training, for a method that trains something other than an adapter.
+
+        Raises:
+            CosamError: experts were brought in, so that nothing is trained.
+        """
+        if self.given is not None:
+            raise _untrained("trains something else than adapters")
         began = uncached_clock(self.prefixes)
         yield
         seconds = uncached_clock(self.prefixes) - began
@@ -287,3 +305,9 @@ class Workbench:
         order = [row for rows in groups.values() for row in rows]
         logits = torch.cat(parts)
         return logits[torch.tensor(order, device=logits.device).argsort()]
+
+
+def _untrained(what: str) -> CosamError:
+    return CosamError(
+        f"The experts were brought in, so nothing is trained, but this method {what}. Run it without --experts."
+    )

@@ -177,6 +177,8 @@ def differing_conditions(first: RunInfo, second: RunInfo) -> list[str]:
         found.append("the protocol's settings")
     if one.checkpoint != other.checkpoint:
         found.append("the model's weights")
+    if one.experts != other.experts:
+        found.append("the experts (brought in or trained)" if not (one.experts and other.experts) else "the experts")
     changed = [name for name in sorted(one.data | other.data) if one.data.get(name) != other.data.get(name)]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

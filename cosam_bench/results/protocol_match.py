@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.protocol_files import built_in_protocols, read_protocol
 from cosam_bench.results.protocol_defaults import current_defaults
-from cosam_bench.results.run_info import RunInfo
+from cosam_bench.results.run_info import BROUGHT_IN, RunInfo
 from cosam_bench.sam.models import MODELS
 
 _FREE = ("name", "title", "mode", "methods", "score.batch_size", "adapter.start")
@@ -39,9 +39,12 @@ def differences(info: RunInfo) -> str:
     if not isinstance(protocol, dict):
         return "settings not recorded"
     named = protocol | {"name": info.protocol, "version": info.protocol_version}
-    return protocol_differences(
+    found = protocol_differences(
         named, image_counts=info.image_counts, weights_sha256=info.weights_sha256 or info.conditions.checkpoint
     )
+    if not info.experts:
+        return found
+    return f"{found}, {BROUGHT_IN}" if is_another_experiment(found) else BROUGHT_IN + found.replace(_WITH, f", {_WITH}")
 
 
 def protocol_differences(

@@ -19,6 +19,9 @@ from cosam_bench.core.settings import Settings, validate
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
 
+BROUGHT_IN = "experts brought in"
+"""The mark of a run that trained no expert itself."""
+
 _BYTES = 1 << 24  # a run over a thousand domains writes 2 MB
 
 Status = Literal["running", "complete", "failed", "interrupted"]
@@ -39,13 +42,15 @@ class Conditions(Settings):
         config: the digest of the protocol's settings, without method, seed, order and device.
         keys: which settings ``config`` counts: those that differ from their defaults, or, in records from before
             0.2, which do not say so, all.
-        digest: sha256 of the four above; computed if it is not given.
+        experts: the digest of all experts that were brought in; empty if the run trained them.
+        digest: sha256 of the fields above; computed if it is not given.
     """
 
     data: dict[str, str]
     checkpoint: str
     config: str
     keys: Literal["all", "changed"] = "all"
+    experts: str = ""
     digest: str = ""
 
     @model_validator(mode="before")
@@ -66,6 +71,8 @@ def _digest(fields: dict[str, Any]) -> str:
     names = ["data", "checkpoint", "config"]
     if fields.get("keys", "all") != "all":  # older records have no such field, and keep their digest
         names.append("keys")
+    if fields.get("experts"):
+        names.append("experts")
     return sha256_json({name: fields.get(name) for name in names})
 
 
@@ -132,6 +139,7 @@ class RunInfo(Settings):
         status: ``running`` also for a run that was killed.
         rule: the hash of the method's own code; empty in records that do not say.
         isolated: whether the method's code ran in processes of its own; None in records that do not say.
+        experts: by the domain's name, the sha256 of the expert that was brought in; empty if the run trained them.
         started: the time in UTC, ISO 8601.
         error: why a failed run failed.
         cost: seconds, bytes and passes.
@@ -162,6 +170,7 @@ class RunInfo(Settings):
     status: Status
     rule: str = ""
     isolated: bool | None = None
+    experts: dict[str, str] = Field(default_factory=dict)
     started: str
     error: str | None = None
     cost: Cost = Cost()

@@ -125,3 +125,15 @@ def rename_published(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
         if not same_leaf or kept[their].shape != wanted[our].shape:
             names[their] = their
     return {names.get(name, name): tensor for name, tensor in kept.items()}
+
+
+_OURS, _PUBLISHED = "image_encoder.stages.", "image_encoder.layers."
+
+
+def published_name(name: str) -> str:
+    """The name, in MobileSAM's own code, of one of its encoder's linear layers; other models' names stay as they are.
+
+    >>> published_name("image_encoder.stages.1.blocks.0.attn.qkv")
+    'image_encoder.layers.1.blocks.0.attn.qkv'
+    """
+    return _PUBLISHED + name.removeprefix(_OURS) if name.startswith(_OURS) else name

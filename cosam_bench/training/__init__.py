@@ -10,4 +10,5 @@ sampling: which samples each step sees
 batch_loss: the protocol's loss of one batch
 fit: training one adapter on one domain
 expert_store: trained experts as files
+given_experts: experts that were trained elsewhere
 """

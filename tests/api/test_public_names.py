@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = """
 Adapter Batch Comparison ContractViolation CosamError Features LowRank Masks MergingMethod Method MethodCard
 MethodFailed NoSettings Predictor Prompts Record Sam Sample Settings State TrainingDomain TrainingHooks TrainingStep
-Update Workbench __version__ check_method compare export leaderboard load_predictor load_record predict report run
+Update Workbench __version__ check_method compare export leaderboard load_predictor load_record merge predict report run
 setting weight_changes
 """
 

@@ -21,6 +21,7 @@ WITH_COMMANDS = [page for page in PAGES if shown_commands(page)]
 ON_THEIR_OWN = ("docs/first-run.md", "docs/your-data.md", "docs/many-runs.md")  # these make all that they need
 
 DOWNLOAD = "downloads"
+EXPERTS = "needs adapters and weights; tests/experiments/test_brought_in.py and test_merging.py cover it"
 WEIGHTS = "needs weights of several hundred MB"
 PUBLISHED = "needs published data"
 TRACKER = "needs an extra; tests/results/test_trackers.py covers it"
@@ -37,6 +38,12 @@ NOT_RUN = {
     "cosam-bench run --protocol cosam --mode faithful --method moda": HOURS,
     "cosam-bench log regcl --to trackio": TRACKER,
     "cosam-bench log regcl opcm --to wandb --project my-study": TRACKER,
+    "cosam-bench run --method regcl,opcm,ties --experts adapters --stream mydata/stream.toml --model vit_b": EXPERTS,
+    "cosam-bench merge --method ties adapters/leaves adapters/cells --out merged --set method.density=0.5": EXPERTS,
+    "cosam-bench predict photo.jpg --record merged/update.safetensors --model vit_b --box 40,30,110,80": EXPERTS,
+    "cosam-bench run --protocol regcl --mode faithful --method regcl --experts checkpoint --set adapter.mixing=false": (
+        EXPERTS
+    ),
     VIT_B: WEIGHTS,
     f"{VIT_B} --checkpoint path/to/weights.pth": WEIGHTS,
     "cosam-bench run --method frozen,finetune,average,regcl --stream mydata/stream.toml --model vit_b": WEIGHTS,

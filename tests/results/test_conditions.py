@@ -44,13 +44,21 @@ def run_info(protocol: dict[str, Any], conditions: Conditions) -> RunInfo:
     )
 
 
+NEWER = {"mixing"}  # settings of the adapter that came later
+
+
 def old_record(protocol: Protocol) -> RunInfo:
-    """A run as versions before 0.2 recorded it: every key of the protocol is hashed."""
-    hashed_elsewhere: Any = {"title": True, "stream": True, "methods": True, "model": True, "adapter": {"start"}}
+    """A run as versions before 0.2 recorded it: every key of the protocol is hashed, and newer ones are not there."""
+    hashed_elsewhere: Any = {
+        "title": True,
+        "stream": True,
+        "methods": True,
+        "model": True,
+        "adapter": {"start"} | NEWER,
+    }
     config = sha256_json(protocol.model_dump(mode="json", exclude=hashed_elsewhere))
-    return run_info(
-        json.loads(protocol.model_dump_json()), Conditions(data={"a": "aa"}, checkpoint="cc", config=config)
-    )
+    known = json.loads(protocol.model_dump_json(exclude={"adapter": NEWER}))
+    return run_info(known, Conditions(data={"a": "aa"}, checkpoint="cc", config=config))
 
 
 def new_conditions(protocol: Protocol) -> Conditions:

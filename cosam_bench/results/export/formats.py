@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.files import new_folder
 from cosam_bench.results.records import Record
 
 FORMATS: Mapping[str, str] = MappingProxyType(
@@ -56,20 +55,8 @@ def export_record(record: Record, folder: Path, *, format_name: str, rank: int |
         raise unknown_name("export format", format_name, FORMATS)
     if rank is not None and format_name != "peft":
         raise CosamError(f"A rank was given for the format {format_name!r}, which has none. Leave it out.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
-            temporary = Path(name) / "export"
-            temporary.mkdir()
-            notes = _write(record, temporary, format_name=format_name, rank=rank)
-            if folder.exists():
-                folder.rmdir()
-            temporary.replace(folder)
-    except OSError as error:
-        reason = error.strerror or error
-        raise CannotWrite(f"{folder} cannot be written: {reason}. Free space, or choose another folder.") from None
+    with new_folder(folder) as temporary:
+        notes = _write(record, temporary, format_name=format_name, rank=rank)
     return Exported(folder, tuple(sorted(path.name for path in folder.iterdir())), tuple(notes))
 
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import Update
 from cosam_bench.results.records import Record
-from cosam_bench.results.run_info import RunInfo
 from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.build import build_sam, read_checkpoint, weights_file
-from cosam_bench.sam.mobile_sam import rename_published
+from cosam_bench.sam.mobile_sam import published_name, rename_published
 from cosam_bench.sam.sam import Sam
 
 UPDATE_FILE = "update.safetensors"
@@ -26,21 +25,14 @@ class ServedModel:
     """A base model with the update that a method serves after the whole stream.
 
     Attributes:
-        info: the record's ``run.json``.
         sam: the frozen base on the CPU, with segment-anything's own attention.
         update: what is added to its weights.
         checkpoint: the base weights' file; none for random ones.
     """
 
-    info: RunInfo
     sam: Sam
     update: Update
     checkpoint: Path | None
-
-    @property
-    def title(self) -> str:
-        """Method, protocol and model in a few words."""
-        return f"{self.info.method} on {self.info.protocol} ({self.sam.name})"
 
     @property
     def linear_layers(self) -> tuple[str, ...]:
@@ -57,9 +49,12 @@ class ServedModel:
         return state
 
     def published_names(self) -> Mapping[str, str]:
-        """From this project's names of weights to those of the base model's published checkpoint."""
+        """From this project's names of weights to those of the base model's published checkpoint.
+
+        Of MobileSAM without its checkpoint, only the linear layers' are right.
+        """
         if self.sam.name != "mobile_sam" or self.checkpoint is None:
-            return {name: name for name in self.sam.state_dict()}
+            return {name: published_name(name) for name in self.sam.state_dict()}
         published = read_checkpoint(self.checkpoint)
         ours = {id(tensor): name for name, tensor in rename_published(published, self.sam.state_dict()).items()}
         return {ours[id(tensor)]: name for name, tensor in published.items() if id(tensor) in ours}
@@ -94,7 +89,7 @@ def load_served(record: Record) -> ServedModel:
             f"The weights of {sam.name} found here are not those of the run {record.name}. Put the run's checkpoint "
             f"where its config.toml names it ({model.get('checkpoint') or 'the default place'})."
         )
-    return ServedModel(info, sam, update, checkpoint)
+    return ServedModel(sam, update, checkpoint)
 
 
 def read_update(record: Record) -> Update:

@@ -22,6 +22,7 @@ _USED_BY: dict[str, tuple[AdapterKind, ...]] = {
     "start": ("hq",),
     "transposed_heatmap": ("augmodule",),
     "whole_heatmap_in_windows": ("augmodule",),
+    "mixing": ("augmodule",),
 }
 
 
@@ -64,6 +65,12 @@ class AdapterSettings(Settings):
         False,
         "show each attention window the whole image's heat map, as RegCL's released code does",
         source="RegCL's evident intention; its released code has true",
+    )
+
+    mixing: bool = setting(
+        True,
+        "have the layers C of AugModule, which SAMCL's released code does not have",
+        source="RegCL's released code",
     )
 
     @field_validator("targets")

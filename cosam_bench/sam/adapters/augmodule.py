@@ -26,8 +26,8 @@ class AugModule(SideLayers):
 
         y = attention(x) + B(C(LN1(A x) + LN2(h))),
 
-    where all blocks share the layer A. Before the encoder's neck U1(h) is added, after it U2(h). B, U1
-    and U2 begin at zero. With rank 10 in five of ViT-B's blocks: 62,074 parameters.
+    where all blocks share the layer A; SAMCL has no C. Before the encoder's neck U1(h) is added, after it U2(h). B, U1
+    and U2 begin at zero. With rank 10 in five of ViT-B's blocks: 62,074 parameters, without C 61,524.
 
     Merging regresses A, B and C on their inputs; A's Gram matrix is pooled over its uses.
 
@@ -46,6 +46,7 @@ class AugModule(SideLayers):
         generator: torch.Generator,
         transposed_heatmap: bool,
         whole_heatmap_in_windows: bool,
+        has_mixing: bool = True,
     ) -> None:
         """Layers for these blocks of a ViT encoder, by number.
 
@@ -54,6 +55,7 @@ class AugModule(SideLayers):
             transposed_heatmap: exchange x and y where U1 and U2 add the map, as the released code does.
             whole_heatmap_in_windows: show each window the whole image's map, shrunk, as the released code does,
                 instead of its own part.
+            has_mixing: have the layers C; without them C is the identity, as in SAMCL.
         """
         super().__init__()
         width, embedding = int(encoder.patch_embed.proj.out_channels), int(encoder.neck[0].out_channels)
@@ -68,13 +70,14 @@ class AugModule(SideLayers):
         for number, block in blocks.items():
             name = str(number)
             self.norm_input[name], self.norm_heat[name] = nn.LayerNorm(rank), nn.LayerNorm(rank)
-            self.mix[name] = _drawn(rank, rank, generator)
+            self.mix[name] = _drawn(rank, rank, generator) if has_mixing else nn.Identity()
             self.expand[name] = zero_linear(rank, width)
             add_to_output(block.attn, self._beside(name, window=block.window_size))
         self.before_neck, self.after_neck = zero_linear(rank, width), zero_linear(rank, embedding)
         encoder.neck.register_forward_pre_hook(self._into_neck)
         add_to_output(encoder.neck, lambda _: self._on_map(self.after_neck))
-        self.linear = ("reduce", *(f"{part}.{number}" for number in blocks for part in ("mix", "expand")))
+        parts = ("mix", "expand") if has_mixing else ("expand",)
+        self.linear = ("reduce", *(f"{part}.{number}" for number in blocks for part in parts))
 
     @contextmanager
     def conditioned_on(self, prompts: FramePrompts | None) -> Iterator[None]:

@@ -176,6 +176,7 @@ def _beside_attention(sam: Sam, settings: AdapterSettings, blocks: dict[int, Any
         generator=generator,
         transposed_heatmap=settings.transposed_heatmap,
         whole_heatmap_in_windows=settings.whole_heatmap_in_windows,
+        has_mixing=settings.mixing,
     )
 
 

@@ -1,0 +1,228 @@
+"""Experts merged by a method's rule, without data and without a benchmark."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import new_folder, write_atomically
+from cosam_bench.core.settings import Settings
+from cosam_bench.core.tensor_files import write_tensors
+from cosam_bench.core.version import __version__
+from cosam_bench.data.prompts import draw_prompts
+from cosam_bench.data.samples import empty_split
+from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
+from cosam_bench.experiments.experiment import check_takes_experts, chosen_method
+from cosam_bench.experiments.method_faults import FaultWatch
+from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
+from cosam_bench.experiments.protocol import RunConfig, resolve_run
+from cosam_bench.experts.reading import read_experts
+from cosam_bench.experts.sources import expert_folders
+from cosam_bench.isolation.descriptions import MethodFacts
+from cosam_bench.isolation.jobs import IsolatedMethod
+from cosam_bench.isolation.server_handle import hidden_folders, use_model
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.interface import MergingMethod, Method
+from cosam_bench.method.registry import short_name
+from cosam_bench.method.rule_digest import rule_digest
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.results.export.peft_folder import write_peft_folder
+from cosam_bench.results.export.served import UPDATE_FILE, ServedModel
+from cosam_bench.sam.sam import Sam
+from cosam_bench.training.given_experts import GivenExperts
+
+MergeFormat = Literal["safetensors", "peft"]
+FACTS_FILE = "merge.json"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge wrote.
+
+    Attributes:
+        folder: where it is.
+        files: the names of its files, sorted.
+        notes: what a reader should know, such as ranks and discarded energy.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def merge_experts(
+    paths: Sequence[Path],
+    *,
+    method: str,
+    folder: Path,
+    format_name: str = "safetensors",
+    rank: int | None = None,
+    model: str = "vit_b",
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    isolated: bool | None = None,
+) -> Merged:
+    """Merge experts in their order, and write what the method then serves to a new folder.
+
+    It is the update that a run of the method over these experts' domains would end with: the method learns one after
+    another, its state going through a file each time.
+
+    Args:
+        paths: of the experts, as ``read_experts`` takes them; their names without endings are the domains' names.
+        method: a merging method that needs no data, as ``--method`` takes it.
+        folder: does not exist, or is empty.
+        format_name: ``safetensors``, or ``peft`` for an adapter folder beside it.
+        rank: for ``peft``: at most this many factors per layer.
+        model: the base model that the experts change; its weights are not needed.
+        seed: of methods that draw at random.
+        settings: the method's own, ``method.KEY=VALUE`` each.
+        isolated: whether the method runs in processes of its own; None: unless it is built in.
+
+    Raises:
+        MethodFailed: the method raised an error or broke its contract.
+        CosamError: the method needs data or training, or serves no update; an expert cannot be read or does not fit;
+            the folder has contents.
+    """
+    _check_options(paths, format_name=format_name, rank=rank, settings=settings)
+    config = _config(method, model=model, seed=seed, settings=settings, isolated=isolated)
+    chosen = _chosen(config, isolated)
+    sources = dict(zip(_names(paths), paths, strict=True))
+    with new_folder(folder) as written, tempfile.TemporaryDirectory(prefix="cosam-bench-merge-") as states:
+        if isinstance(chosen[0], MethodFacts):
+            use_model(model_facts(config))  # builds it beside the work that follows
+        sam = build_base_model(config, device=choose_device("cpu"))
+        given = read_experts(sources, sam=sam, adapter=config.protocol.adapter)
+        host = _host(config, chosen, sam, given, hidden=expert_folders(paths))
+        update = _merged(host, given, Path(states), name=short_name(method))
+        write_tensors(written / UPDATE_FILE, update.tensors())
+        notes = _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
+        facts = _facts(config, chosen[0], given)
+        write_atomically(written / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    return Merged(folder, tuple(sorted(path.name for path in folder.iterdir())), tuple(notes))
+
+
+def _check_options(paths: Sequence[Path], *, format_name: str, rank: int | None, settings: Sequence[str]) -> None:
+    if len(paths) < 2:
+        raise CosamError(f"A merge needs at least two experts; given: {len(paths)}. Name more.")
+    if format_name not in get_args(MergeFormat):
+        raise unknown_name("format of a merge", format_name, get_args(MergeFormat))
+    if rank is not None and format_name != "peft":
+        raise CosamError(f"A rank was given for the format {format_name!r}, which has none. Leave it out.")
+    for text in settings:
+        if text.partition(".")[0].strip() not in ("method", "settings"):
+            raise CosamError(f"{text!r} is not a setting of the method. Write method.KEY=VALUE.")
+    absent = [path for path in paths if not path.exists()]
+    if absent:
+        raise CosamError(f"No file or folder {absent[0]}. Name the experts' files or folders.")
+
+
+def _config(method: str, *, model: str, seed: int, settings: Sequence[str], isolated: bool | None) -> RunConfig:
+    tables: Mapping[str, Any] = {"name": "merge", "stream": "", "model": {"name": model, "checkpoint": "random"}}
+    overrides = (f"seed={seed}", *settings)
+    return resolve_run(method=method, tables=tables, isolated=isolated, overrides=overrides)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The experts' names: those of the files without endings, or with a number if two are alike."""
+    names = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    return [name if names.count(name) == 1 else f"{number} {name}" for number, name in enumerate(names, start=1)]
+
+
+def _chosen(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:
+    """The method and its settings, once it is known that experts are all it needs."""
+    method, settings = chosen_method(config, isolated)
+    reason = method.needs_training if isinstance(method, MethodFacts) else method.needs_training(settings)
+    check_takes_experts(config.method, reason)
+    _check_needs(short_name(config.method), method.card.needs)
+    if isinstance(method, type) and not issubclass(method, MergingMethod):
+        raise _serves_nothing(short_name(config.method))
+    return method, settings
+
+
+def _host(
+    config: RunConfig,
+    chosen: tuple[type[Method] | MethodFacts, Settings | None],
+    sam: Sam,
+    given: GivenExperts,
+    *,
+    hidden: Sequence[Path],
+) -> MethodHost:
+    """What runs the method."""
+    (method, settings), protocol, name = chosen, config.protocol, short_name(config.method)
+    bench = Workbench(
+        sam=sam,
+        adapter=protocol.adapter,
+        fit=protocol.fit,
+        prompt_kind=protocol.prompts.train,
+        view=view_of(protocol, sam, sam.device),
+        seed=config.seed,
+        given=given,
+    )
+    if isinstance(method, MethodFacts):
+        return Isolated(IsolatedMethod(method, bench, tuple(hidden_folders(hidden, needed=_needed(config)))), name)
+    assert settings is not None
+    return InProcess(method, settings, bench, FaultWatch(name, sam=sam))
+
+
+def _needed(config: RunConfig) -> list[Path]:
+    """The file of a method that is one."""
+    file = config.method.partition(":")[0]
+    return [Path(file)] if file.endswith(".py") else []
+
+
+def _facts(config: RunConfig, method: type[Method] | MethodFacts, given: GivenExperts) -> dict[str, Any]:
+    """What decided the result, as JSON values."""
+    rule = method.rule if isinstance(method, MethodFacts) else rule_digest(method)
+    return {
+        "cosam-bench": __version__,
+        "method": short_name(config.method),
+        "settings": config.settings,
+        "rule": rule,
+        "model": config.protocol.model.name,
+        "seed": config.seed,
+        "experts": {name: given.digests[name] for name in given.updates},
+    }
+
+
+def _check_needs(name: str, needs: Sequence[str]) -> None:
+    if needs:
+        raise CosamError(
+            f"The method {name!r} needs {' and '.join(needs)} of each domain's training images, and a merge opens no "
+            f"data. Give the images: cosam-bench run --method {name} --experts DIR --stream FILE; its record keeps the "
+            f"merged {UPDATE_FILE}."
+        )
+
+
+def _serves_nothing(name: str) -> CosamError:
+    return CosamError(f"The method {name!r} serves no single update that could be written. Take a merging method.")
+
+
+def _merged(host: MethodHost, given: GivenExperts, states: Path, *, name: str) -> Update:
+    """What the method serves after all experts."""
+    before: Path | None = None
+    for step, domain in enumerate(given.updates, start=1):
+        nothing = empty_split(domain, part="train")
+        after = states / f"{step:03d}.safetensors"
+        host.learn(Task(domain, nothing, draw_prompts(nothing, points=1, seed=0), step), before=before, after=after)
+        if before is not None:
+            before.unlink()
+        before = after
+    update = host.served(before)
+    if update is None:
+        raise _serves_nothing(name)
+    return update
+
+
+def _write_peft(sam: Sam, update: Update, folder: Path, *, rank: int | None) -> list[str]:
+    decoder = next((name for name in (*update.low_rank, *update.dense) if name.startswith("mask_decoder.")), None)
+    if decoder is not None:
+        raise CosamError(
+            f"The merged update changes {decoder!r}. peft saves a mask decoder whole, for which a merge lacks the base "
+            "model's weights. Leave the format at safetensors."
+        )
+    return write_peft_folder(ServedModel(sam, update, None), folder, rank=rank)

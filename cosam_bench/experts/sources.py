@@ -1,0 +1,74 @@
+"""Which file or folder is the expert of which domain: by its name in a folder, or by a table in a TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import expanded
+from cosam_bench.core.settings import read_toml
+from cosam_bench.data.faults import first_few
+
+ENDINGS = (".safetensors", ".pth", ".pt")
+"""What a file that holds one expert may end in."""
+
+
+def expert_sources(place: Path, domains: Sequence[str]) -> dict[str, Path]:
+    """By the domain's name, the file or folder of its expert.
+
+    Args:
+        place: a folder with a folder or a file per domain, of the domain's name; or a TOML file with a table
+            ``[experts]``, domain to path, such as the stream's own file.
+        domains: those that need an expert.
+
+    Raises:
+        CosamError: the place is missing, or a domain has no expert or several.
+    """
+    if place.suffix == ".toml":
+        return _from_table(place, domains)
+    if not place.is_dir():
+        raise CosamError(
+            f"{place} is not a folder of experts. Give a folder with one expert per domain, named after it, or a TOML "
+            "file with a table [experts]."
+        )
+    found = {name: _candidates(place, name) for name in domains}
+    missing = [name for name, paths in found.items() if not paths]
+    if missing:
+        raise CosamError(
+            f"{place} has no expert for {first_few(missing)}. It holds {_listing(place)}. Name a folder, or a file "
+            f"that ends in {', '.join(ENDINGS)}, after each domain of the stream."
+        )
+    several = [paths for paths in found.values() if len(paths) > 1]
+    if several:
+        raise CosamError(f"{several[0][0]} and {several[0][1]} are both an expert of one domain. Remove one of them.")
+    return {name: paths[0] for name, paths in found.items()}
+
+
+def expert_folders(paths: Iterable[Path]) -> list[Path]:
+    """The folders that hold these experts, which an isolated method has no reason to read."""
+    return list(dict.fromkeys(path if path.is_dir() else path.absolute().parent for path in paths))
+
+
+def _candidates(folder: Path, domain: str) -> list[Path]:
+    paths = [folder / domain, *(folder / f"{domain}{ending}" for ending in ENDINGS)]
+    return [path for path in paths if path.exists()]
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return first_few(names) if names else "nothing"
+
+
+def _from_table(file: Path, domains: Sequence[str]) -> dict[str, Path]:
+    table = read_toml(file).get("experts")
+    if not isinstance(table, dict) or not all(isinstance(path, str) and path for path in table.values()):
+        raise CosamError(f"{file} has no table [experts] of domains and paths. Write, say, polyp = 'adapters/polyp'.")
+    missing = [name for name in domains if name not in table]
+    if missing:
+        raise CosamError(f"[experts] in {file} names no expert for {first_few(missing)}. Add a line for each domain.")
+    paths = {name: file.absolute().parent / expanded(table[name]) for name in domains}
+    absent = [path for path in paths.values() if not path.exists()]
+    if absent:
+        raise CosamError(f"{absent[0]}, which [experts] in {file} names, does not exist. Correct the path.")
+    return paths
