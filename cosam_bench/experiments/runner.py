@@ -151,6 +151,7 @@ class Runner:
             trainable_parameters=learned.trainable_parameters,
             peak_memory_bytes=learned.peak_bytes,
             state_sha256=sha256_file(after),
+            reported=learned.reported,
         )
 
     def _task(self, step: int) -> Task:

@@ -15,6 +15,7 @@ removed only once the next step is final, and everything else is written again.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -302,6 +303,10 @@ class RunningRecord:
             peak_memory_bytes=max(result.peak_memory_bytes for result in self._done.values()),
             encoder_passes_per_image=learned[-1].encoder_passes_per_image,
             trainable_parameters=learned[-1].trainable_parameters,
+            reported={
+                name: tuple(result.reported.get(name, math.nan) for result in learned)
+                for name in dict.fromkeys(name for result in learned for name in result.reported)
+            },
         )
 
 

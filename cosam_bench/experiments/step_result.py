@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -29,6 +29,7 @@ class StepResult:
         trainable_parameters: of the adapter.
         peak_memory_bytes: the highest use up to the end of the step, in the process that measured it.
         state_sha256: of the file with the method's state after the step; empty for the frozen model.
+        reported: figures of the method's own, by name.
     """
 
     step: int
@@ -41,6 +42,7 @@ class StepResult:
     trainable_parameters: int = 0
     peak_memory_bytes: int = 0
     state_sha256: str = ""
+    reported: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path, *, identity: str) -> None:
         """Write the step as JSON with a checksum; numbers keep their exact bits.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import socket
 import sys
@@ -174,6 +175,7 @@ class _Worker:
             {
                 "training_seconds": max(0.0, bench.meter.training_seconds - bench.shared.training_seconds),
                 "trainable_parameters": bench.meter.trainable_parameters,
+                "reported": {name: value for name, value in bench.meter.reported.items() if math.isfinite(value)},
                 "gpu_peak_bytes": _gpu_peak(bench),
             },
         )
