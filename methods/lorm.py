@@ -31,7 +31,6 @@ from cosam_bench import (
     LowRank,
     MergingMethod,
     MethodCard,
-    Settings,
     TrainingDomain,
     TrainingHooks,
     Update,
@@ -39,9 +38,10 @@ from cosam_bench import (
 )
 from cosam_bench.merging.regression import merge_by_regression, running_sums
 from cosam_bench.merging.ridge import Ridge
+from cosam_bench.merging.scale import ServedScale
 
 
-class LoRMSettings(Settings):
+class LoRMSettings(ServedScale):
     """The settings of LoRM with a shared A."""
 
     ridge: Ridge = setting(

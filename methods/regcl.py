@@ -40,15 +40,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, State, TrainingDomain, Update, Workbench, setting
 from cosam_bench.merging.regression import condition_number, merge_by_regression, running_sums, truncate_by_gram
 from cosam_bench.merging.ridge import Ridge, RidgeTo, Solver
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import as_factors
 
 _EXPERT = "expert/"  # prefix of the last expert's tensors in the state
 
 
-class RegCLSettings(Settings):
+class RegCLSettings(ServedScale):
     """The settings of RegCL."""
 
     space: Literal["factors", "product"] = setting(

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, TrainingDomain, Update, setting
 from cosam_bench.merging.regression import (
     condition_number,
     merge_by_regression,
@@ -42,10 +42,11 @@ from cosam_bench.merging.regression import (
     truncate_by_gram,
 )
 from cosam_bench.merging.ridge import Ridge, RidgeTo, Solver
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-class RegMeanSettings(Settings):
+class RegMeanSettings(ServedScale):
     """The settings of RegMean."""
 
     off_diagonal: float = setting(

@@ -139,7 +139,7 @@ class InProcess:
             MethodFailed: the method raised an error.
         """
         method = self._built(state, replace(self.bench, meter=Meter()))
-        return method.served if isinstance(method, MergingMethod) else None
+        return method.deployed if isinstance(method, MergingMethod) else None
 
     def _built(self, state: Path | None, bench: Workbench) -> Method:
         """A new method object, restored from a state."""

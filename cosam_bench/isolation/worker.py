@@ -225,7 +225,7 @@ class _Worker:
         """Give the update that a merging method serves."""
         bench, _ = self._bench()
         method = self._built(bench)
-        served = method.served if isinstance(method, MergingMethod) else None
+        served = method.deployed if isinstance(method, MergingMethod) else None
         if served is None:
             self._parent.tell("served", {"is_served": False})
         else:
