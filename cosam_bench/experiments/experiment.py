@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.faults import first_few
+from cosam_bench.data.held_out import hold_out
 from cosam_bench.data.locations import data_folder
 from cosam_bench.data.opening import OpenedStream, open_stream
 from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
@@ -19,6 +21,7 @@ from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.evaluation.loader import Loader
+from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
@@ -62,6 +65,8 @@ class Experiment:
         loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
         frozen_rows: which of the shared rows of frozen SAM may be read.
+        held_out: by the domain's name, training images that are not trained on, with their prompts; empty unless the
+            run scores several scales.
     """
 
     config: RunConfig
@@ -76,6 +81,7 @@ class Experiment:
     conditions: Conditions
     frozen_rows: Reusable = field(default_factory=Reusable)
     hidden: tuple[str, ...] = ()
+    held_out: Mapping[str, tuple[Split, Prompts]] = field(default_factory=dict)
 
     def with_method(self, config: RunConfig, *, isolated: bool | None = False) -> Experiment:
         """The same data, prompts and model for another method.
@@ -102,7 +108,8 @@ class Experiment:
     def marks(self) -> tuple[str, ...]:
         """What to know before comparing the result: the card's marks, and whether a plugin had access to everything."""
         is_open = not self.is_isolated and not is_built_in(self.config.method)
-        return (*self.method.card.marks, *((NOT_ISOLATED,) if is_open else ()))
+        is_divided = bool(self.held_out)
+        return (*self.method.card.marks, *((NOT_ISOLATED,) if is_open else ()), *((HELD_OUT,) if is_divided else ()))
 
     @cached_property
     def rule(self) -> str:
@@ -149,6 +156,7 @@ class Experiment:
             order=tuple(domain.name for domain in self.domains),
             seed=self.config.seed,
             device=self.bench.view.device.type,
+            scales=self.config.scales,
         )
 
     @property
@@ -217,6 +225,9 @@ def open_experiment(
         if name not in {domain.name for domain in domains}:
             raise unknown_name("domain of this stream, as fit.rates has it,", name, [d.name for d in domains])
     shared = results / SHARED
+    held_out: dict[str, Split] = {}
+    if config.scales:
+        domains, held_out = _divided(domains)
     columns = domains + stream.retention
 
     def prompts(split: Split) -> Prompts:
@@ -252,7 +263,15 @@ def open_experiment(
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results)),
+        held_out={name: (split, prompts(split)) for name, split in held_out.items()},
     )
+
+
+def _divided(domains: tuple[Domain, ...]) -> tuple[tuple[Domain, ...], dict[str, Split]]:
+    """The domains with what they train on, and what is held out of it by the domain's name."""
+    parts = {domain.name: hold_out(domain.train) for domain in domains}
+    kept = tuple(replace(domain, train=parts[domain.name][0]) for domain in domains)
+    return kept, {name: out for name, (_, out) in parts.items()}
 
 
 def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:

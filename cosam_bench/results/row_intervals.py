@@ -13,14 +13,15 @@ from cosam_bench.evaluation.contributions import Contributions, Place, RunScores
 from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.intervals import Interval, interval
 from cosam_bench.evaluation.ranks import RankInterval, rank_intervals
+from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.score_cache import cached_image_scores
 
 RANKED_BY = "last"
 """The figure that ranks, if no other is asked for."""
 
-COMPARABLE_MARKS = frozenset({"reconstructed"})
-"""Marks of methods that are ranked; the others say that a method has more than the protocol allows."""
+COMPARABLE_MARKS = frozenset({"reconstructed", HELD_OUT})
+"""Marks of runs that are ranked; the others say that a method has more than the protocol allows."""
 
 
 @dataclass(frozen=True, eq=False)
