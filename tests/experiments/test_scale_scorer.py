@@ -108,7 +108,7 @@ def test_the_last_merge_is_scored_at_every_scale_as_by_hand(
 def test_the_own_length_has_the_rows_of_the_matrix_and_others_are_scored_where_they_are_chosen(
     record: Record, scores: list[ScaleScore]
 ) -> None:
-    matrix = record.matrix("iou")
+    matrix = record.score_matrix("iou")
     for step in (1, 2, 3):
         seen = list(record.order[:step])
         held = {(row.scale, row.domain) for row in scores if (row.step, row.part) == (step, "held_out")}
@@ -120,8 +120,8 @@ def test_the_own_length_has_the_rows_of_the_matrix_and_others_are_scored_where_t
         best = {max(means, key=lambda scale: (sum(means[scale]), scale == 1))}
         best |= {max(means, key=lambda scale: (means[scale][-1], scale == 1))}
         assert tested == (set(SCALES) if step == 3 else best | {1.0})
-        for name in (*record.order, "natural"):
-            assert value(scores, step, 1.0, "test", name) == matrix.loc[step, name]
+        for column, name in enumerate(matrix.columns):
+            assert value(scores, step, 1.0, "test", name) == matrix.values[step, column]
 
 
 def test_the_table_follows_from_the_scores(record: Record, scores: list[ScaleScore]) -> None:
