@@ -332,8 +332,10 @@ def test_the_float32_inverse_is_close_where_float32_has_digits_enough_and_report
     scale = {
         layer: torch.full((inputs,) * 2, ratio).fill_diagonal_(1.0).double() for layer, (_, inputs) in SHAPES.items()
     }
-    sums = {layer: sum(stream.input_grams(number, None)[layer] for number in range(3)) for layer in SHAPES}
-    worst = max(torch.linalg.cond(sums[layer] * scale[layer]).item() for layer in SHAPES)
-    assert stream.meter.reported["condition_number"] >= worst * (1 - 1e-9)
+    worst = 0.0
+    for step in (2, 3):  # the first expert is not solved for
+        sums = {layer: sum(stream.input_grams(number, None)[layer] for number in range(step)) for layer in SHAPES}
+        worst = max([worst, *(torch.linalg.cond(sums[layer] * scale[layer]).item() for layer in SHAPES)])
+    assert stream.meter.reported["condition_number"] >= worst * (1 - 1e-9)  # RegCL's inner sums may be worse
     if method is RegMean:
         assert stream.meter.reported["condition_number"] == pytest.approx(worst)
