@@ -283,14 +283,15 @@ def test_equal_experts_and_unused_inputs_get_the_mean_exactly(ridge: float) -> N
 def test_the_float32_inverse_is_numpys_and_loses_the_digits_that_the_condition_number_says() -> None:
     (rows, weight), _ = domains(2)
     lost = {}
-    for smallest in (1.0, 1e-4):
-        scaled = rows * torch.tensor([1.0, 1.0, 1.0, 1.0, smallest], dtype=torch.float64)
-        gram = scaled.T @ scaled
+    for own in (1.0, 1e-4):  # how much of the last input is not the mean of the first two
+        inputs = rows.clone()
+        inputs[:, -1] = own * rows[:, -1] + (1 - own) * rows[:, :2].mean(1)
+        gram = inputs.T @ inputs
         found = merge_by_regression(gram, weight @ gram, ridge=0, solver="float32_inverse")
         assert condition_number(gram, ridge=0) == pytest.approx(np.linalg.cond(gram.numpy()), rel=1e-6)
-        lost[smallest] = (found - weight).abs().max().item()
+        lost[own] = (found - weight).abs().max().item()
         torch.testing.assert_close(merge_by_regression(gram, weight @ gram, ridge=0), weight, rtol=1e-6, atol=1e-6)
-        if smallest == 1:
+        if own == 1:
             inverse = np.linalg.inv(gram.numpy().astype(np.float32))
             expected = (weight @ gram).numpy().astype(np.float32) @ inverse
             np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
