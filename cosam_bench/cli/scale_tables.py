@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.evaluation.scales import BASES
+from cosam_bench.evaluation.scales import BASES, HELD_OUT
 from cosam_bench.results.cell_text import number, told_settings
 from cosam_bench.results.scale_table import SHOWN
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 _CHOICES = ("", *BASES)
-_LEGEND = """x: the scale after the last step; test images choose nothing.
+_LEGEND = """A tenth of the training images was held out. x: the scale after the last step; test images choose nothing.
 current: the scale is chosen at each step by the IoU of the current domain's held-out training images.
 seen: by those of all domains seen so far, which no continual method has; an oracle."""
 
@@ -86,7 +86,10 @@ def _table(title: str, caption: str) -> Table:
 
 def _label(row: Series, rows: list[Series]) -> str:
     others = [json.loads(other["settings"]) for other in rows if other["method"] == row["method"]]
-    told = [*told_settings(json.loads(row["settings"]), others), *filter(None, [str(row["marks"])])]
+    told = [
+        *told_settings(json.loads(row["settings"]), others),
+        *(mark for mark in str(row["marks"]).split(", ") if mark not in ("", HELD_OUT)),
+    ]
     return "\n  ".join([str(row["method"]), *told])
 
 

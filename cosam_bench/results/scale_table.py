@@ -102,7 +102,7 @@ def scale_table(records: Sequence[Record], *, metric: str = "iou", selection: Se
     groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.info.protocol, run.info.protocol_version, run.conditions, *run.variant].append(run)
-    rows = [_row(key, members) | {"marks": code_mark(key, groups)} for key, members in groups.items()]
+    rows = [_row(key, members, code_mark(key, groups)) for key, members in groups.items()]
     curve = sorted({name for row in rows for name in row if name.startswith("last_at_")}, key=_scale_of)
     frame = pandas.DataFrame(rows, columns=[*_COLUMNS, *curve])
     best_is_lowest = not FIGURES["last"].prefers_high(metric)
@@ -127,7 +127,8 @@ def _scale_of(column: str) -> float:
     return float(column.removeprefix("last_at_"))
 
 
-def _row(key: Key, runs: Sequence[Measured]) -> dict[str, Any]:
+def _row(key: Key, runs: Sequence[Measured], code: str) -> dict[str, Any]:
+    marks = dict.fromkeys(mark for run in runs for mark in (*run.info.marks, code) if mark)
     protocol, version, conditions, method, settings, _ = key
     row: dict[str, Any] = {
         "protocol": protocol,
@@ -136,6 +137,7 @@ def _row(key: Key, runs: Sequence[Measured]) -> dict[str, Any]:
         "method": method,
         "settings": settings,
         "metric": runs[0].matrix.metric,
+        "marks": ", ".join(marks),
         "runs": len(runs),
     }
     return row | _means([_figures(run) for run in runs])
