@@ -86,10 +86,8 @@ def _table(title: str, caption: str) -> Table:
 
 def _label(row: Series, rows: list[Series]) -> str:
     others = [json.loads(other["settings"]) for other in rows if other["method"] == row["method"]]
-    told = [
-        *told_settings(json.loads(row["settings"]), others),
-        *(mark for mark in str(row["marks"]).split(", ") if mark not in ("", HELD_OUT)),
-    ]
+    marks = [mark for mark in str(row["marks"]).split(", ") if mark not in ("", HELD_OUT)]
+    told = [*told_settings(json.loads(row["settings"]), others), *marks]
     return "\n  ".join([str(row["method"]), *told])
 
 
