@@ -10,10 +10,6 @@ from cosam_bench.experiments.base_model import choose_device
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import RunConfig, protocol_names, resolve_run
 
-METHOD = """
-from cosam_bench.method.card import MethodCard
-from cosam_bench.methods.frozen import Frozen
-
 REGCL = {
     "scale": 1.0,
     "space": "factors",
@@ -22,6 +18,9 @@ REGCL = {
     "ridge_to": "zero",
     "solver": "float64",
 }
+METHOD = """
+from cosam_bench.method.card import MethodCard
+from cosam_bench.methods.frozen import Frozen
 
 
 class Mine(Frozen):
