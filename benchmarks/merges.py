@@ -66,6 +66,8 @@ def cases() -> dict[str, Case]:
     found["dare, ties"] = Case("dare", {"combine": "ties"})
     found["opcm, rank 10"] = Case("opcm", {"rank": 10})
     found["regcl, product"] = Case("regcl", {"space": "product"})
+    for name in ("regcl", "regmean"):
+        found[f"{name}, ridge to the mean"] = Case(name, {"ridge_to": "mean"})
     found["regmean, rank 10"] = Case("regmean", {"rank": 10})
     return dict(sorted(found.items()))
 

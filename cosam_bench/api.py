@@ -198,6 +198,7 @@ def leaderboard(
     intervals: bool = True,
     level: float = 0.95,
     sort_by: str = "last",
+    scales: bool = False,
 ) -> DataFrame:
     """All complete runs as one table: one row per method and settings under the same conditions, best first.
 
@@ -211,6 +212,8 @@ def leaderboard(
         intervals: fill the columns of intervals and ranks, for which the scores of all images are read.
         level: the intervals' nominal coverage, in (0, 1).
         sort_by: a column; the best first, other columns ascending. ``-`` before it reverses the order.
+        scales: instead what each merge of a run with ``scales`` scores at other lengths; docs/methods.md explains it.
+            Domains, intervals, level and ``sort_by`` do not apply.
 
     Returns:
         The columns of the leaderboard's CSV, which docs/metrics.md explains; ``attrs["notes"]`` lists what a reader
@@ -220,18 +223,22 @@ def leaderboard(
         CosamError: there is no record, or no metric, protocol, column or domain has this name.
     """
     from cosam_bench.evaluation.figures import FIGURES
-    from cosam_bench.results.results_folder import read_leaderboard
+    from cosam_bench.results.results_folder import read_leaderboard, read_scale_table
     from cosam_bench.results.selection import Selection
 
-    frame = read_leaderboard(
-        expanded(results),
-        metric=metric,
-        selection=None if protocol is None else Selection(protocols=(protocol,)),
-        domains=domains,
-        intervals=tuple(FIGURES) if intervals else (),
-        level=level,
-        sort_by=sort_by,
-    )
+    selection = None if protocol is None else Selection(protocols=(protocol,))
+    if scales:
+        frame = read_scale_table(expanded(results), metric=metric, selection=selection)
+    else:
+        frame = read_leaderboard(
+            expanded(results),
+            metric=metric,
+            selection=selection,
+            domains=domains,
+            intervals=tuple(FIGURES) if intervals else (),
+            level=level,
+            sort_by=sort_by,
+        )
     for problem in frame.attrs["unreadable"]:
         warnings.warn(f"Left out: {problem}", stacklevel=2)
     return frame

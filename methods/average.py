@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from cosam_bench import MergingMethod, MethodCard, TrainingDomain, Update
 from cosam_bench.merging.elementwise import add_task_vector
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-class Average(MergingMethod):
+class Average(MergingMethod[ServedScale]):
     """The running mean of the experts' changes."""
 
     card = MethodCard(

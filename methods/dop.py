@@ -45,11 +45,11 @@ from cosam_bench import (
     LowRank,
     MergingMethod,
     MethodCard,
-    Settings,
     TrainingDomain,
     Update,
     setting,
 )
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.spectral import Spectrum, compress, find_factors, joint_core, numerical_rank
 from cosam_bench.merging.updates import as_factors, check_same_layers, lazy_weight_changes
 
@@ -59,7 +59,7 @@ Space = Literal["u", "v", "uv"]
 _ROUNDING = 1e-5
 
 
-class DOPSettings(Settings):
+class DOPSettings(ServedScale):
     """The settings of DOP."""
 
     solver: Literal["adam", "closed"] = setting(

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cosam_bench import MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
+from cosam_bench import MergingMethod, MethodCard, TrainingDomain, Update, setting
 from cosam_bench.merging.fisher_average import add_to_fisher_average
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-class FisherSettings(Settings):
+class FisherSettings(ServedScale):
     """The settings of Fisher merging; the defaults are FusionBench's."""
 
     minimum: float = setting(1e-6, "added to each entry of F", source="FusionBench", gt=0)

@@ -31,7 +31,6 @@ from cosam_bench import (
     LowRank,
     MergingMethod,
     MethodCard,
-    Settings,
     TrainingDomain,
     TrainingHooks,
     Update,
@@ -39,9 +38,10 @@ from cosam_bench import (
 )
 from cosam_bench.merging.regression import merge_by_regression, running_sums
 from cosam_bench.merging.ridge import Ridge
+from cosam_bench.merging.scale import ServedScale
 
 
-class LoRMSettings(Settings):
+class LoRMSettings(ServedScale):
     """The settings of LoRM with a shared A."""
 
     ridge: Ridge = setting(
@@ -81,6 +81,9 @@ class LoRM(MergingMethod[LoRMSettings]):
         for layer, factors in expert.low_rank.items():
             self._check_shared(layer, factors.a)
             sums |= add_shared_a_terms(self.memory, factors, inner.pop(layer), layer=layer)
+            if step == 1:  # the expert answers its own inputs best
+                low_rank[layer] = factors
+                continue
             low_rank[layer] = LowRank(
                 factors.a, merged_b(sums, layer=layer, ridge=self.settings.ridge).to(factors.b.dtype)
             )
@@ -118,7 +121,7 @@ def merged_b(sums: Mapping[str, Tensor], *, layer: str, ridge: float) -> Tensor:
     Raises:
         CosamError: the sum of A G A^T has no inverse and the ridge is 0.
     """
-    return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge)
+    return merge_by_regression(sums[f"{layer}/gram"], sums[f"{layer}/product"], ridge=ridge, layer=layer)
 
 
 class FrozenA(TrainingHooks):

@@ -20,12 +20,13 @@ them more.
 
 from __future__ import annotations
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, TrainingDomain, Update, setting
+from cosam_bench import LowRank, MergingMethod, MethodCard, TrainingDomain, Update, setting
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.spectral import numerical_rank, rank_tolerance, thin_svd
 from cosam_bench.merging.updates import add, check_same_layers
 
 
-class NullFilterSettings(Settings):
+class NullFilterSettings(ServedScale):
     """The settings of the null-space filter."""
 
     rank: int | None = setting(

@@ -45,11 +45,11 @@ from cosam_bench import (
     LowRank,
     MergingMethod,
     MethodCard,
-    Settings,
     TrainingDomain,
     Update,
     setting,
 )
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.spectral import Spectrum, UpdateNorm, joint_core, numerical_rank, rank_tolerance, update_norm
 from cosam_bench.merging.updates import check_same_layers
 
@@ -57,7 +57,7 @@ Variant = Literal["release", "supp"]
 _CANCELLED = 1e-12  # a sum below this share of its terms is only float64 rounding
 
 
-class OPCMSettings(Settings):
+class OPCMSettings(ServedScale):
     """The settings of OPCM."""
 
     alpha: float = setting(

@@ -20,6 +20,13 @@ truncated to the adapter's rank r with the least loss for the inputs (the SVD of
 Both spaces thus serve rank r, and the difference between their scores is the error of merging the factors separately.
 ``discarded`` in the state holds the share of tr(dW S dW^T) that the last truncation dropped, for each layer.
 
+The first domain's expert is served as it is, without solving. A ridge that pulls to zero changes also what all experts
+agree on, in directions that their inputs hardly use: a single expert comes back shortened. ``ridge_to = "mean"`` pulls
+to the mean of the experts' weights instead, whose running sum it keeps, so equal experts come back exactly.
+
+``solver = "float32_inverse"`` inverts the sums in float32, as the released code does. Their condition numbers exceed
+float32's digits, so the served update is another one; the largest is in the record, as ``condition_number``.
+
 Needs the current domain's inputs. The state is constant: the sums, the served update, and with ``start =
 "previous"`` the last expert. The order does not matter if experts start from the base. The rank is that of
 one adapter.
@@ -33,15 +40,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cosam_bench import LowRank, MergingMethod, MethodCard, Settings, State, TrainingDomain, Update, Workbench, setting
-from cosam_bench.merging.regression import merge_by_regression, running_sums, truncate_by_gram
-from cosam_bench.merging.ridge import Ridge
+from cosam_bench import LowRank, MergingMethod, MethodCard, State, TrainingDomain, Update, Workbench, setting
+from cosam_bench.merging.regression import condition_number, merge_by_regression, running_sums, truncate_by_gram
+from cosam_bench.merging.ridge import Ridge, RidgeTo, Solver
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import as_factors
 
 _EXPERT = "expert/"  # prefix of the last expert's tensors in the state
 
 
-class RegCLSettings(Settings):
+class RegCLSettings(ServedScale):
     """The settings of RegCL."""
 
     space: Literal["factors", "product"] = setting(
@@ -57,6 +65,16 @@ class RegCLSettings(Settings):
     ridge: Ridge = setting(
         1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
     )
+    ridge_to: RidgeTo = setting(
+        "zero",
+        "what the ridge pulls to: no change, or the mean of the experts' weights",
+        source="the usual ridge; the released code has none",
+    )
+    solver: Solver = setting(
+        "float64",
+        "a solution in float64, or an inverse in float32 as in the released code",
+        source="this project: float32 has too few digits for these sums",
+    )
 
 
 class RegCL(MergingMethod[RegCLSettings]):
@@ -71,7 +89,9 @@ class RegCL(MergingMethod[RegCLSettings]):
             "the adapter is the protocol's; the published ones are adapter.kind = augmodule and regcl_lora",
             "experts start from the base; with start = previous, from the previous one, and the order matters",
             "running sums replace the released code's store of all adapters and Gram matrices",
-            "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse",
+            "a ridge of 1e-6 and a float64 solve replace the plain float32 inverse, which is solver = float32_inverse",
+            "the first expert is served as it is; the released code solves for it, too",
+            "ridge_to = mean, a ridge that pulls to the mean of the experts, is this project's",
             "space = product, the regression of B A truncated to the adapter's rank, is this project's",
         ),
     )
@@ -106,13 +126,19 @@ class RegCL(MergingMethod[RegCLSettings]):
         self._expert = {name: tensor for name, tensor in state.tensors.items() if name.startswith(_EXPERT)}
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The regression over all experts so far."""
+        """The regression over all experts so far; the first expert itself."""
         self.memory = running_sums(self.memory, self._terms(expert, self.bench.input_grams(domain, expert)))
+        if step == 1:
+            if self._space == "product":
+                self.memory["discarded"] = torch.zeros(len(expert.low_rank))
+            return expert
         dense = {name: (self.memory[f"{name}/dense"] / step).to(change.dtype) for name, change in expert.dense.items()}
         merge_all = {"factors": self._merge_factors, "product": self._merge_products, "whole": self._merge_whole}
         low_rank = {
             layer: merged.to(factors.b.dtype)
-            for (layer, factors), merged in zip(expert.low_rank.items(), merge_all[self._space](expert), strict=True)
+            for (layer, factors), merged in zip(
+                expert.low_rank.items(), merge_all[self._space](expert, step), strict=True
+            )
         }
         return Update(low_rank, dense)
 
@@ -122,49 +148,64 @@ class RegCL(MergingMethod[RegCLSettings]):
             yield f"{name}/dense", change.to(torch.float64, copy=True)
         terms_of = _factor_terms if self._space == "factors" else _product_terms
         for layer, factors in expert.low_rank.items():
-            yield from terms_of(layer, factors, grams.pop(layer)).items()
+            yield from terms_of(layer, factors, grams.pop(layer), to_mean=self.settings.ridge_to == "mean").items()
 
     @property
     def _space(self) -> Literal["factors", "product", "whole"]:
         """Only LoRA has factors; other adapters' linear layers are regressed by their whole change."""
         return self.settings.space if self.bench.adapter.kind == "lora" else "whole"
 
-    def _merge_whole(self, expert: Update) -> list[LowRank]:
-        return [as_factors(self._solve(f"{layer}/gram", f"{layer}/product")) for layer in expert.low_rank]
+    def _merge_whole(self, expert: Update, step: int) -> list[LowRank]:
+        return [as_factors(self._solve(layer, "gram", "product", step)) for layer in expert.low_rank]
 
-    def _merge_factors(self, expert: Update) -> list[LowRank]:
+    def _merge_factors(self, expert: Update, step: int) -> list[LowRank]:
         return [
             LowRank(
-                a=self._solve(f"{layer}/gram", f"{layer}/product_a"),
-                b=self._solve(f"{layer}/inner", f"{layer}/product_b"),
+                a=self._solve(layer, "gram", "product_a", step),
+                b=self._solve(layer, "inner", "product_b", step),
             )
             for layer in expert.low_rank
         ]
 
-    def _merge_products(self, expert: Update) -> list[LowRank]:
+    def _merge_products(self, expert: Update, step: int) -> list[LowRank]:
         cut = [
             truncate_by_gram(
-                self._solve(f"{layer}/gram", f"{layer}/product"), self.memory[f"{layer}/gram"], rank=factors.rank
+                self._solve(layer, "gram", "product", step), self.memory[f"{layer}/gram"], rank=factors.rank
             )
             for layer, factors in expert.low_rank.items()
         ]
         self.memory["discarded"] = torch.tensor([share for _, share in cut])
         return [factors for factors, _ in cut]
 
-    def _solve(self, gram: str, product: str) -> Tensor:
-        return merge_by_regression(self.memory[gram], self.memory[product], ridge=self.settings.ridge)
+    def _solve(self, layer: str, gram: str, product: str, step: int) -> Tensor:
+        """The regression of one weight from its two sums, which are named after the layer."""
+        options, memory = self.settings, self.memory
+        gram_sum = memory[f"{layer}/{gram}"]
+        if options.solver == "float32_inverse":
+            self.bench.meter.report("condition_number", condition_number(gram_sum, ridge=options.ridge))
+        return merge_by_regression(
+            gram_sum,
+            memory[f"{layer}/{product}"],
+            ridge=options.ridge,
+            towards=memory[f"{layer}/{product}_mean"] / step if options.ridge_to == "mean" else None,
+            solver=options.solver,
+            layer=layer,
+        )
 
 
-def _factor_terms(layer: str, factors: LowRank, gram: Tensor) -> dict[str, Tensor]:
-    a, b = factors.a.double(), factors.b.double()
+def _factor_terms(layer: str, factors: LowRank, gram: Tensor, *, to_mean: bool) -> dict[str, Tensor]:
+    a, b = factors.a.to(torch.float64, copy=True), factors.b.to(torch.float64, copy=True)  # sums overwrite them
     inner = a @ gram @ a.T
-    return {
+    terms = {
         f"{layer}/gram": gram,
         f"{layer}/product_a": a @ gram,
         f"{layer}/inner": inner,
         f"{layer}/product_b": b @ inner,
     }
+    return terms | ({f"{layer}/product_a_mean": a, f"{layer}/product_b_mean": b} if to_mean else {})
 
 
-def _product_terms(layer: str, factors: LowRank, gram: Tensor) -> dict[str, Tensor]:
-    return {f"{layer}/gram": gram, f"{layer}/product": factors.b.double() @ (factors.a.double() @ gram)}
+def _product_terms(layer: str, factors: LowRank, gram: Tensor, *, to_mean: bool) -> dict[str, Tensor]:
+    a, b = factors.a.double(), factors.b.double()
+    terms = {f"{layer}/gram": gram, f"{layer}/product": b @ (a @ gram)}
+    return terms | ({f"{layer}/product_mean": b @ a} if to_mean else {})

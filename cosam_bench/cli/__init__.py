@@ -9,6 +9,7 @@ error_handling: from an exception to a message and an exit code
 isolation_option: where a method's code runs
 matrix_table: one run's matrix
 leaderboard_table: the leaderboard
+scale_tables: merges at other lengths
 settings_listing: a settings model's keys
 catalogue_commands: `domains` and `models`
 data_commands: `data`

@@ -76,6 +76,12 @@ def leaderboard(
         bool, typer.Option(help="Compute intervals and rank intervals, for which all image scores are read.")
     ] = True,
     level: Annotated[float, typer.Option(metavar="P", help="The intervals' coverage.")] = 0.95,
+    scales: Annotated[
+        bool,
+        typer.Option(
+            "--scales", help="Show instead what each merge of `run --scales` scores at other lengths, and at the best."
+        ),
+    ] = False,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it to this file as CSV too.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -104,19 +110,24 @@ def leaderboard(
     from cosam_bench.results.selection import Selection
 
     _check_format(format_name, out)
+    selection = Selection(
+        protocols=_listed("--protocol", protocol),
+        models=_listed("--model", model),
+        methods=_listed("--method", method),
+        settings=tuple(setting or ()),
+        seeds=_ranges(seeds),
+        orders=tuple(orders or ()),
+    )
+    if scales:
+        others = {"--with-published": with_published, "--domains": domains, "--sort": sort != "last", "-f": format_name}
+        _show_scales(results, metric, selection, csv, others=[name for name, given in others.items() if given])
+        return
     needs_all = csv is not None or format_name in ("csv", "tidy", "json")
     frame = _read(
         results,
         metric=metric,
         with_published=with_published,
-        selection=Selection(
-            protocols=_listed("--protocol", protocol),
-            models=_listed("--model", model),
-            methods=_listed("--method", method),
-            settings=tuple(setting or ()),
-            seeds=_ranges(seeds),
-            orders=tuple(orders or ()),
-        ),
+        selection=selection,
         domains=_listed("--domains", domains) or None,
         intervals=() if not intervals else tuple(FIGURES) if needs_all else shown_figures(sort),
         level=level,
@@ -130,6 +141,23 @@ def leaderboard(
         from cosam_bench.results.leaderboard_formats import write_leaderboard
 
         write_leaderboard(frame, csv)
+        results_console().print(f"Written: {csv} ({_rows(len(frame))})", soft_wrap=True)
+
+
+def _show_scales(results: Path, metric: str, selection: Selection, csv: Path | None, *, others: Sequence[str]) -> None:
+    """Print the table of scales, and write it as CSV if that is asked for."""
+    if others:
+        raise CosamError(f"--scales has a table of its own, without {', '.join(others)}. Write it to a file by --csv.")
+    from cosam_bench.cli.scale_tables import render_scales
+    from cosam_bench.core.files import write_atomically
+    from cosam_bench.results.results_folder import read_scale_table
+
+    frame = read_scale_table(results, metric=metric, selection=selection)
+    for problem in frame.attrs["unreadable"]:
+        say("Left out", problem, style="bold yellow")
+    results_console().print(render_scales(frame))
+    if csv is not None:
+        write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
         results_console().print(f"Written: {csv} ({_rows(len(frame))})", soft_wrap=True)
 
 

@@ -59,8 +59,17 @@ def _facts(info: RunInfo) -> Table:
         value = _cost_text(column, info.cost)
         if value:
             facts.add_row(column.label, value)
+    for name, values in info.cost.reported.items():
+        facts.add_row(Text(name.replace("_", " ")), _reported_text(values))
     facts.add_row("machine", Text(" ".join([info.device, *_machine(info)])))
     return facts
+
+
+def _reported_text(values: Sequence[float]) -> str:
+    """The range over the steps that have a value."""
+    known = [value for value in values if not math.isnan(value)]
+    ends = dict.fromkeys(f"{value:.3g}" for value in (min(known), max(known))) if known else {}
+    return " to ".join(ends)
 
 
 def _machine(info: RunInfo) -> list[str]:

@@ -54,6 +54,13 @@ Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
+Scales = Annotated[
+    bool,
+    typer.Option(
+        "--scales",
+        help="Hold out a tenth of the training data, and score each merge at nine lengths for `leaderboard --scales`.",
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again; use nothing that earlier runs left.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings as TOML and exit.")]
 
@@ -72,6 +79,7 @@ def run(
     device: Device = None,
     experts: Experts = None,
     settings: Set = None,
+    scales: Scales = False,
     results: Results = Path("results"),
     csv: Csv = None,
     fresh: Fresh = False,
@@ -96,6 +104,7 @@ def run(
             device=device,
             experts=experts,
             settings=tuple(settings or ()),
+            scales=scales,
             isolated=isolated,
         )
         names = [name.strip() for name in method.split(",")] if method else []

@@ -8,6 +8,7 @@ metrics: numbers of one mask
 loader: test images, decoded ahead and kept
 scoring: a model's masks against the true ones
 score_matrix: scores by step and domain
+scales: scores of one merge at several lengths
 figures: what sums up a matrix
 contributions: what each image adds to a figure
 intervals: intervals and paired differences

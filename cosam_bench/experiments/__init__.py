@@ -16,6 +16,7 @@ example_masks: predicted masks for a record's example images
 row_reuse: rows that need no second measurement
 running_record: a record while its run continues
 row_scorer: one row of the matrix
+scale_scorer: one merge at several lengths
 runner: all domains through a method
 run_methods: several methods, one after another
 image_prompt: one image and its prompt, checked

@@ -13,6 +13,7 @@ from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.faults import first_few
+from cosam_bench.data.held_out import hold_out
 from cosam_bench.data.image_counts import count_differences
 from cosam_bench.data.locations import data_folder
 from cosam_bench.data.opening import OpenedStream, open_stream
@@ -21,6 +22,7 @@ from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.evaluation.loader import Loader
+from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.experiments.base_model import (
     build_base_model,
     choose_device,
@@ -74,6 +76,8 @@ class Experiment:
         conditions: hashes of what two records must share to be compared.
         frozen_rows: which of the shared rows of frozen SAM may be read.
         image_counts: by the domain's name, its number of images and the one that its card states, if they differ.
+        held_out: by the domain's name, training images that are not trained on, with their prompts; empty unless the
+            run scores several scales.
     """
 
     config: RunConfig
@@ -89,6 +93,7 @@ class Experiment:
     frozen_rows: Reusable = field(default_factory=Reusable)
     hidden: tuple[str, ...] = ()
     image_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    held_out: Mapping[str, tuple[Split, Prompts]] = field(default_factory=dict)
 
     def with_method(self, config: RunConfig, *, isolated: bool | None = False) -> Experiment:
         """The same data, prompts and model for another method.
@@ -120,7 +125,7 @@ class Experiment:
     def marks(self) -> tuple[str, ...]:
         """What to know before comparing the result: the card's marks, a plugin's access, and experts brought in."""
         is_open = not self.is_isolated and not is_built_in(self.config.method)
-        own = {NOT_ISOLATED: is_open, BROUGHT_IN: self.bench.given is not None}
+        own = {NOT_ISOLATED: is_open, BROUGHT_IN: self.bench.given is not None, HELD_OUT: bool(self.held_out)}
         return (*self.method.card.marks, *(mark for mark, applies in own.items() if applies))
 
     @cached_property
@@ -168,6 +173,7 @@ class Experiment:
             order=tuple(domain.name for domain in self.domains),
             seed=self.config.seed,
             device=self.bench.view.device.type,
+            scales=self.config.scales,
         )
 
     @property
@@ -250,6 +256,9 @@ def open_experiment(
         if name not in {domain.name for domain in domains}:
             raise unknown_name("domain of this stream, as fit.rates has it,", name, [d.name for d in domains])
     shared = results / SHARED
+    held_out: dict[str, Split] = {}
+    if config.scales:
+        domains, held_out = _divided(domains)
     columns = domains + stream.retention
 
     def prompts(split: Split) -> Prompts:
@@ -288,7 +297,15 @@ def open_experiment(
         frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results, sources or {})),
         image_counts=count_differences(described),
+        held_out={name: (split, prompts(split)) for name, split in held_out.items()},
     )
+
+
+def _divided(domains: tuple[Domain, ...]) -> tuple[tuple[Domain, ...], dict[str, Split]]:
+    """The domains with what they train on, and what is held out of it by the domain's name."""
+    parts = {domain.name: hold_out(domain.train) for domain in domains}
+    kept = tuple(replace(domain, train=parts[domain.name][0]) for domain in domains)
+    return kept, {name: out for name, (_, out) in parts.items()}
 
 
 def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:

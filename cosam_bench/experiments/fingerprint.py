@@ -51,6 +51,7 @@ def run_fingerprint(
     order: tuple[str, ...],
     seed: int,
     device: str,
+    scales: tuple[float, ...] = (),
 ) -> str:
     """Hash of all that decides a run's scores: two runs with the same hash are the same run.
 
@@ -63,6 +64,7 @@ def run_fingerprint(
         order: the names of the domains.
         seed: the run's.
         device: the kind of device, such as ``cuda``.
+        scales: those at which each merge is scored.
     """
     facts = {
         "conditions": conditions.digest,
@@ -75,4 +77,4 @@ def run_fingerprint(
         "device": device,
         "harness": __version__,
     }
-    return sha256_json(facts)
+    return sha256_json(facts | ({"scales": scales} if scales else {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -113,7 +114,14 @@ class InProcess:
         self.watch.check_base("learn")
         meter = bench.meter
         merge_seconds = seconds - meter.elapsed_training_seconds
-        return Learned(meter.training_seconds, merge_seconds, state_bytes, meter.trainable_parameters, peak_bytes=0)
+        return Learned(
+            meter.training_seconds,
+            merge_seconds,
+            state_bytes,
+            meter.trainable_parameters,
+            peak_bytes=0,
+            reported={name: value for name, value in meter.reported.items() if isfinite(value)},
+        )
 
     @contextmanager
     def predicting(self, state: Path | None) -> Iterator[Prediction]:
@@ -131,7 +139,7 @@ class InProcess:
             MethodFailed: the method raised an error.
         """
         method = self._built(state, replace(self.bench, meter=Meter()))
-        return method.served if isinstance(method, MergingMethod) else None
+        return method.deployed if isinstance(method, MergingMethod) else None
 
     def _built(self, state: Path | None, bench: Workbench) -> Method:
         """A new method object, restored from a state."""

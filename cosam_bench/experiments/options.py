@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
 
 
+SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+"""The factors of the served update that ``--scales`` stands for, about a square root of two apart."""
+
 _DIGITS = 18  # of N in random:N, which fits into 64 bits
 
 
@@ -29,6 +32,7 @@ class RunOptions:
         order: as in ``domain_order``.
         experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
+        scales: score each merge at ``SCALES``.
         isolated: whether methods run in processes of their own; None: those that are not built in.
     """
 
@@ -43,6 +47,7 @@ class RunOptions:
     device: str | None = None
     experts: str | None = None
     settings: tuple[str, ...] = ()
+    scales: bool = False
     isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
@@ -57,6 +62,8 @@ class RunOptions:
         given = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in texts.items() if text is not None]
         if self.seed is not None:
             given.append(f"seed={self.seed}")
+        if self.scales:
+            given.append(f"scales={list(SCALES)}")
         return (*given, *self.settings)
 
 

@@ -6,10 +6,10 @@ import reprlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
@@ -25,7 +25,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
-RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts")
+RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts", "scales")
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 
@@ -132,6 +132,13 @@ class RunConfig(Settings):
         None,
         "folder with an expert per domain, or TOML file with a table [experts], to use in place of training",
         source="none: experts are trained",
+    )
+    scales: tuple[Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)], ...] = setting(
+        (),
+        "factors of the served update at which each merge is also scored; a tenth of the training images is then held "
+        "out to choose the best. Empty: none, and all images are trained on",
+        source="this project: the length that each rule's paper gives it",
+        max_length=64,
     )
     protocol: Protocol = setting(..., "the resolved protocol")
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from cosam_bench.core.devices import peak_memory_bytes
-from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, score_split
+from cosam_bench.data.prompts import Prompts
+from cosam_bench.data.samples import Split
+from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, ignore_predictions, score_split
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.method_hosts import Prediction
@@ -28,7 +30,7 @@ class RowScorer:
     def __init__(self, experiment: Experiment, *, watch: FaultWatch, reporter: Reporter) -> None:
         self._experiment = experiment
         self._watch = watch
-        self._advance = reporter.advance
+        self.advance = reporter.advance
         self._batch_size = AdaptiveBatchSize(experiment.bench.batch_size, note=reporter.note)
         self._passes = self._tried = 0
 
@@ -115,22 +117,39 @@ class RowScorer:
         self._passes += self._tried
 
     def _columns(self, predict: Callable[[Batch], Tensor], observers: Observers) -> dict[str, list[ImageScore]]:
-        experiment, score = self._experiment, self._experiment.config.protocol.score
+        prompts = self._experiment.test_prompts
         return {
-            domain.name: score_split(
-                predict,
-                domain.test,
-                experiment.test_prompts[domain.name],
-                kind=experiment.config.protocol.prompts.test,
-                view=experiment.bench.view,
-                batch_size=self._batch_size,
-                size=score.size,
-                upsampling=score.upsampling,
-                tell_domain=experiment.method.card.receives_domain,
-                loader=experiment.loader,
-                measured_batch=self._count,
-                advance=self._advance,
-                observe=observers(domain.name),
-            )
-            for domain in experiment.columns
+            domain.name: self.of_split(predict, domain.test, prompts[domain.name], observe=observers(domain.name))
+            for domain in self._experiment.columns
         }
+
+    def of_split(
+        self,
+        predict: Callable[[Batch], Tensor],
+        split: Split,
+        prompts: Prompts,
+        *,
+        observe: Observer = ignore_predictions,
+    ) -> list[ImageScore]:
+        """The scores of a split's images, with the protocol's test prompt.
+
+        Raises:
+            BadPrediction: the logits are not as they must be.
+            ImageDoesNotFit: not even one image fits into the memory.
+        """
+        experiment, score = self._experiment, self._experiment.config.protocol.score
+        return score_split(
+            predict,
+            split,
+            prompts,
+            kind=experiment.config.protocol.prompts.test,
+            view=experiment.bench.view,
+            batch_size=self._batch_size,
+            size=score.size,
+            upsampling=score.upsampling,
+            tell_domain=experiment.method.card.receives_domain,
+            loader=experiment.loader,
+            measured_batch=self._count,
+            advance=self.advance,
+            observe=observe,
+        )

@@ -22,6 +22,7 @@ from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.row_reuse import FrozenRow
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.running_record import RunningRecord
+from cosam_bench.experiments.scale_scorer import ScaleScorer
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.results.records import Record
 from cosam_bench.training.sampling import images_seen
@@ -42,6 +43,7 @@ class Runner:
         self._watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam, error_file=self._record.error_file)
         self._examples = ExampleMasks(experiment, folder=self._record.folder)
         self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter)
+        self._scales = ScaleScorer(experiment, self._scorer)
         hook, name = self._reporter.on_step, experiment.method_name
         on_step = guarded_hook(hook, method=name) if hook else None
         bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step)
@@ -99,7 +101,7 @@ class Runner:
         self._to_score = self._rows_to_score()
         self._reporter.begin(self._units_left())
         for step in self._record.missing:
-            self._record.finish_step(self._measure(step))
+            self._record.finish_step(self._with_scales(self._measure(step)))
         self._record.keep_outcome(self._host.served(self._state(self._record.results[self._experiment.steps[-1]])))
         self._examples.write(self._record.results)
 
@@ -115,7 +117,7 @@ class Runner:
 
     def _units_left(self) -> float:
         experiment, card, missing = self._experiment, self._experiment.method.card, self._record.missing
-        scoring = len(self._to_score) * self._scorer.images
+        scoring = len(self._to_score) * self._scorer.images + sum(map(self._scales.units, missing))
         if card.state == "none":
             return scoring
         learned = [len(experiment.domains[step - 1].train) for step in missing if step > 0]
@@ -142,6 +144,13 @@ class Runner:
             result = self._scorer.of_method(result, prediction, observers=self._examples.observers(step))
         self._examples.save(step)
         return result
+
+    def _with_scales(self, result: StepResult) -> StepResult:
+        """The step with the scores of its merge at the run's other scales."""
+        if not self._scales.scales or result.step == 0:
+            return result
+        self._reporter.say(f"Scoring {len(self._scales.scales)} scales after step {result.step}")
+        return replace(result, scales=self._scales.scored(result, self._host.served(self._state(result))))
 
     def _frozen_row(self) -> StepResult:
         known = self._frozen.read()
@@ -179,6 +188,7 @@ class Runner:
             trainable_parameters=learned.trainable_parameters,
             peak_memory_bytes=learned.peak_bytes,
             state_sha256=sha256_file(after),
+            reported=learned.reported,
         )
 
     def _task(self, step: int) -> Task:

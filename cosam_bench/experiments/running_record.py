@@ -15,6 +15,7 @@ removed only once the next step is final, and everything else is written again.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -207,6 +208,7 @@ class RunningRecord:
         write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
         self._writer.write_scores({step: result.scores for step, result in self._done.items()})
         self._writer.write_matrix(self._cells(self._done))
+        self._writer.write_scales([row for _, result in sorted(self._done.items()) for row in result.scales])
         info = self._info_as("complete", error=None)
         verified = verify_files(self.folder, info)
         wrong = list(map(str, verified.faults))
@@ -306,6 +308,10 @@ class RunningRecord:
             peak_memory_bytes=max(result.peak_memory_bytes for result in self._done.values()),
             encoder_passes_per_image=learned[-1].encoder_passes_per_image,
             trainable_parameters=learned[-1].trainable_parameters if is_trained else None,
+            reported={
+                name: tuple(result.reported.get(name, math.nan) for result in learned)
+                for name in dict.fromkeys(name for result in learned for name in result.reported)
+            },
         )
 
 

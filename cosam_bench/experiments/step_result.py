@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.evaluation.scales import ScaleScore
 from cosam_bench.evaluation.scoring import ImageScore
 
 
@@ -29,6 +30,8 @@ class StepResult:
         trainable_parameters: of the adapter.
         peak_memory_bytes: the highest use up to the end of the step, in the process that measured it.
         state_sha256: of the file with the method's state after the step; empty for the frozen model.
+        reported: figures of the method's own, by name.
+        scales: scores of the served update at other lengths.
     """
 
     step: int
@@ -41,6 +44,8 @@ class StepResult:
     trainable_parameters: int = 0
     peak_memory_bytes: int = 0
     state_sha256: str = ""
+    reported: dict[str, float] = field(default_factory=dict)
+    scales: tuple[ScaleScore, ...] = ()
 
     def save(self, path: Path, *, identity: str) -> None:
         """Write the step as JSON with a checksum; numbers keep their exact bits.

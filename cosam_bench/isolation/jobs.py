@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ class Learned:
         state_bytes: size of the state's file.
         trainable_parameters: of the adapter that was trained last.
         peak_bytes: the largest memory of the worker.
+        reported: figures of the method's own, by name.
     """
 
     training_seconds: float
@@ -52,6 +53,7 @@ class Learned:
     state_bytes: int
     trainable_parameters: int
     peak_bytes: int
+    reported: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class IsolatedMethod:
                 own = min(learned.number("training_seconds"), seconds)
                 parameters = learned.count("trainable_parameters", most=1 << 50)
                 gpu_peak = learned.count("gpu_peak_bytes", most=1 << 60)
+                reported = learned.figures("reported")
             state_bytes = write_state(worker, answers.until("state"), after)
             peak_bytes = worker.finish()
         return Learned(
@@ -121,6 +124,7 @@ class IsolatedMethod:
             state_bytes=state_bytes,
             trainable_parameters=parameters,
             peak_bytes=gpu_peak or peak_bytes,
+            reported=reported,
         )
 
     @contextmanager

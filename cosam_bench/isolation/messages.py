@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import struct
 from collections.abc import Mapping
@@ -79,6 +80,21 @@ class Message:
             raise BadMessage(f"{name!r} in its message {self.kind!r} is not a whole number")
         return value
 
+    def figures(self, name: str) -> dict[str, float]:
+        """A table of finite numbers by short printable names, at most ``_MOST_FIGURES``.
+
+        Raises:
+            BadMessage: it is anything else.
+        """
+        table = self.values.get(name)
+        if not isinstance(table, dict) or len(table) > _MOST_FIGURES:
+            raise BadMessage(f"{name!r} in its message {self.kind!r} is not a table of at most {_MOST_FIGURES} numbers")
+        for key, value in table.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not is_number or not key.isprintable() or len(key) > _MOST_FIGURE_NAME:
+                raise BadMessage(f"{name!r} in its message {self.kind!r} holds something else than named numbers")
+        return {key: float(value) for key, value in table.items()}
+
     def text(self, name: str) -> str:
         """A value as text that is safe to show: of a string, without control characters; empty for all else."""
         value = self.values.get(name)
@@ -96,6 +112,8 @@ def printable(text: str) -> str:
 
 
 _MOST_TEXT = 20_000  # characters
+_MOST_FIGURES = 16
+_MOST_FIGURE_NAME = 64  # characters
 
 
 class Channel:

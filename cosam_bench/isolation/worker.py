@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import socket
 import sys
@@ -176,6 +177,7 @@ class _Worker:
             {
                 "training_seconds": max(0.0, bench.meter.training_seconds - bench.shared.training_seconds),
                 "trainable_parameters": bench.meter.trainable_parameters,
+                "reported": {name: value for name, value in bench.meter.reported.items() if math.isfinite(value)},
                 "gpu_peak_bytes": _gpu_peak(bench),
             },
         )
@@ -225,7 +227,7 @@ class _Worker:
         """Give the update that a merging method serves."""
         bench, _ = self._bench()
         method = self._built(bench)
-        served = method.served if isinstance(method, MergingMethod) else None
+        served = method.deployed if isinstance(method, MergingMethod) else None
         if served is None:
             self._parent.tell("served", {"is_served": False})
         else:

@@ -3,8 +3,8 @@
 Modules, bottom to top:
 
 updates: changes of weights, dense or as thin factors
-scale: the factor of a merged change, as a setting
-ridge: the ridge of least squares, as a setting
+scale: factors of a merged change, as settings
+ridge: least squares, as settings
 gram_matrices: sums of products of a layer's inputs
 spectral: singular values and norms of thin factors
 factoring: updates as low-rank factors of linear layers

@@ -12,11 +12,17 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 
+EXACT_WIDTH = 256
+"""Up to this many inputs, products are formed in float64, which takes less time there than a layer of SAM itself."""
+
 
 class InputGrams:
     """The mean of ``x x^T`` over all inputs x of each layer, summed pass by pass on their own device.
 
-    Products are formed in float32 and summed in float64. Only ``means`` waits for the device.
+    Products are summed in float64. They are formed in float64 if the matrix has at most ``EXACT_WIDTH`` rows, else in
+    float32: rounding then moves eigenvalues by up to 1e-7 of the largest, and small ones below zero. Behind a layer
+    norm, whose outputs are almost dependent, that decides whether a narrow layer's matrix has an inverse. Only
+    ``means`` waits for the device.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class InputGrams:
             rows = inputs.float()
             if layer in self._projections:
                 rows = rows @ self._projections[layer].T
+            if rows.shape[1] <= EXACT_WIDTH:
+                rows = rows.double()
             gram = rows.T @ rows
         if layer in self._sums:
             self._sums[layer] += gram

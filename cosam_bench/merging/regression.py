@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.merging.ridge import Solver
 from cosam_bench.merging.updates import LowRank
 
 
@@ -40,16 +42,27 @@ def scale_off_diagonal(gram: Tensor, ratio: float) -> Tensor:
     return gram * ratio + torch.diag(gram.diagonal() * (1 - ratio))
 
 
-def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) -> Tensor:
+def merge_by_regression(
+    gram_sum: Tensor,
+    product_sum: Tensor,
+    *,
+    ridge: float,
+    towards: Tensor | None = None,
+    solver: Solver = "float64",
+    layer: str = "a layer",
+) -> Tensor:
     """The weight whose outputs are closest to those of each domain's own weight, over all domains' inputs.
 
-    W = P (S + ridge * tr(S)/n * I)^-1, the minimiser of ``sum_t ||x W^T - x W_t^T||^2`` over all inputs x,
-    plus the ridge's pull to zero; S = sum_t G_t and P = sum_t W_t G_t.
+    W = M + (P - M S) (S + r I)^-1 with r = ridge * tr(S)/n, the minimiser of ``sum_t ||x W^T - x W_t^T||^2`` over all
+    inputs x plus the ridge's pull ``r ||W - M||^2``; S = sum_t G_t and P = sum_t W_t G_t. If all W_t are M, it is M.
 
     Args:
         gram_sum: float64, S, symmetric positive semi-definite ``(n, n)``, or its diagonal ``(n,)``.
         product_sum: float64, ``(m, n)``, P.
         ridge: at least 0, relative to the mean diagonal of S; 0 is the papers' plain inverse.
+        towards: float64, ``(m, n)``, M, which inputs that never occur get; None: zero.
+        solver: ``float32_inverse`` forms the inverse, and multiplies by it, in float32.
+        layer: its name in errors.
 
     Returns:
         float64, ``(m, n)``.
@@ -57,38 +70,81 @@ def merge_by_regression(gram_sum: Tensor, product_sum: Tensor, *, ridge: float) 
     Raises:
         CosamError: the sums are not finite, or S has no inverse and the ridge is 0.
 
-    Source: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, and the
-    merge of RegCL (arXiv 2507.12297). Solved by Cholesky in float64; the released code inverts in float32.
+    Source: Jin et al., "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, and the merge of
+    RegCL (arXiv 2507.12297), whose released code is ``float32_inverse``. ``float64`` solves by Cholesky.
 
     >>> one = torch.eye(2, dtype=torch.float64)
     >>> merge_by_regression(2 * one, one @ torch.tensor([[1.0, 3.0]], dtype=torch.float64).T.expand(2, 2), ridge=0)
     tensor([[0.5000, 0.5000],
             [1.5000, 1.5000]], dtype=torch.float64)
     """
-    weights = gram_sum if gram_sum.ndim == 1 else gram_sum.diagonal()
-    mean_diagonal = weights.mean()
+    mean_diagonal = _diagonal(gram_sum).mean()
     if not (torch.isfinite(mean_diagonal) and torch.isfinite(product_sum).all()):
         raise CosamError("A layer's Gram or product sum is not finite: did an expert's training diverge?")
     if mean_diagonal == 0:  # no input was ever active, so any weight will do
-        return torch.zeros_like(product_sum)
+        return torch.zeros_like(product_sum) if towards is None else towards
+    if towards is not None:
+        answered = towards * gram_sum if gram_sum.ndim == 1 else towards @ gram_sum
+        product_sum = product_sum - answered
+    solve = _solve if solver == "float64" else _times_float32_inverse
+    moved = solve(gram_sum, product_sum, ridge * mean_diagonal.item())
+    if moved is None:
+        raise _no_inverse(gram_sum, layer, solver)
+    return moved if towards is None else moved.add_(towards)
+
+
+def _solve(gram_sum: Tensor, product_sum: Tensor, lift: float) -> Tensor | None:
+    """``P (S + lift I)^-1``; None if there is no inverse and no lift."""
     if gram_sum.ndim == 1:
-        lifted = weights + ridge * mean_diagonal
-        if (lifted == 0).any():
-            raise _no_inverse(len(weights))
-        return product_sum / lifted
+        lifted = gram_sum + lift
+        return None if (lifted == 0).any() else product_sum / lifted
     raised = gram_sum.clone()
-    raised.diagonal().add_(ridge * mean_diagonal)
+    raised.diagonal().add_(lift)
     factor, failed = torch.linalg.cholesky_ex(raised)
     del raised
     if not failed and not _is_singular(factor):
         return torch.cholesky_solve(product_sum.T, factor).T
-    if ridge == 0:
-        raise _no_inverse(len(weights))
+    if lift == 0:
+        return None
     # Rounding in the inputs' dtype left eigenvalues further below zero than the ridge lifts them; they are zero.
     eigenvalues, vectors = torch.linalg.eigh(gram_sum)
-    lifted = eigenvalues.clamp(min=0) + ridge * mean_diagonal
-    merged: Tensor = (product_sum @ vectors / lifted) @ vectors.T
+    merged: Tensor = (product_sum @ vectors / (eigenvalues.clamp(min=0) + lift)) @ vectors.T
     return merged
+
+
+def _times_float32_inverse(gram_sum: Tensor, product_sum: Tensor, lift: float) -> Tensor | None:
+    """The same with an inverse that is formed in float32; None if that fails."""
+    if gram_sum.ndim == 1:
+        merged = product_sum.float() / (gram_sum + lift).float()
+    else:
+        raised = gram_sum.clone()
+        raised.diagonal().add_(lift)
+        inverse, failed = torch.linalg.inv_ex(raised.float())
+        if failed:
+            return None
+        merged = product_sum.float() @ inverse
+    return merged.double() if torch.isfinite(merged).all() else None
+
+
+def condition_number(gram_sum: Tensor, *, ridge: float) -> float:
+    """The largest eigenvalue of ``S + ridge * tr(S)/n * I`` over its smallest, in size; infinite if that is 0.
+
+    A solution has about as many digits as the arithmetic has beyond this number: 7 for float32, 16 for float64.
+
+    >>> condition_number(torch.diag(torch.tensor([4.0, 0.5], dtype=torch.float64)), ridge=0)
+    8.0
+    """
+    sizes = (_eigenvalues(gram_sum) + ridge * _diagonal(gram_sum).mean()).abs()
+    smallest = sizes.min().item()
+    return sizes.max().item() / smallest if smallest > 0 else math.inf
+
+
+def _diagonal(gram_sum: Tensor) -> Tensor:
+    return gram_sum if gram_sum.ndim == 1 else gram_sum.diagonal()
+
+
+def _eigenvalues(gram_sum: Tensor) -> Tensor:
+    return gram_sum if gram_sum.ndim == 1 else torch.linalg.eigvalsh(gram_sum)
 
 
 def _is_singular(factor: Tensor) -> bool:
@@ -98,10 +154,22 @@ def _is_singular(factor: Tensor) -> bool:
     return bool(pivots.min() <= smallest_sure)
 
 
-def _no_inverse(inputs: int) -> CosamError:
+def _no_inverse(gram_sum: Tensor, layer: str, solver: Solver) -> CosamError:
+    """What kept a matrix from having an inverse: inputs that are unused or dependent, or rounding."""
+    eigenvalues, inputs = _eigenvalues(gram_sum), len(gram_sum)
+    smallest, largest = eigenvalues.min().item(), eigenvalues.max().item()
+    unused = int((_diagonal(gram_sum) == 0).sum())
+    if unused:
+        cause = f"{unused} of them are 0 in every sample" if unused > 1 else "1 of them is 0 in every sample"
+    elif solver == "float32_inverse":
+        cause = "float32 has too few digits for it"
+    elif smallest < -inputs * torch.finfo(torch.float64).eps * largest:
+        cause = "its products were rounded to float32, which makes its smallest eigenvalue negative"
+    else:
+        cause = "some of them are combinations of others"
     return CosamError(
-        f"A layer's Gram matrix of {inputs} inputs has no inverse: some input is unused or a combination of "
-        "others. Set a ridge, for example --set method.ridge=1e-6."
+        f"The Gram matrix of {layer} with {inputs} inputs has no inverse: {cause}. Its eigenvalues are between "
+        f"{smallest:.2g} and {largest:.2g}. Set a ridge, for example --set method.ridge=1e-6."
     )
 
 

@@ -1,4 +1,4 @@
-"""The factor of a merged change, as methods' settings state it; importable without torch."""
+"""Factors of a merged change, as methods' settings state them; importable without torch."""
 
 from __future__ import annotations
 
@@ -6,5 +6,18 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from cosam_bench.core.settings import Settings, setting
+
 # The bounds are part of the type, because the word "1/t" has none.
 Scale: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["1/t"]
+
+
+class ServedScale(Settings):
+    """The setting of rules whose papers have no factor of the merged change."""
+
+    scale: float = setting(
+        1.0,
+        "factor of the served change; what the rule carries to the next domain is not scaled",
+        source="the paper, whose rule has no such factor",
+        gt=0,
+    )

@@ -90,6 +90,15 @@ class Update:
         dense = {key[: -len(".dense")]: value for key, value in mine.items() if key.endswith(".dense")}
         return cls(low_rank, dense)
 
+    def scaled(self, factor: float) -> Update:
+        """The same change times ``factor``; itself if that is 1."""
+        if factor == 1:
+            return self
+        return Update(
+            {name: factors.scaled(factor) for name, factors in self.low_rank.items()},
+            {name: change * factor for name, change in self.dense.items()},
+        )
+
     def digest(self) -> str:
         """sha256 of names, shapes, dtypes and bytes, in sorted order."""
         return digest_tensors(self.tensors())

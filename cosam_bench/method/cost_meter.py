@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -13,8 +14,14 @@ class Meter:
         training_seconds: adapter training; a reused expert counts in full.
         elapsed_training_seconds: the part of it that was spent now, not saved by a reused expert.
         trainable_parameters: of the adapter that was trained last.
+        reported: figures of the method's own by name, such as a condition number.
     """
 
     training_seconds: float = 0.0
     elapsed_training_seconds: float = 0.0
     trainable_parameters: int = 0
+    reported: dict[str, float] = field(default_factory=dict)
+
+    def report(self, name: str, value: float) -> None:
+        """Add a figure of the method's own to the record of this step; the largest value of a name counts."""
+        self.reported[name] = max(value, self.reported.get(name, -math.inf))

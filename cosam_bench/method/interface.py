@@ -13,6 +13,7 @@ from typing_extensions import TypeVar  # typing's own has no defaults before Pyt
 
 from cosam_bench.core import settings as config
 from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
+from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.training_domain import TrainingDomain
@@ -134,7 +135,7 @@ class MergingMethod(Method[SettingsT_co]):
     Attributes:
         start: where an expert's training starts: at the frozen ``base``, or at the ``served`` update.
         from_scratch: freeze the served update beneath a fresh adapter, instead of training it further.
-        served: the deployed update; None before the first domain.
+        served: the merged update, which the rule carries; None before the first domain.
     """
 
     start: Literal["base", "served"] = "base"
@@ -179,9 +180,16 @@ class MergingMethod(Method[SettingsT_co]):
         )
         self.served = self.merge(expert.update, domain, step=step)
 
+    @property
+    def deployed(self) -> Update | None:
+        """What predicts: the served update, scaled if the settings are a ``ServedScale``."""
+        if self.served is None or not isinstance(self.settings, ServedScale):
+            return self.served
+        return self.served.scaled(self.settings.scale)
+
     def predict(self, batch: Batch) -> Tensor:
-        """The served model's mask logits."""
-        return self.bench.predict(self.served, batch)
+        """The deployed model's mask logits."""
+        return self.bench.predict(self.deployed, batch)
 
     def state(self) -> State:
         """The served update and the rule's memory."""

@@ -16,6 +16,7 @@ row_intervals: intervals and ranks of rows
 selection: which runs to show
 leaderboard_notes: what to know about its rows
 leaderboard: one row per method and settings
+scale_table: each method at other lengths of its merge
 leaderboard_view: the leaderboard as people read it
 leaderboard_formats: the leaderboard as CSV, JSON, Markdown and LaTeX
 results_folder: a folder of records: all, one, or as a leaderboard

@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.scales import Part, ScaleScore
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.protocol_match import differences
 from cosam_bench.results.run_info import Cost, RunInfo, Status
@@ -34,6 +35,9 @@ CSV_BYTES = 1 << 28  # of a file of scores: two million lines
 _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
 SCORES_FILE = "scores.csv"
+SCALES_FILE = "scales.csv"
+_SCALE_COLUMNS = tuple(column.name for column in fields(ScaleScore))
+_PARTS: Mapping[str, Part] = {part: part for part in get_args(Part)}
 SCORE_COLUMNS = ("step", "domain", "key")
 
 
@@ -81,6 +85,12 @@ class RecordWriter:
         rows = [row for step, scores in sorted(steps.items()) for row in _score_rows(step, scores)]
         write_atomically(self.folder / SCORES_FILE, _csv_text([(*SCORE_COLUMNS, *METRICS), *rows]))
 
+    def write_scales(self, scores: Sequence[ScaleScore]) -> None:
+        """Replace ``scales.csv`` by the scores at several lengths; without any, leave it out."""
+        if scores:
+            rows = [[repr(part) if isinstance(part, float) else part for part in astuple(row)] for row in scores]
+            write_atomically(self.folder / SCALES_FILE, _csv_text([_SCALE_COLUMNS, *rows]))
+
 
 def _score_rows(step: int, scores: Mapping[str, Sequence[ImageScore]]) -> list[list[str]]:
     return [
@@ -102,7 +112,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[list[
         rows = list(csv.reader(io.StringIO(read_text(path, limit_bytes=CSV_BYTES), newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again.") from None
-    is_exact = columns == _CELL_COLUMNS  # a file of scores has a column per metric beside
+    is_exact = columns in (_CELL_COLUMNS, _SCALE_COLUMNS)  # a file of scores has a column per metric, too
     if not rows or rows[0][: None if is_exact else len(columns)] != list(columns):
         found = ", ".join(rows[0]) if rows else "nothing"
         raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
@@ -132,6 +142,23 @@ def read_cells(path: Path, *, metric: str | None = None) -> list[Cell]:
         except ValueError as error:
             raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
     return cells
+
+
+def read_scales(path: Path) -> list[ScaleScore]:
+    """The rows of a ``scales.csv``, bit for bit as written.
+
+    Raises:
+        CosamError: the file is missing or damaged.
+    """
+    found = []
+    _, rows = _read_csv(path, _SCALE_COLUMNS)
+    for number, (step, scale, part, domain, metric, value, count) in enumerate(rows, start=2):
+        try:
+            row = ScaleScore(int(step), float(scale), _PARTS[part], domain, metric, float(value), int(count))
+        except (KeyError, ValueError) as error:
+            raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
+        found.append(row)
+    return found
 
 
 @dataclass(frozen=True)
@@ -220,6 +247,15 @@ class Record:
             CosamError: ``matrix.csv`` is missing or damaged, or no metric has this name.
         """
         return self.score_matrix(metric).to_frame()
+
+    def scale_scores(self) -> list[ScaleScore]:
+        """The scores of each merge at several lengths; none unless the run had ``--scales``.
+
+        Raises:
+            CosamError: ``scales.csv`` is damaged.
+        """
+        path = self.checked_file(SCALES_FILE)
+        return read_scales(path) if path.is_file() else []
 
     def score_matrix(self, metric: str = "iou") -> ScoreMatrix:
         """The score matrix by one metric, read from ``matrix.csv``.

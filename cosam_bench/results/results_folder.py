@@ -14,6 +14,7 @@ from cosam_bench.results.published import Published, all_published
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import RANKED_BY
 from cosam_bench.results.run_info import read_run_info
+from cosam_bench.results.scale_table import scale_table
 from cosam_bench.results.selection import Selection
 
 if TYPE_CHECKING:
@@ -154,6 +155,18 @@ def read_leaderboard(
     records = [record for record in records if record.protocol in selection.protocols or not selection.protocols]
     notes = _published_notes(published, records, metric=metric) if with_published else []
     frame.attrs.update(notes=(*frame.attrs["notes"], *notes), unreadable=tuple(unreadable))
+    return frame
+
+
+def read_scale_table(results: Path, *, metric: str = "iou", selection: Selection | None = None) -> DataFrame:
+    """The table of scales of the records in a folder; ``attrs`` as in ``read_leaderboard``.
+
+    Raises:
+        CosamError: as for ``scale_table``.
+    """
+    records, unreadable = find_records(results)
+    frame = scale_table(records, metric=metric, selection=selection)
+    frame.attrs.update(unreadable=tuple(unreadable))
     return frame
 
 

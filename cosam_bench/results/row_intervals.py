@@ -13,6 +13,7 @@ from cosam_bench.evaluation.contributions import Contributions, Place, RunScores
 from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.intervals import Interval, interval
 from cosam_bench.evaluation.ranks import RankInterval, rank_intervals
+from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.run_info import BROUGHT_IN
 from cosam_bench.results.score_cache import cached_image_scores
@@ -20,8 +21,8 @@ from cosam_bench.results.score_cache import cached_image_scores
 RANKED_BY = "last"
 """The figure that ranks, if no other is asked for."""
 
-COMPARABLE_MARKS = frozenset({"reconstructed", BROUGHT_IN})
-"""Marks of methods that are ranked; the others say that a method has more than the protocol allows.
+COMPARABLE_MARKS = frozenset({"reconstructed", BROUGHT_IN, HELD_OUT})
+"""Marks of runs that are ranked; the others say that a method has more than the protocol allows.
 
 Runs with experts from elsewhere are compared only with others of the same experts.
 """

@@ -86,6 +86,7 @@ class Cost(Settings):
         peak_memory_bytes: the whole run's highest use: the GPU's if it ran on one, else the process's.
         encoder_passes_per_image: whole passes of the image encoder for one prediction at the end.
         trainable_parameters: in one step's training.
+        reported: figures of the method's own by name, such as ``condition_number``; NaN for steps without.
     """
 
     train_seconds: tuple[float, ...] = ()
@@ -94,6 +95,7 @@ class Cost(Settings):
     peak_memory_bytes: int | None = None
     encoder_passes_per_image: NullableFloat = math.nan
     trainable_parameters: int | None = None
+    reported: dict[str, tuple[NullableFloat, ...]] = Field(default_factory=dict)
 
     @property
     def total_train_seconds(self) -> float:

@@ -23,7 +23,14 @@ def test_dry_run_prints_a_configuration_that_gives_the_same_again(
     config = tomllib.loads(first.stdout)
     assert config["seed"] == 3
     assert config["order"] == ["polyp", "pill", "pitting"]
-    assert config["settings"] == {"space": "factors", "start": "base", "ridge": 1e-6}
+    assert config["settings"] == {
+        "scale": 1.0,
+        "space": "factors",
+        "start": "base",
+        "ridge": 1e-6,
+        "ridge_to": "zero",
+        "solver": "float64",
+    }
     assert config["protocol"]["adapter"]["rank"] == 3
     assert Path(config["protocol"]["stream"]).is_absolute()
     (tmp_path / "config.toml").write_text(first.stdout)

@@ -71,7 +71,7 @@ def test_the_values_are_the_protocols_and_a_default_that_differs_is_shown_with_t
         (["fit.epoch_s"], "Did you mean fit.epochs"),
         (["zzz"], "Known: seed, order, device"),
         (["method.ridge"], "Give --method NAME"),
-        (["method.rige", "-m", "regcl"], "Did you mean method.ridge?"),
+        (["method.rige", "-m", "regcl"], "Did you mean method.ridge or method.ridge_to?"),
         (["--mode", "faithful"], "Give --protocol as well"),
         (["--protocol", "cosan"], "Did you mean 'cosam'?"),
         (["--protocol", "cosam", "--mode", "faithfull"], "Did you mean 'faithful'?"),

@@ -10,6 +10,14 @@ from cosam_bench.experiments.base_model import choose_device
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import RunConfig, protocol_names, resolve_run
 
+REGCL = {
+    "scale": 1.0,
+    "space": "factors",
+    "start": "base",
+    "ridge": 1e-6,
+    "ridge_to": "zero",
+    "solver": "float64",
+}
 METHOD = """
 from cosam_bench.method.card import MethodCard
 from cosam_bench.methods.frozen import Frozen
@@ -24,7 +32,7 @@ def test_the_default_is_mini_and_every_default_is_written_out() -> None:
     assert "mini" in protocol_names()
     run = resolve_run(method="regcl")
     assert (run.protocol.name, run.protocol.model.name, run.seed, run.order) == ("mini", "tiny", 0, ())
-    assert run.settings == {"space": "factors", "start": "base", "ridge": 1e-6}
+    assert run.settings == REGCL
     for key in ("ridge", "weight_decay", "precision", "rank", "seed"):
         assert f"{key} =" in run.to_toml()
 
@@ -141,8 +149,9 @@ def test_paths_in_a_file_start_at_the_file_and_overridden_ones_at_the_current_fo
 
 def test_another_method_leaves_the_settings_of_the_first_behind(tmp_path: Path) -> None:
     path = written(resolve_run(method="regcl", overrides=("method.ridge=0.5", "adapter.rank=2")), tmp_path)
-    assert resolve_run(config=path).settings == {"space": "factors", "start": "base", "ridge": 0.5}
-    assert resolve_run(config=path, method="regcl").settings == {"space": "factors", "start": "base", "ridge": 0.5}
+    expected = REGCL | {"ridge": 0.5}
+    assert resolve_run(config=path).settings == expected
+    assert resolve_run(config=path, method="regcl").settings == expected
     other = resolve_run(config=path, method="frozen")
     assert other.settings == {}
     assert other.protocol.adapter.rank == 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.regression import (
+    condition_number,
     merge_by_regression,
     pop_items,
     running_sums,
@@ -241,3 +242,82 @@ def test_popped_items_leave_the_dict_one_after_another() -> None:
         ("one", 1, ["two"]),
         ("two", 2, []),
     ]
+
+
+@given(st.integers(1, 4), st.integers(0, 10_000), st.sampled_from([1e-3, 0.3]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_ridge_to_some_weight_is_least_squares_with_rows_that_ask_for_it(
+    count: int, seed: int, ridge: float, is_diagonal: bool
+) -> None:
+    stream = domains(count, seed=seed)
+    towards = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    rows = torch.cat([inputs / len(inputs) ** 0.5 for inputs, _ in stream])
+    answers = torch.cat([inputs @ weight.T / len(inputs) ** 0.5 for inputs, weight in stream])
+    gram = rows.T @ rows
+    product = answers.T @ rows
+    if is_diagonal:  # inputs that are independent of each other: only their lengths matter
+        rows = torch.diag(gram.diagonal().sqrt())
+        answers = (product / gram.diagonal().sqrt()).T
+        gram = gram.diagonal()
+    lift = (ridge * rows.square().sum().item() / 5) ** 0.5
+    asked = np.concatenate([rows.numpy(), lift * np.eye(5)])
+    answered = np.concatenate([answers.numpy(), lift * towards.T.numpy()])
+    best, *_ = np.linalg.lstsq(asked, answered, rcond=None)
+    found = merge_by_regression(gram, product, ridge=ridge, towards=towards)
+    np.testing.assert_allclose(found.numpy(), best.T, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 10.0])
+def test_equal_experts_and_unused_inputs_get_the_mean_exactly(ridge: float) -> None:
+    (rows, weight), (others, _) = domains(2)
+    rows[:, 2] = others[:, 2] = 0
+    gram = rows.T @ rows + others.T @ others
+    assert torch.equal(merge_by_regression(gram, weight @ gram, ridge=ridge, towards=weight), weight)
+    shortened = merge_by_regression(gram, weight @ gram, ridge=ridge)
+    assert shortened[:, 2].abs().max() == 0
+    assert shortened.norm() < weight.norm()
+    nothing = torch.zeros_like(gram)
+    assert torch.equal(merge_by_regression(nothing, nothing[:3], ridge=ridge, towards=weight), weight)
+
+
+def test_the_float32_inverse_is_numpys_and_loses_the_digits_that_the_condition_number_says() -> None:
+    (rows, weight), _ = domains(2)
+    lost = {}
+    for own in (1.0, 1e-4):  # how much of the last input is not the mean of the first two
+        inputs = rows.clone()
+        inputs[:, -1] = own * rows[:, -1] + (1 - own) * rows[:, :2].mean(1)
+        gram = inputs.T @ inputs
+        found = merge_by_regression(gram, weight @ gram, ridge=0, solver="float32_inverse")
+        assert condition_number(gram, ridge=0) == pytest.approx(np.linalg.cond(gram.numpy()), rel=1e-6)
+        lost[own] = (found - weight).abs().max().item()
+        torch.testing.assert_close(merge_by_regression(gram, weight @ gram, ridge=0), weight, rtol=1e-6, atol=1e-6)
+        if own == 1:
+            inverse = np.linalg.inv(gram.numpy().astype(np.float32))
+            expected = (weight @ gram).numpy().astype(np.float32) @ inverse
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert lost[1.0] < 1e-5  # a condition number of 3
+    assert lost[1e-4] > 1e-3  # of 1e8, more than float32's seven digits
+
+
+def test_the_condition_number_counts_the_ridge_and_knows_diagonals() -> None:
+    diagonal = torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64)
+    assert condition_number(diagonal, ridge=0) == condition_number(torch.diag(diagonal), ridge=0) == 4
+    assert condition_number(diagonal, ridge=1) == pytest.approx(6 / 3)
+    assert condition_number(torch.tensor([1.0, 0.0]), ridge=0) == float("inf")
+
+
+def test_the_error_names_what_keeps_a_matrix_from_having_an_inverse() -> None:
+    gram = torch.diag(torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64))
+    product = gram[:2]
+    with pytest.raises(CosamError, match=r"of qkv with 3 inputs.*1 of them is 0 in every sample.*between 0 and 2"):
+        merge_by_regression(gram, product, ridge=0, layer="qkv")
+    rows, weight = dependent(0)[0]
+    gram = rows.T @ rows
+    with pytest.raises(CosamError, match="some of them are combinations of others"):
+        merge_by_regression(gram, weight @ gram, ridge=0)
+    rounded = gram - 1e-7 * gram.diagonal().max() * torch.eye(5, dtype=torch.float64)
+    with pytest.raises(CosamError, match=r"rounded to float32, which makes.*eigenvalue negative.*between -"):
+        merge_by_regression(rounded, weight @ gram, ridge=0)
+    exact = torch.diag(torch.tensor([1.0, 1e-60], dtype=torch.float64))
+    with pytest.raises(CosamError, match="float32 has too few digits"):
+        merge_by_regression(exact, exact, ridge=0, solver="float32_inverse")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import LowRank, Update, weight_changes
+from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import MergingMethod
 from cosam_bench.methods.lorm import FrozenA, LoRM, LoRMSettings
 from cosam_bench.methods.regcl import RegCL, RegCLSettings
@@ -52,6 +53,7 @@ class Stream:
         ]
         self.layers = tuple(SHAPES)
         self.adapter = AdapterSettings()
+        self.meter = Meter()
 
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
@@ -90,6 +92,10 @@ REGRESSIONS = [
     (RegCL, {"space": "factors"}),
     (RegCL, {"space": "product"}),
     (LoRM, {}),
+    (RegMean, {"ridge_to": "mean", "ridge": 1e-2}),
+    (RegMean, {"ridge_to": "mean", "ridge": 1e-2, "off_diagonal": 0.0}),
+    (RegCL, {"ridge_to": "mean", "ridge": 1e-2}),
+    (RegCL, {"ridge_to": "mean", "ridge": 1e-2, "space": "product"}),
 ]
 
 
@@ -282,3 +288,54 @@ def test_a_diagonal_takes_a_number_an_input() -> None:
 def test_regcl_rejects_a_space_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="space"):
         RegCLSettings(space="weights")
+
+
+@pytest.mark.parametrize(("method", "options"), REGRESSIONS)
+def test_the_first_expert_is_served_as_it_is(method: type[MergingMethod], options: dict) -> None:
+    stream = Stream(1, seed=6, shared_a=method is LoRM, tokens=3)  # even if its Gram matrices have no inverse
+    expert = weight_changes(stream.experts[0])
+    served = weight_changes(stream.serve(method, **(options | ({"ridge": 0.0} if "ridge" not in options else {}))))
+    assert served.keys() == expert.keys()
+    for name, change in expert.items():
+        if options.get("rank"):
+            torch.testing.assert_close(served[name], change)
+        else:
+            assert torch.equal(served[name], change)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [(RegMean, {}), (RegMean, {"off_diagonal": 0.0}), (RegCL, {}), (RegCL, {"space": "product"})]
+)
+def test_equal_experts_come_back_whole_from_a_ridge_to_their_mean_and_shortened_from_one_to_zero(
+    method: type[MergingMethod], options: dict
+) -> None:
+    stream = Stream(2, seed=7, tokens=4)  # inputs that leave directions unused
+    stream.experts[1] = stream.experts[0]
+    expert = stream.experts[0]
+    assert_same(stream.serve(method, ridge_to="mean", ridge=0.1, **options), expert, tolerance=1e-5)
+    short = stream.serve(method, ridge_to="zero", ridge=0.1, **options)
+    norms = [sum(weight_changes(one)[f"{layer}.weight"].norm() for layer in SHAPES) for one in (short, expert)]
+    assert norms[0] < 0.95 * norms[1]
+
+
+@pytest.mark.parametrize("method", [RegMean, RegCL])
+def test_the_float32_inverse_is_close_where_float32_has_digits_enough_and_reports_the_condition(
+    method: type[MergingMethod],
+) -> None:
+    stream = Stream(3, seed=8)
+    exact = stream.serve(method, ridge=0.0)
+    assert not stream.meter.reported
+    rounded = stream.serve(method, ridge=0.0, solver="float32_inverse")
+    assert_same(rounded, exact, tolerance=2e-3)
+    assert rounded.digest() != exact.digest()
+    ratio = RegMeanSettings().off_diagonal if method is RegMean else 1.0
+    scale = {
+        layer: torch.full((inputs,) * 2, ratio).fill_diagonal_(1.0).double() for layer, (_, inputs) in SHAPES.items()
+    }
+    worst = 0.0
+    for step in (2, 3):  # the first expert is not solved for
+        sums = {layer: sum(stream.input_grams(number, None)[layer] for number in range(step)) for layer in SHAPES}
+        worst = max([worst, *(torch.linalg.cond(sums[layer] * scale[layer]).item() for layer in SHAPES)])
+    assert stream.meter.reported["condition_number"] >= worst * (1 - 1e-9)  # RegCL's inner sums may be worse
+    if method is RegMean:
+        assert stream.meter.reported["condition_number"] == pytest.approx(worst)

@@ -1,0 +1,67 @@
+"""A part of a training split that is not trained on, to choose by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_text
+from cosam_bench.data.samples import Split
+
+SHARE = 0.1
+
+
+def hold_out(split: Split, *, share: float = SHARE) -> tuple[Split, Split]:
+    """The samples that are trained on, and those that are held out, both in the split's order.
+
+    Whole images are held out, all their samples together. Their hashes alone decide which, so every seed, order and
+    machine holds out the same.
+
+    Args:
+        split: with at least two images.
+        share: of the images, rounded, but at least one.
+
+    Raises:
+        CosamError: the split has fewer than two images.
+    """
+    images = dict.fromkeys(entry.image_sha256 for entry in split.manifest.entries)
+    if len(images) < 2:
+        raise CosamError(
+            f"The training part of {split.domain!r} has {len(images)} image, so none can be held out to choose a "
+            "scale. Add images, or run without --scales."
+        )
+    ranked = sorted(images, key=lambda image: sha256_text(f"held out/{image}"))
+    held = set(ranked[: max(1, round(share * len(ranked)))])
+    places: tuple[list[int], list[int]] = ([], [])
+    for index, entry in enumerate(split.manifest.entries):
+        places[entry.image_sha256 in held].append(index)
+    kept, out = (_subset(split, part) for part in places)
+    return kept, out
+
+
+def _subset(split: Split, rows: list[int]) -> Split:
+    entries = tuple(split.manifest.entries[row] for row in rows)
+    return Split(
+        split.domain,
+        part=split.part,
+        manifest=replace(split.manifest, entries=entries),
+        source=_Rows(split, tuple(rows)),
+        decoded_bytes=0,  # the whole split keeps what it decodes
+        points_file=split.points_file,
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The pixels of some samples of a split."""
+
+    split: Split
+    rows: tuple[int, ...]
+
+    def image(self, index: int) -> Tensor:
+        return self.split[self.rows[index]].image
+
+    def mask(self, index: int) -> Tensor:
+        return self.split.mask(self.rows[index])
