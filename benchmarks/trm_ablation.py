@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -52,12 +52,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records; default: results")
     parser.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
     parser.add_argument("--variants", default="", help="a,b,c; default: all")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also write the figures here, replacing each variant's"
+    )
     given = parser.parse_args()
     names = given.variants.split(",") if given.variants else [*VARIANTS, COMA]
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    rows = list(measured(names, seeds=seeds, results=given.results))
+    try:
+        rows = list(measured(names, seeds=seeds, results=given.results))
+    except CosamError as error:
+        parser.error(str(error))
     if given.csv:
+        rows = replaced(read(given.csv) if given.csv.exists() else [], rows)
         write(given.csv, rows)
     print(markdown(rows))
 
@@ -83,18 +89,13 @@ def run(name: str, *, seed: int, results: Path) -> Record:
 
 def row(name: str, records: Sequence[Record]) -> Row:
     """The figures of one variant's records, one per seed."""
-    columns = {key: _mean_and_deviation([_figure(record, key) for record in records]) for key in _FIGURES}
-    changed: Mapping[str, object] = VARIANTS.get(name, {})
-    flat = [number for key in _FIGURES for number in columns[key]]
+    last, ff, retention = (_mean_and_deviation([record.summary["iou"][key] for record in records]) for key in _FIGURES)
+    settings = json.dumps(VARIANTS.get(name, {}), sort_keys=True)
     seconds = statistics.fmean(sum(record.cost.merge_seconds) for record in records)
-    return Row(name, json.dumps(changed, sort_keys=True), len(records), *flat, merge_seconds=seconds)
+    return Row(name, settings, len(records), *last, *ff, *retention, merge_seconds=seconds)
 
 
 _FIGURES = ("last", "ff", "retention")
-
-
-def _figure(record: Record, key: str) -> float:
-    return record.summary["iou"][key]
 
 
 def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -124,14 +125,24 @@ def read(path: Path) -> list[Row]:
     ]
 
 
+def replaced(known: Sequence[Row], found: Sequence[Row]) -> list[Row]:
+    """The known rows with those of the found variants replaced, in the order of the variants."""
+    by_variant = {each.variant: each for each in (*known, *found)}
+    return [by_variant[name] for name in (*VARIANTS, COMA) if name in by_variant]
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """The figures as the table of ``docs/methods.md``."""
-    lines = ["| variant | Last | FF | retention | merging, s |", "|---|---|---|---|---|"]
+    lines = ["| variant | Last | FF | retention | merging, s | seeds |", "|---|---|---|---|---|---|"]
     for each in rows:
-        cells = [f"{getattr(each, key):.3f} ± {getattr(each, f'{key}_std'):.3f}" for key in _FIGURES]
+        cells = [_cell(getattr(each, key), getattr(each, f"{key}_std"), seeds=each.seeds) for key in _FIGURES]
         name = f"`{COMA}`" if each.variant == COMA else each.variant
-        lines.append(f"| {name} | {' | '.join(cells)} | {each.merge_seconds:.0f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {each.merge_seconds:.0f} | {each.seeds} |")
     return "\n".join(lines)
+
+
+def _cell(mean: float, deviation: float, *, seeds: int) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}" if seeds > 1 else f"{mean:.3f}"
 
 
 if __name__ == "__main__":
