@@ -116,7 +116,7 @@ class TRMSettings(Settings):
     learning_rate: float = setting(0.05, "Adam's, for the coefficients", source=_OURS, gt=0)
     batch: int = setting(4, "images per step", source=_OURS, ge=1)
     images: int = setting(
-        64, "maximum number of training images that the search uses; the first ones", source=_OURS, ge=1
+        64, "maximum number of training images that the search uses, and keeps in memory meanwhile; the first ones", source=_OURS, ge=1
     )
 
 

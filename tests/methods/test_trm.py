@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -34,6 +35,9 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.cache_backends import FeatureFiles
+from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit_settings import FitSettings
 
 ROWS = (0, 0, 1, 1)
@@ -308,39 +312,78 @@ def test_without_a_step_the_merge_lies_halfway_along_the_training(bench: Workben
             torch.testing.assert_close(getattr(factors, part), ends / 2, rtol=1e-4, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def trained(bench: Workbench, squares: Split) -> TRM:
+    """After the second domain, with the adapter that was served before it and four snapshots."""
+    domain, method = trial_domain(squares), TRM(TRMSettings(snapshots=4, steps=0), bench)
+    method.learn(domain, step=1)
+    first = method.served
+    method.learn(domain, step=2)
+    method.served = first
+    return method
+
+
+def merged(trained: TRM, domain: TrainingDomain, **settings: Any) -> str:
+    """The digest of the merge of one training by some settings; a row per layer, so that all objectives show."""
+    usual = {"steps": 2, "batch": 2, "per_layer": True, "consistency": 1.0}
+    method = TRM(TRMSettings(**usual | settings), trained.bench)
+    method.served, points = trained.served, trained.snapshots.points
+    method.snapshots.points = points[:: 4 // method.settings.snapshots]
+    assert method.served is not None
+    return method.merge(method.served, domain, step=2).digest()
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("usual", "change"),
     [
-        {"alignment": 0.0},
-        {"consistency": 0.0},
-        {"responsiveness": 1.0, "floor": 1e6},
-        {"floor": 1e6, "responsiveness": 0.1},
-        {"anchor": 0.0},
-        {"normalised": "range"},
-        {"normalised": "none"},
-        {"pixels": "all"},
-        {"pixels": "disagreement"},
-        {"prompts": "both"},
-        {"prompts": "other"},
-        {"snapshots": 2},
-        {"history": True},
-        {"per_layer": True},
-        {"images": 1},
-        {"batch": 6},
-        {"learning_rate": 0.2},
-        {"steps": 3},
-        {"steps": 8, "tolerance": 1e9},
+        ({}, {"alignment": 0.0}),
+        ({}, {"consistency": 0.0}),
+        ({"floor": 2.0}, {"floor": 2.0, "responsiveness": 1.0}),
+        ({"floor": 2.0, "responsiveness": 1.0}, {"floor": 4.0, "responsiveness": 1.0}),
+        ({}, {"anchor": 0.0}),
+        ({}, {"normalised": "range"}),
+        ({}, {"normalised": "none"}),
+        ({}, {"pixels": "all"}),
+        ({}, {"pixels": "disagreement"}),
+        ({}, {"prompts": "both"}),
+        ({}, {"prompts": "other"}),
+        ({}, {"snapshots": 2}),
+        ({}, {"history": True}),
+        ({}, {"per_layer": False}),
+        ({}, {"images": 1}),
+        ({}, {"batch": 6}),
+        ({}, {"learning_rate": 0.2}),
+        ({}, {"steps": 3}),
+        ({"steps": 8}, {"steps": 8, "tolerance": 1e9}),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda settings: "-".join(settings) or "default",
 )
-def test_each_setting_changes_the_merge(bench: Workbench, domain: TrainingDomain, change: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {"responsiveness": 0.1} if change.get("responsiveness") == 0.1 else {}
-    if "tolerance" in change:
-        usual = {"steps": 8}
-    plain, other = learned(bench, domain, **usual), learned(bench, domain, **change)
-    assert plain.served is not None
-    assert other.served is not None
-    assert plain.served.digest() != other.served.digest()
+def test_each_setting_changes_the_merge(
+    trained: TRM, domain: TrainingDomain, usual: dict[str, Any], change: dict[str, Any]
+) -> None:
+    assert merged(trained, domain, **usual) != merged(trained, domain, **change)
+
+
+def test_a_merge_is_the_same_with_cached_features(
+    trained: TRM, domain: TrainingDomain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = trained.bench
+    cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=1 << 30), sam=bench.sam, depth=0)
+    passes = []
+
+    def counted(*args: Any, **keys: Any) -> Any:
+        passes.append(1)
+        return Sam.suffix(bench.sam, *args, **keys)
+
+    monkeypatch.setattr(bench.sam, "suffix", counted)
+    cached = TRM(TRMSettings(steps=2, batch=1), replace(bench, prefixes=cache))
+    plain = TRM(TRMSettings(steps=2, batch=1), bench)
+    for method in (plain, cached):
+        method.served, method.snapshots.points = trained.served, trained.snapshots.points[::4]
+    assert trained.served is not None
+    found = [method.merge(trained.served, domain, step=2).digest() for method in (plain, cached)]
+    assert found[0] == found[1]
+    assert len(passes) == 2 * len(domain) + 2  # both ends of all images, then two steps
 
 
 def test_a_trained_decoder_takes_part_though_its_iou_head_has_no_gradient(
