@@ -381,8 +381,9 @@ def test_a_merge_is_the_same_with_cached_features(
     for method in (plain, cached):
         method.served, method.snapshots.points = trained.served, trained.snapshots.points[::4]
     assert trained.served is not None
-    found = [method.merge(trained.served, domain, step=2).digest() for method in (plain, cached)]
-    assert found[0] == found[1]
+    whole, found = (method.merge(trained.served, domain, step=2).tensors() for method in (plain, cached))
+    for name, tensor in whole.items():  # a layout in memory of its own changes the last bits
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
     assert len(passes) == 2 * len(domain) + 2  # both ends of all images, then two steps
 
 
