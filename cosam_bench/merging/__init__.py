@@ -15,5 +15,6 @@ interpolation: between the served update and a new one
 osrm: initial factors that are orthogonal to other domains' inputs
 regression: RegMean's least squares
 sign_election: TIES
+consistency: how far mask predictions moved, and which pixels count
 trajectory: search within the subspace that a training run spans
 """

@@ -7,14 +7,34 @@ project's reading, not the paper's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-Evaluate = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Losses:
+    """What the search sees at a point: scalars of one forward pass, with a graph to the parameters.
+
+    Attributes:
+        parameters: they hold the point's values.
+        alignment: L_TA.
+        consistency: L_PC.
+        probe: the loss on labels that were not trained, whose gradient's norm is the responsiveness; None if that
+            does not count.
+    """
+
+    parameters: Sequence[Tensor]
+    alignment: Tensor
+    consistency: Tensor
+    probe: Tensor | None = None
+
+
+Evaluate = Callable[[Sequence[Tensor]], Losses]
 
 
 @dataclass(frozen=True)
@@ -95,19 +115,105 @@ class Trajectory:
         return torch.where(whole > 0, squares / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0)
 
 
+Normalisation = Literal["old", "range", "none"]
+LEAST_FALL = 0.05  # below the change of a mini-batch's loss from one step to the next
+
+
 @dataclass(frozen=True)
 class ObjectiveWeights:
     """The weight of each objective: J = alignment L_TA + consistency L_PC + responsiveness L_GR + anchor R.
 
     Attributes:
-        floor: rho; the task's gradient should keep at least this share of the reference norm.
+        floor: rho; the probe's gradient should keep at least this share of the reference norm.
     """
 
     alignment: float = 1.0
-    consistency: float = 1.0
+    consistency: float = 0.1
     responsiveness: float = 0.1
-    anchor: float = 0.01
+    anchor: float = 0.7
     floor: float = 0.5
+
+    def normalised(self, by: Normalisation, *, alignment: tuple[float, float], consistency: float) -> ObjectiveWeights:
+        """The weights divided by a scale of each objective on this path, so that domains weigh alike.
+
+        Args:
+            by: ``old``: L_TA by its value at the old point, so that a training that hardly lowered it moves the merge
+                less. ``range``: L_TA by how far it fell between the ends; a fall by less than ``LEAST_FALL`` of its
+                value counts as one by so much, because what is left is noise. Both: L_PC by its value at the new
+                point, its range, since it is 0 at the old one. ``none``: neither is divided.
+            alignment: L_TA at the old point and at the new one.
+            consistency: L_PC at the new one. A scale that is not above 0 leaves its weight as it is.
+
+        >>> ObjectiveWeights().normalised("range", alignment=(0.5, 0.25), consistency=0.1).alignment
+        4.0
+        """
+        if by == "none":
+            return self
+        before, after = alignment
+        scale = before if by == "old" else max(before - after, LEAST_FALL * before)
+        return replace(
+            self,
+            alignment=self.alignment / scale if scale > 0 else self.alignment,
+            consistency=self.consistency / consistency if consistency > 0 else self.consistency,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a search ended.
+
+    Attributes:
+        coefficients: ``(rows, directions)``.
+        values: J before each step.
+    """
+
+    coefficients: Tensor
+    values: tuple[float, ...]
+
+
+def search(
+    batches: Sequence[Evaluate],
+    trajectory: Trajectory,
+    *,
+    weights: ObjectiveWeights,
+    reference_norm: float,
+    steps: int,
+    learning_rate: float,
+    tolerance: float,
+) -> Found:
+    """The coefficients that Adam finds from the middle of the path; the batches take turns, one per step.
+
+    Args:
+        batches: the losses at a point, for each of the batches.
+        reference_norm: as for ``objective_and_gradient``.
+        steps: at most so many.
+        tolerance: as for ``has_converged``.
+    """
+    coefficients = trajectory.initial_coefficients()
+    adam = torch.optim.Adam([coefficients], lr=learning_rate)
+    values: list[float] = []
+    for evaluate in islice(cycle(batches), steps):
+        value, coefficients.grad = objective_and_gradient(
+            evaluate, trajectory, coefficients, weights=weights, reference_norm=reference_norm
+        )
+        values.append(value)
+        adam.step()
+        trajectory.clamp_(coefficients)
+        if has_converged(values, batches=len(batches), tolerance=tolerance):
+            break
+    return Found(coefficients, tuple(values))
+
+
+def has_converged(values: Sequence[float], *, batches: int, tolerance: float) -> bool:
+    """Whether the last pass over all batches lowered their mean by less than ``tolerance``, at the end of a pass.
+
+    >>> has_converged([4, 2, 3, 2], batches=2, tolerance=0.6), has_converged([4, 2, 3, 2], batches=2, tolerance=0.5)
+    (True, False)
+    """
+    if len(values) % batches or len(values) < 2 * batches:
+        return False
+    before, last = sum(values[-2 * batches : -batches]) / batches, sum(values[-batches:]) / batches
+    return before - last < tolerance
 
 
 def objective_and_gradient(
@@ -120,12 +226,12 @@ def objective_and_gradient(
 ) -> tuple[float, Tensor]:
     """The objective J at the coefficients, and its gradient; no second derivative is taken.
 
-    With g the gradient of L_TA at the point and n its norm, L_GR = max(0, 1 - n / (rho n_ref))^2. Below the
-    floor its gradient needs the Hessian times g / n, which is taken from central differences of g.
+    L_TA and L_PC share a forward and a backward pass. With g the gradient of the probe's loss at the point and n its
+    norm, L_GR = max(0, 1 - n / (rho n_ref))^2. Below the floor its gradient needs the Hessian times g / n, which is
+    taken from central differences of g.
 
     Args:
-        evaluate: maps a point to ``(parameters, L_TA, L_PC)``; the two scalars have a graph to the parameters,
-            which hold the point's values.
+        evaluate: the losses at a point.
         coefficients: ``(rows, directions)``.
         reference_norm: n_ref, above 0 if responsiveness counts.
 
@@ -133,20 +239,21 @@ def objective_and_gradient(
         J and dJ/dc, ``(rows, directions)``.
     """
     point = trajectory.point_at(coefficients)
-    parameters, loss, consistency = evaluate(point)
-    slopes = gradients(loss, parameters, retain_graph=True)
-    pulls = gradients(consistency, parameters)
-    joint = [weights.alignment * slope + weights.consistency * pull for slope, pull in zip(slopes, pulls, strict=True)]
+    losses = evaluate(point)
+    joint = weights.alignment * losses.alignment + weights.consistency * losses.consistency
+    slopes = gradients(joint, losses.parameters, retain_graph=losses.probe is not None)
     shares = trajectory.segment_shares
-    away = coefficients - 0.5
-    value = weights.alignment * loss.item() + weights.consistency * consistency.item()
-    value += weights.anchor * (shares * away.square()).sum().item()
-    gradient = trajectory.directional_derivatives(joint) + 2 * weights.anchor * shares * away
-    norm, floor = total_norm(slopes), weights.floor * reference_norm
-    if weights.responsiveness > 0 and 0 < norm < floor:
+    anchor = weights.anchor / len(coefficients)
+    value = joint.item() + anchor * (shares * coefficients.square()).sum().item()
+    gradient = trajectory.directional_derivatives(slopes) + 2 * anchor * shares * coefficients
+    if losses.probe is None or weights.responsiveness == 0:
+        return value, gradient
+    probe = gradients(losses.probe, losses.parameters)
+    norm, floor = total_norm(probe), weights.floor * reference_norm
+    if 0 < norm < floor:
         lack = 1 - norm / floor
         turned = _hessian_vector_product(
-            evaluate, point, [slope / norm for slope in slopes], scale=total_norm(trajectory.start)
+            evaluate, point, [slope / norm for slope in probe], scale=total_norm(trajectory.start)
         )
         value += weights.responsiveness * lack**2
         gradient = gradient - weights.responsiveness * 2 * lack / floor * trajectory.directional_derivatives(turned)
@@ -166,11 +273,12 @@ def total_norm(tensors: Sequence[Tensor]) -> float:
 def _hessian_vector_product(
     evaluate: Evaluate, point: Sequence[Tensor], unit: Sequence[Tensor], *, scale: float
 ) -> list[Tensor]:
-    """The Hessian of L_TA times a unit vector, by central differences."""
+    """The Hessian of the probe's loss times a unit vector, by central differences."""
     width = 1e-3 * max(1.0, scale)
     ends = []
     for sign in (1, -1):
         moved = [tensor + sign * width * step for tensor, step in zip(point, unit, strict=True)]
-        parameters, loss, _ = evaluate(moved)
-        ends.append(gradients(loss, parameters))
+        losses = evaluate(moved)
+        assert losses.probe is not None
+        ends.append(gradients(losses.probe, losses.parameters))
     return [(upper - lower) / (2 * width) for upper, lower in zip(*ends, strict=True)]
