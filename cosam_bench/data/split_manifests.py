@@ -52,7 +52,9 @@ def listed_images(card: Card) -> dict[str, ListedImage]:
     for part, stated in card.split.counts.items():
         found = sum(image.part == part for image in listed)
         if found != stated:
-            raise CosamError(f"{card.split.file} lists {found} images of {part}, but split.{part} is {stated}.")
+            raise CosamError(
+                f"split.{part} is {stated}, but the images that {card.split.file} lists for {part} are {found}."
+            )
     return {image.image: image for image in listed}
 
 

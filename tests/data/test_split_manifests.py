@@ -27,7 +27,7 @@ A, B = "a" * 64, "b" * 64
 def test_a_manifest_that_ships_fits_its_card(name: str) -> None:
     card = load_card(name)
     listed = listed_images(card)
-    assert Path(card.split.file) == DATASETS / "manifests" / f"{name}.csv"
+    assert Path(card.split.file) == (DATASETS / "manifests" / f"{name}.csv").resolve()
     parts = Counter(image.part for image in listed.values())
     assert (parts["train"], parts["test"]) == (card.split.train, card.split.test)
     assert parts["train"] <= 100
@@ -126,5 +126,5 @@ def test_images_that_are_not_listed_are_left_alone(tmp_path: Path, pairing: str)
     domain = open_domain(card)
     assert (domain.train.keys, domain.test.keys) == (("images/0",), ("images/2", "images/3"))
     fewer = card.model_copy(update={"split": card.split.model_copy(update={"train": 2})})
-    with pytest.raises(CosamError, match=r"m\.csv lists 1 images of train, but split\.train is 2"):
+    with pytest.raises(CosamError, match=r"split\.train is 2, but the images that .*m\.csv lists for train are 1"):
         open_domain(fewer)
