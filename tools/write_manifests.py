@@ -1,6 +1,6 @@
 """Write the split manifests in ``datasets/manifests`` from the published data.
 
-Run ``python tools/write_manifests.py CARD FOLDER`` with the folder that the card's layout describes. Images are ranked
+Usage: python tools/write_manifests.py CARD FOLDER, with the folder that the card's layout describes. Images are ranked
 by a hash of their names, so the choice is anybody's to repeat: test images come first, and no group of images that
 belong together is in both parts.
 """
@@ -87,7 +87,7 @@ def _group(path: str, pattern: str) -> str:
 
 def listed(card: Card, folder: Path) -> list[ListedImage]:
     """The lines of a card's manifest, from the data in a folder."""
-    rule, counts = RULES[card.name], card.split.counts
+    rule, counts = RULES.get(card.name, Rule()), card.split.counts
     layout, root = recognise(card.model_copy(update={"split": SplitRule(test=1.0)}), folder)
     located = card.with_layout(layout, root=root).model_copy(update={"split": SplitRule(test=1.0)})
     opened = OpenedImages()
