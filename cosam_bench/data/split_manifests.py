@@ -20,6 +20,7 @@ from cosam_bench.data.cards import Card, Part
 COLUMNS = ("part", "image", "image_sha256", "mask_sha256")
 
 _FILE_BYTES = 1 << 28  # a million lines of 256 bytes
+_PARTS: dict[str, Part] = {"train": "train", "test": "test"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,9 +84,9 @@ def _listed(row: list[str], *, path: Path, line: int) -> ListedImage:
     if len(row) != len(COLUMNS) or not row[1] or not all(_SHA256.fullmatch(text) for text in row[2:]):
         raise CosamError(f"{path}, line {line}: it must have train or test, a path, and two sha256 of 64 digits.")
     part, image, image_sha256, mask_sha256 = row
-    if part == "train" or part == "test":
-        return ListedImage(part, image, image_sha256, mask_sha256)
-    raise CosamError(f"{path}, line {line}: the part is {part!r}. Write train or test.")
+    if part not in _PARTS:
+        raise CosamError(f"{path}, line {line}: the part is {part!r}. Write train or test.")
+    return ListedImage(_PARTS[part], image, image_sha256, mask_sha256)
 
 
 def manifest_text(images: Iterable[ListedImage]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.data.opening import open_stream
 from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.protocol import load_protocol, resolve_run
@@ -29,6 +30,19 @@ def test_the_adapter_is_in_the_last_two_stages_of_mobile_sam() -> None:
     layers = target_layers(sam, protocol.adapter)
     assert {layer.split(".")[2] for layer in layers} == {"2", "3"}
     assert len(layers) == 2 * (6 + 2)
+
+
+def test_without_the_data_one_command_is_named_that_gets_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSAM_BENCH_DATA", str(tmp_path))
+    with pytest.raises(CosamError) as error:
+        open_stream(load_stream("open"))
+    head, *lines = str(error.value).splitlines()
+    assert "the data of 9 of its 9 domains is missing" in head
+    assert head.endswith("To get all: cosam-bench data fetch open --accept-licences")
+    assert len(lines) == 9
+    with pytest.raises(CosamError) as error:
+        open_stream(load_stream("regcl"))  # some of these are behind a form
+    assert "To get all" not in str(error.value)
 
 
 def test_another_model_is_one_setting() -> None:
