@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from cosam_bench.data.cards import Card
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Domains, or a stream for all of its domains.")]
-Accept = Annotated[bool, typer.Option("--accept-licence", help="I have read the licences shown and accept them.")]
+Accept = Annotated[
+    bool,
+    typer.Option("--accept-licence", "--accept-licences", help="I have read the licences shown and accept them."),
+]
 From = Annotated[
     list[Path],
     typer.Option("--from", metavar="PATH", help="A folder or an archive with the data; repeatable."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def _split(card: Card) -> str:
             text = f"by image, a share of {rule.test} for testing, seed {rule.seed}"
         elif rule.kind == "counts":
             text = f"{rule.train} samples for training, {rule.test} for testing, seed {rule.seed}"
+        elif rule.kind == "manifest":
+            file = Path(rule.file).name
+            text = f"{rule.train} images for training, {rule.test} for testing, listed by name in {file}"
         else:
             text = f"by {rule.kind}"
         texts.append(f"{name}: {text}" if name else text)

@@ -11,6 +11,7 @@ unread_files: files that patterns match and nobody reads
 locations: which folder holds a card's data on this machine
 streams: the order of domains
 protocol_files: the TOML files of protocols
+split_manifests: images listed by name, with the hashes of their files
 pairing: image files and their mask files
 image_counts: whether all of a domain's images are there
 layouts: the published forms that a folder may have

@@ -38,7 +38,10 @@ class SplitRule(Settings):
             ``counts``: exactly ``train`` and ``test`` samples. ``folders``: ``train`` and ``test`` are
             globs of images, relative to the root. ``lists``: ``train`` and ``test`` are text files,
             relative to the root, with one image name, stem or path per line; or JSON files (``.json``) that
-            hold an object whose keys are the names.
+            hold an object whose keys are the names. ``manifest``: ``file`` lists each image with its part and
+            hashes; ``train`` and ``test`` are the numbers of images that it lists.
+        file: with ``manifest``: path of a CSV file, relative to the TOML file that names it; see
+            :mod:`cosam_bench.data.split_manifests`.
         train: see ``kind``.
         test: see ``kind``.
         seed: selects one of the possible divisions by ``ratio`` and ``counts``. It belongs to the card, not
@@ -47,7 +50,8 @@ class SplitRule(Settings):
             image's stem or bytes are then left out of training.
     """
 
-    kind: Literal["ratio", "counts", "folders", "lists"] = "ratio"
+    kind: Literal["ratio", "counts", "folders", "lists", "manifest"] = "ratio"
+    file: str = ""
     train: int | str | tuple[str, ...] | None = None
     test: int | float | str | tuple[str, ...] = 0.2
     seed: int = 0
@@ -55,13 +59,15 @@ class SplitRule(Settings):
 
     @property
     def counts(self) -> dict[Part, int]:
-        """The numbers of samples for ``counts``; test comes first because it is filled first."""
+        """The numbers of ``counts`` and ``manifest``; test comes first because it is filled first."""
         numbers: dict[Part, object] = {"test": self.test, "train": self.train}
         return {part: number for part, number in numbers.items() if isinstance(number, int)}
 
     @property
     def is_test_only(self) -> bool:
         """Whether the rule leaves nothing to train on by intention."""
+        if self.kind == "manifest":
+            return self.train == 0
         return self.kind == "ratio" and self.test == 1
 
     def paths(self, part: Part) -> tuple[str, ...]:
@@ -74,11 +80,13 @@ class SplitRule(Settings):
         if self.kind == "ratio":
             if isinstance(self.test, str | tuple) or not 0 < self.test <= 1 or self.train is not None:
                 raise ValueError("a ratio needs test = a share above 0, at most 1, and no train")
-        elif self.kind == "counts":
+        elif self.kind in ("counts", "manifest"):
             if len(self.counts) < 2 or not 0 <= min(self.counts.values()) <= max(self.counts.values()) <= MOST_SAMPLES:
-                raise ValueError(f"counts needs train and test as whole numbers from 0 to {MOST_SAMPLES}")
+                raise ValueError(f"{self.kind} needs train and test as whole numbers from 0 to {MOST_SAMPLES}")
         elif not isinstance(self.test, str | tuple) or isinstance(self.train, int):
             raise ValueError(f"{self.kind} needs train and test as paths")
+        if bool(self.file) != (self.kind == "manifest"):
+            raise ValueError('file, the path of a CSV file, belongs to kind = "manifest", which needs it')
         if self.without_test and self.kind != "folders":
             raise ValueError('without_test needs kind = "folders"')
         return self

@@ -189,9 +189,12 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
 
     Raises:
         SizeMismatch: the mask does not have the image's size.
-        CosamError: a file cannot be read, or the mask is not what the card says.
+        CosamError: a file cannot be read or is not the one that a manifest lists, or the mask is not what the card
+            says.
     """
     image, mask = read_bytes(pair.image), read_bytes(pair.mask)
+    if changed := pair.changed_files(image_sha256=sha256_bytes(image), mask_sha256=sha256_bytes(mask)):
+        raise CosamError("; ".join(changed))
     size = upright_size(image, name=str(pair.image))
     sizes = _sample_sizes(card, pair, mask, size=size)
     hashes = sha256_bytes(image), sha256_bytes(mask, *_mask_reading(card, pair, mask, size=size))

@@ -19,7 +19,7 @@ from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.image_files import open_files
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.samples import Domain, Entry, Manifest, Pixels, Split, empty_split
-from cosam_bench.data.streams import Stream
+from cosam_bench.data.streams import Stream, names_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def _check_none_missing(stream: Stream, cards: Sequence[Card]) -> None:
         lines = [f"  {card.name}: {fault.removeprefix(f'{NOT_HERE}: ')}" for card, fault in missing]
         head = f"Stream {stream.name!r}: the data of {len(missing)} of its {len(cards)} domains is missing."
         head += " Run `cosam-bench domains NAME` for details of each."
+        if stream.name in names_of("stream") and all(card.downloads for card, _ in missing):
+            head += f" To get all: cosam-bench data fetch {stream.name} --accept-licences"
         raise CosamError("\n".join([head, *lines]))
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.availability import missing_reason
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.faults import domain_error
+from cosam_bench.data.faults import domain_error, first_few
 from cosam_bench.data.file_patterns import (
     MaskLookup,
     fill_pattern,
@@ -27,6 +27,7 @@ from cosam_bench.data.file_patterns import (
     matching_paths,
     relative,
 )
+from cosam_bench.data.split_manifests import ListedImage, listed_images
 from cosam_bench.data.unread_files import no_files, unread_images
 
 _DIGITS = 18  # of a number in a file's name
@@ -40,13 +41,26 @@ class Pair:
         key: the image's path relative to the root, without suffix.
         image: absolute path.
         mask: absolute path; an image, or a labelme file.
-        part: the part that the image belongs to if the card splits by folders.
+        part: the part that the image belongs to if the card splits by folders or has a manifest.
+        image_sha256: of the image file, if the card has a manifest.
+        mask_sha256: of the mask file, likewise.
     """
 
     key: str
     image: Path
     mask: Path
     part: Part | None = None
+    image_sha256: str = ""
+    mask_sha256: str = ""
+
+    def changed_files(self, *, image_sha256: str, mask_sha256: str) -> list[str]:
+        """The files, with their hashes, that are not those of the card's manifest; none without a manifest."""
+        hashes = ((self.image, image_sha256, self.image_sha256), (self.mask, mask_sha256, self.mask_sha256))
+        return [
+            f"{path} is not the file that the manifest lists (sha256 {found[:12]}..., not {listed[:12]}...)"
+            for path, found, listed in hashes
+            if listed not in ("", found)
+        ]
 
 
 @dataclass(frozen=True)
@@ -124,13 +138,46 @@ def pair_files(card: Card) -> Pairing:
     for part, patterns in image_globs(card).items():
         found += [ImageFile(path, part) for path in _matches(root, patterns, faults, others)]
     images = _without_tested(card, found)
+    try:
+        listed = listed_images(card)
+    except CosamError as error:
+        return Pairing(faults=(PairingFault("other", str(error)),))
+    if listed and card.pairing == "name":  # by position, an image that is not listed still has its mask
+        images = [image for image in images if relative(image.path, root) in listed]
     skipped: list[str] = []
     if card.pairing == "sorted":
         pairs = _pair_by_position(card, root, images, faults)
     else:
         pairs, skipped = _pair_by_name(card, root, images, faults, others)
     unique = _unique(pairs, root, faults)
+    if listed:
+        faults += _missing(card, images, root, listed)
+        images, unique = _as_listed(images, unique, root, listed)
     return Pairing(tuple(unique), tuple(faults), tuple(images), tuple(skipped))
+
+
+def _missing(
+    card: Card, images: Sequence[ImageFile], root: Path, listed: Mapping[str, ListedImage]
+) -> list[PairingFault]:
+    """The fault of images that the manifest lists and the patterns do not match."""
+    missing = sorted(set(listed) - {relative(image.path, root) for image in images})
+    named = first_few(missing, shown=2)
+    text = f"{len(missing)} of the {len(listed)} images in {card.split.file} are not in {root}: {named}"
+    return [PairingFault("other", text)] if missing else []
+
+
+def _as_listed(
+    images: Sequence[ImageFile], pairs: Sequence[Pair], root: Path, listed: Mapping[str, ListedImage]
+) -> tuple[list[ImageFile], list[Pair]]:
+    """The images and pairs that a manifest lists, with what it says of them."""
+    found = [(listed.get(relative(image.path, root)), image) for image in images]
+    taken = [replace(image, part=line.part) for line, image in found if line is not None]
+    lines = [(listed.get(relative(pair.image, root)), pair) for pair in pairs]
+    return taken, [
+        replace(pair, part=line.part, image_sha256=line.image_sha256, mask_sha256=line.mask_sha256)
+        for line, pair in lines
+        if line is not None
+    ]
 
 
 def _matches(root: Path, patterns: Sequence[str], faults: list[PairingFault], others: set[Path]) -> list[Path]:

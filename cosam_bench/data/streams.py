@@ -138,7 +138,26 @@ def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
     return validate(Card, merged, source=source)
 
 
+def with_manifests(table: dict[str, Any], *, path: Path) -> dict[str, Any]:
+    """A card's table, in which the manifests of its splits start at the folder of the TOML file ``path``."""
+    layouts = table.get("layouts")
+    if isinstance(layouts, dict):
+        tables = layouts.items()
+        layouts = {name: _anchored_split(one, path) if isinstance(one, dict) else one for name, one in tables}
+        table = table | {"layouts": layouts}
+    return _anchored_split(table, path)
+
+
+def _anchored_split(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    split = table.get("split")
+    if not isinstance(split, dict) or not isinstance(split.get("file"), str) or not split["file"]:
+        return table
+    file = os.path.normpath(path.resolve().parent / expanded(split["file"]))
+    return table | {"split": split | {"file": file}}
+
+
 def _rooted(table: dict[str, Any], *, path: Path) -> dict[str, Any]:
+    table = with_manifests(table, path=path)
     if not isinstance(table.get("root"), str) or not table["root"]:
         return table
     root = os.path.expandvars(expanded(table["root"]))

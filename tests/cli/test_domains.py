@@ -111,4 +111,4 @@ def test_a_file_may_hold_a_stream_or_a_card(tmp_path: Path) -> None:
     assert "missing" in listed
     unknown = shown("kvasir")
     assert unknown.exit_code == 2
-    assert "No stream or card is called 'kvasir'. Did you mean 'kvasir@regcl'?" in unknown.stderr
+    assert "No stream or card is called 'kvasir'. Did you mean 'kvasir@open'?" in unknown.stderr

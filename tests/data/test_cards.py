@@ -110,6 +110,12 @@ def test_faults_of_a_stream_are_named(tmp_path: Path, text: str, message: str) -
         ({"split": {"kind": "lists", "train": 3, "test": "a.txt"}}, "lists needs train and test as paths"),
         ({"split": {"kind": "folders", "train": "a/*"}}, "folders needs train and test as paths"),
         ({"split": {"kind": "folders", "test": "a/*"}, "images": "x/*"}, "so leave images out"),
+        ({"split": {"kind": "manifest", "train": 1, "test": 1}}, "file, the path of a CSV file, belongs to"),
+        ({"split": {"kind": "manifest", "file": "m.csv", "test": 1}}, "manifest needs train and test as whole"),
+        (
+            {"split": {"kind": "counts", "train": 1, "test": 1, "file": "m.csv"}},
+            "file, the path of a CSV file, belongs",
+        ),
         ({"masks": "masks/*.png"}, "masks needs {stem} or {name}"),
         ({"pairing": "sorted"}, "masks needs {stem} or {name}"),
         ({"foreground": "bright"}, "foreground"),

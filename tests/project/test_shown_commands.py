@@ -29,6 +29,10 @@ HOURS = "needs published data, weights and a GPU"
 VIT_B = "cosam-bench run --method regcl --stream path/to/stream.toml --model vit_b"
 NOT_RUN = {
     "cosam-bench models --fetch vit_b": DOWNLOAD,
+    "cosam-bench models --fetch mobile_sam": DOWNLOAD,
+    "cosam-bench data fetch open --accept-licences": DOWNLOAD,
+    "cosam-bench run --protocol open --method regcl,opcm,average": PUBLISHED,
+    "cosam-bench run --protocol results/reference/open-pairs.toml --method regcl": PUBLISHED,
     "cosam-bench data fetch isic@regcl --accept-licence": DOWNLOAD,
     "cosam-bench data fetch kvasir@cosam --accept-licence": DOWNLOAD,
     "cosam-bench data prepare --all --from path/to/bundle": PUBLISHED,

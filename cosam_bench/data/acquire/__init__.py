@@ -10,6 +10,7 @@ extraction: members written below one folder, within limits
 archives: unpacking completely or not at all
 coco_annotations: the largest instance of each image of COCO
 coco_selection: images selected from COCO, with mask files
+contents: files compared with a card's manifest
 prepare: from a folder or an archive to a card's location
 fetch: downloads of files with direct addresses
 """

@@ -14,13 +14,14 @@ from cosam_bench.core.settings import read_toml, validate
 from cosam_bench.data.acquire.archive_formats import is_archive_name
 from cosam_bench.data.acquire.archives import unpack
 from cosam_bench.data.acquire.coco_selection import SELECTED, write_selection
+from cosam_bench.data.acquire.contents import check_contents
 from cosam_bench.data.acquire.extraction import DataFile
 from cosam_bench.data.cards import DATASETS, Card
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.layouts import recognise
 from cosam_bench.data.locations import Archive, Location, data_folder, read_location, write_location
 from cosam_bench.data.pairing import Pair, find_pairs
-from cosam_bench.data.streams import load_stream, names_of
+from cosam_bench.data.streams import load_stream, names_of, with_manifests
 
 _ARCHIVES_DEPTH = 3  # levels of folders that are searched for forgotten archives
 
@@ -63,7 +64,7 @@ def published_card(name: str) -> Card:
         if name not in names_of("card"):
             raise unknown_name("domain", name, names_of("card"))
         path = DATASETS / "cards" / f"{name}.toml"
-    card = validate(Card, read_toml(path), source=str(path))
+    card = validate(Card, with_manifests(read_toml(path), path=path), source=str(path))
     if not card.layouts or card.root:
         raise CosamError(f"The card of {card.name} says where its data is, so there is nothing to prepare.")
     return card
@@ -129,7 +130,7 @@ def locate(card: Card, candidates: Sequence[Candidate], *, layout: str = "") -> 
         layout: the only layout to look for; empty for all of the card's.
 
     Raises:
-        CosamError: none of them holds the data in a known layout.
+        CosamError: none of them holds the data in a known layout, or its files are not those of the card's manifest.
         CannotWrite: the data folder cannot be written.
     """
     if layout and layout not in card.layouts:
@@ -155,6 +156,7 @@ def _record(card: Card, layout: str, root: Path, archives: tuple[Archive, ...]) 
         layout, root = SELECTED, selected
     card = card.with_layout(layout, root=root)
     pairs = find_pairs(card)
+    check_contents(card, pairs)
     location = Location(layout=layout, root=root, archives=archives)
     write_location(card.name, location)
     return LocatedData(card, location, pairs, previous, tuple(skipped))

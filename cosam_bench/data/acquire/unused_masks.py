@@ -23,7 +23,9 @@ from cosam_bench.data.pairing import Pairing
 
 
 def unused_masks(card: Card, pairing: Pairing) -> list[str]:
-    """The masks that belong to no image, relative to the root, sorted."""
+    """The masks that belong to no image, relative to the root, sorted; none if a manifest says what belongs."""
+    if card.split.kind == "manifest":
+        return []
     root = Path(card.root)
     found = _by_position(card, root, pairing) if card.pairing == "sorted" else _by_name(card, root, pairing)
     used = {pair.mask for pair in pairing.pairs} | {image.path for image in pairing.images}
