@@ -178,7 +178,7 @@ def test_what_does_not_differ_shows_no_image(invoke: Callable[..., Result]) -> N
         (("regcl", "stopped"), "'stopped' has no complete run"),
         (("regcl", "elsewhere"), "they differ in the model's weights"),
         (("regcl", "opcm", "--figure", "ff_max"), "ff_max is not linear"),
-        (("regcl", "opcm", "--by", "image"), "not one of 'domain'"),
+        (("regcl", "opcm", "--by", "image"), "'domain'"),
         (("regcl", "opcm", "--images", "-1"), "--images is -1. Give 0 or more"),
         (("regcl", "opcm", "--level", "nan"), "between 0 and 1"),
     ],
