@@ -19,7 +19,11 @@ from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import lazy_weight_changes
 
 
-class Average(MergingMethod[ServedScale]):
+class AverageSettings(ServedScale):
+    """The setting of averaging."""
+
+
+class Average(MergingMethod[AverageSettings]):
     """The running mean of the experts' changes."""
 
     card = MethodCard(

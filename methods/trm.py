@@ -63,10 +63,9 @@ from cosam_bench import (
     setting,
 )
 from cosam_bench.core.sums import plain_sum
-from cosam_bench.merging.consistency import PixelWeighting, bernoulli_divergence, pixel_weights
+from cosam_bench.merging.consistency import bernoulli_divergence, pixel_weights
 from cosam_bench.merging.trajectory import (
     Losses,
-    Normalisation,
     ObjectiveWeights,
     Trajectory,
     gradients,
@@ -91,13 +90,13 @@ class TRMSettings(Settings):
     floor: float = setting(
         0.5, "rho, the share of the old model's gradient norm that the merged one should keep", source=_OURS, gt=0
     )
-    normalised: Normalisation = setting(
+    normalised: Literal["old", "range", "none"] = setting(
         "old",
         "what divides alignment and consistency: old: the old model's loss, and consistency at the new model; range: "
         "how far each changes along the path; or none",
         source=_CHOSEN,
     )
-    pixels: PixelWeighting = setting(
+    pixels: Literal["all", "foreground", "disagreement"] = setting(
         "foreground",
         "pixels that consistency looks at: all alike; half of the weight on what either model takes for foreground; "
         "or where the two differ",

@@ -14,7 +14,7 @@ from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.results.protocol_defaults import first_defaults
 from cosam_bench.results.protocol_match import differences, protocol_title
 from cosam_bench.results.records import Record
-from cosam_bench.results.run_info import Conditions, RunInfo
+from cosam_bench.results.run_info import BROUGHT_IN, Conditions, RunInfo
 
 # Parts of a protocol that change nothing, or whose contents are hashed in place of their names.
 _HASHED_ELSEWHERE = (("title",), ("stream",), ("methods",), ("model",), ("adapter", "start"))
@@ -170,7 +170,7 @@ def differing_conditions(first: RunInfo, second: RunInfo) -> list[str]:
     if first.protocol_version != second.protocol_version:
         found.append(f"the protocol's version ({first.protocol_version}, {second.protocol_version})")
     mine, theirs = differences(first), differences(second)
-    if mine != theirs:
+    if mine != theirs and BROUGHT_IN not in (mine, theirs):
         found.append(f"what they change of the protocol ({mine or 'nothing'}; {theirs or 'nothing'})")
     one, other = comparable_conditions(first), comparable_conditions(second)
     if one.config != other.config:

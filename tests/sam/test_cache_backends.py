@@ -258,7 +258,7 @@ def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 10 * free_bytes))
         overrides = ("adapter.blocks=[4, 5]", f"prefix_cache_gib={gib}")
         config = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=overrides)
-        return experiment._prefix_cache(config, tiny, folder=tmp_path / "prefix", fresh=False)
+        return experiment._prefix_cache(config, tiny, None, folder=tmp_path / "prefix", fresh=False)
 
     assert isinstance(cache(1, free_bytes=0)._backend, FeatureFiles)  # of the CPU, no GPU is asked
     monkeypatch.setattr(Sam, "device", torch.device("cuda"))
