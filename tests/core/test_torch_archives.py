@@ -134,18 +134,18 @@ class _Saved:
     def write(self, path: Path, *, records: dict[str, bytes] | None = None) -> Path:
         facts = {"key": "0", "offset": 0, "size": (2, 2), "stride": (2, 1)} | self.changes
         stream = io.BytesIO()
-        pickler = pickle.Pickler(stream, protocol=2)
         storage = object()
-        pickler.persistent_id = lambda one: (  # type: ignore[method-assign]
-            ("storage", torch.FloatStorage, facts["key"], "cpu", 4) if one is storage else None
-        )
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, one: Any) -> Any:
+                return ("storage", torch.FloatStorage, facts["key"], "cpu", 4) if one is storage else None
 
         class View:
             def __reduce__(self) -> tuple[Any, ...]:
                 shape = (facts["offset"], facts["size"], facts["stride"])
                 return torch._utils._rebuild_tensor_v2, (storage, *shape, False, OrderedDict())
 
-        pickler.dump({"A": View()})
+        Pickler(stream, protocol=2).dump({"A": View()})
         return archive(path, stream.getvalue(), records=records or {"data/0": b"\0" * 16})
 
 
