@@ -8,10 +8,12 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from io import StringIO
 from pathlib import Path
 
 import cosam_bench as cb
 from cosam_bench import CosamError, Record
+from cosam_bench.core.files import write_atomically
 
 # By name the settings that differ from the defaults; ``coma`` is the other method that moves part of the way.
 VARIANTS: dict[str, dict[str, object]] = {
@@ -104,10 +106,11 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write the figures, in full precision."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(each) for each in rows)
+    text = StringIO()
+    writer = csv.DictWriter(text, [column.name for column in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(each) for each in rows)
+    write_atomically(path, text.getvalue())
 
 
 def read(path: Path) -> list[Row]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
-    from cosam_bench.experiments.merging import Merged
     from cosam_bench.method.interface import Method
     from cosam_bench.results.comparison import Comparison
     from cosam_bench.results.export.formats import Exported
@@ -286,7 +285,7 @@ def merge(
     format: str = "safetensors",
     rank: int | None = None,
     isolated: bool | None = None,
-) -> Merged:
+) -> Exported:
     """Merge experts by a method that needs no data, and write what it serves to a new folder; docs/your-experts.md.
 
     Args:

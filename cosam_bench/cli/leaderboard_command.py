@@ -153,8 +153,7 @@ def _show_scales(results: Path, metric: str, selection: Selection, csv: Path | N
     from cosam_bench.results.results_folder import read_scale_table
 
     frame = read_scale_table(results, metric=metric, selection=selection)
-    for problem in frame.attrs["unreadable"]:
-        say("Left out", problem, style="bold yellow")
+    _name_unreadable(frame)
     results_console().print(render_scales(frame))
     if csv is not None:
         write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
@@ -203,9 +202,14 @@ def _read(
         level=level,
         sort_by=sort_by,
     )
+    _name_unreadable(frame)
+    return frame
+
+
+def _name_unreadable(frame: DataFrame) -> None:
+    """Name the records that cannot be read on the standard error."""
     for problem in frame.attrs["unreadable"]:
         say("Left out", problem, style="bold yellow")
-    return frame
 
 
 def _print(frame: DataFrame) -> None:

@@ -18,7 +18,7 @@ from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.results.cell_text import amount, number
 from cosam_bench.results.costs import COSTS, CostColumn
-from cosam_bench.results.protocol_match import differences, protocol_title
+from cosam_bench.results.protocol_match import protocol_title
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import Cost, RunInfo
 
@@ -27,7 +27,7 @@ def render_summary(record: Record) -> Group:
     """The figures of one run in every metric, then its costs."""
     info = record.info
     summaries = [summary(record.score_matrix(metric)) for metric in METRICS]
-    figures = Table(box=box.SIMPLE_HEAD, title=_run_title(info), title_justify="left")
+    figures = Table(box=box.SIMPLE_HEAD, title=_run_title(record), title_justify="left")
     figures.add_column("")
     for metric in METRICS.values():
         figures.add_column(metric.title.replace(" ", "\n"), justify="right")
@@ -39,8 +39,9 @@ def render_summary(record: Record) -> Group:
     return Group(figures, _facts(info))
 
 
-def _run_title(info: RunInfo) -> Text:
-    experiment = protocol_title(info.protocol, info.protocol_version, differences(info))
+def _run_title(record: Record) -> Text:
+    info = record.info
+    experiment = protocol_title(info.protocol, info.protocol_version, record.differs)
     return Text(f"{info.method} on {experiment}, seed {info.seed}", style="bold")
 
 
@@ -109,7 +110,7 @@ def render_matrix(record: Record, metric: str = "iou", *, width: int = 100) -> T
         keys = zip(heads, matrix.columns, strict=True)
         caption += "\n" + ", ".join(f"{key}\N{NO-BREAK SPACE}{name}" for key, name in keys)
     table = _heatmap(matrix, labels, heads, pad=pad, mark_learned=not at_once)
-    table.title = _run_title(record.info)
+    table.title = _run_title(record)
     table.caption = caption
     return table
 

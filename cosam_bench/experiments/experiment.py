@@ -23,14 +23,9 @@ from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.scales import HELD_OUT
-from cosam_bench.experiments.base_model import (
-    build_base_model,
-    choose_device,
-    model_facts,
-    view_of,
-)
+from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
-from cosam_bench.experiments.isolated_methods import described, runs_isolated
+from cosam_bench.experiments.isolated_methods import described, own_files, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
 from cosam_bench.experiments.protocol import RunConfig
@@ -199,8 +194,9 @@ class Experiment:
     @property
     def notes(self) -> list[str]:
         """What to know before the run: what differs from the protocol, and mask prompts without an object."""
-        named = f"This run is not the protocol {self.config.protocol.name!r}: {self.differs}. Tables show it apart."
-        return [*([named] if is_another_experiment(self.differs) else []), *self._empty_prompts()]
+        differs = self.differs
+        named = f"This run is not the protocol {self.config.protocol.name!r}: {differs}. Tables show it apart."
+        return [*([named] if is_another_experiment(differs) else []), *self._empty_prompts()]
 
     def _empty_prompts(self) -> list[str]:
         """One note for each part of a domain with samples whose mask prompt says that nothing is there."""
@@ -319,8 +315,7 @@ def _hidden(stream: Stream, config: RunConfig, results: Path, experts: Mapping[s
     """The folders of records, data and experts, which an isolated method has no reason to read."""
     roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
     roots += expert_folders(experts.values())
-    needed = [Path(config.method.partition(":")[0])] if config.method.partition(":")[0].endswith(".py") else []
-    return hidden_folders([results, data_folder(), *roots], needed=needed)
+    return hidden_folders([results, data_folder(), *roots], needed=own_files(config.method))
 
 
 def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError
@@ -20,6 +21,12 @@ def runs_isolated(asked: str, isolated: bool | None) -> bool:
         isolated: what the user chose; None: all methods but the built-in ones.
     """
     return not is_built_in(asked) if isolated is None else isolated
+
+
+def own_files(asked: str) -> list[Path]:
+    """The files that a process of its own needs to import a method: its own, if the method is a file."""
+    file = asked.partition(":")[0]
+    return [Path(file)] if file.endswith(".py") else []
 
 
 def described(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodFacts:

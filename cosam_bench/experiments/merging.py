@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +17,7 @@ from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import empty_split
 from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
 from cosam_bench.experiments.experiment import check_takes_experts, chosen_method
+from cosam_bench.experiments.isolated_methods import own_files
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
 from cosam_bench.experiments.protocol import RunConfig, resolve_run
@@ -31,6 +31,7 @@ from cosam_bench.method.interface import MergingMethod, Method
 from cosam_bench.method.registry import short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.results.export.formats import Exported, check_rank
 from cosam_bench.results.export.peft_folder import write_peft_folder
 from cosam_bench.results.export.served import UPDATE_FILE, ServedModel
 from cosam_bench.sam.sam import Sam
@@ -38,21 +39,6 @@ from cosam_bench.training.given_experts import GivenExperts
 
 MergeFormat = Literal["safetensors", "peft"]
 FACTS_FILE = "merge.json"
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What a merge wrote.
-
-    Attributes:
-        folder: where it is.
-        files: the names of its files, sorted.
-        notes: what a reader should know, such as ranks and discarded energy.
-    """
-
-    folder: Path
-    files: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 def merge_experts(
@@ -66,7 +52,7 @@ def merge_experts(
     seed: int = 0,
     settings: Sequence[str] = (),
     isolated: bool | None = None,
-) -> Merged:
+) -> Exported:
     """Merge experts in their order, and write what the method then serves to a new folder.
 
     It is the update that a run of the method over these experts' domains would end with: the method learns one after
@@ -103,7 +89,7 @@ def merge_experts(
         notes = _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
         facts = _facts(config, chosen[0], given)
         write_atomically(written / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
-    return Merged(folder, tuple(sorted(path.name for path in folder.iterdir())), tuple(notes))
+    return Exported.to(folder, notes)
 
 
 def _check_options(paths: Sequence[Path], *, format_name: str, rank: int | None, settings: Sequence[str]) -> None:
@@ -111,8 +97,7 @@ def _check_options(paths: Sequence[Path], *, format_name: str, rank: int | None,
         raise CosamError(f"A merge needs at least two experts; given: {len(paths)}. Name more.")
     if format_name not in get_args(MergeFormat):
         raise unknown_name("format of a merge", format_name, get_args(MergeFormat))
-    if rank is not None and format_name != "peft":
-        raise CosamError(f"A rank was given for the format {format_name!r}, which has none. Leave it out.")
+    check_rank(rank, format_name=format_name)
     for text in settings:
         if text.partition(".")[0].strip() not in ("method", "settings"):
             raise CosamError(f"{text!r} is not a setting of the method. Write method.KEY=VALUE.")
@@ -164,15 +149,11 @@ def _host(
         given=given,
     )
     if isinstance(method, MethodFacts):
-        return Isolated(IsolatedMethod(method, bench, tuple(hidden_folders(hidden, needed=_needed(config)))), name)
+        return Isolated(
+            IsolatedMethod(method, bench, tuple(hidden_folders(hidden, needed=own_files(config.method)))), name
+        )
     assert settings is not None
     return InProcess(method, settings, bench, FaultWatch(name, sam=sam))
-
-
-def _needed(config: RunConfig) -> list[Path]:
-    """The file of a method that is one."""
-    file = config.method.partition(":")[0]
-    return [Path(file)] if file.endswith(".py") else []
 
 
 def _facts(config: RunConfig, method: type[Method] | MethodFacts, given: GivenExperts) -> dict[str, Any]:

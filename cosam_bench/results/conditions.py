@@ -61,7 +61,7 @@ def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measu
         if record.info.status != "complete":
             continue
         try:
-            matrix, differs = record.score_matrix(metric), differences(record.info)
+            matrix, differs = record.score_matrix(metric), record.differs
             runs.append(Measured(record, matrix, _comparison_key(record.info, differs), differs))
         except CosamError as error:
             notes.append(f"Left out: {error}")

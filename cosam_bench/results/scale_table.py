@@ -16,7 +16,7 @@ from cosam_bench.evaluation.scales import BASES, Basis, ScaleScore, choose_scale
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.leaderboard_notes import Key, code_mark
-from cosam_bench.results.records import Record, read_cells
+from cosam_bench.results.records import Record
 from cosam_bench.results.selection import Selection
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def scaled_matrix(run: Measured, scores: Sequence[ScaleScore], *, basis: Basis) 
         for row in scores
         if row.part == "test" and row.metric == metric and row.scale == chosen[row.step]
     ]
-    frozen = [cell for cell in read_cells(run.record.folder / "matrix.csv", metric=metric) if cell.step == 0]
+    first = zip(run.matrix.columns, run.matrix.values[0], run.matrix.count[0], strict=True)
+    frozen = [Cell(0, name, metric, float(value), int(count)) for name, value, count in first if count]
     matrix = ScoreMatrix.from_cells([*frozen, *cells], metric=metric, domains=info.order, retention=info.retention)
     return Scaled(chosen[steps[-1]], matrix)
 

@@ -11,6 +11,7 @@ import pandas
 import pytest
 import torch
 from support.command_line import method_file, words
+from support.method_settings import REGCL
 from typer.testing import Result
 
 
@@ -23,14 +24,7 @@ def test_dry_run_prints_a_configuration_that_gives_the_same_again(
     config = tomllib.loads(first.stdout)
     assert config["seed"] == 3
     assert config["order"] == ["polyp", "pill", "pitting"]
-    assert config["settings"] == {
-        "scale": 1.0,
-        "space": "factors",
-        "start": "base",
-        "ridge": 1e-6,
-        "ridge_to": "zero",
-        "solver": "float64",
-    }
+    assert config["settings"] == REGCL
     assert config["protocol"]["adapter"]["rank"] == 3
     assert Path(config["protocol"]["stream"]).is_absolute()
     (tmp_path / "config.toml").write_text(first.stdout)

@@ -4,20 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.method_settings import REGCL
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.base_model import choose_device
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import RunConfig, protocol_names, resolve_run
 
-REGCL = {
-    "scale": 1.0,
-    "space": "factors",
-    "start": "base",
-    "ridge": 1e-6,
-    "ridge_to": "zero",
-    "solver": "float64",
-}
 METHOD = """
 from cosam_bench.method.card import MethodCard
 from cosam_bench.methods.frozen import Frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ FORMATS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """What an export or a merge wrote.
 
     Attributes:
         folder: where it is.
@@ -36,6 +36,21 @@ class Exported:
     folder: Path
     files: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @classmethod
+    def to(cls, folder: Path, notes: Iterable[str]) -> Exported:
+        """What the folder, which is now whole, holds."""
+        return cls(folder, tuple(sorted(path.name for path in folder.iterdir())), tuple(notes))
+
+
+def check_rank(rank: int | None, *, format_name: str) -> None:
+    """Refuse a rank for a format that has none.
+
+    Raises:
+        CosamError: the format is not ``peft``.
+    """
+    if rank is not None and format_name != "peft":
+        raise CosamError(f"A rank was given for the format {format_name!r}, which has none. Leave it out.")
 
 
 def export_record(record: Record, folder: Path, *, format_name: str, rank: int | None = None) -> Exported:
@@ -53,11 +68,10 @@ def export_record(record: Record, folder: Path, *, format_name: str, rank: int |
     """
     if format_name not in FORMATS:
         raise unknown_name("export format", format_name, FORMATS)
-    if rank is not None and format_name != "peft":
-        raise CosamError(f"A rank was given for the format {format_name!r}, which has none. Leave it out.")
+    check_rank(rank, format_name=format_name)
     with new_folder(folder) as temporary:
         notes = _write(record, temporary, format_name=format_name, rank=rank)
-    return Exported(folder, tuple(sorted(path.name for path in folder.iterdir())), tuple(notes))
+    return Exported.to(folder, notes)
 
 
 def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) -> list[str]:
