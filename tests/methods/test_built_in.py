@@ -15,7 +15,11 @@ from cosam_bench.method.registry import load_method, method_names
 from cosam_bench.method.source_reading import read_card
 from cosam_bench.methods.finetune import Finetune
 
-SHORTER = {"trm": {"steps": 3}, "dop": {"steps": 5}}  # searches, whose length is no part of the contract
+SHORTER = {
+    "trm": {"steps": 3},
+    "dop": {"steps": 5},
+    "wudi": {"steps": 5},
+}  # searches, whose length is no part of the contract
 
 
 @pytest.mark.parametrize("name", method_names())

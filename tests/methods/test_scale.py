@@ -25,6 +25,7 @@ RULES = {
     "opcm": {},
     "regcl": {},
     "regmean": {},
+    "wudi": {"solver": "closed"},
 }
 
 
