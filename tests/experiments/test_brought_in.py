@@ -154,6 +154,7 @@ NEEDS_TRAINING = {
     "magmax": "unless method.start=base",
     "moda": "trains a router",
     "perturb_merge": "continues training",
+    "slao": "starts each training",
     "trm": "continues training",
 }
 

@@ -27,7 +27,18 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
 
 LAYERS = {"image_encoder.blocks.1.attn.qkv": (288, 96), "image_encoder.blocks.2.attn.proj": (96, 96)}
-DATA_FREE = ("average", "task_arithmetic", "ties", "continual_ties", "opcm", "knots", "pcb", "nullfilter")
+DATA_FREE = (
+    "average",
+    "task_arithmetic",
+    "ties",
+    "continual_ties",
+    "opcm",
+    "knots",
+    "pcb",
+    "nullfilter",
+    "iso_c",
+    "tsvm",
+)
 
 
 @pytest.fixture(scope="module")
