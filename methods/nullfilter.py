@@ -8,7 +8,7 @@ change M of a layer and tau = B A the expert's,
 
 so that an input within the span of V is answered as before the step. The first expert is taken unchanged. NUFILT
 then trains a small adapter per layer against surrogates of both tasks, to restore what the filter took; that
-part is not here, so this is its filter alone and not NUFILT.
+part is the method ``nufilt``; this is its filter alone.
 
 The rule needs no data. The order matters: an input direction belongs to the first domain that uses it. The
 rank and the state grow by r per domain. With all directions of M kept, as the default of 128 does

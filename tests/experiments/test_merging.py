@@ -38,6 +38,7 @@ DATA_FREE = (
     "nullfilter",
     "iso_c",
     "tsvm",
+    "nufilt",
 )
 
 
