@@ -37,7 +37,7 @@ from cosam_bench.training.fit import Fitted, TrainingHooks
 P = ParamSpec("P")
 T = TypeVar("T")
 ADAPTER = AdapterSettings(rank=10, alpha=10.0)  # qkv and proj of all 12 blocks
-ADAM_STEPS = (2, 6)  # of dop's 200; their difference is what four cost
+ADAM_STEPS = (2, 6)  # of dop's 200 and wudi's 300; their difference is what four cost
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ def cases() -> dict[str, Case]:
     """What is measured, by name: every registered merging method, and some of them also with another setting."""
     found = {name: Case(name) for name in method_names() if issubclass(load_method(name), MergingMethod)}
     del found["trm"]  # searches with passes over data
-    del found["dop"]
-    found["dop, closed"] = Case("dop", {"solver": "closed"})
+    del found["dop"], found["wudi"]
+    for name in ("dop", "wudi"):
+        found[f"{name}, closed"] = Case(name, {"solver": "closed"})
     for steps in ADAM_STEPS:  # from the third domain on the weights are of full rank, and cost the same
         found[f"dop, adam, {steps} steps"] = Case("dop", {"steps": steps}, "of the 200 of its default", before=2)
+        found[f"wudi, adam, {steps} steps"] = Case("wudi", {"steps": steps}, "of the 300 of its default")
     found["dare, ties"] = Case("dare", {"combine": "ties"})
     found["opcm, rank 10"] = Case("opcm", {"rank": 10})
     found["regcl, product"] = Case("regcl", {"space": "product"})

@@ -101,7 +101,8 @@ def orthonormal_rows(a: Tensor) -> Tensor:
     """
     q, r = torch.linalg.qr(a.double().T)
     signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return (q * signs).T.contiguous().to(a.dtype)
+    rows: Tensor = (q * signs).T.contiguous().to(a.dtype)
+    return rows
 
 
 def merge_factors(merged: Update, expert: Update, *, weight: float) -> Update:

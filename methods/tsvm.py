@@ -122,4 +122,5 @@ def nearest_orthonormal(matrix: Tensor, *, tolerance: float) -> Tensor:
     """
     p, d, qh = torch.linalg.svd(matrix, full_matrices=False)
     rank = numerical_rank(d, tolerance=tolerance)
-    return p[:, :rank] @ qh[:rank]
+    nearest: Tensor = p[:, :rank] @ qh[:rank]
+    return nearest

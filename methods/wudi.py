@@ -137,4 +137,5 @@ def minimum(gram: Tensor, cross: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gram)
     kept = values > _ROUNDING * values[-1]
     directions = vectors[:, kept]
-    return (cross @ directions / values[kept]) @ directions.T
+    shortest: Tensor = (cross @ directions / values[kept]) @ directions.T
+    return shortest
