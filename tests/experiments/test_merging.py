@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import cosam_bench as cb
 from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.seeds import torch_generator
 from cosam_bench.experts.reading import read_experts
 from cosam_bench.merging.updates import LowRank, Update, weight_changes
 from cosam_bench.method.registry import load_method
@@ -73,6 +74,9 @@ def test_it_is_the_methods_own_rule_over_all_experts(
 
     class Bench:
         sam, adapter = tiny, AdapterSettings()
+
+        def generator(self, *names: str | int) -> torch.Generator:
+            return torch_generator(0, *names)
 
         def train(self, domain: Any, **options: Any) -> Any:
             assert all(options.get(name) is None for name in ("start", "hooks"))
