@@ -47,6 +47,21 @@ def commands() -> list[tuple[str, str]]:
     return [(name, command) for name, command in found if command != "cosam-bench COMMAND --help"]
 
 
+def missing_files(text: str) -> list[str]:
+    """The files of this repository's folders that the text names and that do not exist."""
+    paths = re.findall(r"`((?:cosam_bench|tests|tools|methods|benchmarks|docs)/[\w/.-]+\.\w+)`", text)
+    return sorted({path for path in paths if not (ROOT / path).exists()} - {"methods/NAME.py"})
+
+
+def test_a_missing_file_is_found() -> None:
+    assert missing_files("see `tools/nothing.py` and `tools/train_tiny.py`") == ["tools/nothing.py"]
+
+
+@pytest.mark.parametrize("document", [*map(named, DOCUMENTS), "cosam_bench/sam/weights/tiny.md"])
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    assert missing_files((ROOT / document).read_text(encoding="utf-8")) == []
+
+
 def first_column(document: str) -> set[str]:
     """The names in code spans in the first cells of a document's tables."""
     cells = re.findall(r"^\| (`[^|]*`) \|", text_of(document), flags=re.MULTILINE)
