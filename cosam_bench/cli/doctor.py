@@ -127,6 +127,9 @@ def _protocols() -> Iterator[Finding]:
     for name in protocol_names():
         try:
             protocol = resolve_run(method="frozen", protocol=name).protocol
+            if not protocol.stream:
+                yield Finding(f"protocol {name}", f"model {protocol.model.name}, for any --stream FILE", "")
+                continue
             rows = domain_overview(load_stream(protocol.stream))
         except CosamError as error:
             yield Finding(f"protocol {name}", "broken", str(error), is_needed=name == "mini")

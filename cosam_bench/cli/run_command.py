@@ -27,7 +27,10 @@ Method = Annotated[
         "--method", "-m", metavar="NAME", help="One that `methods` lists, package.module:Class, or file.py; or a,b,c."
     ),
 ]
-Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="A built-in one or a TOML file; default: mini.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A built-in one or a TOML file; default: mini, or own if --stream is given."),
+]
 Mode = Annotated[
     str | None, typer.Option(metavar="NAME", help="The protocol's mode: clean, or faithful to the paper's code.")
 ]

@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 isolated_methods: which methods run in processes of their own
 protocol: a protocol and the settings of one run
+own_protocol: the protocol of a stream of one's own
 options: the options of a run as settings
 progress: a bar or lines that show the progress of a run
 fingerprint: hashes of what decides a score

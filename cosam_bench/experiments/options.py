@@ -105,15 +105,25 @@ def _check_several(methods: Sequence[str], options: RunOptions) -> None:
 
 def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     from cosam_bench.data.streams import load_stream
+    from cosam_bench.experiments.own_protocol import OWN, asked_model, own_tables
     from cosam_bench.experiments.protocol import resolve_run
     from cosam_bench.sam.models import model_spec
+
+    protocol = options.protocol or (OWN if options.stream is not None else "mini")
+    tables = None
+    if options.config is None and protocol == OWN:
+        if options.mode is not None:
+            raise CosamError(f"The protocol {OWN!r} has the mode of its model. Leave out --mode, or give --model.")
+        model = asked_model(options.model, options.settings)
+        tables = own_tables(options.stream, model)
 
     def resolved(*last: str) -> RunConfig:
         return resolve_run(
             method=method,
-            protocol=options.protocol or "mini",
+            protocol=protocol,
             mode=options.mode or "clean",
             config=options.config,
+            tables=tables,
             isolated=options.isolated,
             overrides=(*options.overrides(), *last),
         )

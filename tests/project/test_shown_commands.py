@@ -22,13 +22,12 @@ ON_THEIR_OWN = ("docs/first-run.md", "docs/your-data.md", "docs/many-runs.md")  
 
 DOWNLOAD = "downloads"
 EXPERTS = "needs adapters and weights; tests/experiments/test_brought_in.py and test_merging.py cover it"
-WEIGHTS = "needs weights of several hundred MB"
+WEIGHTS = "needs weights that are not in the package"
 PUBLISHED = "needs published data"
 TRACKER = "needs an extra; tests/results/test_trackers.py covers it"
 HOURS = "needs published data, weights and a GPU"
-VIT_B = "cosam-bench run --method regcl --stream path/to/stream.toml --model vit_b"
+OWN = "cosam-bench run --method regcl --stream path/to/stream.toml"
 NOT_RUN = {
-    "cosam-bench models --fetch vit_b": DOWNLOAD,
     "cosam-bench models --fetch mobile_sam": DOWNLOAD,
     "cosam-bench data fetch open --accept-licences": DOWNLOAD,
     "cosam-bench run --protocol open --method regcl,opcm,average": PUBLISHED,
@@ -48,9 +47,9 @@ NOT_RUN = {
     "cosam-bench run --protocol regcl --mode faithful --method regcl --experts checkpoint --set adapter.mixing=false": (
         EXPERTS
     ),
-    VIT_B: WEIGHTS,
-    f"{VIT_B} --checkpoint path/to/weights.pth": WEIGHTS,
-    "cosam-bench run --method frozen,finetune,average,regcl --stream mydata/stream.toml --model vit_b": WEIGHTS,
+    OWN: WEIGHTS,
+    f"{OWN} --model vit_b --checkpoint path/to/weights.pth": WEIGHTS,
+    "cosam-bench run --method frozen,finetune,average,regcl --stream mydata/stream.toml": WEIGHTS,
 }
 MINI = """
 name = "mini"
