@@ -91,7 +91,7 @@ def test_a_mode_is_compared_with_itself(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"  # a file that takes the name of a built-in protocol's mode
     own.write_text('name = "cosam-faithful"\nstream = "cosam"\n')
     assert found(str(own)).startswith("adapter.kind lora, fit.")
-    own.write_text('name = "own"\nstream = "cosam"\n')
+    own.write_text('name = "bench"\nstream = "cosam"\n')
     assert found(str(own)) == ""
 
 
@@ -105,7 +105,7 @@ def test_the_published_weights_are_the_models_wherever_the_file_is() -> None:
 
 def test_domains_that_are_not_complete_are_named_in_own_protocols_too(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
-    own.write_text('name = "own"\nstream = "cosam"\n')
+    own.write_text('name = "bench"\nstream = "cosam"\n')
     for name in ("cosam", str(own)):
         assert found(name, counts={"kvasir@cosam": (2, 1000)}) == "kvasir@cosam 2 of 1000 images"
     assert found("cosam", "model.name=vit_l", counts={"camo": (3, 4)}) == "model vit_l, camo 3 of 4 images", (
