@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import model_validator
 
 from cosam_bench.core.settings import Settings, setting
 
 PromptKind = Literal["box", "points", "mask"]
-TrainPrompt = Literal["box", "points", "mask", "mix"]
+"""What a model is given."""
+
+TestPrompt = Literal["box", "points", "mask", "image"]
+TrainPrompt = Literal["box", "points", "mask", "image", "mix"]
+
+WHOLE: Final = "image"
+"""The prompt that nobody has to draw: the whole image as the box."""
 
 
 class PromptSettings(Settings):
@@ -17,10 +23,15 @@ class PromptSettings(Settings):
 
     train: TrainPrompt = setting(
         "box",
-        "prompt in training; mix draws one of the three kinds for each sample",
+        "prompt in training: box, points or mask of the object, image for the whole image as the box, or mix, which "
+        "draws one of the first three for each sample",
         source="this project: as in testing",
     )
-    test: PromptKind = setting("box", "prompt in testing", source="CoSAM's released code")
+    test: TestPrompt = setting(
+        "box",
+        "prompt in testing; all but image, which is the whole image as the box, are taken from the true mask",
+        source="CoSAM's released code",
+    )
     points: int = setting(
         3, "points per point prompt, all on the foreground", source="RegCL's released code; CoSAM has 10", ge=1, le=1024
     )

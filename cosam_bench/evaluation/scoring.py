@@ -13,7 +13,7 @@ from torch import Tensor
 from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.sums import plain_sum
-from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.loader import LoadedImage, Loader
@@ -56,7 +56,7 @@ def score_split(
     split: Split,
     prompts: Prompts,
     *,
-    kind: PromptKind,
+    kind: TestPrompt,
     view: View,
     batch_size: int | AdaptiveBatchSize,
     size: ScoreSize = "original",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import validate
+from cosam_bench.data.prompt_settings import WHOLE
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of
 from cosam_bench.experiments.experiment import method_of
@@ -46,12 +48,14 @@ class Predictor:
         view: how images become input of the model.
         upsampling: of the logits to the image's size, as the protocol scores them.
         domains: those that the run tested, if the method must be told an image's domain; else None.
+        needs_prompt: whether an object must be marked; False if the run was tested with the whole image as the box.
     """
 
     name: str
     view: View
     upsampling: Upsampling
     domains: tuple[str, ...] | None
+    needs_prompt: bool
     _logits: Callable[[Batch], Tensor] = field(repr=False)
 
     def predict(
@@ -66,8 +70,8 @@ class Predictor:
     ) -> NDArray[np.bool_]:
         """The mask of the object that the prompt marks, ``(H, W)``, True on the foreground.
 
-        Give one of ``box``, ``points`` and ``mask``. Coordinates are pixels of the image, x before y, from its top
-        left corner: the centre of the first pixel is (0.5, 0.5).
+        Give one of ``box``, ``points`` and ``mask``, or none if ``needs_prompt`` is False. Coordinates are pixels of
+        the image, x before y, from its top left corner: the centre of the first pixel is (0.5, 0.5).
 
         Args:
             image: a file, which is turned upright by its EXIF orientation; a PIL image; or uint8 RGB ``(H, W, 3)``.
@@ -83,7 +87,9 @@ class Predictor:
         """
         told = self._told(domain)
         prepared = self.view.preprocess(image_pixels(image))
-        kind, prompts = image_prompt(prepared.frame.original, box=box, points=points, mask=mask)
+        kind, prompts = image_prompt(
+            prepared.frame.original, box=box, points=points, mask=mask, needs_one=self.needs_prompt
+        )
         batch, [frame] = collate_inputs([prepared], prompts, kinds=[kind], view=self.view, domains=told)
         if labels is not None:
             placed = point_labels(labels, count=len(points or ())).to(self.view.device)
@@ -165,7 +171,14 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
 
     tested = record.order + record.info.retention
     domains = tested if method.card.receives_domain else None
-    return Predictor(f"The method {record.method!r}", bench.view, config.protocol.score.upsampling, domains, logits)
+    return Predictor(
+        f"The method {record.method!r}",
+        bench.view,
+        config.protocol.score.upsampling,
+        domains,
+        config.protocol.prompts.test != WHOLE,
+        logits,
+    )
 
 
 def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, device: str) -> Predictor:
@@ -183,7 +196,8 @@ def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, 
     bench = _workbench(_with_checkpoint(RunConfig(method="", protocol=protocol), checkpoint), device)
     check_fits(bench.sam, update)
     upsampling = protocol.score.upsampling
-    return Predictor(f"The update {path}", bench.view, upsampling, None, lambda batch: bench.predict(update, batch))
+    served = partial(bench.predict, update)
+    return Predictor(f"The update {path}", bench.view, upsampling, None, True, served)
 
 
 def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunConfig:

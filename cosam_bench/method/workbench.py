@@ -14,7 +14,7 @@ from torch.nn import functional
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.prefetch import prefetch
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
+from cosam_bench.data.prompt_settings import TestPrompt, TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.gram_matrices import InputGrams
@@ -191,7 +191,7 @@ class Workbench:
         samples, kinds = [domain[row] for row in rows], self._kinds(rows)
         return with_targets(samples, domain.prompts.take(rows), kinds=kinds, view=self.training_view, fit=self.fit)
 
-    def _kinds(self, rows: Sequence[int]) -> list[PromptKind]:
+    def _kinds(self, rows: Sequence[int]) -> list[TestPrompt]:
         return [MIXED[row % len(MIXED)] if self.prompt_kind == "mix" else self.prompt_kind for row in rows]
 
     def encode(self, batch: Batch) -> Features:

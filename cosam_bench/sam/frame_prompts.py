@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.devices import to_device_async
-from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.data.prompt_settings import WHOLE, PromptKind, TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.sam.frames import Frame
 
@@ -80,7 +80,7 @@ def prompts_in_frame(
     *,
     rows: Sequence[int],
     frames: Sequence[Frame],
-    kinds: Sequence[PromptKind],
+    kinds: Sequence[TestPrompt],
     grid: int,
     mask_levels: tuple[float, float] | None = None,
 ) -> FramePrompts:
@@ -98,18 +98,22 @@ def prompts_in_frame(
         prompts: of a whole split, in pixels of the original images.
         rows: which of the split's images.
         frames: one per row.
-        kinds: one per row.
+        kinds: one per row; of ``image``, the prompt becomes a box around all of the image.
         grid: side of the decoder's grid, ``Sam.logits_size``.
         mask_levels: as in ``FramePrompts``.
     """
     index = torch.as_tensor(list(rows), dtype=torch.long)
     scale = torch.tensor([[f.content[1] / f.original[1], f.content[0] / f.original[0]] for f in frames]).view(-1, 1, 2)
     boxes = (prompts.boxes[index].view(-1, 2, 2) * scale).view(-1, 4)
+    for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
+        if kind == WHOLE:
+            boxes[row] = torch.tensor([0, 0, frame.content[1], frame.content[0]])
+    given = tuple("box" if kind == WHOLE else kind for kind in kinds)
     masks = torch.zeros(len(frames), 1, grid, grid)
     for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
         if kind == "mask":
             masks[row, 0] = 2 * mask_to_grid(prompts.masks[rows[row]], frame, size=grid) - 1
-    return FramePrompts(tuple(kinds), boxes, prompts.points[index] * scale, masks, mask_levels)
+    return FramePrompts(given, boxes, prompts.points[index] * scale, masks, mask_levels)
 
 
 def mask_to_grid(mask: Tensor, frame: Frame, *, size: int) -> Tensor:

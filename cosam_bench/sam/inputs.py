@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.hashing import sha256_bytes
-from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.sam.frame_choices import Resampling, Resize
@@ -164,7 +164,7 @@ def collate(
     samples: Sequence[Sample],
     prompts: Prompts,
     *,
-    kinds: Sequence[PromptKind],
+    kinds: Sequence[TestPrompt],
     view: View,
     domains: tuple[str, ...] | None = None,
 ) -> tuple[Batch, tuple[Frame, ...]]:
@@ -185,7 +185,7 @@ def collate_inputs(
     inputs: Sequence[ModelInput],
     prompts: Prompts,
     *,
-    kinds: Sequence[PromptKind],
+    kinds: Sequence[TestPrompt],
     view: View,
     domains: tuple[str, ...] | None = None,
 ) -> tuple[Batch, tuple[Frame, ...]]:

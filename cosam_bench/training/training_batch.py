@@ -11,7 +11,7 @@ from torch import Tensor
 from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.seeds import torch_generator
-from cosam_bench.data.prompt_settings import PromptKind, TrainPrompt
+from cosam_bench.data.prompt_settings import PromptKind, TestPrompt, TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.sam.frame_prompts import mask_to_grid
@@ -110,7 +110,7 @@ def with_targets(
     samples: Sequence[Sample],
     prompts: Prompts,
     *,
-    kinds: Sequence[PromptKind],
+    kinds: Sequence[TestPrompt],
     view: View,
     fit: FitSettings | None = None,
     order: torch.Generator | None = None,

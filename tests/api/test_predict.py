@@ -43,7 +43,7 @@ def prompt_of(prompts: cb.Prompts, row: int, kind: str) -> dict[str, Any]:
         "points": prompts.points[row].tolist(),
         "mask": prompts.masks[row].numpy(),
     }
-    return {kind: given[kind]}
+    return {} if kind == "image" else {kind: given[kind]}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def prompt_of(prompts: cb.Prompts, row: int, kind: str) -> dict[str, Any]:
     [
         ("average", {}),
         ("finetune", {"prompts.test": "points", "prompts.train": "points"}),
+        ("finetune", {"prompts.test": "image", "prompts.train": "image"}),
         ("finetune", {"prompts.test": "mask", "prompts.train": "mask", "resize": "squash"}),
         ("frozen", {"score.upsampling": "nearest", "score.precision": "bf16", "score.batch_size": 1}),
         ("moda", {"prompts.masks": "raw", "prompts.test": "mask"}),
@@ -174,6 +175,19 @@ def test_a_method_that_is_told_the_domain_asks_for_it(protocol: Path) -> None:
         predictor.predict(GREY, box=BOX)
     with pytest.raises(cb.CosamError, match="Did you mean 'pill'"):
         predictor.predict(GREY, box=BOX, domain="pil")
+
+
+def test_a_run_that_was_given_the_object_needs_a_prompt(record: cb.Record, protocol: Path) -> None:
+    with pytest.raises(cb.CosamError, match="Give one prompt"):
+        cb.load_predictor(record).predict(GREY)
+    settings = {"prompts.test": "image", "prompts.train": "image"}
+    whole = cb.load_predictor(
+        cb.run("finetune", protocol=protocol, settings=settings, results=protocol.with_name("results"))
+    )
+    assert not whole.needs_prompt
+    height, width, _ = GREY.shape
+    assert np.array_equal(whole.predict(GREY), whole.predict(GREY, box=(0, 0, width, height)))
+    assert not np.array_equal(whole.predict(GREY), whole.predict(GREY, box=BOX))
 
 
 def test_a_record_that_cannot_be_served_says_why(record: cb.Record, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import shutil
 import tomllib
@@ -88,6 +89,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use_small_mini(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("cosam_bench.results.protocol_match")  # which keeps its reference to the real ones
     built_in = protocol_files.built_in_protocols()
     patch.setattr(protocol_files, "built_in_protocols", lambda: built_in | {"mini": folder / "mini.toml"})
     patch.setenv("HOME", str(folder))

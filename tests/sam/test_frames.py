@@ -86,6 +86,19 @@ def test_boxes_and_points_scale_as_in_segment_anything() -> None:
         np.testing.assert_allclose(placed.points[row].numpy(), theirs, rtol=1e-6)
 
 
+def test_the_prompt_that_nobody_draws_is_a_box_around_the_whole_image() -> None:
+    shapes = [(37, 64), (64, 23)]
+    boxes = torch.tensor([[0.0, 0.0, 64.0, 37.0], [0.0, 0.0, 23.0, 64.0]])
+    drawn, whole = (Prompts(one, torch.zeros(2, 1, 2), torch.zeros(2, 1, 1), digest="") for one in (boxes, boxes / 2))
+    frames = [fit_frame(shape, size=48, resize="pad") for shape in shapes]
+    expected = prompts_in_frame(drawn, rows=[0, 1], frames=frames, kinds=["box", "box"], grid=16)
+    placed = prompts_in_frame(whole, rows=[0, 1], frames=frames, kinds=["image", "image"], grid=16)
+    assert placed.kinds == ("box", "box")
+    torch.testing.assert_close(placed.boxes, expected.boxes)
+    mixed = prompts_in_frame(whole, rows=[0, 1], frames=frames, kinds=["box", "image"], grid=16)
+    assert torch.equal(mixed.boxes, torch.stack([expected.boxes[0] / 2, placed.boxes[1]]))
+
+
 def test_rows_are_taken_in_the_order_asked_for() -> None:
     prompts = Prompts(torch.arange(12.0).view(3, 4), torch.zeros(3, 1, 2), torch.zeros(3, 256, 256), digest="")
     frames = [fit_frame((64, 64), size=64, resize="pad")] * 2
