@@ -61,7 +61,8 @@ def predict(
 ) -> None:
     """Segment one object in an image with the model of a recorded run, or with an update of a base model.
 
-    Mark the object by a box or by points, unless the run's test prompt was the whole image. The mask is a PNG of the image's size: 255 on the object, 0 elsewhere.
+    Mark the object by a box or by points, unless the run's test prompt was the whole image. The mask is a PNG of the
+    image's size: 255 on the object, 0 elsewhere.
     """
     path = out or Path(f"{image.stem}-mask.png")
     if path.suffix.lower() != ".png":
