@@ -21,7 +21,7 @@ from cosam_bench.isolation.faults import WorkerFault
 from cosam_bench.isolation.jobs import IsolatedMethod, Learned
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.cost_meter import Meter
-from cosam_bench.method.interface import MergingMethod, Method, State
+from cosam_bench.method.interface import MergingMethod, Method, State, state_of
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.feature_cache import uncached_clock
@@ -110,7 +110,7 @@ class InProcess:
         seconds = uncached_clock(bench.prefixes) - began
         domain.close()
         with self.watch("state"):
-            state_bytes = method.state().save(after)
+            state_bytes = state_of(method).save(after)
         self.watch.check_base("learn")
         meter = bench.meter
         merge_seconds = seconds - meter.elapsed_training_seconds

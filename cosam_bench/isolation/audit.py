@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from cosam_bench.isolation.faults import Place
+from cosam_bench.method.places import Place
 
 _HARNESS = str(Path(__file__).resolve().parents[1]) + os.sep
 _RULES = tuple(str(path) + os.sep for path in (Path(_HARNESS, "methods"), Path(_HARNESS, "methods").resolve()))

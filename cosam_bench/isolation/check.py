@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.data.prompts import draw_prompts
-from cosam_bench.isolation.descriptions import describe, text_of
+from cosam_bench.isolation.descriptions import MethodFacts, describe, text_of
 from cosam_bench.isolation.faults import WorkerFault
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.messages import Message
@@ -22,24 +24,25 @@ from cosam_bench.method.trial import TRIAL_ADAPTER, trial_workbench
 _LINE = "a process of its own for each domain and each prediction gives the same states and predictions"
 
 
-def check_isolated(asked: str) -> list[str]:
+def check_isolated(asked: str, *, settings: Mapping[str, Any] | None = None) -> list[str]:
     """Check a method, which this process never imports, and return one line per check that passed.
 
     Args:
         asked: a registered name, ``package.module:Class`` or the path of a file.
+        settings: the method's, if not its defaults.
 
     Raises:
-        ContractViolation: what was found.
+        ContractViolation: all that was found.
         CosamError: nobody offers the method, or it cannot be imported.
     """
     try:
-        facts = describe(asked, {}, source=f"The settings of method {asked!r}")
+        facts = describe(asked, settings or {}, source=f"The settings of method {asked!r}")
     except WorkerFault as fault:
         raise CosamError(text_of(fault, asked)) from None
     model = {"name": "tiny", "checkpoint": "random", "global_attention": False, "seed": 0}
     use_model(model | {"adapter": TRIAL_ADAPTER.model_dump(mode="json")})
     try:
-        found = _examined(facts.asked)
+        found = _examined(facts)
         _compare(IsolatedMethod(facts, trial_workbench(batch_size=2)), found)
     except WorkerFault as fault:
         text = fault.text if fault.kind == "contract" else text_of(fault, asked)
@@ -48,18 +51,22 @@ def check_isolated(asked: str) -> list[str]:
     return [*(str(line) for line in found.values["passed"]), _LINE]
 
 
-def _examined(asked: str) -> Message:
-    with Worker("check", {"method": asked}) as worker:
+def _examined(facts: MethodFacts) -> Message:
+    with Worker("check", {"method": facts.asked, "settings": facts.given}) as worker:
         found = worker.due("checked")
-        lists = {name: found.values.get(name) for name in ("passed", "states", "logits", "findings")}
+        names = ("faults", "passed", "states", "logits", "findings")
+        lists = {name: found.values.get(name) for name in names}
         if not all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in lists.values()):
             raise worker.bad("a result of another form")
         worker.finish()
+    faults = list(found.values["faults"])
     if found.values["findings"]:
-        raise ContractViolation(
+        faults.append(
             f"Its code reaches beyond what a method is given: it {'; it '.join(found.values['findings'])}. Keep what "
             "the next domain needs in the state, and use nothing but the domain, the batch and self.bench."
         )
+    if faults:
+        raise ContractViolation(*faults)
     return found
 
 

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.isolation.messages import Message
+from cosam_bench.method.places import Place, innermost_place
 
 Kind = Literal["cosam", "raised", "memory", "disk", "contract", "died"]
 _TOLD: dict[str, Kind] = {"cosam": "cosam", "memory": "memory", "disk": "disk", "contract": "contract"}
 _TRACEBACK = 15_000  # characters, the last ones
-_HARNESS = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A line of a file.
-
-    Attributes:
-        file: its path; empty if unknown.
-        line: counted from 1.
-    """
-
-    file: str = ""
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}, line {self.line}" if self.file else ""
 
 
 class WorkerFault(Exception):
@@ -109,21 +90,9 @@ def fault_of(error: BaseException, *, act: str) -> WorkerFault:
         act=act,
         text=str(error),
         error=type(error).__name__,
-        place=_place(error),
+        place=innermost_place(error),
         traceback="".join(traceback.format_exception(error))[-_TRACEBACK:],
     )
-
-
-def _place(error: BaseException) -> Place:
-    """The innermost line that is neither the harness's nor an installed package's."""
-    found = Place()
-    for frame in traceback.extract_tb(error.__traceback__):
-        path = Path(frame.filename)
-        is_foreign = "site-packages" in path.parts or str(path).startswith((sys.base_prefix, "<"))
-        is_harness = _HARNESS in path.parents and path.parent.name != "methods"
-        if not is_foreign and not is_harness:
-            found = Place(frame.filename, frame.lineno or 0)
-    return found
 
 
 def death(status: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import socket
@@ -35,9 +34,10 @@ from cosam_bench.isolation.payloads import (
 from cosam_bench.isolation.remote import Parent, Progress, RemotePixels, RemotePrefixes, RemoteWorkbench
 from cosam_bench.isolation.sandbox import confine, end_with_parent, settle
 from cosam_bench.method.card import MethodCard
-from cosam_bench.method.contract_check import ContractViolation, examine
+from cosam_bench.method.contract_check import examine
 from cosam_bench.method.frozen_base import FrozenBase
-from cosam_bench.method.interface import MergingMethod, Method, State
+from cosam_bench.method.interface import MergingMethod, Method, State, state_of
+from cosam_bench.method.places import place_of
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.sam.cache_backends import FeatureMemory
@@ -107,7 +107,7 @@ class _Worker:
     @contextmanager
     def _act(self, act: str, function: object = None) -> Iterator[None]:
         """Tell the parent which function of the method runs now, and turn what it raises into a fault."""
-        self._parent.tell("act", {"act": act, **_place_of(function)})
+        self._parent.tell("act", {"act": act, **asdict(place_of(function))})
         try:
             yield
         except ChannelClosed:
@@ -146,12 +146,9 @@ class _Worker:
         method = self._method_class()
         audit.watch(getattr(sys.modules.get(method.__module__), "__file__", None))
         with self._act("check", method):
-            try:
-                examined = examine(method)
-            except ContractViolation as error:
-                seen = "".join(f" Its code also {text}." for text in audit.findings())
-                raise WorkerFault("contract", act="check", text=f"{error}{seen}") from None
+            examined = examine(method, settings=self._job.values["settings"])
             values = {
+                "faults": examined.faults,
                 "passed": examined.passed,
                 "states": examined.states,
                 "logits": [digest_tensors({"logits": logits}) for logits in examined.logits],
@@ -183,8 +180,7 @@ class _Worker:
         )
         path = self._folder / "state.safetensors"
         with self._act("state", type(method).state):
-            state = method.state()
-            state.save(path)
+            state_of(method).save(path)
         self._check_base(base, "learn")
         self._parent.tell("state", {"size_bytes": path.stat().st_size})
         with path.open("rb") as file:
@@ -290,19 +286,6 @@ def _no_card(asked: str) -> str:
 def _gpu_peak(bench: RemoteWorkbench) -> int:
     device = bench.view.device
     return peak_memory_bytes(device) if device.type == "cuda" else 0
-
-
-def _place_of(function: object) -> dict[str, Any]:
-    """The file and the first line of a function or class."""
-    try:
-        code = getattr(function, "__code__", None)
-        if code is not None:
-            return {"file": code.co_filename, "line": code.co_firstlineno}
-        if isinstance(function, type):
-            return {"file": inspect.getsourcefile(function) or "", "line": inspect.getsourcelines(function)[1]}
-    except (OSError, TypeError):
-        pass
-    return {"file": "", "line": 0}
 
 
 def leave(code: int = 0) -> None:

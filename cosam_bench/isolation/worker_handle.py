@@ -15,10 +15,11 @@ from typing import Any, Self
 from cosam_bench.core.arithmetic import rounding_settings
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.isolation.faults import Place, WorkerFault, death
+from cosam_bench.isolation.faults import WorkerFault, death
 from cosam_bench.isolation.messages import BadMessage, Channel, ChannelClosed, Message
 from cosam_bench.isolation.payloads import Tensors
 from cosam_bench.isolation.server_handle import PATIENCE_SECONDS, ServerLost, import_path, running_server, server_lock
+from cosam_bench.method.places import Place
 
 _FILE_BYTE = b"+"
 STATE = "before.safetensors"

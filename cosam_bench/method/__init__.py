@@ -8,6 +8,8 @@ cost_meter: seconds and peak memory of learning
 frozen_base: whether a method has left the frozen model as it was
 workbench: the frozen model and the protocol's training
 trial: small workbenches and domains to try a method on
+places: lines of a method's own code
+returned: the types of what a method returns and keeps
 interface: Method, MergingMethod and State
 contract_check: whether a method keeps the contract
 edited_modules: modules that were edited while this process runs

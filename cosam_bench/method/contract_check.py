@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.cost_meter import Meter
-from cosam_bench.method.interface import Method, State
+from cosam_bench.method.interface import Method, State, state_of
+from cosam_bench.method.places import first_own_place, innermost_place, place_of
+from cosam_bench.method.returned import WrongType
 from cosam_bench.method.training_domain import ClosedDomainError
 from cosam_bench.method.trial import TRIAL_ADAPTER, trial_domain, trial_split, trial_workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
@@ -38,7 +40,16 @@ TOLERANCE = 1e-4  # of logits, which the order of additions within a batch may c
 
 
 class ContractViolation(CosamError):
-    """A method breaks the contract; the message says what was seen and the likely cause."""
+    """A method breaks the contract; the message says of each fault what was seen and the likely cause.
+
+    Attributes:
+        faults: one text each.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        numbered = (f"{number}. {fault}" for number, fault in enumerate(faults, start=1))
+        super().__init__(faults[0] if len(faults) == 1 else "\n".join(numbered))
+        self.faults = faults
 
 
 def check_method(
@@ -52,69 +63,111 @@ def check_method(
         adapter: the one to train; None: a small LoRA.
 
     Raises:
-        ContractViolation: the first check that failed.
+        ContractViolation: one or several checks failed.
         CosamError: the settings are not the method's.
     """
-    return list(examine(method, settings=settings, adapter=adapter).passed)
+    examined = examine(method, settings=settings, adapter=adapter)
+    if examined.faults:
+        raise ContractViolation(*examined.faults)
+    return list(examined.passed)
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A method that passed.
+    """What the check has found.
 
     Attributes:
-        passed: one line per check.
-        states: the sha256 of the state's file after each domain.
-        logits: the prediction of ``trial_batch`` after each domain.
+        faults: one text each; empty if the method keeps the contract.
+        passed: one line per check, if there is no fault.
+        states: the sha256 of the state's file after each domain that was learned.
+        logits: the prediction of ``trial_batch`` after each of these domains.
     """
 
-    passed: tuple[str, ...]
-    states: tuple[str, ...]
-    logits: tuple[Tensor, ...]
+    faults: tuple[str, ...]
+    passed: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    logits: tuple[Tensor, ...] = ()
 
 
 def examine(
     method: type[Method], *, settings: Mapping[str, Any] | None = None, adapter: AdapterSettings | None = None
 ) -> Examined:
-    """As ``check_method``, with what the trial has computed."""
-    _check_class(method)
+    """As ``check_method``, but faults are returned, and so is what the trial has computed.
+
+    Raises:
+        CosamError: the settings are not the method's.
+    """
+    faults = tuple(_class_faults(method))
+    if faults:
+        return Examined(faults)
     checked = validate(method.Settings, dict(settings or {}), source=f"Settings of {method.__name__}")
     trial = _Trial(method, checked, adapter=adapter or TRIAL_ADAPTER)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        torch.manual_seed(1)
-        first = trial.run(Path(folder) / "first")
-        torch.manual_seed(2)
-        second = trial.run(Path(folder) / "second")
-    _check_same_twice(first, second)
-    if adapter is None:  # with other adapters a rank may be full, which keeps a state from growing
-        _check_growth(method.card, first.state_bytes)
+        first = trial.run(Path(folder) / "first", seed=1)
+        # With other adapters a rank may be full, which keeps a state from growing.
+        if first.is_complete and adapter is None:
+            trial.check_growth(first.state_bytes)
+        if first.is_complete and trial.may_repeat:
+            _check_repeats(trial, first, Path(folder))
+    if trial.faults:
+        return Examined(tuple(trial.faults.values()))
     passed = (
         "the class has a card, settings and all abstract methods",
         "predict() returns finite float logits of the decoder's size",
         "an image's prediction does not depend on the rest of its batch",
-        "a method rebuilt from its state predicts the same, so nothing is remembered outside the state",
+        "a method rebuilt from its state predicts and learns as one that lives on: nothing is remembered outside it",
         "a state that is read and written again is unchanged",
         "no data is read after learn() has returned",
         "the frozen base model is unchanged",
         "torch's global random state is unchanged, and a second run gives the same state",
         f"the state's growth is as the card says: {method.card.state}",
     )
-    return Examined(passed, tuple(first.states), tuple(first.logits))
+    return Examined((), passed, tuple(first.states), tuple(first.logits))
 
 
-def _check_class(method: type[Method]) -> None:
+def _class_faults(method: type[Method]) -> Iterator[str]:
     if not (isinstance(method, type) and issubclass(method, Method)):
-        raise ContractViolation(f"{method!r} is not a subclass of cosam_bench.Method.")
+        yield f"{method!r} is not a subclass of cosam_bench.Method."
+        return
+    place = place_of(method)
+    where = f" ({place})" if str(place) else ""
     missing = sorted(getattr(method, "__abstractmethods__", ()))
     if missing:
-        raise ContractViolation(f"{method.__name__} does not define {', '.join(missing)}.")
+        yield f"{method.__name__} does not define {', '.join(missing)}{where}."
     if not isinstance(getattr(method, "card", None), MethodCard):
-        raise ContractViolation(
-            f"{method.__name__}.card is not a MethodCard. Write card = MethodCard(title='...', ...) in the class."
+        yield (
+            f"{method.__name__}.card is not a MethodCard{where}. "
+            "Write card = MethodCard(title='...', ...) in the class."
         )
     if not issubclass(method.Settings, Settings):
-        raise ContractViolation(
-            f"{method.__name__}.Settings is not a subclass of cosam_bench.Settings, which refuses unknown keys."
+        yield (
+            f"{method.__name__}.Settings is not a subclass of cosam_bench.Settings, which refuses unknown keys{where}."
+        )
+
+
+def _check_repeats(trial: _Trial, first: _Outcome, folder: Path) -> None:
+    """Compare with a second run, in which the method lives on from domain to domain.
+
+    Equal results show both that a run can be repeated and that a rebuilt method lacks nothing. If they differ, a third
+    run, rebuilt as the first, tells which of the two is not so.
+    """
+    second = trial.run(folder / "second", seed=2, lives_on=True)
+    if not second.is_complete or second.equals(first):
+        return
+    third = trial.run(folder / "third", seed=3)
+    if not third.equals(first):
+        trial.report(
+            "repeat",
+            "Two runs with the same seed differ. Likely cause: random numbers that do not come from "
+            "self.bench.generator, iteration over a set, or memory in the class or its module",
+        )
+    elif (step := second.first_other_step(first)) is not None:
+        named = f": {', '.join(f'self.{name}' for name in second.attributes)}" if second.attributes else ""
+        trial.report(
+            "lives on",
+            f"A method that lives on and one that is rebuilt from its state differ after domain {step}. Likely cause: "
+            f"what learn() needs of earlier domains is kept in an attribute that is not in the state{named}. Put "
+            "tensors into self.memory and plain data into self.values, or write state() and load()",
         )
 
 
@@ -139,17 +192,45 @@ def trial_batch(splits: Sequence[Split], rows: Sequence[int], *, view: View, wit
     return batch
 
 
+class _Stopped(Exception):
+    """The method cannot be tried further."""
+
+
 class _Outcome:
-    """The results of one pass over the trial's stream."""
+    """The results of one pass over the trial's stream.
+
+    Attributes:
+        is_complete: whether the pass came to its end.
+        attributes: those of the method's own that a constructor did not make as they are.
+    """
 
     def __init__(self) -> None:
+        self.is_complete = False
         self.state_bytes: list[int] = []
         self.states: list[str] = []
         self.logits: list[Tensor] = []
+        self.attributes: list[str] = []
+
+    def equals(self, other: _Outcome) -> bool:
+        """Whether both passes gave the same bits."""
+        pairs = zip(self.logits, other.logits, strict=False)
+        return self.states == other.states and all(torch.equal(one, another) for one, another in pairs)
+
+    def first_other_step(self, other: _Outcome) -> int | None:
+        """The first domain after which predictions differ by more than rounding; None: none."""
+        pairs = zip(self.logits, other.logits, strict=True)
+        for step, (one, another) in enumerate(pairs, start=1):
+            if not torch.allclose(one, another, atol=TOLERANCE, rtol=TOLERANCE):
+                return step
+        return None
 
 
 class _Trial:
-    """A method and the small stream on which it is tried."""
+    """A method and the small stream on which it is tried.
+
+    Attributes:
+        faults: by kind, the first of each.
+    """
 
     def __init__(self, method: type[Method], settings: Settings, *, adapter: AdapterSettings) -> None:
         self._method = method
@@ -157,22 +238,51 @@ class _Trial:
         self._bench = trial_workbench(adapter=adapter, batch_size=2)
         self._base = digest_tensors(self._bench.sam.state_dict())
         self._splits = trial_splits()
+        self.faults: dict[str, str] = {}
 
-    def run(self, folder: Path) -> _Outcome:
-        """Learn the stream, rebuilding the method from its state after each domain."""
+    def report(self, kind: str, text: str, *functions: str) -> None:
+        """Keep a fault, with the place of the first of these functions that the method's author wrote.
+
+        Args:
+            kind: only the first fault of each kind is kept.
+            text: without its last full stop.
+            functions: names of the method's functions.
+        """
+        own = [getattr(self._method, name, None) for name in functions]
+        place = first_own_place([*own, self._method])
+        self.faults.setdefault(kind, f"{text}{f' ({place})' if str(place) else ''}.")
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether another pass could say more than what is known to differ."""
+        return not self.faults.keys() & {"random", "base", "rebuilt"}
+
+    def run(self, folder: Path, *, seed: int, lives_on: bool = False) -> _Outcome:
+        """Learn the stream.
+
+        Args:
+            folder: for the states.
+            seed: of torch's global generator, which the method must not use.
+            lives_on: keep the object, rather than rebuild it from its state after each domain.
+        """
         outcome = _Outcome()
-        method = self._build()
-        for step, split in enumerate(self._splits, start=1):
-            if step > 1 and self._method.card.all_at_once:
-                break
-            self._learn(method, split, step)
-            kept = self._predict(method)
-            path = folder / f"{step}.safetensors"
-            outcome.state_bytes.append(self._state(method).save(path))
-            method = self._rebuild(path)
-            self._check_rebuilt(method, kept, path)
-            outcome.states.append(sha256_file(path))
-            outcome.logits.append(kept)
+        torch.manual_seed(seed)
+        with suppress(_Stopped):
+            method = self._build()
+            for step, split in enumerate(self._splits, start=1):
+                if step > 1 and self._method.card.all_at_once:
+                    break
+                self._learn(method, split, step)
+                kept = self._logits(method, list(range(len(DOMAINS)))) if lives_on else self._predict(method)
+                path = folder / f"{step}.safetensors"
+                outcome.state_bytes.append(self._save(method, path))
+                outcome.states.append(sha256_file(path))
+                outcome.logits.append(kept)
+                if not lives_on:
+                    method = self._rebuild(path)
+                    self._check_rebuilt(method, kept, path)
+            outcome.attributes = _own_attributes(method, self._build()) if lives_on else []
+            outcome.is_complete = True
         return outcome
 
     def _build(self) -> Method:
@@ -185,12 +295,9 @@ class _Trial:
             method.learn(domain, step=step)
         domain.close()
 
-    def _state(self, method: Method) -> State:
+    def _save(self, method: Method, path: Path) -> int:
         with self._watch("state"):
-            state = method.state()
-        if not isinstance(state, State):
-            raise ContractViolation(f"state() returned {type(state).__name__}, not a cosam_bench.State.")
-        return state
+            return state_of(method).save(path)
 
     def _rebuild(self, path: Path) -> Method:
         method = self._build()
@@ -199,17 +306,22 @@ class _Trial:
         return method
 
     def _check_rebuilt(self, method: Method, kept: Tensor, path: Path) -> None:
-        if not torch.equal(self._predict(method), kept):
-            raise ContractViolation(
+        if not torch.equal(self._logits(method, list(range(len(DOMAINS)))), kept):
+            self.report(
+                "rebuilt",
                 "After load(state()) the method predicts differently. Likely cause: predict() needs an attribute "
-                "that state() does not save or load() does not restore, or it draws random numbers."
+                "that state() does not save or load() does not restore, or it draws random numbers",
+                "predict",
             )
         again = path.with_suffix(".again")
-        self._state(method).save(again)
+        self._save(method, again)
         if sha256_file(again) != sha256_file(path):
-            raise ContractViolation(
+            self.report(
+                "saved again",
                 "A state changes when it is loaded and saved again. Likely cause: state() omits something that only "
-                "the next learn() needs, such as running sums, or load() changes dtypes."
+                "the next learn() needs, such as running sums, or load() changes dtypes",
+                "state",
+                "load",
             )
 
     def _predict(self, method: Method) -> Tensor:
@@ -218,9 +330,11 @@ class _Trial:
         for row in range(len(DOMAINS)):
             alone = self._logits(method, [row])
             if not torch.allclose(alone[0], together[row], atol=TOLERANCE, rtol=TOLERANCE):
-                raise ContractViolation(
+                self.report(
+                    "batch",
                     "An image is predicted differently alone and in a batch. Likely cause: statistics over the "
-                    "batch, or one choice (of an adapter or a prompt) for all rows."
+                    "batch, or one choice (of an adapter or a prompt) for all rows",
+                    "predict",
                 )
         return together
 
@@ -231,60 +345,84 @@ class _Trial:
         try:
             return checked_logits(logits, batch, self._bench.view).clone()
         except CosamError as error:
-            raise ContractViolation(str(error)) from None
+            self.report("logits", str(error).removesuffix("."), "predict")
+            raise _Stopped from None
 
     @contextmanager
     def _watch(self, act: str) -> Iterator[None]:
         """Check that a call raises nothing, draws no global random number and leaves the base model unchanged."""
         before = torch.get_rng_state()
+        functions = (act, "merge") if act == "learn" else (act,)
         try:
             yield
-        except ClosedDomainError as error:
-            raise ContractViolation(
-                f"{act}() read a domain that is closed. Likely cause: the method keeps the domain and reads it later. "
-                f"{error}"
-            ) from error
         except Exception as error:  # a plugin's code may raise anything
-            raise ContractViolation(f"{act}() raised {type(error).__name__}: {error}") from error
+            self._report_raised(act, error)
+            raise _Stopped from None
         if not torch.equal(before, torch.get_rng_state()):
-            raise ContractViolation(
+            self.report(
+                "random",
                 f"{act}() drew from torch's global generator, so results depend on what ran before. Use "
-                "self.bench.generator('a name') instead, for a layer's initial weights too."
+                "self.bench.generator('a name') instead, for a layer's initial weights too",
+                *functions,
             )
-        if digest_tensors(self._bench.sam.state_dict()) != self._base:
-            raise ContractViolation(
+        base = digest_tensors(self._bench.sam.state_dict())
+        if base != self._base:
+            self._base = base
+            self.report(
+                "base",
                 f"{act}() changed the frozen base model's weights, which is memory outside the state. Keep the "
-                "change as an Update and predict with self.bench.predict(update, batch)."
+                "change as an Update and predict with self.bench.predict(update, batch)",
+                *functions,
             )
 
+    def _report_raised(self, act: str, error: Exception) -> None:
+        text = str(error).removesuffix(".")
+        if isinstance(error, ClosedDomainError):
+            text = (
+                f"{act}() read a domain that is closed. Likely cause: the method keeps the domain and reads it later. "
+                f"{text}"
+            )
+        elif not isinstance(error, WrongType):  # which names its own place
+            text = f"{act}() raised {type(error).__name__}: {text}"
+        if isinstance(error, WrongType):
+            self.faults.setdefault("raised", f"{text}.")
+            return
+        place = innermost_place(error)
+        self.faults.setdefault("raised", f"{text}{f' ({place})' if str(place) else ''}.")
 
-def _check_same_twice(first: _Outcome, second: _Outcome) -> None:
-    same = all(torch.equal(one, other) for one, other in zip(first.logits, second.logits, strict=True))
-    if first.states != second.states or not same:
-        raise ContractViolation(
-            "Two runs with the same seed differ. Likely cause: random numbers that do not come from "
-            "self.bench.generator, iteration over a set, or memory in the class or its module."
-        )
+    def check_growth(self, state_bytes: list[int]) -> None:
+        """Compare the states' sizes after the domains with what the card says."""
+        fault = _growth_fault(self._method.card, state_bytes)
+        if fault:
+            self.report("growth", fault)
 
 
-def _check_growth(card: MethodCard, state_bytes: list[int]) -> None:
+def _own_attributes(method: Method, fresh: Method) -> list[str]:
+    """The attributes of a method that the base classes do not have, and that a fresh object lacks or has otherwise."""
+    shared = {"settings", "bench", "served", "memory", "values"}
+    new = vars(fresh)
+    return [name for name, one in vars(method).items() if name not in shared and repr(one) != repr(new.get(name))]
+
+
+def _growth_fault(card: MethodCard, state_bytes: list[int]) -> str:
     if card.all_at_once:
-        return
+        return ""
     # Names and digits of other lengths change a file's size a little; a tensor changes it by more.
     slack = 64
     grows = state_bytes[-1] - state_bytes[1] > slack
     if card.state == "none" and state_bytes[0] > slack:
-        raise ContractViolation(
+        return (
             f"The card says that nothing is kept between domains, but the state has {state_bytes[0]} bytes. "
-            "Say state='constant' or state='grows'."
+            "Say state='constant' or state='grows'"
         )
     if card.state != "grows" and grows:
-        raise ContractViolation(
+        return (
             f"The card says that the state is {card.state!r}, but it has {state_bytes} bytes after the domains. "
-            "Say state='grows', or keep running sums instead of one entry per domain."
+            "Say state='grows', or keep running sums instead of one entry per domain"
         )
     if card.state == "grows" and not grows:
-        raise ContractViolation(
+        return (
             f"The card says that the state grows, but it has {state_bytes} bytes after the domains. "
-            "Say state='constant', or save what state() leaves out."
+            "Say state='constant', or save what state() leaves out"
         )
+    return ""

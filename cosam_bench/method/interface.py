@@ -16,6 +16,8 @@ from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensor
 from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.card import MethodCard
+from cosam_bench.method.places import first_own_place
+from cosam_bench.method.returned import WrongType, check_memory, check_state, checked_update, kind_of
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.inputs import Batch
@@ -41,7 +43,9 @@ class State:
 
         Raises:
             CannotWrite: the folder cannot be written or the disk is full.
+            WrongType: what is under ``tensors`` is not a tensor, or JSON cannot represent a value.
         """
+        check_state(self.tensors, self.values)
         return write_tensors(path, self.tensors, {"values": json.dumps(self.values, sort_keys=True)})
 
     @classmethod
@@ -56,6 +60,20 @@ class State:
             return cls(tensors, json.loads(metadata["values"]))
         except (KeyError, ValueError) as error:
             raise CannotRead(f"The state {path} cannot be read: {error}. Run again with --fresh.") from None
+
+
+def state_of(method: Method) -> State:
+    """What a method's ``state`` returns.
+
+    Raises:
+        WrongType: it is not a State.
+    """
+    returned: object = method.state()
+    if isinstance(returned, State):
+        return returned
+    place = first_own_place([type(method).state, type(method)])
+    where = f" ({place})" if str(place) else ""
+    raise WrongType(f"state() returned {kind_of(returned)} instead of a cosam_bench.State{where}.")
 
 
 SettingsT_co = TypeVar("SettingsT_co", bound=config.Settings, covariant=True, default=config.Settings)
@@ -178,7 +196,8 @@ class MergingMethod(Method[SettingsT_co]):
             from_scratch=self.from_scratch,
             hooks=self.hooks(domain, step=step),
         )
-        self.served = self.merge(expert.update, domain, step=step)
+        self.served = checked_update(self.merge(expert.update, domain, step=step), method=type(self))
+        check_memory(self.memory, self.values, method=type(self))
 
     @property
     def deployed(self) -> Update | None:
