@@ -133,12 +133,25 @@ def new_method(
     )
 
 
-def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)], *, isolated: Isolated = None) -> None:
-    """Check that a method keeps the contract, on three small domains; for authors of methods."""
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method: method.ridge=0.1; repeatable."),
+]
+
+
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)],
+    *,
+    set_: Set = None,
+    isolated: Isolated = None,
+) -> None:
+    """Check that a method keeps the contract, on three small domains, and report all faults; for authors of methods."""
     from cosam_bench.experiments.isolated_methods import runs_isolated
+    from cosam_bench.experiments.protocol import method_settings
     from cosam_bench.method.registry import check_offered, load_method
 
     check_offered(method)
+    settings = method_settings(set_ or [])
     is_isolated = runs_isolated(method, isolated)
     if is_isolated:
         prepare_isolation([method], isolated)
@@ -148,9 +161,11 @@ def check(method: Annotated[str, typer.Argument(metavar="METHOD", help=NAMED)], 
     from cosam_bench.method.contract_check import ContractViolation, check_method
 
     try:
-        passed = check_isolated(method) if found is None else check_method(found)
+        passed = check_isolated(method, settings=settings) if found is None else check_method(found, settings=settings)
     except ContractViolation as error:
-        raise Failed(f"{method} breaks the contract. {error}") from error
+        count = len(error.faults)
+        end = f". {error}" if count == 1 else f" in {count} ways:\n{error}"
+        raise Failed(f"{method} breaks the contract{end}") from error
     console = results_console()
     for line in passed:
         console.print(f"ok  {line}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -214,6 +214,24 @@ def resolve_run(
         return run.model_copy(update={"settings": described(run.method, asked, source=source).given})
     settings = validate(load_method(run.method).Settings, asked, source=source)
     return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
+
+
+def method_settings(overrides: Sequence[str]) -> dict[str, Any]:
+    """The settings of a method that ``method.KEY=VALUE`` texts give.
+
+    Raises:
+        CosamError: a text of another form, or with a key of the protocol or the run.
+    """
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _apply(data, override)
+        if data.keys() - {"settings"}:
+            raise CosamError(
+                f"--set {override!r} is not a setting of the method, and the check uses no protocol. "
+                "Write method.KEY=VALUE."
+            )
+    settings: dict[str, Any] = data.get("settings", {})
+    return settings
 
 
 def _read_protocol(asked: str, mode: str) -> dict[str, Any]:

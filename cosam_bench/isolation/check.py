@@ -18,7 +18,8 @@ from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.messages import Message
 from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.isolation.worker_handle import Worker
-from cosam_bench.method.contract_check import ContractViolation, trial_batch, trial_splits
+from cosam_bench.method.contract_check import ContractViolation
+from cosam_bench.method.contract_trial import trial_batch, trial_splits
 from cosam_bench.method.trial import TRIAL_ADAPTER, trial_workbench
 
 _LINE = "a process of its own for each domain and each prediction gives the same states and predictions"

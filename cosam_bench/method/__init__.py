@@ -6,11 +6,12 @@ card: what a method says about itself
 training_domain: data that is open only while a method learns
 cost_meter: seconds and peak memory of learning
 frozen_base: whether a method has left the frozen model as it was
-workbench: the frozen model and the protocol's training
-trial: small workbenches and domains to try a method on
 places: lines of a method's own code
 returned: the types of what a method returns and keeps
+workbench: the frozen model and the protocol's training
+trial: small workbenches and domains to try a method on
 interface: Method, MergingMethod and State
+contract_trial: one pass over three small domains, and the faults seen
 contract_check: whether a method keeps the contract
 edited_modules: modules that were edited while this process runs
 registry: methods by name, module or file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -62,3 +63,22 @@ def innermost_place(error: BaseException) -> Place:
         if place.is_own:
             found = place
     return found
+
+
+def assignment_place(owner: type, attribute: str, entry: str = "") -> Place:
+    """The first line of a class that assigns to ``self.ATTRIBUTE``; of those that name the entry, if any does.
+
+    Args:
+        owner: the class.
+        attribute: the attribute's name.
+        entry: the name of an entry, if the attribute is a dict.
+    """
+    try:
+        lines, first = inspect.getsourcelines(owner)
+    except (OSError, TypeError):
+        return Place()
+    assigns = re.compile(rf"self\.{re.escape(attribute)}\b[^=]*=(?!=)")
+    found = [number for number, line in enumerate(lines, first) if assigns.search(line)]
+    naming = [number for number in found if f'"{entry}"' in lines[number - first].replace("'", '"')]
+    chosen = naming or found
+    return Place(inspect.getsourcefile(owner) or "", chosen[0]) if chosen else Place()

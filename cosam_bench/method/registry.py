@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from cosam_bench.core.errors import CosamError, lacks_resources, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.method.edited_modules import unload_edited_modules
+from cosam_bench.method.places import place_of
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
@@ -153,6 +155,8 @@ def _import_file(path: Path) -> ModuleType:
 def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method]:
     if not class_name:
         own = _methods_of(module)
+        if not own and (unfinished := _unfinished_methods(module)):
+            raise _lacks_functions(unfinished[0])
         if len(own) != 1:
             raise CosamError(f"{asked} defines {len(own)} methods ({_listed(own)}). Choose one as {asked}:ClassName.")
         return next(iter(own.values()))
@@ -160,6 +164,8 @@ def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method
     if found is None:
         offered = _listed(_methods_of(module))
         raise CosamError(f"{asked}: {module.__name__} has no {class_name!r}. Its methods: {offered}.")
+    if _is_unfinished(found):
+        raise _lacks_functions(found)
     if not _is_method(found):
         raise CosamError(f"{asked}: {class_name} is not a concrete subclass of cosam_bench.Method.")
     return found
@@ -175,6 +181,30 @@ def _is_method(value: object) -> TypeGuard[type[Method]]:
     from cosam_bench.method.interface import Method
 
     return inspect.isclass(value) and issubclass(value, Method) and not inspect.isabstract(value)
+
+
+def _is_unfinished(value: object) -> TypeGuard[type[Method]]:
+    from cosam_bench.method.interface import Method
+
+    return inspect.isclass(value) and issubclass(value, Method) and inspect.isabstract(value)
+
+
+def _unfinished_methods(module: ModuleType) -> list[type[Method]]:
+    return [value for value in vars(module).values() if _is_unfinished(value) and value.__module__ == module.__name__]
+
+
+def _lacks_functions(method: type[Method]) -> CosamError:
+    """The error for a class that leaves out what every method must have; a function of nearly that name is named."""
+    missing = sorted(method.__abstractmethods__)
+    near = [
+        f"Did you mean {missed!r} by {found[0]!r}?"
+        for missed in missing
+        if (found := difflib.get_close_matches(missed, [name for name in vars(method) if name[0] != "_"], n=1))
+    ]
+    return CosamError(
+        f"{method.__name__} ({place_of(method)}) does not define {', '.join(missing)}. "
+        f"{near[0] if near else f'Write {missing[0]}() in the class.'}"
+    )
 
 
 def _listed(classes: dict[str, type[Method]]) -> str:

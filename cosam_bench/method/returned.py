@@ -5,7 +5,6 @@ A wrong type would otherwise be found far from its cause, or never: a served upd
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import Update
-from cosam_bench.method.places import Place, first_own_place
+from cosam_bench.method.places import Place, assignment_place, first_own_place
 
 
 class WrongType(CosamError):
@@ -117,13 +116,5 @@ def _merge_place(method: Any) -> Place:
 
 
 def _assignment(method: type, attribute: str, name: str = "") -> Place:
-    """The line of the class that names the attribute, and the entry if one does; else that of ``merge``."""
-    try:
-        lines, first = inspect.getsourcelines(method)
-    except (OSError, TypeError):
-        return _merge_place(method)
-    using = [(number, line) for number, line in enumerate(lines, first) if f"self.{attribute}" in line and "=" in line]
-    naming = [(number, line) for number, line in using if name and f'"{name}"' in line.replace("'", '"')]
-    for number, _ in naming or using:
-        return Place(inspect.getsourcefile(method) or "", number)
-    return _merge_place(method)
+    place = assignment_place(method, attribute, name)
+    return place if str(place) else _merge_place(method)
