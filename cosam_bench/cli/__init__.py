@@ -24,6 +24,7 @@ log_command: `log`, records for an experiment tracker
 verify_command: `verify`
 report_command: `report`
 run_command: `run`
+run_usage: a method's name without its option
 predict_command: `predict`, one image by a run's final model
 settings_command: `settings`
 methods_commands: `methods`, `check` and `new-method`

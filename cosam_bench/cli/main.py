@@ -25,6 +25,7 @@ from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import show
 from cosam_bench.cli.report_command import report
 from cosam_bench.cli.run_command import run
+from cosam_bench.cli.run_usage import RunUsage
 from cosam_bench.cli.settings_command import settings
 from cosam_bench.cli.signals import end_as_by_ctrl_c
 from cosam_bench.cli.verify_command import verify
@@ -46,7 +47,8 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(guarded(_command))
+        usage = RunUsage if _command is run else None
+        app.command(rich_help_panel=_panel, cls=usage)(guarded(_command))
 
 _data = typer.Typer(no_args_is_help=True, help="Get published data: download it, say where it is, check every file.")
 for _command in (data.fetch, data.prepare, data.check):

@@ -14,13 +14,24 @@ class CosamError(Exception):
 def unknown_name(kind: str, asked: str, offered: Iterable[str]) -> CosamError:
     """The error for a name that nobody offers, with the nearest one suggested.
 
-    >>> print(unknown_name("method", "regcll", ["moda", "regcl"]))
-    No method is called 'regcll'. Did you mean 'regcl'? Offered: moda, regcl.
+    >>> print(unknown_name("method", "RegCLL", ["moda", "regcl"]))
+    No method is called 'RegCLL'. Did you mean 'regcl'? Offered: moda, regcl.
     """
     names = sorted(offered)
-    near = difflib.get_close_matches(asked, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(asked, names)
+    hint = f" Did you mean {near!r}?" if near else ""
     return CosamError(f"No {kind} is called {asked!r}.{hint} Offered: {', '.join(names) or 'none'}.")
+
+
+def nearest(asked: str, offered: Iterable[str]) -> str:
+    """The offered name that is most like the asked one, capitals or not; empty if none is like it.
+
+    >>> nearest("IoU", ["biou", "iou"]), nearest("zzz", ["iou"])
+    ('iou', '')
+    """
+    by_text = {name.casefold(): name for name in offered}
+    near = difflib.get_close_matches(asked.casefold(), by_text, n=1)
+    return by_text[near[0]] if near else ""
 
 
 _NO_MEMORY = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 import tomllib
 import types
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, nearest
 from cosam_bench.core.reading import read_text
 
 TOML_BYTES = 1 << 22  # the largest stream of this package has 4 KB
@@ -119,19 +118,51 @@ def validate(model: type[SettingsT], data: object, *, source: str) -> SettingsT:
         raise CosamError(f"{source}: {faults}.") from None
 
 
+_FORMS: dict[str, str] = {}
+
+
+def form(pattern: str, words: str) -> str:
+    """The pattern of a text setting, after noting how an error names the form that it allows.
+
+    Args:
+        pattern: a regular expression.
+        words: the form as an instruction, such as "use digits only".
+    """
+    _FORMS[pattern] = words
+    return pattern
+
+
 def _fault(model: type[BaseModel], fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+    key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         allowed = _fields_at(model, fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        near = _nearest_key(model, fault["loc"])
+        hint = f", did you mean {near!r}?" if near else ""
         return f"no setting is called {key!r}{hint} (known here: {', '.join(allowed) or 'none'})"
     if fault["type"] == "missing":
         return f"{key!r} is missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{repr(key) if key else 'it'} is {reprlib.repr(fault.get('input'))}: {_advice(model, fault)}"
+
+
+def _advice(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "string_unicode":
-        message = "it is not valid Unicode"
-    return f"{key!r} is {reprlib.repr(fault.get('input'))}: {message[:1].lower()}{message[1:]}"
+        return "it is not valid Unicode"
+    if fault["type"] == "string_pattern_mismatch":
+        return _FORMS.get(fault["ctx"]["pattern"], "it has another form than this setting allows")
+    if fault["type"] in ("model_type", "dict_type"):
+        keys = ", ".join(_fields_at(model, fault["loc"]))
+        return f"write a table of settings{f' with the keys {keys}' if keys else ''}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _nearest_key(model: type[BaseModel], path: tuple[Any, ...]) -> str:
+    """The key that an unknown one stands for: of the same name in an inner table, or of nearly that name."""
+    asked, fields = str(path[-1]), _fields_at(model, path[:-1])
+    for field in fields:
+        if asked in _fields_at(model, (*path[:-1], field)):
+            return f"{field}.{asked}"
+    return nearest(asked, fields)
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

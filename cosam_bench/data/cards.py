@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cosam_bench.core.settings import Settings
+from cosam_bench.core.settings import Settings, form
 from cosam_bench.data.foreground import Foreground
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
@@ -18,10 +18,15 @@ DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 MOST_SAMPLES = 1_000_000  # of one part; the largest published collection of masks has as many as a card may ask for
 DRAWN_PIXELS = 10**9  # of one synthetic domain: 4 GB with their masks
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.@-]*$")]
-Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
-Address = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+_BEGIN = "begin with a letter or digit, and use only lower-case letters, digits"
+_NAME = form(r"^[a-z0-9][a-z0-9_.@-]*$", f"{_BEGIN}, _, ., @ and -")
+_KEY = form(r"^[a-z0-9][a-z0-9_]*$", f"{_BEGIN} and _")
+_ADDRESS = form(r"^https?://\S+$", "write an address that begins with http:// or https:// and has no spaces")
+_SHA256 = form(r"^([0-9a-f]{64})?$", "write a sha256, 64 lower-case hexadecimal digits, or leave it empty")
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Key = Annotated[str, StringConstraints(pattern=_KEY)]
+Address = Annotated[str, StringConstraints(pattern=_ADDRESS)]
+Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Globs = str | tuple[str, ...]
 Part = Literal["train", "test"]
 Fact = Literal["source", "licence", "citation", "layout", "split", "expected", "downloads"]

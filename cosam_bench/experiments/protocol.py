@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.core.settings import BeyondLimits, Settings, parse_toml, read_toml, setting, validate
+from cosam_bench.core.settings import BeyondLimits, Settings, form, parse_toml, read_toml, setting, validate
 from cosam_bench.data.file_patterns import is_utf8
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.prompt_settings import PromptSettings
@@ -27,6 +27,11 @@ from cosam_bench.training.fit_settings import FitSettings
 
 RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts", "scales")
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
+
+_NAME = form(
+    r"^[a-z0-9][a-z0-9_.-]*$", "begin with a letter or digit, and use only lower-case letters, digits, _, . and -"
+)
+_DEVICE = form(r"^(auto|cpu|cuda(:[0-9]{1,3})?)$", "write auto, cpu, cuda or cuda:N")
 
 
 class ModelSettings(Settings):
@@ -50,7 +55,7 @@ class ModelSettings(Settings):
 class Protocol(Settings):
     """A frozen experiment: everything that decides a score, except the method, the seed and the order."""
 
-    name: str = setting(..., "the folder of its results", pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: str = setting(..., "the folder of its results", pattern=_NAME)
     version: int = setting(
         1, "raised whenever a change makes scores incomparable", source="a protocol's first version", ge=1, le=1_000_000
     )
@@ -117,9 +122,7 @@ class RunConfig(Settings):
     order: tuple[str, ...] = setting(
         (), "all domains' names in another order than the stream's; empty: the stream's", source="the stream"
     )
-    device: str = setting(
-        "auto", "auto uses CUDA if it is available", source="this project", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
-    )
+    device: str = setting("auto", "auto uses CUDA if it is available", source="this project", pattern=_DEVICE)
     prefix_cache_gib: float = setting(
         8.0,
         "GiB that may hold the features which the encoder's frozen first blocks compute, on disk for the CPU, on CUDA "

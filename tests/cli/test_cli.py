@@ -57,6 +57,11 @@ def test_version(cli: Callable[..., Result]) -> None:
     ("arguments", "said"),
     [
         ("run --method regcll", "Did you mean 'regcl'?"),
+        ("run --method RegCL", "Did you mean 'regcl'?"),
+        ("run regcl", "'regcl' has no option. Did you mean --method regcl?"),
+        ("run --method regcl --set epochs=1", "did you mean 'fit.epochs'?"),
+        ("run --method regcl --set device=gpu", "'device' is 'gpu': write auto, cpu, cuda or cuda:N."),
+        ("run --method regcl --set adapter=3", "'protocol.adapter' is 3: write a table of settings with the keys kind"),
         ("run --method regcl --protocol minii", "Did you mean 'mini'?"),
         ("run --method regcl --protocol none.toml", "No file none.toml."),
         ("run --method regcl --set method.rigde=1", "did you mean 'ridge'?"),
@@ -88,6 +93,9 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("leaderboard --results .", ". has no record of a run."),
         ("show regcl", "No record in results fits 'regcl'."),
         ("check nope.py", "No file nope.py."),
+        ("check regcl --set method.rigde=1", "did you mean 'ridge'?"),
+        ("check regcl --set adapter.rank=1", "--set 'adapter.rank=1' is not a setting of the method"),
+        ("check regcl --set ridge", "is not KEY=VALUE"),
         ("run --metod regcl", "--method"),
         ("leadrboard", "leaderboard"),
     ],
@@ -130,8 +138,10 @@ def test_check_passes_good_methods_and_names_what_a_bad_one_breaks(cli: Callable
     good = cli("check", method_file(tmp_path, "pass"))
     assert good.exit_code == 0
     assert good.stdout.startswith("ok  ")
-    bad = cli("check", method_file(tmp_path, "import torch; torch.rand(1)"))
+    bad = cli("check", method_file(tmp_path, "import torch; torch.rand(1); self.values['x'] = 'y' * 500 * step"))
     assert bad.exit_code == 1
+    assert "breaks the contract in 2 ways:" in bad.stderr
+    assert "2. The card says that the state is" in words(bad.stderr)
     assert "breaks the contract" in bad.stderr
     assert "bench.generator" in bad.stderr
 

@@ -42,10 +42,13 @@ class Tree(Settings):
         ({"seed": 1, "perhaps": {"rnk": 2}}, "'perhaps.rnk', did you mean 'rank'?"),
         ({"seed": 1, "leaves": [{}, {"rnk": 2}]}, "'leaves.1.rnk', did you mean 'rank'?"),
         ({"seed": 1, "zzz": 2}, "'zzz' (known here"),
+        ({"seed": 1, "rank": 2}, "'rank', did you mean 'leaf.rank'? (known here"),
+        ({"seed": 1, "Leaf": {}}, "'Leaf', did you mean 'leaf'? (known here"),
+        ({"seed": 1, "leaf": 3}, "'leaf' is 3: write a table of settings with the keys rank, word"),
         ({"seed": 1, "leaf": {"rank": 0}}, "'leaf.rank' is 0: input should be greater than or equal to 1"),
         ({"seed": 1, "leaf": {"word": "A"}}, "'leaf.word' is 'A': not in lower case"),
         ({"seed": "x", "leaf": {"rank": "y"}}, "; 'leaf.rank' is 'y': input should be a valid integer"),
-        ("text", "'(top level)' is 'text'"),
+        ("text", "it is 'text': write a table of settings with the keys seed, leaf, perhaps"),
     ],
 )
 def test_a_fault_names_the_key_what_was_found_and_what_is_allowed(data: object, message: str) -> None:

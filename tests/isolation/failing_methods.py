@@ -120,3 +120,18 @@ class TrainsItself(MergingMethod):
 
     def merge(self, expert, domain, *, step):
         return expert
+
+
+class ForgetsItsReturn(MergingMethod):
+    card = MethodCard(title="no return")
+
+    def merge(self, expert, domain, *, step):
+        expert.tensors()
+
+
+class KeepsAnUpdate(MergingMethod):
+    card = MethodCard(title="an update in the memory")
+
+    def merge(self, expert, domain, *, step):
+        self.memory["last"] = expert
+        return expert

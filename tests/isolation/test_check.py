@@ -46,6 +46,16 @@ def test_the_check_names_a_cheat_and_its_line(name: str, message: str) -> None:
         check_isolated(path)
 
 
+def test_a_fault_found_in_another_process_has_the_line_of_the_authors_code() -> None:
+    with pytest.raises(ContractViolation, match=rf"merge\(\) returned None, .*\({re.escape(str(FAILING))}, line \d+\)"):
+        check_isolated(f"{FAILING}:ForgetsItsReturn")
+
+
+def test_settings_reach_the_check_in_another_process() -> None:
+    with pytest.raises(CosamError, match=r"no setting is called 'ridge'"):
+        check_isolated(str(CHEATS / "honest.py"), settings={"ridge": 1})
+
+
 def test_false_messages_are_told_from_the_harness() -> None:
     with pytest.raises(ContractViolation, match=r"^Its process sent a message .* only the harness may use the connec"):
         check_isolated(str(CHEATS / "false_messages.py"))

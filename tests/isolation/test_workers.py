@@ -51,7 +51,15 @@ def line_of(text: str) -> int:
         ("ReturnsAnotherShape", r"broke its contract: .* but returned torch\.float32 \(\d, 3, 3\)\."),
         ("ReturnsIntegers", r"broke its contract: .* but returned torch\.int32 "),
         ("ReturnsNan", r"broke its contract: .* not finite"),
-        ("ReturnsNoState", r"raised AttributeError in state\(\): 'dict' object has no attribute 'save'"),
+        ("ReturnsNoState", r"failed in state\(\): state\(\) returned a dict instead of .*State \(PLACE, line \d+\)\."),
+        (
+            "ForgetsItsReturn",
+            r"failed in learn\(\): merge\(\) returned None, .*\(PLACE, line \d+\)\. Return the Update",
+        ),
+        (
+            "KeepsAnUpdate",
+            r"failed in learn\(\): self\.memory\['last'\] is an Update \(PLACE, line \d+\)\. Memory takes",
+        ),
     ],
 )
 def test_a_failure_is_one_message_that_names_method_function_and_line(
