@@ -13,7 +13,7 @@ scale_tables: merges at other lengths
 settings_listing: a settings model's keys
 catalogue_commands: `domains` and `models`
 data_commands: `data`
-records_commands: `show`
+records_commands: `show` and `records`
 leaderboard_command: `leaderboard`
 compare_command: `compare`
 doctor: `doctor`

@@ -22,7 +22,7 @@ from cosam_bench.cli.log_command import log
 from cosam_bench.cli.merge_command import merge
 from cosam_bench.cli.methods_commands import check, methods, new_method
 from cosam_bench.cli.predict_command import predict
-from cosam_bench.cli.records_commands import show
+from cosam_bench.cli.records_commands import records, show
 from cosam_bench.cli.report_command import report
 from cosam_bench.cli.run_command import run
 from cosam_bench.cli.run_usage import RunUsage
@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, leaderboard, compare, show, report, verify),
+    "Measure": (run, leaderboard, compare, show, records, report, verify),
     "Use a result": (predict, export, merge, log),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),

@@ -1,4 +1,4 @@
-"""``cosam-bench show``: one recorded run."""
+"""``cosam-bench show`` and ``records``: one recorded run, and a list of all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosam_bench.core.console import results_console
+from cosam_bench.core.console import plain_table, results_console
 from cosam_bench.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -37,3 +37,20 @@ def show_record(record: Record, *, metric: str = "iou") -> None:
     console.print(render_matrix(record, metric, width=console.width))
     console.print(render_summary(record))
     console.print(f"Record: {record.folder}", soft_wrap=True)
+
+
+def records(*, results: Results = Path("results")) -> None:
+    """List all records: seed, order, and the settings in which those of one protocol and method differ."""
+    from cosam_bench.results.record_list import list_records
+    from cosam_bench.results.results_folder import find_records, no_records
+
+    found, unreadable = find_records(results)
+    if not found:
+        raise no_records(results, unreadable)
+    console = results_console()
+    table = plain_table("record", "status", "seed", "order", "settings")
+    for one in list_records(found):
+        table.add_row(one.name, one.status, str(one.seed), ", ".join(one.order), one.settings_text)
+    console.print(table)
+    for problem in unreadable:
+        console.print(f"\n{problem}", style="red")

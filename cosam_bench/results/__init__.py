@@ -19,6 +19,7 @@ leaderboard: one row per method and settings
 scale_table: each method at other lengths of its merge
 leaderboard_view: the leaderboard as people read it
 leaderboard_formats: the leaderboard as CSV, JSON, Markdown and LaTeX
+record_list: records side by side
 results_folder: a folder of records: all, one, or as a leaderboard
 comparison: two methods on the same images
 comparing: which runs a comparison is about

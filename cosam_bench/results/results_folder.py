@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.published import Published, all_published
+from cosam_bench.results.record_list import list_records
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import RANKED_BY
 from cosam_bench.results.run_info import read_run_info
@@ -88,8 +90,29 @@ def find_run_file(asked: str | Path, *, results: str | Path) -> Path:
     offered = [file.parent.relative_to(results).as_posix() for file in fitting or files]
     listed = ", ".join(offered[:8]) + (f" and {len(offered) - 8} more" if len(offered) > 8 else "")
     if fitting:
-        raise CosamError(f"{len(fitting)} records fit {str(asked)!r}. Name one of: {listed}.")
+        raise CosamError(
+            f"{len(fitting)} records fit {str(asked)!r}. Name one of:{_told_apart(fitting, offered)}\n"
+            "`cosam-bench records` lists all."
+        )
     raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
+
+
+def _told_apart(files: Sequence[Path], names: Sequence[str]) -> str:
+    """A line per record, with its seed, order and settings if it can be read."""
+    readable: dict[str, Record] = {}
+    for file, name in zip(files[:_MOST_NAMED], names, strict=False):
+        with suppress(CosamError):
+            readable[name] = Record(file.parent, read_run_info(file))
+    facts = dict(zip(readable, list_records(list(readable.values())), strict=True))
+    lines = ""
+    for name in names[:_MOST_NAMED]:
+        one = facts.get(name)
+        lines += f"\n  {name}"
+        if one is not None:
+            settings = f"; {one.settings_text}" if one.settings else ""
+            lines += f"  seed {one.seed}; order {','.join(one.order)}{settings}"
+    more = len(names) - _MOST_NAMED
+    return lines + (f"\n  and {more} more" if more > 0 else "")
 
 
 def _fits(asked: str, name: tuple[str, ...]) -> bool:

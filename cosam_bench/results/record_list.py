@@ -1,0 +1,76 @@
+"""Records side by side: seed, order, and the settings in which those of one method differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cosam_bench.results.records import Record
+
+_SHOWN_APART = ("seed", "order", "method")
+
+
+@dataclass(frozen=True)
+class ListedRecord:
+    """One record in a list.
+
+    Attributes:
+        name: ``protocol/method/hash``.
+        status: ``complete``, ``running`` or ``failed``.
+        seed: of the run.
+        order: the domains in the order of learning.
+        settings: by dotted key, those in which the listed records of this protocol and method differ.
+        started: the time in UTC, ISO 8601.
+    """
+
+    name: str
+    status: str
+    seed: int
+    order: tuple[str, ...]
+    settings: dict[str, Any]
+    started: str
+
+    @property
+    def settings_text(self) -> str:
+        """The settings as ``KEY=VALUE``, separated by commas; ``-`` if there are none."""
+        return ", ".join(f"{key}={value}" for key, value in self.settings.items()) or "-"
+
+
+def list_records(records: Sequence[Record]) -> list[ListedRecord]:
+    """What tells the records apart, in the same order."""
+    flat = [_flat(record.info.config) for record in records]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record, keys in zip(records, flat, strict=True):
+        groups.setdefault((record.info.protocol, record.info.method), []).append(keys)
+    varying = {group: _varying(members) for group, members in groups.items()}
+    listed = []
+    for record, keys in zip(records, flat, strict=True):
+        info = record.info
+        settings = {_asked(key): keys.get(key) for key in varying[info.protocol, info.method]}
+        name = "/".join(record.folder.parts[-3:])
+        listed.append(ListedRecord(name, info.status, info.seed, info.order, settings, info.started))
+    return listed
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _varying(members: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for member in members for key in member if key not in _SHOWN_APART)
+    return [key for key in keys if _differ(member.get(key) for member in members)]
+
+
+def _differ(values: Iterable[Any]) -> bool:
+    first, *others = values
+    return any(value != first for value in others)
+
+
+def _asked(key: str) -> str:
+    """The key as ``--set`` takes it."""
+    head, _, rest = key.partition(".")
+    return {"settings": f"method.{rest}", "protocol": rest}.get(head, key)
