@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 from support.command_line import method_file, words
+from support.records import run_info
 from typer.testing import Result
 
 from cosam_bench import __version__
@@ -92,6 +94,8 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("leaderboard", "No folder results."),
         ("leaderboard --results .", ". has no record of a run."),
         ("show regcl", "No record in results fits 'regcl'."),
+        ("records", "No folder results."),
+        ("records --results .", ". has no record of a run."),
         ("check nope.py", "No file nope.py."),
         ("check regcl --set method.rigde=1", "did you mean 'ridge'?"),
         ("check regcl --set adapter.rank=1", "--set 'adapter.rank=1' is not a setting of the method"),
@@ -217,3 +221,23 @@ def test_memory_is_recognised_without_torch() -> None:
     assert ran_out_of_memory(MemoryError())
     assert ran_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
     assert not ran_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_records_lists_all_records_and_show_tells_those_of_one_method_apart(
+    cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    files = {"0123": run_info().to_json(), "feed": run_info(seed=4).to_json(), "damaged": "{"}
+    for name, text in files.items():
+        folder = tmp_path / "mini" / "regcl" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(text)
+    listed = cli("records", "--results", str(tmp_path))
+    assert listed.exit_code == 0
+    shown = words(listed.stdout)
+    assert re.search(r"mini/regcl/0123 complete 3 pill, camo", shown)
+    assert re.search(r"mini/regcl/feed complete 4", shown)
+    assert "damaged" in shown
+    several = cli("show", "regcl", "--results", str(tmp_path))
+    assert several.exit_code == 2
+    assert re.search(r"mini/regcl/feed seed 4; order pill,camo", words(several.stderr))
+    assert "mini/regcl/damaged" in several.stderr

@@ -224,7 +224,9 @@ def test_a_record_is_found_by_its_path(tmp_path: Path) -> None:
 def test_a_name_that_fits_none_or_several_lists_what_there_is(tmp_path: Path) -> None:
     record(tmp_path)
     record(tmp_path, digest="0123ffffffffffff", seed=4)
-    with pytest.raises(CosamError, match=r"2 records fit '0123'.*(?s:.*)mini/regcl/0123456789ab.*\n  mini/regcl/0123fff"):
+    with pytest.raises(
+        CosamError, match=r"2 records fit '0123'.*(?s:.*)mini/regcl/0123456789ab.*\n  mini/regcl/0123fff"
+    ):
         load_record("0123", results=tmp_path)
     with pytest.raises(CosamError, match=r"No record in .* fits 'trm'\. Offered: mini/regcl/"):
         load_record("trm", results=tmp_path)
