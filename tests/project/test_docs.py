@@ -123,7 +123,9 @@ def test_the_page_for_authors_names_every_hook_and_tool() -> None:
 
 
 def test_every_mistake_on_the_page_is_a_message_of_the_check() -> None:
-    messages = text_of("cosam_bench/method/contract_check.py").replace('"\n', "").replace("{act}() ", "")
+    modules = ("contract_check", "contract_trial", "returned")
+    sources = "".join(text_of(f"cosam_bench/method/{module}.py") for module in modules)
+    messages = sources.replace('"\n', "").replace("{act}() ", "")
     messages = re.sub(r'"\s+f?"', "", messages.replace("{card.state!r}", "'constant'"))
     quoted = re.findall(r'^\| "([^"]+)"', text_of("docs/writing-a-method.md"), flags=re.MULTILINE)
     assert len(quoted) > 5
