@@ -51,6 +51,11 @@ def test_a_closed_pipe_ends_quietly() -> None:
         assert process.stderr.read() == b""
 
 
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "cosam_bench", "--version"]
+    assert subprocess.check_output(command, text=True) == f"cosam-bench {__version__}\n"
+
+
 def test_version(cli: Callable[..., Result]) -> None:
     assert cli("--version").stdout == f"cosam-bench {__version__}\n"
 
