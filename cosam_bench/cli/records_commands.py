@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The folder of records.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Save the best, median and worst test image of each domain here, with masks.",
+    ),
+]
 Metric = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(METRICS)}.")]
 
 
@@ -21,22 +29,28 @@ def show(
     record: Annotated[str, typer.Argument(metavar="RECORD", help="Its folder, or part of protocol/method/hash.")],
     *,
     metric: Metric = "iou",
+    images: Images = None,
     results: Results = Path("results"),
 ) -> None:
     """Show one record: its score matrix, figures and costs."""
     from cosam_bench.results.results_folder import load_record
 
-    show_record(load_record(record, results=results), metric=metric)
+    show_record(load_record(record, results=results), metric=metric, images=images)
 
 
-def show_record(record: Record, *, metric: str = "iou") -> None:
-    """Print a record's matrix, figures, costs and folder."""
+def show_record(record: Record, *, metric: str = "iou", images: Path | None = None) -> None:
+    """Print a record's matrix, figures, costs and folder; save its example images in a folder."""
     from cosam_bench.cli.matrix_table import render_matrix, render_summary
 
     console = results_console()
     console.print(render_matrix(record, metric, width=console.width))
     console.print(render_summary(record))
     console.print(f"Record: {record.folder}", soft_wrap=True)
+    if images is not None:
+        from cosam_bench.results.overlays import save_overlays
+
+        saved = save_overlays(record, images)
+        console.print(f"Images: {images} ({len(saved)} pictures)", soft_wrap=True)
 
 
 def records(*, results: Results = Path("results")) -> None:

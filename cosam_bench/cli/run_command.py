@@ -10,7 +10,7 @@ import typer
 from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
 from cosam_bench.cli.leaderboard_command import print_leaderboard, refresh_leaderboard
-from cosam_bench.cli.records_commands import Results, show_record
+from cosam_bench.cli.records_commands import Images, Results, show_record
 from cosam_bench.core.console import say
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
@@ -85,6 +85,7 @@ def run(
     scales: Scales = False,
     results: Results = Path("results"),
     csv: Csv = None,
+    images: Images = None,
     fresh: Fresh = False,
     isolated: Isolated = None,
     dry_run: DryRun = False,
@@ -118,7 +119,7 @@ def run(
             return
         done: list[Outcome] = []
         try:
-            failed = _run_and_show(configs, results, done, fresh=fresh, isolated=isolated)
+            failed = _run_and_show(configs, results, done, fresh=fresh, isolated=isolated, images=images)
         finally:  # also if a later method's run is stopped
             if done:
                 _refresh(results, csv, is_anything_new=not all(outcome.was_complete for outcome in done))
@@ -153,7 +154,13 @@ def _only(configs: list[RunConfig]) -> RunConfig:
 
 
 def _run_and_show(
-    configs: list[RunConfig], results: Path, done: list[Outcome], *, fresh: bool, isolated: bool | None
+    configs: list[RunConfig],
+    results: Path,
+    done: list[Outcome],
+    *,
+    fresh: bool,
+    isolated: bool | None,
+    images: Path | None,
 ) -> list[str]:
     """Run and show each method, and add its outcome to ``done`` if its record is complete.
 
@@ -182,7 +189,7 @@ def _run_and_show(
                 say("Note", f"Already complete since {started}; use --fresh to run it again.", style="bold yellow")
             done.append(outcome)
             if unshown is None:
-                unshown = _show(outcome.record)
+                unshown = _show(outcome.record, images)
     except ImageDoesNotFit as error:  # not even frozen SAM can be run here
         raise Failed(str(error)) from None
     if unshown is not None:
@@ -190,10 +197,13 @@ def _run_and_show(
     return failed
 
 
-def _show(record: Record) -> Exception | None:
-    """Show a record; what goes wrong in that is returned, so that the methods after it are measured first."""
+def _show(record: Record, images: Path | None) -> Exception | None:
+    """Show a record, and save its images in a folder named after the method.
+
+    What goes wrong in that is returned, so that the methods after it are measured first.
+    """
     try:
-        show_record(record)
+        show_record(record, images=images and images / record.folder.parent.name)
     except Exception as error:  # a closed pipe, a full disk, or a damaged record
         return error
     return None

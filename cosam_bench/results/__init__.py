@@ -28,6 +28,7 @@ verification: whether a record is what was computed
 cleaning: what killed processes left, and caches, removed
 trackers: a record as a run of an experiment tracker
 examples: a record's example images
+overlays: these images as pictures
 export: a record's model in other programs' formats
 report: one page about several runs
 """

@@ -42,6 +42,20 @@ def test_shortcuts_reach_the_configuration_and_set_wins(cli: Callable[..., Resul
     assert (config["device"], config["seed"]) == ("cpu", 2)
 
 
+def test_example_images_are_saved_by_method_and_again_by_show(
+    cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path
+) -> None:
+    run = ["run", "--method", "finetune,average", "--protocol", quick_protocol, "--images", "masks"]
+    assert cli(*run).exit_code == 0
+    saved = {path.relative_to(tmp_path / "masks").as_posix() for path in (tmp_path / "masks").rglob("*.png")}
+    assert {name.partition("/")[0] for name in saved} == {"finetune", "average"}
+    assert cli("show", "finetune", "--images", "again").exit_code == 0
+    again = {f"finetune/{path.name}" for path in (tmp_path / "again").glob("*.png")}
+    assert again == {name for name in saved if name.startswith("finetune/")}
+    (tmp_path / "file").write_text("")
+    assert cli("show", "finetune", "--images", "file/masks").exit_code == 2
+
+
 def test_a_run_is_shown_recorded_then_known(cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path) -> None:
     run = ["run", "--method", "finetune", "--protocol", quick_protocol]
     first = cli(*run)

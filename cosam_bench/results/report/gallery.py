@@ -11,14 +11,13 @@ import numpy as np
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.results.examples import Bools, Example, Prompt, decode_mask, read_examples
+from cosam_bench.results.overlays import TRUTH, Colour, compared
 from cosam_bench.results.report.boards import Board, Entry
 
 PAGE_BYTES = 2_950_000
 """The size up to which a page is filled with images."""
 
 # Okabe and Ito, "Color Universal Design", 2008; the last number is opacity out of 255.
-_CORRECT, _MISSED, _WRONG = (0, 158, 115, 165), (230, 159, 0, 190), (204, 121, 167, 190)
-_TRUTH = (86, 180, 233, 165)
 _NOTHING = (0, 0, 0, 0)
 
 
@@ -123,9 +122,9 @@ def _shown(example: Example, gallery: Gallery, *, data: dict[str, str]) -> Shown
             width=example.width,
             height=example.height,
             image=example.image,
-            truth=overlay([truth], [_TRUTH]),
+            truth=overlay([truth], [TRUTH]),
             prompt=example.prompt,
-            prompt_mask=overlay([decode_mask(mask)], [_TRUTH]) if mask else None,
+            prompt_mask=overlay([decode_mask(mask)], [TRUTH]) if mask else None,
         )
         gallery.pictures[identity] = picture
         gallery.size_bytes += len(picture.image) + len(picture.truth) + len(picture.prompt_mask or "") + 300
@@ -137,10 +136,11 @@ def _shown(example: Example, gallery: Gallery, *, data: dict[str, str]) -> Shown
 
 def _errors(predicted: Bools, truth: Bools) -> str:
     """What is right, missed and wrong, as a picture to lay over the image."""
-    return overlay([predicted & truth, truth & ~predicted, predicted & ~truth], [_CORRECT, _MISSED, _WRONG])
+    masks, colours = zip(*compared(predicted, truth), strict=True)
+    return overlay(masks, colours)
 
 
-def overlay(masks: Sequence[Bools], colours: Sequence[tuple[int, int, int, int]]) -> str:
+def overlay(masks: Sequence[Bools], colours: Sequence[Colour]) -> str:
     """Masks that exclude each other as one PNG in base64, see-through elsewhere.
 
     Args:
