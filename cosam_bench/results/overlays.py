@@ -94,7 +94,7 @@ def _tinted(image: Image, layers: Sequence[tuple[Bools, Colour]]) -> Image:
     return _from_array(pixels.round().astype(np.uint8))
 
 
-def _from_array(pixels: np.ndarray) -> Image:  # type: ignore[type-arg]
+def _from_array(pixels: np.ndarray) -> Image:
     from PIL import Image
 
     return Image.fromarray(pixels)
