@@ -18,6 +18,7 @@ row_reuse: rows that need no second measurement
 running_record: a record while its run continues
 row_scorer: one row of the matrix
 scale_scorer: one merge at several lengths
+shared_parts: the parts of a run that other runs use as well
 runner: all domains through a method
 run_methods: several methods, one after another
 image_prompt: one image and its prompt, checked

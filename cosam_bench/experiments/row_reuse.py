@@ -23,19 +23,23 @@ from cosam_bench.experiments.step_result import StepResult
 
 
 class FrozenRow:
-    """Frozen SAM's row under the conditions of a run, in a file shared with other runs."""
+    """Frozen SAM's row under the conditions of a run, in a file shared with other runs.
+
+    Attributes:
+        path: of the file, whether it is there or not.
+    """
 
     def __init__(self, experiment: Experiment, *, results: Path) -> None:
         self._experiment = experiment
         self._identity = _row_digest(experiment)
-        self._path = results / SHARED / "rows" / f"{self._identity}.json"
+        self.path = results / SHARED / "rows" / f"{self._identity}.json"
 
     def read(self) -> StepResult | None:
         """The row, columns in this run's order; None if no run has measured it, or its file is damaged."""
         if self._identity not in self._experiment.frozen_rows:
             return None
         try:
-            result = StepResult.read(self._path, identity=self._identity)
+            result = StepResult.read(self.path, identity=self._identity)
         except CosamError:
             return None
         columns = {domain.name: domain.test.keys for domain in self._experiment.columns}
@@ -46,7 +50,7 @@ class FrozenRow:
     def write(self, result: StepResult) -> None:
         """Keep the row for other runs; if that fails, they measure it themselves."""
         with suppress(CannotWrite):
-            result.save(self._path, identity=self._identity)
+            result.save(self.path, identity=self._identity)
             self._experiment.frozen_rows.add(self._identity)
 
 

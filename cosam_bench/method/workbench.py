@@ -135,17 +135,7 @@ class Workbench:
         if self.experts is None or hooks is not None:
             fitted, is_new = fitted_now(), True
         else:
-            name = expert_name(
-                domain.digest,
-                sam=self.sam,
-                adapter=self.adapter,
-                fit=fit,
-                prompt_kind=self.prompt_kind,
-                view=self.view,
-                seed=self.seed,
-                start=start,
-                from_scratch=from_scratch,
-            )
+            name = self.expert_name(domain, start=start, from_scratch=from_scratch)
             fitted, is_new = self.experts.read_or_train(name, fitted_now)
         if not is_new:
             self.advance(3 * images_seen(len(domain), self.fit))
@@ -153,6 +143,20 @@ class Workbench:
         self.meter.elapsed_training_seconds += uncached_clock(self.prefixes) - began
         self.meter.trainable_parameters = fitted.trainable_parameters
         return fitted
+
+    def expert_name(self, domain: TrainingDomain, *, start: Update | None = None, from_scratch: bool = False) -> str:
+        """The name in the store of what ``train`` returns for the same arguments."""
+        return expert_name(
+            domain.digest,
+            sam=self.sam,
+            adapter=self.adapter,
+            fit=self.fit.for_domain(domain.name),
+            prompt_kind=self.prompt_kind,
+            view=self.view,
+            seed=self.seed,
+            start=start,
+            from_scratch=from_scratch,
+        )
 
     @contextmanager
     def training(self, *, trainable_parameters: int) -> Iterator[None]:

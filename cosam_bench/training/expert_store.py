@@ -87,7 +87,7 @@ class ExpertStore:
         Raises:
             CannotWrite: the folder cannot be written or the disk is full.
         """
-        path = self._folder / f"{name}.safetensors"
+        path = self.path(name)
         if (found := self._read(path)) is not None:
             return found, False
         with exclusive(path.with_suffix(".lock")):
@@ -97,6 +97,10 @@ class ExpertStore:
             write_sealed(path, fitted.update.tensors(), fitted.facts)
             self._reusable.add(name)
             return fitted, True
+
+    def path(self, name: str) -> Path:
+        """The file of an expert, whether it is there or not."""
+        return self._folder / f"{name}.safetensors"
 
     def _read(self, path: Path) -> Fitted | None:
         if path.stem not in self._reusable:

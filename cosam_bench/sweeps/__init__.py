@@ -1,0 +1,19 @@
+"""Sweeps: methods, orders, seeds, models and settings as one graph of tasks, of which equal ones are done once.
+
+A task is one of three: the row of frozen SAM, an expert, or a whole run. A run is not divided into its merge steps:
+each step begins with the state that the one before it left, so no two of them could run at once, and a run that was
+stopped continues after its last complete step by itself.
+
+Modules, bottom to top:
+
+grid: what a sweep varies
+task: one task and its key
+planning: from a grid to its tasks
+task_store: descriptions, outcomes and times of tasks as files
+estimate: what is left to do, and how long that takes
+performing: one task, in the process that was given it
+engines: the interface of what runs tasks
+local_engine: processes of this machine
+dispatch: tasks through an engine, each after those that it needs
+sweep: a grid planned and run
+"""

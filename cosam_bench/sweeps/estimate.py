@@ -1,0 +1,74 @@
+"""What is left to do of a plan, and how long that takes, by what was measured in the same folder."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from cosam_bench.method.registry import short_name
+from cosam_bench.sweeps.planning import Plan
+from cosam_bench.sweeps.task import Kind, Task
+from cosam_bench.sweeps.task_store import Done, TaskStore
+
+
+def missing_tasks(plan: Plan, store: TaskStore, done: Mapping[str, Done]) -> list[Task]:
+    """The runs that are not complete, and the tasks that these need and that are not done, in the plan's order.
+
+    Args:
+        done: those of the store.
+    """
+    there = {key for key, one in done.items() if key in plan.tasks and store.is_there(one)}
+    wanted: set[str] = set()
+    for task in plan.tasks.values():
+        if task.kind == "run" and task.key not in there:
+            wanted.update(key for key in (*task.needs, task.key) if key not in there)
+    return [task for key, task in plan.tasks.items() if key in wanted]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long tasks take in one process, by the median of those that were like them.
+
+    Attributes:
+        seconds: the sum over tasks whose like was measured.
+        known: the number of these tasks.
+        unknown: the number of the others.
+    """
+
+    seconds: float
+    known: int
+    unknown: int
+
+
+class Times:
+    """Measured seconds of tasks."""
+
+    def __init__(self, done: Iterable[Done]) -> None:
+        measured: defaultdict[tuple[Kind, tuple[str, ...]], list[float]] = defaultdict(list)
+        for one in done:
+            measured[one.kind, one.like].append(one.seconds)
+        self._medians = {like: median(seconds) for like, seconds in measured.items()}
+
+    def seconds(self, plan: Plan, task: Task) -> float | None:
+        """How long a task takes; None if nothing like it was measured."""
+        return self._medians.get((task.kind, like(plan, task)))
+
+    def of(self, plan: Plan, tasks: Iterable[Task]) -> Estimate:
+        """How long tasks take one after another."""
+        found = [self.seconds(plan, task) for task in tasks]
+        known = [seconds for seconds in found if seconds is not None]
+        return Estimate(sum(known), len(known), len(found) - len(known))
+
+    def unshared(self, plan: Plan) -> Estimate:
+        """How long the plan's runs take one after another if each does all of its own."""
+        runs = [task for task in plan.tasks.values() if task.kind == "run"]
+        return self.of(plan, (plan.tasks[key] for run in runs for key in (*run.needs, run.key)))
+
+
+def like(plan: Plan, task: Task) -> tuple[str, ...]:
+    """What tasks of about the same length have in common: model, method or domain, and protocol."""
+    config = plan.configs[task.config]
+    own = short_name(config.method) if task.kind == "run" else task.domain
+    return (config.protocol.model.name, own, config.protocol.name)

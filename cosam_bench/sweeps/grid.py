@@ -1,0 +1,161 @@
+"""What a sweep varies: methods, orders, seeds, models and settings, each with each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.settings import Settings, read_toml, setting, validate
+from cosam_bench.experiments.options import RunOptions, domain_order, resolve, setting_texts
+
+if TYPE_CHECKING:
+    from cosam_bench.data.streams import Stream
+    from cosam_bench.experiments.protocol import RunConfig
+
+STREAM_ORDER = "stream"
+"""The order that the stream itself has."""
+
+_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class Grid(Settings):
+    """A sweep: one run for each method, order, seed, model and table of settings."""
+
+    methods: tuple[str, ...] = setting(..., "the methods, as `run --method` takes each", min_length=1)
+    protocol: str = setting("mini", "a built-in protocol or a TOML file", source="as `run`")
+    mode: str = setting("clean", "the protocol's mode", source="as `run`")
+    orders: _Count | tuple[str, ...] = setting(
+        1,
+        "how many: the stream's own, random:1, random:2 and so on; or a list of orders as `run --order` takes each, "
+        "and `stream` for the stream's own",
+        source="one: the stream's own",
+    )
+    seeds: _Count | tuple[_Seed, ...] = setting(
+        1, "how many: 0, 1, 2 and so on; or a list of seeds", source="one: the default of `run`"
+    )
+    models: tuple[str, ...] = setting((), "base models; empty: the protocol's", source="as `run`")
+    settings: tuple[dict[str, Any], ...] = setting(
+        ({},), "tables of settings by their keys, as `run --set` takes them", source="one table: the protocol's"
+    )
+    device: str = setting("auto", "as `run --device` takes it", source="as `run`")
+    threads: int = setting(
+        1,
+        "threads of each process; another number rounds sums differently, so its experts and rows are others",
+        source="this project: one process per core does most work per second",
+        ge=1,
+        le=1024,
+    )
+    isolated: bool | None = setting(
+        None, "run methods in processes of their own; not given: those that are not built in", source="as `run`"
+    )
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds, each once."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(dict.fromkeys(self.seeds))
+
+    def all_orders(self, stream: Stream) -> tuple[tuple[str, ...], ...]:
+        """The orders of the stream's domains; two that are alike appear once.
+
+        Raises:
+            CosamError: an order does not fit the stream.
+        """
+        if isinstance(self.orders, int):
+            asked = (STREAM_ORDER, *(f"random:{number}" for number in range(1, self.orders)))
+        else:
+            asked = self.orders
+        found = (tuple(stream.order) if _is_own(one, stream) else _order(one, stream) for one in asked)
+        return tuple(dict.fromkeys(found))
+
+    def configs(self) -> list[RunConfig]:
+        """The resolved run of each method, model and table of settings, at the first seed and in the stream's order.
+
+        Raises:
+            CosamError: an axis is empty, or a name, a key or a value does not fit.
+        """
+        for axis in ("orders", "seeds", "settings"):
+            if not isinstance(value := getattr(self, axis), int) and not value:
+                raise CosamError(f"The sweep's {axis!r} is an empty list. Name at least one, or leave the key out.")
+        found = []
+        for model in self.models or (None,):
+            for table in self.settings:
+                options = RunOptions(
+                    protocol=self.protocol,
+                    mode=self.mode,
+                    model=model,
+                    device=self.device,
+                    settings=_allowed(setting_texts(table)),
+                    isolated=self.isolated,
+                )
+                found += resolve(self.methods, options)
+        return found
+
+
+def _is_own(asked: str, stream: Stream) -> bool:
+    return asked == STREAM_ORDER and asked not in stream.orders
+
+
+def _order(asked: str, stream: Stream) -> tuple[str, ...]:
+    return tuple(domain_order(asked, stream.order, named=stream.orders))
+
+
+def _allowed(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        key = text.partition("=")[0].strip()
+        if key in ("seed", "order", "device", "model.name"):
+            axis = {"model.name": "models"}.get(key, key if key == "device" else f"{key}s")
+            raise CosamError(f"{key!r} cannot be among a sweep's settings. Give it as {axis!r}.")
+    return texts
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid in a TOML file; relative paths in it start at the file's folder.
+
+    Raises:
+        CosamError: the file cannot be read, or a key or value does not fit.
+    """
+    tables = read_toml(path)
+    for key in ("protocol", "methods"):
+        if key in tables:
+            tables[key] = _anchored(tables[key], path.parent)
+    return validate(Grid, tables, source=str(path))
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """The same names; one that is the relative path of a file starts at ``folder``."""
+    if isinstance(value, list):
+        return [_anchored(one, folder) for one in value]
+    if isinstance(value, str) and value.partition(":")[0].endswith((".toml", ".py")):
+        return str(folder.absolute() / Path(value).expanduser())
+    return value
+
+
+def grid_from_texts(*, orders: str | None = None, seeds: str | None = None, **given: Any) -> Grid:
+    """The grid that options describe; None for what is not given.
+
+    Args:
+        orders: a number, or orders by name, separated by commas.
+        seeds: a number, or ``[0,3,7]``.
+        given: the other keys of a grid.
+
+    Raises:
+        CosamError: a value does not fit.
+
+    >>> grid_from_texts(methods=["regcl"], orders="stream,random:4", seeds="2").orders
+    ('stream', 'random:4')
+    """
+    tables = {key: value for key, value in given.items() if value is not None}
+    if orders is not None:
+        is_number = orders.strip().isdecimal()
+        tables["orders"] = int(orders) if is_number else [one.strip() for one in orders.split(",")]
+    if seeds is not None:
+        try:
+            tables["seeds"] = json.loads(seeds)
+        except ValueError:
+            raise CosamError(f"--seeds {seeds!r} is neither a number nor a list such as [0,3,7]. Correct it.") from None
+    return validate(Grid, tables, source="The sweep's options")

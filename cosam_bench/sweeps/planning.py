@@ -1,0 +1,146 @@
+"""From a grid to the graph of its tasks, without opening data or building a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cosam_bench.core.defaults import counted_settings
+from cosam_bench.core.environment import versions
+from cosam_bench.core.hashing import sha256_json
+from cosam_bench.data.streams import Stream, load_stream
+from cosam_bench.experiments.experiment import chosen_method
+from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.isolation.descriptions import MethodFacts
+from cosam_bench.method.registry import short_name
+from cosam_bench.method.rule_digest import rule_digest
+from cosam_bench.sweeps.grid import Grid
+from cosam_bench.sweeps.task import Kind, Task
+
+SHARED_METHOD = "frozen"
+"""The method under whose name tasks that belong to no method open their data and model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks of a grid.
+
+    Attributes:
+        tasks: by key, each after those that it needs.
+        configs: settings that tasks name by position, at the first seed.
+        unshared: by kind, how many tasks there were if each run did all of its own.
+        demand: by key, for how many runs a task is done.
+    """
+
+    tasks: Mapping[str, Task]
+    configs: tuple[RunConfig, ...]
+    unshared: Mapping[Kind, int]
+    demand: Mapping[str, int]
+
+    def config(self, task: Task) -> RunConfig:
+        """The settings of one task."""
+        return self.configs[task.config].model_copy(update={"seed": task.seed, "order": task.order})
+
+    def count(self, kind: Kind) -> int:
+        """How many tasks are of a kind."""
+        return sum(task.kind == kind for task in self.tasks.values())
+
+
+def plan(grid: Grid) -> Plan:
+    """The tasks of a grid; equal ones appear once.
+
+    Raises:
+        CosamError: a name, a key or a value of the grid does not fit.
+    """
+    tasks: dict[str, Task] = {}
+    configs: list[RunConfig] = []
+    unshared: Counter[Kind] = Counter()
+    demand: Counter[str] = Counter()
+    streams: dict[str, Stream] = {}
+    for config in grid.configs():
+        name = config.protocol.stream
+        stream = streams.setdefault(name, load_stream(name))
+        facts = _Facts.of(config, stream, threads=grid.threads, isolated=grid.isolated)
+        position = len(configs)
+        configs += [config, config.model_copy(update={"method": SHARED_METHOD, "settings": {}})]
+        orders = grid.all_orders(stream)
+        for seed in grid.all_seeds:
+            shared = list(facts.shared_tasks(seed, config=position + 1))
+            needs = tuple(task.key for task in shared)
+            for order in orders:
+                run = Task(facts.run_key(seed, order), "run", position, seed, order, needs=needs)
+                unshared.update(task.kind for task in (*shared, run))
+                if run.key not in tasks:
+                    demand.update((*needs, run.key))
+                for task in (*shared, run):
+                    tasks.setdefault(task.key, task)
+    return Plan(tasks, tuple(configs), unshared, demand)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What decides the tasks of one method, model and table of settings, except the seed and the order.
+
+    Attributes:
+        row: of the row of frozen SAM.
+        experts: by the domain's name, of its expert; empty if the method does not train one per domain.
+        run: of the whole run.
+    """
+
+    row: str
+    experts: Mapping[str, str]
+    run: str
+
+    @classmethod
+    def of(cls, config: RunConfig, stream: Stream, *, threads: int, isolated: bool | None) -> _Facts:
+        method, settings = chosen_method(config, isolated)
+        if isinstance(method, MethodFacts):
+            rule, counted, reason = method.rule, method.counted, method.needs_training
+        else:
+            assert settings is not None
+            rule, counted, reason = rule_digest(method), counted_settings(settings), method.needs_training(settings)
+        common = {
+            "versions": versions(),
+            "device": config.device,
+            "scales": bool(config.scales),
+            "experts": config.experts,
+            "cached": config.prefix_cache_gib > 0,
+        }
+        protocol = config.protocol.model_dump(mode="json", exclude={"title", "methods"})
+        data = {card.name: card.model_dump(mode="json") for card in stream.cards}
+        bits = common | {"threads": threads}
+        row = {key: value for key, value in protocol.items() if key not in (*_NAMES, "fit")}
+        training = {key: value for key, value in protocol.items() if key not in (*_NAMES, "score")}
+        trains = not reason and config.experts is None
+        return cls(
+            row=sha256_json(["frozen row", bits, row, data]),
+            experts={
+                name: sha256_json(["expert", bits, training, name, data[name]]) for name in stream.order if trains
+            },
+            run=sha256_json(
+                ["run", common, config.scales, protocol, stream.retention, data, _named(config), rule, counted]
+            ),
+        )
+
+    def shared_tasks(self, seed: int, *, config: int) -> Iterator[Task]:
+        """What a run at a seed shares with others."""
+        yield Task(_key(self.row, seed), "frozen row", config, seed)
+        for domain, facts in self.experts.items():
+            yield Task(_key(facts, seed), "expert", config, seed, domain=domain)
+
+    def run_key(self, seed: int, order: tuple[str, ...]) -> str:
+        """The key of the run at a seed and in an order."""
+        return _key(self.run, seed, *order)
+
+
+_NAMES = ("name", "version", "mode", "stream")  # of the protocol; what they stand for counts by itself
+
+
+def _named(config: RunConfig) -> Any:
+    return short_name(config.method)
+
+
+def _key(facts: str, *parts: int | str) -> str:
+    return sha256_json([facts, *parts])[:32]
