@@ -16,7 +16,7 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import compare, export, leaderboard, merge, predict, report, run
+    from cosam_bench.api import compare, export, leaderboard, merge, predict, report, run, sweep
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -75,11 +75,12 @@ __all__ = [
     "report",
     "run",
     "setting",
+    "sweep",
     "weight_changes",
 ]
 
 _HOMES = {
-    "api": ("compare", "export", "leaderboard", "merge", "predict", "report", "run"),
+    "api": ("compare", "export", "leaderboard", "merge", "predict", "report", "run", "sweep"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),

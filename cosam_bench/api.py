@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cosam_bench.results.export.formats import Exported
     from cosam_bench.results.records import Record
     from cosam_bench.results.report.page import WrittenReport
+    from cosam_bench.sweeps.sweep import SweepResult
     from cosam_bench.training.fit import TrainingStep
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
@@ -154,6 +155,76 @@ def run(
             f"{len(failures)} of {len(outcomes)} methods failed: {' '.join(map(str, failures))}", records=records
         ) from failures[0]
     return records[0] if is_one else records
+
+
+def sweep(
+    grid: str | Path | None = None,
+    *,
+    methods: Sequence[MethodLike] = (),
+    orders: int | Sequence[str] = 1,
+    seeds: int | Sequence[int] = 1,
+    models: Sequence[str] = (),
+    protocol: str | Path = "mini",
+    mode: str = "clean",
+    settings: Sequence[Mapping[str, object]] = ({},),
+    device: str = "auto",
+    threads: int = 1,
+    isolated: bool | None = None,
+    workers: int | None = None,
+    results: str | Path = "results",
+    dry_run: bool = False,
+) -> SweepResult:
+    """Run each method in each order, at each seed, with each model and settings; what runs have in common is done once.
+
+    A second call runs only what is missing. A task that fails keeps those from running that need it, and no others.
+
+    Args:
+        grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments; docs/sweeps.md.
+        methods: each as for ``run``.
+        orders: how many: the stream's own, ``random:1``, ``random:2`` and so on; or a list of orders as for ``run``,
+            ``stream`` for the stream's own.
+        seeds: how many: 0, 1, 2 and so on; or a list.
+        models: base models; empty: the protocol's.
+        protocol: as for ``run``.
+        mode: as for ``run``.
+        settings: a list of settings as for ``run``.
+        device: as for ``run``.
+        threads: of each process; experts and rows of frozen SAM are shared between equal numbers only.
+        isolated: as for ``run``.
+        workers: how many processes; None: one per GPU, or one per ``threads`` cores.
+        results: the folder of records.
+        dry_run: run nothing; only count the tasks and estimate their time.
+
+    Returns:
+        ``records`` of the complete runs; ``failed``, by task, why it failed; and what was planned: ``counts``, and the
+        estimates ``left`` and ``unshared``.
+
+    Raises:
+        CosamError: a name, key or value does not fit, joblib is not installed, or a file cannot be written.
+    """
+    from cosam_bench.core.settings import validate
+    from cosam_bench.sweeps.grid import Grid, read_grid
+    from cosam_bench.sweeps.sweep import sweep as run_sweep
+
+    if grid is not None and methods:
+        raise CosamError("A sweep takes its methods from the grid's file or from `methods`. Leave one of them out.")
+    if grid is not None:
+        found = read_grid(expanded(grid))
+    else:
+        given = {
+            "methods": _references(methods),
+            "orders": orders if isinstance(orders, int) else list(orders),
+            "seeds": seeds if isinstance(seeds, int) else list(seeds),
+            "models": list(models),
+            "protocol": str(protocol),
+            "mode": mode,
+            "settings": [dict(table) for table in settings],
+            "device": device,
+            "threads": threads,
+            "isolated": isolated,
+        }
+        found = validate(Grid, given, source="The sweep's arguments")
+    return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run)
 
 
 def _references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:

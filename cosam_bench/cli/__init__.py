@@ -25,6 +25,7 @@ verify_command: `verify`
 report_command: `report`
 run_command: `run`
 run_usage: a method's name without its option
+sweep_command: `sweep`, many runs as one graph of tasks
 predict_command: `predict`, one image by a run's final model
 settings_command: `settings`
 methods_commands: `methods`, `check` and `new-method`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -14,12 +15,31 @@ Perform = Callable[[str, str | None], Outcome]
 """Does the task of a key on a device; None: on the one in its settings."""
 
 
+def local_slots(device: str, *, threads: int, workers: int | None = None) -> list[str | None]:
+    """The device of each process: one per GPU, or None for each share of the cores.
+
+    Args:
+        device: as ``run --device`` takes it.
+        threads: of each process.
+        workers: how many processes; None: one per GPU, or as many as the cores allow.
+    """
+    if device in ("auto", "cuda"):
+        import torch
+
+        gpus = torch.cuda.device_count()
+        if gpus:
+            return [f"cuda:{place % gpus}" for place in range(workers or gpus)]
+    if device.startswith("cuda"):
+        return [None] * (workers or 1)
+    return [None] * (workers or max(1, len(os.sched_getaffinity(0)) // threads))
+
+
 class LocalEngine:
     """Runs tasks in processes, no more at once than there are slots.
 
-    If a process dies, as it does where memory runs out, loky ends the others with it and nobody can tell which task
-    was at fault. All tasks that were running then run again, one at a time: one that ends its process again has
-    failed, the others lose nothing but time.
+    If a process dies, as happens if memory runs out, loky ends the others with it, and which task was at fault is not
+    known. All tasks that were running then run again, one at a time: one that ends its process again has failed, the
+    others lose nothing but time.
     """
 
     def __init__(self, perform: Perform, *, slots: Sequence[str | None], threads: int = 1) -> None:
@@ -42,6 +62,7 @@ class LocalEngine:
         self._count = len(slots)
         self._waiting: deque[str] = deque()
         self._suspects: deque[str] = deque()
+        self._suspected: set[str] = set()
         self._running: dict[Future[Outcome], tuple[str, str | None]] = {}
 
     def submit(self, key: str) -> None:
@@ -55,44 +76,37 @@ class LocalEngine:
         while not found and (self._running or self._waiting or self._suspects):
             self._fill()
             ended, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            was_alone, died = len(self._running) == 1, []
+            if any(isinstance(future.exception(), BrokenExecutor) for future in ended):
+                ended, _ = wait(self._running)  # loky ends them all
             for future in ended:
-                key, slot = self._running.pop(future)
-                self._free.append(slot)
-                try:
-                    found.append(future.result())
-                except BrokenExecutor:
-                    died.append(key)
-            if was_alone and died:
-                found.append(Outcome(died[0], error="Its process was ended, as is done where memory runs out."))
-            elif died:
-                self._suspects.extend(died)
-                self._await_the_end()
+                found += self._outcomes(future)
         self._fill()
         return found
 
-    def _await_the_end(self) -> None:
-        """Put all that a broken pool still held among the suspects."""
-        wait(self._running)
-        for future, (key, slot) in self._running.items():
-            self._free.append(slot)
-            if future.exception() is None:
-                self._done_meanwhile(future)
-            else:
-                self._suspects.append(key)
-        self._running.clear()
-
-    def _done_meanwhile(self, future: Future[Outcome]) -> None:
-        self._suspects.append(future.result().key)  # done again it takes no time: its file is there
+    def _outcomes(self, future: Future[Outcome]) -> list[Outcome]:
+        """What became of a task; nothing if it is to run again."""
+        key, slot = self._running.pop(future)
+        self._free.append(slot)
+        error = future.exception()
+        if error is None:
+            return [future.result()]
+        if not isinstance(error, BrokenExecutor):
+            return [Outcome(key, error=f"{type(error).__name__}: {error}")]
+        if key in self._suspected:
+            return [Outcome(key, error="Its process ended twice, as happens if memory runs out. Use fewer workers.")]
+        self._suspected.add(key)
+        self._suspects.append(key)
+        return []
 
     def _fill(self) -> None:
         """Give waiting tasks to free slots; a suspect runs alone."""
+        is_suspect_running = any(key in self._suspected for key, _ in self._running.values())
         if self._suspects:
             if not self._running:
                 self._start(self._suspects.popleft())
-            return
-        while self._waiting and self._free:
-            self._start(self._waiting.popleft())
+        elif not is_suspect_running:
+            while self._waiting and self._free:
+                self._start(self._waiting.popleft())
 
     def _start(self, key: str) -> None:
         slot = self._free.popleft()

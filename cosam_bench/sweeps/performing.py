@@ -18,7 +18,7 @@ from cosam_bench.sweeps.engines import Outcome
 from cosam_bench.sweeps.task_store import Described, Done, TaskStore
 
 
-def perform(results: Path, key: str, *, device: str | None = None) -> Outcome:
+def perform(results: Path, key: str, device: str | None = None) -> Outcome:
     """Do the task of a key, and write what came of it to the folder of results.
 
     Args:

@@ -11,7 +11,6 @@ A task counts as done while the file that it made is there, and, if that is a re
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +109,7 @@ class TaskStore:
 
     def _names(self) -> Iterable[str]:
         try:
-            return sorted(name for name in os.listdir(self.folder) if name.endswith(_DONE))
+            return sorted(path.name for path in self.folder.iterdir() if path.name.endswith(_DONE))
         except OSError:
             return []
 

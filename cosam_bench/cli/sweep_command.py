@@ -1,0 +1,140 @@
+"""``cosam-bench sweep``: methods, orders, seeds, models and settings, each with each, in several processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cosam_bench.cli.error_handling import Failed, Stopped
+from cosam_bench.cli.isolation_option import Isolated
+from cosam_bench.cli.leaderboard_command import refresh_leaderboard
+from cosam_bench.cli.records_commands import Results
+from cosam_bench.core.console import plain_table, results_console, say
+from cosam_bench.core.errors import CosamError
+
+if TYPE_CHECKING:
+    from cosam_bench.sweeps.engines import Outcome
+    from cosam_bench.sweeps.estimate import Estimate
+    from cosam_bench.sweeps.grid import Grid
+    from cosam_bench.sweeps.sweep import SweepResult
+
+GridFile = Annotated[
+    Path | None, typer.Argument(metavar="GRID.toml", help="What to vary, in place of the options from --methods on.")
+]
+Methods = Annotated[str | None, typer.Option(metavar="a,b,c", help="The methods; each as `run --method` takes it.")]
+Orders = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N", help="How many orders: the stream's, random:1 and so on; or names: stream,reverse. Default: 1."
+    ),
+]
+Seeds = Annotated[
+    str | None, typer.Option(metavar="N", help="How many seeds: 0, 1 and so on; or a list: [0,7]. Default: 1.")
+]
+Models = Annotated[str | None, typer.Option(metavar="a,b,c", help="Base models; default: the protocol's.")]
+Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="A built-in one or a TOML file; default: mini.")]
+Mode = Annotated[str | None, typer.Option(metavar="NAME", help="The protocol's mode; default: clean.")]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N; default: auto.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=1024, help="How many processes; default: one per GPU or per core."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the tasks and how long they take; run nothing.")]
+
+
+def sweep(
+    *,
+    grid: GridFile = None,
+    methods: Methods = None,
+    orders: Orders = None,
+    seeds: Seeds = None,
+    models: Models = None,
+    protocol: Protocol = None,
+    mode: Mode = None,
+    device: Device = None,
+    isolated: Isolated = None,
+    workers: Workers = None,
+    results: Results = Path("results"),
+    dry_run: DryRun = False,
+) -> None:
+    """Run each method in each order, at each seed and with each model; what runs have in common is done once.
+
+    Give the same command again to run what is missing. A task that fails keeps those from running that need it, and
+    no others.
+    """
+    from cosam_bench.sweeps.sweep import sweep as run_sweep
+
+    names = None if methods is None else _names(methods)
+    found = _grid(
+        grid,
+        methods=names,
+        orders=orders,
+        seeds=seeds,
+        models=None if models is None else _names(models),
+        protocol=protocol,
+        mode=mode,
+        device=device,
+        isolated=isolated,
+    )
+    try:
+        done = run_sweep(
+            found, results=results, workers=workers, dry_run=dry_run, on_start=_print_plan, on_task=_print_task
+        )
+    except KeyboardInterrupt as stop:
+        raise Stopped("To continue, give the same command again.") from stop
+    if dry_run:
+        return
+    if done.records:
+        refresh_leaderboard(results, results / "leaderboard.csv")
+    runs = sum(count.planned for count in done.counts if count.kind == "run")
+    typer.echo(f"{len(done.records)} of {runs} runs are complete in {results}.")
+    if done.failed:
+        raise Failed(f"{len(done.failed)} tasks could not be done. Correct the cause, and give the same command again.")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _grid(file: Path | None, **options: object) -> Grid:
+    from cosam_bench.sweeps.grid import grid_from_texts, read_grid
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if file is None:
+        if "methods" not in given:
+            raise CosamError("No method was given. Give --methods a,b,c or a GRID.toml; `cosam-bench methods` lists them.")
+        return grid_from_texts(**given)
+    if given:
+        raise CosamError(f"{file} says what to vary. Leave out --{next(iter(given))}, or write it into the file.")
+    return read_grid(file)
+
+
+def _print_plan(result: SweepResult) -> None:
+    table = plain_table("task", "if not shared", "planned", "to do", "time in one process")
+    for count in result.counts:
+        numbers = (count.unshared, count.planned, count.missing)
+        table.add_row(count.kind, *(f"{number:,}" for number in numbers), _time(count.left))
+    console = results_console()
+    console.print(table)
+    if result.left.known:
+        console.print(f"To do: {_time(result.left)} in one process; there are {result.workers}.")
+    if result.unshared.known:
+        console.print(f"All runs, if each did all of its own: {_time(result.unshared)} in one process.")
+
+
+def _time(estimate: Estimate) -> str:
+    """The seconds of an estimate, and what is not part of it."""
+    if not estimate.known:
+        return "not measured yet" if estimate.unknown else "none"
+    seconds = estimate.seconds
+    text = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+    return f"{text} and {estimate.unknown:,} tasks not measured yet" if estimate.unknown else text
+
+
+def _print_task(name: str, outcome: Outcome) -> None:
+    if outcome.error:
+        say("Failed", f"{name}: {outcome.error}", style="bold red")
+    else:
+        say("Done", name, style="bold green")

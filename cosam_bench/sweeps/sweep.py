@@ -1,0 +1,153 @@
+"""A grid planned and run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cosam_bench.method.registry import short_name
+from cosam_bench.results.records import Record
+from cosam_bench.results.run_info import read_run_info
+from cosam_bench.sweeps.dispatch import dispatch
+from cosam_bench.sweeps.engines import Engine, Outcome
+from cosam_bench.sweeps.estimate import Estimate, Times, missing_tasks
+from cosam_bench.sweeps.grid import Grid
+from cosam_bench.sweeps.local_engine import LocalEngine, local_slots
+from cosam_bench.sweeps.performing import perform
+from cosam_bench.sweeps.planning import Plan, plan
+from cosam_bench.sweeps.task import KINDS, Task
+from cosam_bench.sweeps.task_store import TaskStore
+
+
+@dataclass(frozen=True)
+class Count:
+    """Tasks of one kind.
+
+    Attributes:
+        kind: of the tasks.
+        unshared: how many there were if each run did all of its own.
+        planned: how many there are, each once.
+        missing: how many of these are still to be done.
+        left: how long they take in one process.
+    """
+
+    kind: str
+    unshared: int
+    planned: int
+    missing: int
+    left: Estimate
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep is, and what has become of it.
+
+    Attributes:
+        counts: of each kind of task, before the sweep began.
+        left: how long all that was missing takes in one process.
+        unshared: how long all runs take in one process if each does all of its own.
+        workers: the number of processes.
+        records: of the runs that are complete, in the order of the grid.
+        failed: by what a task is, in words, why it failed.
+    """
+
+    counts: tuple[Count, ...]
+    left: Estimate
+    unshared: Estimate
+    workers: int
+    records: tuple[Record, ...] = ()
+    failed: Mapping[str, str] | None = None
+
+
+def sweep(
+    grid: Grid,
+    *,
+    results: Path,
+    workers: int | None = None,
+    dry_run: bool = False,
+    on_start: Callable[[SweepResult], None] = lambda result: None,
+    on_task: Callable[[str, Outcome], None] = lambda name, outcome: None,
+) -> SweepResult:
+    """Run what is missing of a grid.
+
+    Args:
+        grid: what varies.
+        results: the folder of records.
+        workers: how many processes; None: one per GPU, or per ``grid.threads`` cores.
+        dry_run: only count and estimate.
+        on_start: called with the counts and estimates.
+        on_task: called with each task, in words, once it has ended.
+
+    Raises:
+        CosamError: the grid does not fit, joblib is not installed, or a file cannot be written.
+    """
+    planned, store = plan(grid), TaskStore(results.absolute())
+    done = store.all_done()
+    missing = missing_tasks(planned, store, done)
+    slots = local_slots(grid.device, threads=grid.threads, workers=workers)
+    result = _overview(planned, missing, Times(done.values()), workers=len(slots))
+    on_start(result)
+    failed: dict[str, str] = {}
+    if missing and not dry_run:
+        engine = LocalEngine(partial(perform, store.results), slots=slots[: len(missing)], threads=grid.threads)
+        failed = _run(planned, missing, store, engine, grid=grid, on_task=on_task)
+    words = {in_words(planned, planned.tasks[key]): reason for key, reason in failed.items()}
+    return SweepResult(
+        result.counts, result.left, result.unshared, result.workers, _records(planned, store), failed=words
+    )
+
+
+def _run(
+    planned: Plan,
+    missing: list[Task],
+    store: TaskStore,
+    engine: Engine,
+    *,
+    grid: Grid,
+    on_task: Callable[[str, Outcome], None],
+) -> dict[str, str]:
+    """By the key of each missing task that could not be done, why."""
+
+    def before(task: Task) -> None:
+        store.describe(task, planned.config(task), threads=grid.threads, isolated=grid.isolated)
+
+    try:
+        return dispatch(
+            missing,
+            engine,
+            before=before,
+            after=lambda task, outcome: on_task(in_words(planned, task), outcome),
+        )
+    finally:
+        engine.close()
+
+
+def _overview(planned: Plan, missing: list[Task], times: Times, *, workers: int) -> SweepResult:
+    counts = []
+    for kind in KINDS:
+        left = [task for task in missing if task.kind == kind]
+        counts.append(
+            Count(kind, planned.unshared.get(kind, 0), planned.count(kind), len(left), times.of(planned, left))
+        )
+    return SweepResult(tuple(counts), times.of(planned, missing), times.unshared(planned), workers)
+
+
+def _records(planned: Plan, store: TaskStore) -> tuple[Record, ...]:
+    done = store.all_done()
+    found = []
+    for task in planned.tasks.values():
+        if task.kind == "run" and (one := done.get(task.key)) is not None and store.is_there(one):
+            path = store.results / one.made
+            found.append(Record(path.parent, read_run_info(path)))
+    return tuple(found)
+
+
+def in_words(planned: Plan, task: Task) -> str:
+    """What a task is, for people."""
+    config = planned.configs[task.config]
+    model = config.protocol.model.name
+    if task.kind == "run":
+        return f"{short_name(config.method)} on {model}, seed {task.seed}, {' '.join(task.order)}"
+    return f"{task.kind}{f' {task.domain}' if task.domain else ''} of {model}, seed {task.seed}"
