@@ -44,6 +44,9 @@ Workers = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the tasks and how long they take; run nothing.")]
 
 
+_UNITS = ((3600, "h"), (60, "min"))
+
+
 def sweep(
     *,
     grid: GridFile = None,
@@ -104,7 +107,7 @@ def _grid(file: Path | None, **options: object) -> Grid:
     given = {name: value for name, value in options.items() if value is not None}
     if file is None:
         if "methods" not in given:
-            raise CosamError("No method was given. Give --methods a,b,c or a GRID.toml; `cosam-bench methods` lists them.")
+            raise CosamError("No method was given. Give --methods a,b,c, or a GRID.toml with methods.")
         return grid_from_texts(**given)
     if given:
         raise CosamError(f"{file} says what to vary. Leave out --{next(iter(given))}, or write it into the file.")
@@ -129,7 +132,13 @@ def _time(estimate: Estimate) -> str:
     if not estimate.known:
         return "not measured yet" if estimate.unknown else "none"
     seconds = estimate.seconds
-    text = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.0f} h"
+    text = (
+        f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:.0f} min"
+        if seconds < 36000
+        else f"{seconds / 3600:.0f} h"
+    )
     return f"{text} and {estimate.unknown:,} tasks not measured yet" if estimate.unknown else text
 
 

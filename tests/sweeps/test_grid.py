@@ -1,0 +1,73 @@
+"""What a sweep varies, from a file and from options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.streams import load_stream
+from cosam_bench.sweeps.grid import Grid, grid_from_texts, read_grid
+
+
+def test_a_number_of_orders_begins_with_the_streams_own(quick_protocol: Path) -> None:
+    stream = load_stream(str(quick_protocol.parent / "quick-stream.toml"))
+    own, *others = Grid(methods=("average",), orders=3).all_orders(stream)
+    assert own == ("pitting", "pill", "polyp")
+    assert all(sorted(order) == sorted(own) for order in others)
+
+
+def test_orders_that_are_alike_appear_once(quick_protocol: Path) -> None:
+    stream = load_stream(str(quick_protocol.parent / "quick-stream.toml"))
+    grid = Grid(methods=("average",), orders=("stream", "pitting,pill,polyp", "reverse"))
+    assert grid.all_orders(stream) == (("pitting", "pill", "polyp"), ("polyp", "pill", "pitting"))
+    assert len(Grid(methods=("average",), orders=100).all_orders(stream)) == 6  # all that three domains have
+
+
+def test_options_and_a_file_describe_the_same_grid(quick_protocol: Path) -> None:
+    file = quick_protocol.parent / "grid.toml"
+    file.write_text(
+        'methods = ["average", "ties"]\nprotocol = "quick.toml"\norders = ["stream", "random:2"]\nseeds = [0, 4]\n'
+    )
+    options = grid_from_texts(
+        methods=["average", "ties"], protocol=str(quick_protocol), orders="stream,random:2", seeds="[0, 4]"
+    )
+    assert read_grid(file) == options
+    assert [config.method for config in options.configs()] == ["average", "ties"]
+
+
+def test_settings_and_models_are_axes_too(quick_protocol: Path) -> None:
+    grid = Grid(
+        methods=("average", "ties"),
+        protocol=str(quick_protocol),
+        models=("tiny", "vit_b"),
+        settings=({}, {"adapter.rank": 4}),
+    )
+    found = [(config.protocol.model.name, config.protocol.adapter.rank, config.method) for config in grid.configs()]
+    assert found == [
+        (model, rank, method) for model in ("tiny", "vit_b") for rank in (2, 4) for method in ("average", "ties")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"methods": []}, "'methods' is"),
+        ({"methods": ["average"], "seed": 3}, "did you mean 'seeds'"),
+        ({"methods": ["average"], "seeds": "three"}, "--seeds 'three' is neither a number nor a list"),
+        ({"methods": ["average"], "seeds": "-1"}, "'seeds"),
+        ({"methods": ["average"], "orders": "0"}, "'orders"),
+        ({"methods": ["average"], "seeds": "[]"}, "'seeds' is an empty list"),
+        ({"methods": ["averge"]}, "Did you mean 'average'"),
+        ({"methods": ["average", "average"]}, "is given twice"),
+        ({"methods": ["average"], "settings": [{"seed": 3}]}, "Give it as 'seeds'"),
+        ({"methods": ["average", "ties"], "settings": [{"method.density": 0.5}]}, "is a setting of one method"),
+        ({"methods": ["average"], "models": ["vit_x"]}, "vit_x"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(CosamError) as found:
+        grid_from_texts(**given).configs()
+    assert said in str(found.value)

@@ -1,0 +1,154 @@
+"""A sweep of the quick protocol: what it runs, what it shares, and that its scores are those of single runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.quick_protocol import write_quick_protocol
+from typer.testing import Result
+
+import cosam_bench as cb
+from cosam_bench.sweeps.grid import Grid
+from cosam_bench.sweeps.sweep import SweepResult, sweep
+
+pytest.importorskip("joblib")
+
+METHODS = ("average", "frozen", "broken.py")
+BROKEN = '''"""Raises at the second domain."""
+from cosam_bench import MergingMethod, MethodCard
+
+
+class Broken(MergingMethod):
+    card = MethodCard(title="Broken")
+
+    def merge(self, expert, domain, *, step):
+        if step == 2:
+            raise ValueError("as asked")
+        return expert
+'''
+
+
+@dataclass(frozen=True)
+class Swept:
+    grid: Grid
+    results: Path
+    first: SweepResult
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    folder = tmp_path_factory.mktemp("sweep")
+    protocol = write_quick_protocol(folder)
+    (folder / "broken.py").write_text(BROKEN)
+    methods = ("average", "frozen", str(folder / "broken.py"))
+    grid = Grid(methods=methods, protocol=str(protocol), orders=2, isolated=False)
+    return Swept(grid, folder / "results", sweep(grid, results=folder / "results", workers=1))
+
+
+def missing(result: SweepResult) -> dict[str, int]:
+    return {count.kind: count.missing for count in result.counts}
+
+
+def files(folder: Path) -> dict[str, float]:
+    return {path.name: path.stat().st_mtime for path in folder.iterdir()}
+
+
+def test_all_runs_but_those_of_a_broken_method_are_complete(swept: Swept) -> None:
+    assert [record.info.method for record in swept.first.records] == ["average", "average", "frozen", "frozen"]
+    assert swept.first.failed is not None
+    assert [name.partition(" on ")[0] for name in swept.first.failed] == ["broken", "broken"]
+    assert all("as asked" in reason for reason in swept.first.failed.values())
+
+
+def test_experts_and_the_row_of_frozen_sam_are_there_once(swept: Swept) -> None:
+    assert len(files(swept.results / "_shared" / "experts")) == 3
+    assert len(files(swept.results / "_shared" / "rows")) == 1
+
+
+def test_a_second_call_runs_only_what_is_missing(swept: Swept) -> None:
+    again: list[str] = []
+    second = sweep(
+        swept.grid, results=swept.results, workers=1, on_task=lambda name, outcome: again.append(name.split()[0])
+    )
+    assert again == ["broken", "broken"]
+    assert missing(second) == {"frozen row": 0, "expert": 0, "run": 2}
+    whole = swept.grid.model_copy(update={"methods": ("average", "frozen")})
+    assert missing(sweep(whole, results=swept.results)) == {"frozen row": 0, "expert": 0, "run": 0}
+
+
+def test_scores_are_the_bytes_of_a_single_run(swept: Swept, tmp_path: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(swept.grid.threads)
+    try:
+        alone = cb.run("average", protocol=swept.grid.protocol, order="random:1", results=tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert isinstance(alone, cb.Record)
+    [found] = [
+        one for one in swept.first.records if one.info.method == "average" and one.info.order == alone.info.order
+    ]
+    assert found.folder.name == alone.folder.name
+    for name in ("matrix.csv", "scores.csv", "update.safetensors", "state.safetensors"):
+        assert (found.folder / name).read_bytes() == (alone.folder / name).read_bytes()
+
+
+def test_times_that_were_measured_make_the_estimate(swept: Swept) -> None:
+    more = swept.grid.model_copy(update={"methods": ("average", "ties"), "seeds": 2})
+    plan = sweep(more, results=swept.results, dry_run=True)
+    assert missing(plan) == {"frozen row": 1, "expert": 3, "run": 6}
+    assert (plan.left.known, plan.left.unknown) == (1 + 3 + 2, 4)  # nothing is known of ties
+    assert 0 < plan.left.seconds < plan.unshared.seconds
+
+
+def test_what_is_removed_is_done_again_only_if_a_run_needs_it(swept: Swept, tmp_path: Path) -> None:
+    grid = swept.grid.model_copy(update={"methods": ("average",), "orders": 1})
+    folder = tmp_path / "results"
+    done = sweep(grid, results=folder, workers=1)
+    for path in (folder / "_shared" / "experts").iterdir():
+        path.unlink()
+    assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 0, "run": 0}
+    (done.records[0].folder / "run.json").unlink()
+    assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 3, "run": 1}
+
+
+def test_the_command_prints_the_plan_and_runs_nothing(
+    cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text('methods = ["average", "ties"]\nprotocol = "quick.toml"\norders = 3\nseeds = 2\n')
+    for given in (
+        (file,),
+        ("--methods", "average,ties", "--protocol", quick_protocol, "--orders", "3", "--seeds", "2"),
+    ):
+        shown = cli("sweep", *given, "--dry-run")
+        assert shown.exit_code == 0, shown.output
+        rows = [line.split()[:5] for line in shown.output.splitlines()]
+        assert ["frozen", "row", "12", "2", "2"] in rows
+        assert ["expert", "36", "6", "6", "not"] in rows
+        assert ["run", "12", "12", "12", "not"] in rows
+        assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "No method was given"),
+        (("none.toml",), "No file none.toml"),
+        (("grid.toml", "--seeds", "2"), "Leave out --seeds"),
+        (("grid.toml",), "did you mean 'methods'"),
+        (("--methods", "averge"), "Did you mean 'average'"),
+    ],
+)
+def test_a_command_that_does_not_fit_is_refused(
+    cli: Callable[..., Result], tmp_path: Path, given: tuple[Any, ...], said: str
+) -> None:
+    (tmp_path / "grid.toml").write_text('method = ["average"]\n')
+    shown = cli("sweep", *given)
+    assert shown.exit_code == 2
+    assert said in " ".join(shown.output.split())
