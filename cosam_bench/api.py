@@ -179,7 +179,8 @@ def sweep(
     A second call runs only what is missing. A task that fails keeps those from running that need it, and no others.
 
     Args:
-        grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments; docs/sweeps.md.
+        grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments;
+            docs/many-runs.md describes it.
         methods: each as for ``run``.
         orders: how many: the stream's own, ``random:1``, ``random:2`` and so on; or a list of orders as for ``run``,
             ``stream`` for the stream's own.

@@ -17,7 +17,6 @@ from cosam_bench.sweeps.sweep import SweepResult, sweep
 
 pytest.importorskip("joblib")
 
-METHODS = ("average", "frozen", "broken.py")
 BROKEN = '''"""Raises at the second domain."""
 from cosam_bench import MergingMethod, MethodCard
 
