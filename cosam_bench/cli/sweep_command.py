@@ -101,16 +101,17 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def _grid(file: Path | None, **options: object) -> Grid:
+def _grid(file: Path | None, *, orders: str | None, seeds: str | None, **others: object) -> Grid:
     from cosam_bench.sweeps.grid import grid_from_texts, read_grid
 
-    given = {name: value for name, value in options.items() if value is not None}
+    options = others | {"orders": orders, "seeds": seeds}
+    given = [name for name, value in options.items() if value is not None]
     if file is None:
         if "methods" not in given:
             raise CosamError("No method was given. Give --methods a,b,c, or a GRID.toml with methods.")
-        return grid_from_texts(**given)
+        return grid_from_texts(orders=orders, seeds=seeds, **others)
     if given:
-        raise CosamError(f"{file} says what to vary. Leave out --{next(iter(given))}, or write it into the file.")
+        raise CosamError(f"{file} says what to vary. Leave out --{given[0]}, or write it into the file.")
     return read_grid(file)
 
 
