@@ -13,6 +13,7 @@ from cosam_bench.experiments.row_reuse import FrozenRow
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.workbench import name_of_expert
 
 
 def keep_frozen_row(experiment: Experiment, *, results: Path) -> Path | None:
@@ -52,4 +53,4 @@ def keep_expert(experiment: Experiment, domain: str) -> Path:
     if bench.experts is None or bench.given is not None:
         raise ValueError("this run keeps no experts")
     bench.train(data)
-    return bench.experts.path(bench.expert_name(data))
+    return bench.experts.path(name_of_expert(bench, data))

@@ -36,6 +36,23 @@ from cosam_bench.training.sampling import images_seen
 from cosam_bench.training.training_batch import MIXED, draw_batch, with_targets
 
 
+def name_of_expert(
+    bench: Workbench, domain: TrainingDomain, *, start: Update | None = None, from_scratch: bool = False
+) -> str:
+    """The name in the store of the expert that ``bench.train`` returns for the same arguments."""
+    return expert_name(
+        domain.digest,
+        sam=bench.sam,
+        adapter=bench.adapter,
+        fit=bench.fit.for_domain(domain.name),
+        prompt_kind=bench.prompt_kind,
+        view=bench.view,
+        seed=bench.seed,
+        start=start,
+        from_scratch=from_scratch,
+    )
+
+
 @dataclass(frozen=True)
 class Workbench:
     """The same for every method of a protocol and a seed.
@@ -135,7 +152,7 @@ class Workbench:
         if self.experts is None or hooks is not None:
             fitted, is_new = fitted_now(), True
         else:
-            name = self.expert_name(domain, start=start, from_scratch=from_scratch)
+            name = name_of_expert(self, domain, start=start, from_scratch=from_scratch)
             fitted, is_new = self.experts.read_or_train(name, fitted_now)
         if not is_new:
             self.advance(3 * images_seen(len(domain), self.fit))
@@ -143,20 +160,6 @@ class Workbench:
         self.meter.elapsed_training_seconds += uncached_clock(self.prefixes) - began
         self.meter.trainable_parameters = fitted.trainable_parameters
         return fitted
-
-    def expert_name(self, domain: TrainingDomain, *, start: Update | None = None, from_scratch: bool = False) -> str:
-        """The name in the store of what ``train`` returns for the same arguments."""
-        return expert_name(
-            domain.digest,
-            sam=self.sam,
-            adapter=self.adapter,
-            fit=self.fit.for_domain(domain.name),
-            prompt_kind=self.prompt_kind,
-            view=self.view,
-            seed=self.seed,
-            start=start,
-            from_scratch=from_scratch,
-        )
 
     @contextmanager
     def training(self, *, trainable_parameters: int) -> Iterator[None]:

@@ -11,8 +11,8 @@ task: one task and its key
 planning: from a grid to its tasks
 task_store: descriptions, outcomes and times of tasks as files
 estimate: what is left to do, and how long that takes
-performing: one task, in the process that was given it
 engines: the interface of what runs tasks
+performing: one task, in the process that was given it
 local_engine: processes of this machine
 dispatch: tasks through an engine, each after those that it needs
 sweep: a grid planned and run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cosam_bench.sweeps.dispatch import dispatch
 from cosam_bench.sweeps.engines import Engine, Outcome
 from cosam_bench.sweeps.estimate import Estimate, Times, missing_tasks
 from cosam_bench.sweeps.grid import Grid
-from cosam_bench.sweeps.local_engine import LocalEngine, local_slots
+from cosam_bench.sweeps.local_engine import LocalEngine, Perform, local_slots
 from cosam_bench.sweeps.performing import perform
 from cosam_bench.sweeps.planning import Plan, plan
 from cosam_bench.sweeps.task import KINDS, Task
@@ -58,7 +58,7 @@ class SweepResult:
     unshared: Estimate
     workers: int
     records: tuple[Record, ...] = ()
-    failed: Mapping[str, str] | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def sweep(
@@ -67,6 +67,7 @@ def sweep(
     results: Path,
     workers: int | None = None,
     dry_run: bool = False,
+    make_engine: Callable[[Perform], Engine] | None = None,
     on_start: Callable[[SweepResult], None] = lambda result: None,
     on_task: Callable[[str, Outcome], None] = lambda name, outcome: None,
 ) -> SweepResult:
@@ -77,6 +78,7 @@ def sweep(
         results: the folder of records.
         workers: how many processes; None: one per GPU, or per ``grid.threads`` cores.
         dry_run: only count and estimate.
+        make_engine: what runs the tasks, from the function that does one; None: processes of this machine.
         on_start: called with the counts and estimates.
         on_task: called with each task, in words, once it has ended.
 
@@ -91,12 +93,10 @@ def sweep(
     on_start(result)
     failed: dict[str, str] = {}
     if missing and not dry_run:
-        engine = LocalEngine(partial(perform, store.results), slots=slots[: len(missing)], threads=grid.threads)
+        do = partial(perform, store.results)
+        engine = make_engine(do) if make_engine else LocalEngine(do, slots=slots[: len(missing)], threads=grid.threads)
         failed = _run(planned, missing, store, engine, grid=grid, on_task=on_task)
-    words = {in_words(planned, planned.tasks[key]): reason for key, reason in failed.items()}
-    return SweepResult(
-        result.counts, result.left, result.unshared, result.workers, _records(planned, store), failed=words
-    )
+    return replace(result, records=_records(planned, store), failed=_named(planned, failed))
 
 
 def _run(
@@ -142,6 +142,15 @@ def _records(planned: Plan, store: TaskStore) -> tuple[Record, ...]:
             path = store.results / one.made
             found.append(Record(path.parent, read_run_info(path)))
     return tuple(found)
+
+
+def _named(planned: Plan, failed: Mapping[str, str]) -> dict[str, str]:
+    """The reasons by the tasks in words; two that differ in settings alone are told apart by their keys."""
+    found: dict[str, str] = {}
+    for key, reason in failed.items():
+        name = in_words(planned, planned.tasks[key])
+        found[f"{name} ({key[:8]})" if name in found else name] = reason
+    return found
 
 
 def in_words(planned: Plan, task: Task) -> str:
