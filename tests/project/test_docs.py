@@ -20,6 +20,7 @@ from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.experiments.protocol import protocol_names, resolve_run
 from cosam_bench.method.source_reading import read_card
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.sweeps.grid import read_grid
 from cosam_bench.training.fit import TrainingHooks
 
 DOCUMENTS = sorted(
@@ -95,6 +96,8 @@ def test_a_toml_block_is_valid(document: str, text: str, tmp_path: Path) -> None
     data = tomllib.loads(text)
     if "domain" in data:
         assert load_stream(str(path)).name == data["name"]
+    elif isinstance(data.get("methods"), list):
+        assert len(read_grid(path).configs()) == len(data["methods"]) * len(data["settings"])
     else:
         assert resolve_run(method="frozen", protocol=str(path)).protocol.name == data["name"]
 
