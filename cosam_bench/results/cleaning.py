@@ -13,7 +13,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, is_locked, is_temporary
 from cosam_bench.results.run_info import read_run_info
 
-CACHES = ("experts", "image_scores", "prefix", "rows")
+CACHES = ("experts", "image_scores", "prefix", "rows", "tasks")
 """The folders in ``_shared`` whose files are computed again if they are missing; prompts are kept."""
 
 

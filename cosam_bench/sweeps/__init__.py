@@ -8,6 +8,7 @@ Modules, bottom to top:
 
 grid: what a sweep varies
 task: one task and its key
+contents: hashes of what the names in a grid stand for
 planning: from a grid to its tasks
 task_store: descriptions, outcomes and times of tasks as files
 estimate: what is left to do, and how long that takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -116,7 +117,9 @@ class LocalEngine:
         """The pool; a new one if the last one broke."""
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         env = {"OMP_WAIT_POLICY": "PASSIVE"} | dict.fromkeys(names, str(self._threads))
-        return self._loky.get_reusable_executor(max_workers=self._count, timeout=300, env=env)
+        return self._loky.get_reusable_executor(
+            max_workers=self._count, timeout=300, env=env, initializer=_leave_ctrl_c_to_the_parent
+        )
 
     def close(self) -> None:
         """End the processes at once."""
@@ -124,3 +127,8 @@ class LocalEngine:
             self._executor().shutdown(wait=True, kill_workers=True)
         else:
             self._executor().shutdown(wait=True)
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """A terminal sends Ctrl-C to all processes; the parent ends these, and its message is the only one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

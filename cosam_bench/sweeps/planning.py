@@ -1,4 +1,4 @@
-"""From a grid to the graph of its tasks, without opening data or building a model."""
+"""From a grid to the graph of its tasks; data is opened and weights are hashed once, and no model is built."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from cosam_bench.core.environment import versions
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.experiments.experiment import chosen_method
+from cosam_bench.experiments.fingerprint import SCORE_VERSION
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.method.registry import short_name
-from cosam_bench.method.rule_digest import rule_digest
+from cosam_bench.sweeps.contents import Contents
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.task import Kind, Task
 
@@ -52,17 +53,20 @@ def plan(grid: Grid) -> Plan:
     """The tasks of a grid; equal ones appear once.
 
     Raises:
-        CosamError: a name, a key or a value of the grid does not fit.
+        CosamError: a name, a key or a value of the grid does not fit, or data or weights are missing.
     """
     tasks: dict[str, Task] = {}
     configs: list[RunConfig] = []
     unshared: Counter[Kind] = Counter()
     demand: Counter[str] = Counter()
     streams: dict[str, Stream] = {}
+    contents = Contents()
     for config in grid.configs():
         name = config.protocol.stream
-        stream = streams.setdefault(name, load_stream(name))
-        facts = _Facts.of(config, stream, threads=grid.threads, isolated=grid.isolated)
+        if name not in streams:
+            streams[name] = load_stream(name)
+        stream = streams[name]
+        facts = _Facts.of(config, stream, contents, threads=grid.threads, isolated=grid.isolated)
         position = len(configs)
         configs += [config, config.model_copy(update={"method": SHARED_METHOD, "settings": {}})]
         orders = grid.all_orders(stream)
@@ -94,22 +98,26 @@ class _Facts:
     run: str
 
     @classmethod
-    def of(cls, config: RunConfig, stream: Stream, *, threads: int, isolated: bool | None) -> _Facts:
+    def of(
+        cls, config: RunConfig, stream: Stream, contents: Contents, *, threads: int, isolated: bool | None
+    ) -> _Facts:
         method, settings = chosen_method(config, isolated)
         if isinstance(method, MethodFacts):
             rule, counted, reason = method.rule, method.counted, method.needs_training
         else:
             assert settings is not None
-            rule, counted, reason = rule_digest(method), counted_settings(settings), method.needs_training(settings)
+            rule, counted, reason = contents.rule(method), counted_settings(settings), method.needs_training(settings)
         common = {
             "versions": versions(),
+            "score version": SCORE_VERSION,
+            "model": contents.model(config.protocol),
             "device": config.device,
             "scales": bool(config.scales),
             "experts": config.experts,
             "cached": config.prefix_cache_gib > 0,
         }
         protocol = config.protocol.model_dump(mode="json", exclude={"title", "methods"})
-        data = {card.name: card.model_dump(mode="json") for card in stream.cards}
+        data = contents.domains(config.protocol)
         bits = common | {"threads": threads}
         row = {key: value for key, value in protocol.items() if key not in (*_NAMES, "fit")}
         training = {key: value for key, value in protocol.items() if key not in (*_NAMES, "score")}

@@ -63,6 +63,7 @@ def test_failures_are_outcomes_and_each_process_has_its_device_and_threads(engin
     assert {(tmp_path / key).read_text() for key in keys} == {"left 3\n", "right 3\n"}
 
 
+@pytest.mark.long
 def test_a_process_that_dies_takes_no_other_task_with_it(engine: LocalEngine, tmp_path: Path) -> None:
     found = outcomes(engine, "slow-1", "die-1", "slow-2", "once-1", "slow-3", "slow-4")
     assert {key for key, error in found.items() if error} == {"die-1"}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from support.imitated_scenes import save, scene
 from support.quick_protocol import write_quick_protocol
 
+from cosam_bench.core.errors import CosamError
+from cosam_bench.sam.build import weights_file
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.planning import Plan, plan
 
@@ -75,6 +81,56 @@ def test_keys_are_the_same_in_every_plan(protocol: Path) -> None:
     assert alone.keys() < among.keys()
 
 
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A protocol on two domains of image files, and the file of the model's weights."""
+    folder = tmp_path_factory.mktemp("own")
+    for domain in ("leaves", "cells"):
+        for number in range(5):
+            picture = scene(domain, number)
+            save(folder / domain / "images" / f"{number}.png", picture.pixels)
+            save(folder / domain / "masks" / f"{number}.png", picture.mask)
+    domains = "".join(f'[[domain]]\nname = "{name}"\nroot = "{name}"\n' for name in ("leaves", "cells"))
+    (folder / "stream.toml").write_text(f'name = "own"\n{domains}')
+    shutil.copy(weights_file("tiny"), folder / "tiny.safetensors")
+    protocol = folder / "own.toml"
+    protocol.write_text(
+        'name = "own"\nstream = "stream.toml"\nfit = { epochs = 1 }\n'
+        f'model = {{ name = "tiny", checkpoint = "{folder / "tiny.safetensors"}" }}\n'
+    )
+    return protocol
+
+
+def new_keys(protocol: Path, change: Callable[[], object]) -> list[str]:
+    """What tasks have other keys after a change."""
+    before = planned(protocol, "average").tasks
+    change()
+    after = planned(protocol, "average").tasks
+    assert len(before) == len(after) == 4
+    return sorted(f"{task.kind} {task.domain}".strip() for key, task in after.items() if key not in before)
+
+
+def test_another_image_makes_tasks_anew_that_see_it(own_data: Path) -> None:
+    image = own_data.parent / "cells" / "images" / "3.png"
+    changed = new_keys(own_data, lambda: save(image, scene("cells", 77).pixels))
+    assert changed == ["expert cells", "frozen row", "run"]
+
+
+def test_other_weights_make_all_tasks_anew(own_data: Path) -> None:
+    weights = own_data.parent / "tiny.safetensors"
+    tensors = load_file(weights)
+    next(iter(tensors.values())).add_(1)
+    assert len(new_keys(own_data, lambda: save_file(tensors, weights))) == 4
+
+
+def test_data_that_is_missing_is_named_before_anything_runs(protocol: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.toml").write_text('name = "none"\n[[domain]]\nname = "leaves"\nroot = "leaves"\n')
+    (tmp_path / "own.toml").write_text('name = "own"\nstream = "none.toml"\nmodel = { name = "tiny" }\n')
+    with pytest.raises(CosamError, match="leaves"):
+        planned(tmp_path / "own.toml", "average")
+
+
+@pytest.mark.long
 def test_a_hundred_thousand_tasks_are_planned_in_seconds_and_megabytes(protocol: Path) -> None:
     grid = Grid(methods=("average", "ties", "finetune"), protocol=str(protocol), orders=("stream",), seeds=15_000)
     plan(grid.model_copy(update={"seeds": 1}))  # methods and torch are loaded

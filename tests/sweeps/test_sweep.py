@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -132,14 +137,76 @@ def test_times_that_were_measured_make_the_estimate(swept: Swept) -> None:
 
 def test_what_is_removed_is_done_again_only_if_a_run_needs_it(swept: Swept, tmp_path: Path) -> None:
     grid = swept.grid.model_copy(update={"methods": ("average",), "orders": 1})
-    folder = tmp_path / "results"
-    done = sweep(grid, results=folder)  # in processes
+    folder = shutil.copytree(swept.results, tmp_path / "results")
     for path in (folder / "_shared" / "experts").iterdir():
         path.unlink()
-    assert not done.failed
-    assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 0, "run": 0}
-    (done.records[0].folder / "run.json").unlink()
+    nothing = sweep(grid, results=folder, dry_run=True)
+    assert missing(nothing) == {"frozen row": 0, "expert": 0, "run": 0}
+    (nothing.records[0].folder / "run.json").unlink()
     assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 3, "run": 1}
+
+
+@pytest.mark.long
+def test_processes_write_the_bytes_of_one_process(swept: Swept, tmp_path: Path) -> None:
+    done = sweep(swept.grid, results=tmp_path, workers=2)
+    assert len(done.failed) == 2  # the broken method's
+    for there, here in zip(swept.first.records, done.records, strict=True):
+        assert there.folder.relative_to(swept.results) == here.folder.relative_to(tmp_path)
+        for name in ("matrix.csv", "scores.csv", "update.safetensors", "state.safetensors"):
+            one, other = there.folder / name, here.folder / name
+            assert one.exists() == other.exists()
+            assert not one.exists() or one.read_bytes() == other.read_bytes()
+
+
+class StoppedAfterTwo(AtOnce):
+    """As if Ctrl-C were pressed while the third task runs."""
+
+    def __init__(self, perform: Perform, **_: object) -> None:
+        super().__init__(perform)
+        self._ended = 0
+
+    def gather(self) -> list[Outcome]:
+        if self._ended == 2:
+            raise KeyboardInterrupt
+        self._ended += 1
+        return super().gather()
+
+
+def test_ctrl_c_prints_one_line_and_the_same_command_continues(
+    cli: Callable[..., Result], quick_protocol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("sweep", "--methods", "average", "--protocol", quick_protocol, "--device", "cpu")
+    monkeypatch.setattr("cosam_bench.sweeps.sweep.LocalEngine", StoppedAfterTwo)
+    first = cli(*command)
+    assert first.exit_code == 130
+    lines = first.output.strip().splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["Done:", "Done:", "Stopped:"]
+    assert "give the same command again" in lines[-1]
+    monkeypatch.setattr("cosam_bench.sweeps.sweep.LocalEngine", lambda perform, **_: AtOnce(perform))
+    second = cli(*command)
+    assert second.exit_code == 0, second.output
+    assert sum(line.startswith("Done:") for line in second.output.splitlines()) == 3
+    assert "1 of 1 runs are complete" in second.output
+
+
+@pytest.mark.long
+def test_ctrl_c_in_a_terminal_ends_all_processes(quick_protocol: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cosam_bench", "sweep", "--methods", "average,ties", "--protocol", quick_protocol]
+    command += ["--orders", "2", "--workers", "2", "--device", "cpu", "--results", tmp_path / "results"]
+    texts = [str(part) for part in command]
+    with subprocess.Popen(texts, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0) as running:
+        assert running.stderr is not None
+        while "Done:" not in (line := running.stderr.readline()):
+            assert line, "it ended by itself"
+        os.killpg(running.pid, signal.SIGINT)
+        said = running.stderr.read()
+    assert running.returncode == 130
+    assert [line.split()[0] for line in said.splitlines() if not line.startswith("Done:")] == ["Stopped:"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)
+    again = subprocess.run(texts, capture_output=True, text=True, check=True)
+    assert "4 of 4 runs are complete" in again.stdout
+    assert len([line for line in again.stderr.splitlines() if "Done:" in line]) < 1 + 3 + 4
 
 
 def test_the_command_prints_the_plan_and_runs_nothing(
