@@ -43,8 +43,7 @@ Workers = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the tasks and how long they take; run nothing.")]
 
-
-_UNITS = ((3600, "h"), (60, "min"))
+_UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
 
 def sweep(
@@ -133,13 +132,8 @@ def _time(estimate: Estimate) -> str:
     if not estimate.known:
         return "not measured yet" if estimate.unknown else "none"
     seconds = estimate.seconds
-    text = (
-        f"{seconds:.0f} s"
-        if seconds < 600
-        else f"{seconds / 60:.0f} min"
-        if seconds < 36000
-        else f"{seconds / 3600:.0f} h"
-    )
+    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 10 * size or size == 1)
+    text = f"{seconds / size:.0f} {unit}"
     return f"{text} and {estimate.unknown:,} tasks not measured yet" if estimate.unknown else text
 
 
