@@ -412,7 +412,7 @@ def compare(
         first: a method's name, or a record: itself, or as ``load_record`` takes it.
         second: likewise; the difference is first minus second.
         results: the folder of records.
-        figure: ``last``, ``ff``, or another column of the leaderboard except ``ff_max``.
+        figure: ``last``, ``ff``, or another column of the leaderboard except ``ff_max`` and ``ff_max_all``.
         metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
         protocol: only records of this protocol; None: of all.
         level: the intervals' nominal coverage, in (0, 1).

@@ -1,7 +1,7 @@
 """What each test image adds to a figure, run by run and as the difference of two methods.
 
-Every figure but ``ff_max`` is linear in the cells of the score matrix, so it is a sum over domains of the mean over a
-domain's images of one number per image, its contribution::
+Every figure but ``ff_max`` and ``ff_max_all`` is linear in the cells of the score matrix, so it is a sum over domains
+of the mean over a domain's images of one number per image, its contribution::
 
     figure = sum_j mean_i c[j][i],    c[j][i] = sum_t w[t][j] s[t][j][i],
 

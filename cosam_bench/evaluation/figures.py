@@ -128,6 +128,30 @@ def _lost_since_best(scores: Floats) -> Floats:
     return np.stack(lost, axis=-1) if lost else np.zeros((*scores.shape[:-2], 0))
 
 
+def forgetting_max_all(matrix: ScoreMatrix) -> float:
+    """FF max all = mean_{j<T} (max_{1≤t<T} R[t][j] - R[T][j]): forgotten since the best of all earlier steps.
+
+    Rows before a domain was learned count, too; frozen SAM's does not. At least ``forgetting_max``.
+
+    Source: Chaudhry et al., "Riemannian Walk for Incremental Learning", ECCV 2018 (arXiv 1801.10112), section 3.2.
+
+    >>> rows = [[1, 1, 1], [0.5, 0.75, 0], [0.75, 0.5, 0], [0.25, 0.5, 1]]
+    >>> forgetting_max_all(ScoreMatrix.from_values(rows, domains=["pill", "polyp", "rim"]))
+    0.375
+    """
+    scores = matrix.sign * _stream(matrix)
+    parts = [j for j in range(matrix.steps - 1) if _has_part(scores[-1:, j])]
+    return _mean(_lost_since_best_of_all(np.ma.getdata(scores))[parts])
+
+
+def _lost_since_best_of_all(scores: Floats) -> Floats:
+    """As ``_lost_since_best``, with the rows before each domain was learned, except for row 0."""
+    if scores.shape[-1] < 2:
+        return np.zeros((*scores.shape[:-2], 0))
+    lost: Floats = scores[..., 1:-1, :-1].max(axis=-2) - scores[..., -1, :-1]
+    return lost
+
+
 def backward_transfer(matrix: ScoreMatrix) -> float:
     """BWT = mean_{j<T} (R[T][j] - R[j][j]): backward transfer, the negative of FF.
 
@@ -268,6 +292,9 @@ _FIGURES = (
            "forgotten since each domain was learned", "lower", forgetting),
     Figure("ff_max", "FF max", "mean_{j<T} (max_{j≤t<T} R[t][j] - R[T][j])",
            "forgotten since each domain's best step", "lower", forgetting_max, is_linear=False, parts=_lost_since_best),
+    Figure("ff_max_all", "FF max all", "mean_{j<T} (max_{1≤t<T} R[t][j] - R[T][j])",
+           "forgotten since the best of all earlier steps", "lower", forgetting_max_all,
+           is_linear=False, parts=_lost_since_best_of_all),
     Figure("bwt", "BWT", "mean_{j<T} (R[T][j] - R[j][j])",
            "backward transfer, the negative of FF", "higher", backward_transfer),
     Figure("fwt", "FWT", "mean_{2≤j≤T} (R[j-1][j] - R[0][j])",

@@ -65,9 +65,10 @@ def leaderboard(
     same ``conditions``. ``settings`` is JSON.
 
     ``<figure>_low`` and ``<figure>_high`` are the ends of its interval, ``rank_best`` and ``rank_worst`` those of the
-    rank interval by the figure that sorts the table (by Last, if another column or ``ff_max`` does). Both are computed
-    from the scores of single images, and empty if these are missing. ``interval_runs`` counts each seed and order
-    once. ``interval_basis`` is ``images`` if that is one run: such an interval says nothing about the seed.
+    rank interval by the figure that sorts the table (by Last, if a figure that is not linear or another column does).
+    Both are computed from the scores of single images, and empty if these are missing. ``interval_runs`` counts each
+    seed and order once. ``interval_basis`` is ``images`` if that is one run: such an interval says nothing about the
+    seed.
 
     ``differs`` says in what the runs differ from the protocol, see ``protocol_match``; it is empty for the protocol's
     own, which come first, and only beside which published rows belong.

@@ -426,6 +426,7 @@ def slow_figure(name: str, r: np.ndarray, e: np.ndarray, chosen: set[str]) -> fl
         "avg": [sum(step) / len(step) for step in steps if step],
         "ff": [s[j, j] - s[3, j] for j in kept],
         "ff_max": [max(s[t, j] for t in range(j, 3)) - s[3, j] for j in kept],
+        "ff_max_all": [max(s[1, j], s[2, j]) - s[3, j] for j in kept],
         "bwt": [s[3, j] - s[j, j] for j in kept],
         "fwt": [s[j - 1, j] - s[0, j] for j in domains if j > 1],
         "fm": [s[j, j] - s[3, j] for j in domains],
