@@ -7,7 +7,9 @@ memory has fewer), without repetition, and minimises the mean of both losses,
     (L(new batch) + L(batch from the memory)) / 2.
 
 Memory samples are augmented and prompted like others. After each domain a random selection of its samples joins the
-memory and stays.
+memory and stays. ``mixing = shuffled`` is CoSAM's code instead: the memory joins the new domain's samples, and the
+whole is shuffled for each epoch, so that chance decides how many of a batch are from the memory: few beside a large
+domain.
 
 Deviations: a fixed number per domain instead of a memory of fixed size in which later samples replace earlier ones,
 because the state's growth is measured here; the protocol's epochs per domain instead of one; only adapters are
@@ -21,7 +23,7 @@ is that of one adapter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast, overload
 
 import numpy as np
 import torch
@@ -49,6 +51,11 @@ class ERSettings(Settings):
     """The settings of experience replay."""
 
     memory: int = setting(10, "samples kept per domain", source="as many as MoDA's images", ge=1)
+    mixing: Literal["half", "shuffled"] = setting(
+        "half",
+        "`half`, half of each step's samples are from the memory; `shuffled`, it joins the new domain's samples",
+        source="the paper; CoSAM's released code has shuffled",
+    )
 
 
 class ER(MergingMethod[ERSettings]):
@@ -63,9 +70,20 @@ class ER(MergingMethod[ERSettings]):
             "only the protocol's adapters are trained",
             "a fixed number of samples per domain, not a memory of fixed total size",
             "the protocol's epochs per domain, not a single pass",
+            "half of each step's samples are from the memory; CoSAM's code shuffles them into the new domain's: mixing",
         ),
     )
     start = "served"
+
+    def learn(self, domain: TrainingDomain, *, step: int) -> None:
+        """Train on this domain's samples and the memory's, and keep some of the former."""
+        if self.settings.mixing == "half" or not self.memory:
+            super().learn(domain, step=step)
+            return
+        mixed = MixedDomain(domain, *self.remembered())
+        # With hooks, an expert is not stored under the domain's digest, which does not tell of the memory.
+        expert = self.bench.train(mixed, start=self.served, hooks=TrainingHooks())
+        self.served = self.merge(expert.update, domain, step=step)
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """The replay, from the second domain on."""
@@ -97,6 +115,48 @@ class ER(MergingMethod[ERSettings]):
 
     def _kept(self) -> list[str]:
         return cast("list[str]", self.values.get("kept", []))
+
+
+class MixedDomain(TrainingDomain):
+    """A domain's samples, then those of a memory, as one domain of the same name."""
+
+    def __init__(self, domain: TrainingDomain, samples: Sequence[Sample], prompts: Prompts) -> None:
+        """The domain, open while this one is used, and the memory with a row of prompts per sample."""
+        self.name = domain.name
+        self._domain = domain
+        self._memory = samples
+        own = domain.prompts
+        if prompts.masks.shape[1:] != own.masks.shape[1:]:  # training uses none, so the memory has kept none
+            own = Prompts(own.boxes, own.points, torch.zeros(len(own), *prompts.masks.shape[1:], dtype=torch.bool), "")
+        self._joined = Prompts(
+            torch.cat([own.boxes, prompts.boxes]),
+            torch.cat([own.points, prompts.points]),
+            torch.cat([own.masks, prompts.masks]),
+            digest="",
+        )
+
+    @property
+    def prompts(self) -> Prompts:
+        """The domain's prompts, then the memory's."""
+        return self._joined
+
+    @property
+    def digest(self) -> str:
+        """The domain's own, which decides the order of training."""
+        return self._domain.digest
+
+    def __len__(self) -> int:
+        return len(self._domain) + len(self._memory)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        row, count = range(len(self))[index], len(self._domain)
+        return self._domain[row] if row < count else self._memory[row - count]
 
 
 def pack_bits(mask: Tensor) -> Tensor:

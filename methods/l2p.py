@@ -11,7 +11,8 @@ Prompts and keys are trained by
 
 the mean over the batch; everything else is frozen, and there is no adapter. Each domain has a new optimiser; prompts
 and keys begin uniform in [0, 0.01) and have their own learning rate, as in the released code: the protocol's is meant
-for adapters. Epochs, batches, optimiser, learning rate schedule, augmentation and loss are the protocol's.
+for adapters. CoSAM's code of L2P draws them from [-1, 1): ``init_low`` and ``init_high``. Epochs, batches, optimiser,
+learning rate schedule, augmentation and loss are the protocol's.
 
 The query is the mean over the whole grid, including the padding, of the embedding that the decoder reads, in float32,
 so that an image takes one encoder pass. These means of any two images are nearly parallel: on ``mini``, trained
@@ -38,7 +39,6 @@ from cosam_bench.sam.inputs import View
 from cosam_bench.training.batch_loss import protocol_loss
 from cosam_bench.training.fit import make_optimiser, refuse_divergence, training_steps
 
-_FIRST = 0.01  # bound of the first prompts and keys, flax's uniform initialiser in the released code
 _LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice among all of a real domain
 
 
@@ -57,9 +57,15 @@ class L2PSettings(Settings):
     diversify: bool = setting(
         True, "in training, multiply distances by the share of earlier choices", source="the paper, section 4.2"
     )
+    init_low: float = setting(0.0, "least value of the first prompts and keys", source="released code")
+    init_high: float = setting(
+        0.01, "bound of the first prompts and keys", source="released code: flax's uniform initialiser"
+    )
 
     @model_validator(mode="after")
     def _has_enough(self) -> L2PSettings:
+        if self.init_low >= self.init_high:
+            raise ValueError(f"init_low = {self.init_low} is not below init_high = {self.init_high}")
         if self.chosen > self.pool:
             raise ValueError(f"{self.chosen} prompts cannot be chosen from a pool of {self.pool}")
         return self
@@ -76,6 +82,7 @@ class L2P(Method[L2PSettings]):
             "the query is the mean of the encoder's embedding, since SAM has no class token",
             "SAM's frozen mask decoder instead of a trained classifier",
             "prompts are chosen per image, not per batch by majority",
+            "prompts and keys begin in [0, 0.01); CoSAM's code draws them from [-1, 1): init_low and init_high",
             "optimiser, schedule of the learning rate, epochs and augmentation are the protocol's",
         ),
     )
@@ -83,9 +90,9 @@ class L2P(Method[L2PSettings]):
     def __init__(self, settings: L2PSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         width = bench.sam.mask_decoder.transformer_dim  # of tokens and embedding alike
-        draws = bench.generator("l2p", "pool")
-        self.prompts = _FIRST * torch.rand(settings.pool, settings.length, width, generator=draws)
-        self.keys = _FIRST * torch.rand(settings.pool, width, generator=draws)
+        draws, low, span = bench.generator("l2p", "pool"), settings.init_low, settings.init_high - settings.init_low
+        self.prompts = low + span * torch.rand(settings.pool, settings.length, width, generator=draws)
+        self.keys = low + span * torch.rand(settings.pool, width, generator=draws)
         self.choices = torch.zeros(settings.pool, dtype=torch.int64)  # of each prompt, in all training so far
 
     @classmethod

@@ -8,6 +8,9 @@ with
 H the cross-entropy of two Bernoulli distributions, z_old the logits of the served model on the same augmented batch.
 sigmoid(z / T) is the paper's modified probability p^(1/T) / (p^(1/T) + (1 - p)^(1/T)), equation 3.
 
+``distance = bce_dice`` is CoSAM's code instead: cross-entropy plus Dice against sigmoid(z_old / T), at the points at
+which the protocol's loss is evaluated if it samples points, else at every pixel.
+
 Deviations: one mask decoder instead of a head per task, so both terms are of the same logits, every pixel is a
 classification into two classes, and there is no warm-up of a new head; old responses are computed in each step and
 not recorded before training, because the images are augmented; only adapters are trained.
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +42,8 @@ from cosam_bench import (
     Workbench,
     setting,
 )
+from cosam_bench.training.losses import bce_dice, point_sample, uncertain_points
+from cosam_bench.training.training_batch import TrainingBatch
 
 
 class LwFSettings(Settings):
@@ -45,6 +51,11 @@ class LwFSettings(Settings):
 
     weight: float = setting(1.0, "lambda_o, of the distance to the old model's masks", source="the paper", ge=0)
     temperature: float = setting(2.0, "T, by which both models' logits are divided", source="the paper", gt=0)
+    distance: Literal["cross_entropy", "bce_dice"] = setting(
+        "cross_entropy",
+        "`cross_entropy`, of all pixels; `bce_dice`, with Dice added, at the points of the protocol's loss",
+        source="the paper; CoSAM's released code has bce_dice",
+    )
 
 
 class LwF(MergingMethod[LwFSettings]):
@@ -59,6 +70,7 @@ class LwF(MergingMethod[LwFSettings]):
             "one mask decoder instead of a head per task, so no warm-up of a new head",
             "each pixel is a classification into two classes",
             "the old model is evaluated in each step, on the augmented images, not once before training",
+            "the distance is the cross-entropy of all pixels; CoSAM's code adds Dice and samples points: distance",
         ),
     )
     start = "served"
@@ -67,7 +79,7 @@ class LwF(MergingMethod[LwFSettings]):
         """The distillation, from the second domain on."""
         if self.served is None:
             return None
-        return Teacher(self.bench, weight=self.settings.weight, temperature=self.settings.temperature)
+        return Teacher(self.bench, self.settings)
 
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
         """The adapter as the new domain left it."""
@@ -88,13 +100,33 @@ def distillation(logits: Tensor, old: Tensor, *, temperature: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits / temperature, chances)
 
 
+def bce_dice_distance(
+    logits: Tensor, old: Tensor, *, temperature: float, candidates: Tensor | None = None, count: int = 0
+) -> Tensor:
+    """The mean over masks of cross-entropy plus Dice of a model's masks against another's, a scalar.
+
+    Args:
+        logits: float, ``(B, h, w)``.
+        old: float, of the same shape; receives no gradient.
+        temperature: T, above 0.
+        candidates: from ``draw_point_candidates``, to compare at sampled points; None: at every pixel.
+        count: how many points per mask.
+
+    Source: CoSAM's released code, whose points are those at which the new model is least certain.
+    """
+    chances, answers = (old.detach() / temperature).sigmoid(), logits / temperature
+    if candidates is not None:
+        points = uncertain_points(logits, candidates, count=count)
+        chances, answers = point_sample(chances, points), point_sample(answers, points)
+    return bce_dice(answers, chances, torch.empty(0))
+
+
 class Teacher(TrainingHooks):
     """Adds the distance from the model's predictions before training began."""
 
-    def __init__(self, bench: Workbench, *, weight: float, temperature: float) -> None:
+    def __init__(self, bench: Workbench, settings: LwFSettings) -> None:
         self._bench = bench
-        self._weight = weight
-        self._temperature = temperature
+        self._settings = settings
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
 
     def attached(self, adapter: Adapter) -> None:
@@ -109,8 +141,15 @@ class Teacher(TrainingHooks):
 
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
         """The protocol's loss plus the distillation."""
-        distance = distillation(masks.logits.float(), self.logits(batch), temperature=self._temperature)
-        return loss + self._weight * distance
+        logits, old, temperature = masks.logits.float(), self.logits(batch), self._settings.temperature
+        if self._settings.distance == "cross_entropy":
+            distance = distillation(logits, old, temperature=temperature)
+        else:
+            candidates = batch.point_candidates if isinstance(batch, TrainingBatch) else None
+            distance = bce_dice_distance(
+                logits, old, temperature=temperature, candidates=candidates, count=self._bench.fit.loss_points
+            )
+        return loss + self._settings.weight * distance
 
     def logits(self, batch: Batch) -> Tensor:
         """The old model's logits in the precision of training, float32, ``(B, h, w)``, without a graph."""

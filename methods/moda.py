@@ -14,10 +14,11 @@ An image x is served by one adapter, without mixing and without a "none of them"
 
 That takes two encoder passes per image, one with tokens through the base model and one with the adapter.
 
-The tokens are drawn from N(0, 1) once, and each domain's training continues from the last; the keys are drawn again
-for each number of domains. ``train_tokens = false`` leaves the tokens as they were drawn, as the released code
-does, whose tokens get no gradient. With one domain there is nothing to route. ``cosam_bench.methods.moda_tokens``
-says how tokens pass through an encoder, including MobileSAM's.
+The tokens are drawn from N(0, 1) once, and each domain's training continues from the last; the keys are drawn again for
+each number of domains. ``redraw_tokens`` draws the tokens again, too, as the released code does. ``train_tokens =
+false`` leaves the tokens as they were drawn, as the released code does, whose tokens get no gradient. With one domain
+there is nothing to route. ``cosam_bench.methods.moda_tokens`` says how tokens pass through an encoder, including
+MobileSAM's.
 
 Keeps samples: the memory's images, at their own size, in the state. The state grows by an adapter and
 ``memory`` images per domain. The order matters, because the tokens are trained on from domain to domain.
@@ -51,6 +52,11 @@ class MoDASettings(Settings):
         "train the tokens too; off, they stay as they were drawn",
         source="the paper; in the released code no gradient reaches them",
     )
+    redraw_tokens: bool = setting(
+        False,
+        "draw the tokens again for each domain, with the keys; off, they are drawn once",
+        source="this project; the released code makes its router anew for each domain",
+    )
 
 
 class MoDA(Method[MoDASettings]):
@@ -64,6 +70,7 @@ class MoDA(Method[MoDASettings]):
         deviations=(
             "the adapter is the protocol's; HQ-SAM's decoder layers, as published, are adapter.kind = hq",
             "tokens are trained by default; in the released code no gradient reaches them",
+            "tokens are drawn once; the released code makes its tokens and classifier anew per domain: redraw_tokens",
             "the memory is the training split's first images in its own order, not a folder's listing",
             "the router's last batch of an epoch may be smaller and is not dropped",
             "the last epoch's adapters are kept; the released script chooses epochs by test scores",
@@ -77,7 +84,7 @@ class MoDA(Method[MoDASettings]):
         width, _ = token_widths(bench.sam)
         self.experts: list[Update] = []
         self.memory: list[list[Tensor]] = []  # by domain, uint8 (3, H, W) of any size
-        self.tokens = torch.randn(self.settings.tokens, width, generator=bench.generator("moda", "tokens"))
+        self.tokens = torch.randn(settings.tokens, width, generator=bench.generator("moda", "tokens"))
         self.keys: Tensor | None = None  # (domains, width + 1), the last column the bias
 
     @classmethod
@@ -95,6 +102,9 @@ class MoDA(Method[MoDASettings]):
     def _train_router(self) -> None:
         options, device = self.settings, self.bench.view.device
         generator = self.bench.generator("moda", "router", len(self.experts))
+        if options.redraw_tokens:
+            draws = self.bench.generator("moda", "tokens", len(self.experts))
+            self.tokens = torch.randn(self.tokens.shape, generator=draws)
         tokens = self.tokens.to(device, copy=True).requires_grad_(options.train_tokens)
         keys = self._new_keys(generator).to(device).requires_grad_()
         trained = [keys, tokens] if options.train_tokens else [keys]

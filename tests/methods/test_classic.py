@@ -20,12 +20,14 @@ from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.ewc import EWC, EWCSettings, QuadraticPenalty, consolidate, penalty
 from cosam_bench.methods.finetune import Finetune
-from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, distillation
+from cosam_bench.methods.lwf import LwF, LwFSettings, Teacher, bce_dice_distance, distillation
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.sam import Masks
 from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.losses import bce_dice, point_sample, uncertain_points
+from cosam_bench.training.training_batch import TrainingBatch
 
 NOBODY = Masks(torch.zeros(1, 2, 2), torch.zeros(1))
 
@@ -231,11 +233,64 @@ def test_the_distillation_is_the_cross_entropy_of_two_classes_with_the_papers_mo
         torch.testing.assert_close(gradient, (shares[1][0] - shares[0][0]) / temperature / logits.numel())
 
 
+def test_cosams_distance_is_the_training_loss_against_the_old_masks_at_the_same_points() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, old = (3 * torch.randn(2, 5, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    old.requires_grad_()
+    chances, answers = (old.detach() / 2).sigmoid(), (logits / 2).sigmoid()
+    entropy = -(chances * answers.log() + (1 - chances) * (1 - answers).log()).mean((1, 2))
+    overlap = (2 * (chances * answers).sum((1, 2)) + 1) / (chances.sum((1, 2)) + answers.sum((1, 2)) + 1)
+    found = bce_dice_distance(logits, old, temperature=2.0)
+    assert not found.requires_grad
+    assert found.item() == pytest.approx((entropy + 1 - overlap).mean().item(), rel=1e-12)
+
+    # At cell centres a sampled value is the cell's; of six candidates the three least certain are chosen, one is fixed.
+    cells = [(0, 1), (2, 2), (4, 0), (3, 3), (1, 4), (2, 0), (0, 0), (4, 4), (1, 1), (3, 1), (2, 4), (0, 3), (1, 0)]
+    candidates = torch.tensor([[(x + 0.5) / 5, (y + 0.5) / 5] for x, y in cells], dtype=torch.float64).expand(2, -1, -1)
+    expected = []
+    for one, other in zip(logits, old.detach(), strict=True):
+        drawn = sorted(cells[:12], key=lambda cell: abs(one[cell[1], cell[0]].item()))[:3]
+        places = [*drawn, cells[12]]
+        p = torch.stack([other[y, x] for x, y in places]).sigmoid()
+        q = torch.stack([one[y, x] for x, y in places]).sigmoid()
+        entropy = -(p * q.log() + (1 - p) * (1 - q).log()).mean()
+        expected.append((entropy + 1 - (2 * (p * q).sum() + 1) / (p.sum() + q.sum() + 1)).item())
+    sampled = bce_dice_distance(logits, old, temperature=1.0, candidates=candidates, count=4)
+    assert sampled.item() == pytest.approx(sum(expected) / 2, rel=1e-9)
+
+
+def test_the_teacher_compares_at_the_points_of_the_training_loss(
+    bench: Workbench, domains: tuple[TrainingDomain, TrainingDomain], first: Update
+) -> None:
+    """Against itself, the distance at the points is the entropy there: the loss, less the training loss, shows it."""
+    pointed = replace(bench, fit=bench.fit.model_copy(update={"loss_points": 40, "epochs": 1}))
+    compared: list[tuple[float, float]] = []
+
+    class Compared(Teacher):
+        def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
+            found = super().loss(loss, batch=batch, target=target, masks=masks, adapter=adapter)
+            assert isinstance(batch, TrainingBatch)
+            assert batch.point_candidates is not None
+            points = uncertain_points(masks.logits, batch.point_candidates, count=40)
+            old, new = (
+                point_sample(values, points).detach() for values in (self.logits(batch).sigmoid(), masks.logits)
+            )
+            slow = bce_dice(new, old, torch.zeros(len(batch)))
+            compared.append((found.item(), loss.item() + 3 * slow.item()))
+            return found
+
+    teacher = Compared(pointed, LwFSettings(weight=3.0, temperature=1.0, distance="bce_dice"))
+    pointed.train(domains[1], start=first, hooks=teacher)
+    assert len(compared) == 2
+    for found, slow in compared:
+        assert found == pytest.approx(slow, rel=1e-5)
+
+
 class Watched(Teacher):
     """A teacher that keeps what it was asked and what both models said."""
 
     def __init__(self, bench: Workbench) -> None:
-        super().__init__(bench, weight=1.0, temperature=2.0)
+        super().__init__(bench, LwFSettings(weight=1.0, temperature=2.0))
         self.seen: list[tuple[Batch, Tensor, Tensor]] = []
 
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:

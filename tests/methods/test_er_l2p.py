@@ -20,12 +20,13 @@ from cosam_bench.data.samples import Entry, Manifest, Pixels, Sample, Split
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import State
-from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.training_domain import ClosedDomainError, TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.methods.er import (
     ER,
     ERSettings,
+    MixedDomain,
     Replay,
     pack_bits,
     samples_to_tensors,
@@ -39,6 +40,7 @@ from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import Batch, collate
+from cosam_bench.training.fit import fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import bce_dice
 
@@ -178,6 +180,67 @@ def test_the_second_domain_is_trained_with_the_first_ones_memory_also_after_a_st
         assert (each.served.digest() == expected) == (each is not plain)
 
 
+@pytest.mark.parametrize("kind", ["box", "mix"])
+def test_a_shuffled_memory_is_trained_on_as_part_of_the_new_domain(
+    bench: Workbench, squares: Split, wide: Split, kind: TrainPrompt
+) -> None:
+    """Against fitting an adapter on one list of samples; each epoch sees each of them once."""
+    bench = replace(bench, fit=bench.fit.model_copy(update={"epochs": 2}), prompt_kind=kind, meter=Meter())
+    method = ER(ERSettings(memory=4, mixing="shuffled"), bench)
+    method.learn(trial_domain(squares), step=1)
+    start, domain = method.served, trial_domain(wide)
+    assert start is not None
+    assert start.digest() == bench.train(trial_domain(squares)).update.digest()
+    samples, prompts = method.remembered()
+    own = draw_prompts(wide, points=3, seed=0)
+    masks = torch.cat([own.masks, prompts.masks]) if kind == "mix" else torch.zeros(9, 1, 1, dtype=torch.bool)
+    joined = Prompts(torch.cat([own.boxes, prompts.boxes]), torch.cat([own.points, prompts.points]), masks, "")
+    seen = 0
+
+    def count(images: float) -> None:
+        nonlocal seen
+        seen += int(images)
+
+    expected = fit_adapter(
+        bench.sam,
+        [*wide, *samples],
+        joined,
+        adapter=bench.adapter,
+        fit=bench.fit,
+        prompt_kind=kind,
+        view=bench.training_view,
+        start=start,
+        initialisation=bench.generator("adapter"),
+        order=bench.generator("order", domain.digest),
+        advance=count,
+    )
+    resumed = ER(ERSettings(memory=4, mixing="shuffled"), bench)
+    resumed.load(method.state())
+    resumed.learn(domain, step=2)
+    assert resumed.served is not None
+    assert resumed.served.digest() == expected.update.digest()
+    assert seen == 2 * (5 + 4)
+    half = ER(ERSettings(memory=4), bench)
+    half.load(method.state())
+    half.learn(trial_domain(wide), step=2)
+    assert half.served is not None
+    assert half.served.digest() != resumed.served.digest()
+    assert half.memory.keys() == resumed.memory.keys()
+
+
+def test_a_mixed_domain_is_the_domain_and_then_the_memory(squares: Split, wide: Split) -> None:
+    domain, old = trial_domain(wide), trial_domain(squares)
+    mixed = MixedDomain(domain, list(squares), old.prompts)
+    assert (mixed.name, mixed.digest, len(mixed)) == ("wide", domain.digest, 11)
+    assert [sample.key for sample in mixed] == [sample.key for sample in [*wide, *squares]]
+    assert [sample.key for sample in mixed[4:6]] == [wide[4].key, squares[0].key]
+    assert mixed[-1].key == squares[5].key
+    assert torch.equal(mixed.prompts.boxes, torch.cat([domain.prompts.boxes, old.prompts.boxes]))
+    domain.close()
+    with pytest.raises(ClosedDomainError):
+        mixed[0]
+
+
 # L2P
 
 
@@ -302,6 +365,19 @@ def test_a_new_domain_turns_to_prompts_that_nobody_chose(
     second = again.choices - first
     assert second.sum() == 2 * len(wide)
     assert bool(((first > 0) & (second > 0)).any()) != diversify
+
+
+def test_the_pool_begins_uniform_between_its_bounds(bench: Workbench) -> None:
+    own, wide = l2p(bench), l2p(bench, init_low=-1.0, init_high=1.0)
+    draws = bench.generator("l2p", "pool")
+    assert torch.equal(own.prompts, 0.01 * torch.rand(own.prompts.shape, generator=draws))
+    assert torch.equal(own.keys, 0.01 * torch.rand(own.keys.shape, generator=draws))
+    for tensor, narrow in ((wide.prompts, own.prompts), (wide.keys, own.keys)):
+        torch.testing.assert_close(tensor, 200 * narrow - 1)
+        assert tensor.min() < -0.9
+        assert tensor.max() > 0.9
+    with pytest.raises(CosamError, match=r"init_low = 0\.5 is not below init_high = 0\.5"):
+        validate(L2PSettings, {"init_low": 0.5, "init_high": 0.5}, source="test")
 
 
 def test_more_prompts_than_there_are_cannot_be_chosen() -> None:

@@ -100,6 +100,13 @@ def test_tokens_are_trained_unless_they_are_frozen(bench: Workbench) -> None:
     assert all(parameter.grad is None for parameter in bench.sam.parameters())
 
 
+def test_tokens_may_be_drawn_again_for_each_domain(bench: Workbench) -> None:
+    method = _learn(_moda(bench, router_epochs=1, train_tokens=False, redraw_tokens=True), "dark", "bright")
+    drawn = torch.randn(method.tokens.shape, generator=bench.generator("moda", "tokens", 2))
+    assert torch.equal(method.tokens, drawn)
+    assert not torch.equal(drawn, _moda(bench).tokens)
+
+
 def test_frozen_tokens_give_the_keys_that_a_classifier_of_their_queries_gets(bench: Workbench) -> None:
     """The queries that are computed once are those of a pass with gradients off in every step."""
     method = _learn(_moda(bench, router_epochs=3, router_batch=2, train_tokens=False), "dark", "bright")

@@ -77,7 +77,7 @@ def test_the_page_names_every_switch_of_faithful_mode_and_no_other(name: str) ->
     switched = {(key, str(value)) for key, value in flat(modes["faithful"])}
     named = set()
     for row in table(section(SECTION[name][1])):
-        for key, text in re.findall(r"`([a-z_.]+) = ([^`]+)`", row[3]):
+        for key, text in re.findall(r"`([a-z0-9_.]+) = ([^`]+)`", row[3]):
             named.add((key, str(tomllib.loads(f"value = {text}")["value"])))
     assert named == switched
 
@@ -93,7 +93,7 @@ def test_a_switch_stands_with_the_defects_that_its_protocol_names_beside_it(name
             key = f"{head}.{line.partition(' = ')[0]}".lstrip(".")
             said |= {(defect, key) for defect in re.findall(r"\b[DR]\d+\b", line.partition("#")[2])}
     rows = table(section(SECTION[name][1]))
-    listed = {(row[0], key) for row in rows for key in re.findall(r"`([a-z_.]+) = [^`]+`", row[3])}
+    listed = {(row[0], key) for row in rows for key in re.findall(r"`([a-z0-9_.]+) = [^`]+`", row[3])}
     assert said == {(defect, key) for defect, key in listed if re.fullmatch(r"[DR]\d+", defect)}
 
 
@@ -107,7 +107,7 @@ def test_the_page_has_every_defect_once_with_its_effect_and_what_is_done() -> No
     for row in rows:
         assert len(row) == 4, row[0]
         assert all(row), row[0]
-        assert re.match(r"`[a-z_.]+ = |no switch: |no part of faithful|needs none", row[3]), row[0]
+        assert re.match(r"`[a-z0-9_.]+ = |no switch: |no part of faithful|needs none", row[3]), row[0]
 
 
 @pytest.mark.parametrize("name", protocol_names())
