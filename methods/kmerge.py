@@ -69,6 +69,8 @@ class KMerge(Method[KMergeSettings]):
         title="K-Merge",
         paper="arXiv 2510.13537",
         state="grows",
+        budget="K adapters",
+        budget_setting="slots",
         receives_domain=True,
         lora_only=True,
         deviations=(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _HEAD = "method"
+_BUDGET = "budget"
 _ALWAYS_SHOWN = 3  # of the most important columns, however long the names are
 _SHORTEST_LABEL = 16  # characters to which names are folded for them
 _GAP = 2  # characters between two columns: one of padding, one of the box
@@ -43,7 +44,7 @@ def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
 
 
 def _table(board: Board, width: int) -> Table:
-    labels = [_label(row) for row in board.rows]
+    labels, budgets = [_label(row) for row in board.rows], [row.budget for row in board.rows]
     label_width = max(
         cell_len(line) for label in (_HEAD, *(label.plain for label in labels)) for line in label.split("\n")
     )
@@ -55,14 +56,20 @@ def _table(board: Board, width: int) -> Table:
     needed = [_width(board, column) for column in _by_importance(board)[:_ALWAYS_SHOWN]]
     label_width = min(label_width, max(_SHORTEST_LABEL, room - sum(needed)))
     shown, hidden = _fitting_columns(board, room - label_width)
-    hidden_text = [f"too wide, only in the CSV: {', '.join(column.title for column in hidden)}"] if hidden else []
+    left = room - label_width - sum(_width(board, column) for column in shown)
+    has_budgets = board.has_budgets and max(cell_len(text) for text in [_BUDGET, *budgets]) + _GAP <= left
+    omitted = [column.title for column in hidden] + ([_BUDGET] if board.has_budgets and not has_budgets else [])
+    hidden_text = [f"too wide, only in the CSV: {', '.join(omitted)}"] if omitted else []
     table = _empty_table(board.title, heads, shown, caption="\n".join([*board.legend, *hidden_text]))
+    if has_budgets:
+        table.add_column(_BUDGET, no_wrap=True)
     table.columns[0].min_width = table.columns[0].max_width = min(label_width, room)
     for index, (row, label) in enumerate(zip(board.rows, labels, strict=True)):
         texts = [Text(row.cells[column.name], style="bold" if column.name in row.best else "") for column in shown]
         if index and row.is_published and not board.rows[index - 1].is_published:
             table.add_section()
-        table.add_row(label, *(own[index] for own in fields.values()), *texts, style="dim" if row.is_marked else "")
+        cells = [*(own[index] for own in fields.values()), *texts, *([row.budget] if has_budgets else [])]
+        table.add_row(label, *cells, style="dim" if row.is_marked else "")
     return table
 
 

@@ -55,6 +55,8 @@ def _facts(info: RunInfo) -> Table:
         facts.add_row("error", Text(info.error))
     if info.marks:
         facts.add_row("marks", Text(", ".join(info.marks)))
+    if info.budget:
+        facts.add_row("budget", Text(info.budget))
     facts.add_row("order", Text(", ".join(info.order)))
     for column in COSTS.values():
         value = _cost_text(column, info.cost)

@@ -34,7 +34,7 @@ def methods(
     from cosam_bench.method.registry import method_names
     from cosam_bench.method.source_reading import read_card
 
-    table = plain_table("name", "title", "paper", "needs", "state", "order", "marks")
+    table = plain_table("name", "title", "paper", "needs", "state", "order", "marks", "budget")
     faults = []
     for one in method_names():
         try:
@@ -50,7 +50,8 @@ def methods(
 
 def _facts(card: MethodCard) -> list[str]:
     order = "matters" if card.order_dependent else "free"
-    return [card.title, card.paper, ", ".join(card.needs) or "-", card.state, order, ", ".join(card.marks)]
+    needs, marks = ", ".join(card.needs) or "-", ", ".join(card.marks)
+    return [card.title, card.paper, needs, card.state, order, marks, card.budget]
 
 
 def _show(name: str) -> None:
@@ -65,6 +66,7 @@ def _show(name: str) -> None:
         "paper": card.paper,
         "needs": ", ".join(card.needs) or "nothing but the trained expert",
         "state": {"none": "none", "constant": "constant", "grows": "grows with the domains"}[card.state],
+        "budget": card.budget + (f", K = method.{card.budget_setting}" if card.budget_setting else ""),
         "order": "changes the final model" if card.order_dependent else "does not matter",
         "marks": ", ".join(card.marks),
         "class": method.place,

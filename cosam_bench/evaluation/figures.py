@@ -129,7 +129,7 @@ def _lost_since_best(scores: Floats) -> Floats:
 
 
 def forgetting_max_all(matrix: ScoreMatrix) -> float:
-    """FF max all = mean_{j<T} (max_{1≤t<T} R[t][j] - R[T][j]): forgotten since the best of all earlier steps.
+    """FF all = mean_{j<T} (max_{1≤t<T} R[t][j] - R[T][j]): forgotten since the best of all earlier steps.
 
     Rows before a domain was learned count, too; frozen SAM's does not. At least ``forgetting_max``.
 
@@ -292,7 +292,7 @@ _FIGURES = (
            "forgotten since each domain was learned", "lower", forgetting),
     Figure("ff_max", "FF max", "mean_{j<T} (max_{j≤t<T} R[t][j] - R[T][j])",
            "forgotten since each domain's best step", "lower", forgetting_max, is_linear=False, parts=_lost_since_best),
-    Figure("ff_max_all", "FF max all", "mean_{j<T} (max_{1≤t<T} R[t][j] - R[T][j])",
+    Figure("ff_max_all", "FF all", "mean_{j<T} (max_{1≤t<T} R[t][j] - R[T][j])",
            "forgotten since the best of all earlier steps", "lower", forgetting_max_all,
            is_linear=False, parts=_lost_since_best_of_all),
     Figure("bwt", "BWT", "mean_{j<T} (R[T][j] - R[j][j])",

@@ -264,6 +264,7 @@ class RunningRecord:
             order=order,
             retention=retention,
             marks=experiment.marks,
+            budget=experiment.method.card.budget,
             conditions=experiment.conditions,
             image_counts=experiment.image_counts,
             weights_sha256=experiment.bench.sam.checkpoint_digest,

@@ -193,8 +193,10 @@ def card_from(values: Any) -> MethodCard:
     if not isinstance(values, dict) or not set(values) <= set(CARD_FIELDS):
         raise BadMessage("a card with other fields than MethodCard's")
     facts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    texts = [facts.get("title"), facts.get("paper", ""), *facts.get("deviations", ())]
-    flags = [value for name, value in facts.items() if name not in ("title", "paper", "needs", "state", "deviations")]
+    words = ("paper", "budget", "budget_setting")
+    texts = [facts.get("title"), *(facts.get(name, "") for name in words), *facts.get("deviations", ())]
+    others = ("title", "needs", "state", "deviations", *words)
+    flags = [value for name, value in facts.items() if name not in others]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(flag, bool) for flag in flags):
         raise BadMessage("a card whose fields are of other types than MethodCard's")
     try:

@@ -8,6 +8,15 @@ from typing import Literal, get_args
 
 Need = Literal["inputs", "labels", "gradients", "replay"]
 StateGrowth = Literal["none", "constant", "grows"]
+Budget = Literal["none", "one adapter", "K adapters", "growing"]
+
+_USUAL: dict[StateGrowth, Budget] = {"none": "none", "constant": "one adapter", "grows": "growing"}
+_ALLOWED: dict[str, tuple[StateGrowth, ...]] = {
+    "none": ("none",),
+    "one adapter": ("constant",),
+    "K adapters": ("constant", "grows"),
+    "growing": ("grows",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +29,10 @@ class MethodCard:
         needs: what the rule uses of the current domain beyond the trained expert; ``replay`` means that it
             keeps samples, which are then part of its state and counted.
         state: whether the memory between domains is empty, constant, or grows with the domains.
+        budget: what the memory between domains amounts to, whatever the number of domains: ``one adapter`` is a state
+            of constant size, ``K adapters`` one that grows up to a setting's number of adapters and no further, and
+            ``growing`` one that grows with each domain. If it is not given, it follows from ``state``.
+        budget_setting: the setting whose value is K, for ``K adapters``.
         order_dependent: whether another order of the domains gives another final model.
         upper_bound: a bound that no continual method can be expected to reach.
         all_at_once: trained once on the union of all domains instead of one domain after another.
@@ -31,7 +44,7 @@ class MethodCard:
         told_domain: the old name of ``receives_domain``, for one more version.
 
     Raises:
-        ValueError: a need or the state is not one of the words above.
+        ValueError: a need, the state or the budget is not one of the words above, or the last two contradict.
     """
 
     title: str
@@ -47,6 +60,8 @@ class MethodCard:
     lora_only: bool = False
     deviations: tuple[str, ...] = ()
     told_domain: InitVar[bool | None] = None
+    budget: Budget | Literal[""] = ""
+    budget_setting: str = ""
 
     def __post_init__(self, told_domain: bool | None) -> None:
         """Refuse what a type checker would refuse, because the harness acts on these words."""
@@ -62,6 +77,14 @@ class MethodCard:
             raise ValueError(f"a method cannot need {unknown[0]!r}; it may need {', '.join(get_args(Need))}")
         if self.state not in get_args(StateGrowth):
             raise ValueError(f"the state cannot be {self.state!r}; it is one of {', '.join(get_args(StateGrowth))}")
+        if not self.budget:
+            object.__setattr__(self, "budget", _USUAL[self.state])
+        if self.budget not in _ALLOWED:
+            raise ValueError(f"the budget cannot be {self.budget!r}; it is one of {', '.join(_ALLOWED)}")
+        if self.state not in _ALLOWED[self.budget]:
+            raise ValueError(f"the budget cannot be {self.budget!r} if the state is {self.state!r}")
+        if (self.budget == "K adapters") != bool(self.budget_setting):
+            raise ValueError("budget_setting names the setting that is K: give it for the budget 'K adapters' alone")
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.method.card import MethodCard
-from cosam_bench.method.contract_trial import Outcome, Trial
+from cosam_bench.method.contract_trial import SLACK_BYTES, Outcome, Trial
 from cosam_bench.method.interface import Method
 from cosam_bench.method.places import place_of
 from cosam_bench.method.trial import TRIAL_ADAPTER
@@ -95,6 +95,7 @@ def examine(
         # With other adapters a rank may be full, which keeps a state from growing.
         if first.is_complete and adapter is None:
             trial.check_growth(first.state_bytes)
+            _check_budget(trial, method, checked, Path(folder))
         if first.is_complete and trial.may_repeat:
             _check_repeats(trial, first, Path(folder))
     if trial.faults:
@@ -108,7 +109,7 @@ def examine(
         "no data is read after learn() has returned",
         "the frozen base model is unchanged",
         "torch's global random state is unchanged, and a second run gives the same state",
-        f"the state's growth is as the card says: {method.card.state}",
+        f"the state's growth is as the card says: {method.card.state}, budget {method.card.budget}",
     )
     return Examined((), passed, tuple(first.states), tuple(first.logits))
 
@@ -159,4 +160,34 @@ def _check_repeats(trial: Trial, first: Outcome, folder: Path) -> None:
             "merge",
             "learn",
             attribute=second.attributes[0] if second.attributes else "",
+        )
+
+
+def _check_budget(trial: Trial, method: type[Method], settings: Settings, folder: Path) -> None:
+    """With room for one adapter alone, the state of a method with a budget of K is full after the first domain.
+
+    Raises:
+        CosamError: K cannot be 1.
+    """
+    card = method.card
+    if card.budget != "K adapters":
+        return
+    if card.budget_setting not in type(settings).model_fields:
+        trial.report(
+            "budget", f"The card says that the setting {card.budget_setting!r} is K, but there is no such setting"
+        )
+        return
+    given = settings.model_dump(mode="json") | {card.budget_setting: 1}
+    source = f"Settings of {method.__name__} with {card.budget_setting} = 1, to check its budget"
+    small = Trial(method, validate(method.Settings, given, source=source), adapter=TRIAL_ADAPTER)
+    found = small.run(folder / "budget", seed=1)
+    if not found.is_complete:
+        trial.faults.setdefault("budget", f"With {card.budget_setting} = 1: {next(iter(small.faults.values()))}")
+    elif found.state_bytes[-1] - found.state_bytes[0] > SLACK_BYTES:
+        trial.report(
+            "budget",
+            f"The card says that the budget is {card.budget!r}, but with {card.budget_setting} = 1 the state has "
+            f"{found.state_bytes} bytes after the domains. Say budget='growing', or keep no more than K adapters",
+            "merge",
+            "learn",
         )

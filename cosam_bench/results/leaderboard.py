@@ -43,6 +43,7 @@ COLUMNS: tuple[str, ...] = (
     *RANKS,
     "model",
     "differs",
+    "budget",
 )
 
 
@@ -71,7 +72,8 @@ def leaderboard(
     seed.
 
     ``differs`` says in what the runs differ from the protocol, see ``protocol_match``; it is empty for the protocol's
-    own, which come first, and only beside which published rows belong.
+    own, which come first, and only beside which published rows belong. ``budget`` is the card's, and empty for
+    records that do not say.
 
     Rows of ``published`` numbers follow the measured ones, with ``published`` as their origin, conditions and
     mark. They enter no mean and do not affect the order of measured rows.
@@ -243,6 +245,7 @@ def _row(runs: Sequence[Measured], experts: Mapping[_Place, Measured], domains: 
         "orders": len({info.order for info in infos}),
         "model": ", ".join(dict.fromkeys(filter(None, map(model_name, infos)))),
         "differs": runs[0].differs,
+        "budget": ", ".join(dict.fromkeys(info.budget for info in infos if info.budget)),
     }
     matrices = [run.matrix if domains is None else run.matrix.only(domains) for run in runs]
     theirs = [None if (found := experts.get(_place(run))) is None else found.matrix for run in runs]

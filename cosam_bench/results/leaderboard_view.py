@@ -52,6 +52,7 @@ class Row:
         rank: the ranks that it may have, with ``TIE`` if it cannot be told apart from the leader; empty without one.
         cells: by the column's name.
         best: the columns in which it has the best value of the rows without a mark.
+        budget: of what the method keeps between domains, from its card; ``MISSING`` if the record does not say.
         is_marked: whether there is something to know before comparing it.
         is_published: whether a paper printed it.
     """
@@ -62,6 +63,7 @@ class Row:
     rank: str
     cells: Mapping[str, str]
     best: frozenset[str]
+    budget: str
     is_marked: bool
     is_published: bool
 
@@ -86,6 +88,11 @@ class Board:
     def has_ranks(self) -> bool:
         """Whether any row has a rank interval."""
         return any(row.rank for row in self.rows)
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether any row's record says what the method keeps."""
+        return any(row.budget != MISSING for row in self.rows)
 
     def is_empty(self, column: Column) -> bool:
         """Whether no row has a value."""
@@ -192,6 +199,7 @@ def _row(
         rank=_rank(row) + (TIE if is_tied else ""),
         cells={column.name: _cell(row, column) for column in columns},
         best=frozenset(name for name, value in best.items() if float(row[name]) == value),
+        budget=str(row["budget"]) or MISSING,
         is_marked=bool(row["marks"]),
         is_published=row["origin"] == "published",
     )

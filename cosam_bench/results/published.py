@@ -253,6 +253,7 @@ def leaderboard_rows(published: Sequence[Published], *, metric: str) -> list[dic
                     "metric": metric,
                     "marks": ", ".join(("published", *row.marks)),
                     "differs": "",
+                    "budget": "",
                     "runs": row.runs,
                     "seeds": row.runs,
                 }

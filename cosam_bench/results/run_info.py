@@ -129,6 +129,7 @@ class RunInfo(Settings):
         order: the stream's domains in the order of learning.
         retention: the domains that are only ever tested.
         marks: what to know before comparing the result, from the method's card.
+        budget: of what the method keeps between domains, from its card; empty in records that do not say.
         conditions: what must be equal for scores to be comparable.
         image_counts: by the domain's name, the number of its images and the one that its card states, if they differ.
         weights_sha256: of the file of the base model's weights, or of random weights themselves; empty in records that
@@ -173,6 +174,7 @@ class RunInfo(Settings):
     rule: str = ""
     isolated: bool | None = None
     experts: dict[str, str] = Field(default_factory=dict)
+    budget: str = ""
     started: str
     error: str | None = None
     cost: Cost = Cost()

@@ -66,6 +66,7 @@ def tracked_run(record: Record, *, name: str | None = None) -> TrackedRun:
         "conditions": info.conditions.digest,
         "marks": list(info.marks),
         "differs": record.differs,
+        "budget": info.budget,
         "commit": info.commit,
         "versions": dict(info.versions),
         "hardware": dict(info.hardware),

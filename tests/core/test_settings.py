@@ -92,6 +92,11 @@ def test_an_unknown_name_is_answered_by_the_nearest() -> None:
         ({"needs": "inputs"}, "'inputs' is not a tuple"),
         ({"needs": ("input",)}, "cannot need 'input'; it may need inputs, labels, gradients, replay"),
         ({"state": "growing"}, "the state cannot be 'growing'"),
+        ({"budget": "two"}, "the budget cannot be 'two'; it is one of none, one adapter, K adapters, growing"),
+        ({"budget": "growing"}, "the budget cannot be 'growing' if the state is 'constant'"),
+        ({"state": "grows", "budget": "one adapter"}, "cannot be 'one adapter' if the state is 'grows'"),
+        ({"state": "grows", "budget": "K adapters"}, "budget_setting names the setting that is K"),
+        ({"budget_setting": "slots"}, "budget_setting names the setting that is K"),
     ],
 )
 def test_a_card_with_a_word_nobody_knows_is_refused(facts: dict[str, object], message: str) -> None:

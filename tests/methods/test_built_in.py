@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.settings import Settings, setting
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.contract_check import ContractViolation, check_method
 from cosam_bench.method.interface import MergingMethod, Method, State
@@ -30,6 +31,48 @@ def test_a_registered_method_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_the_card_read_from_the_source_is_the_classes_own(name: str) -> None:
     assert read_card(name) == load_method(name).card
+
+
+def test_the_budgets_of_the_built_in_methods() -> None:
+    built_in = (name for name in method_names() if load_method(name).__module__.startswith("cosam_bench.methods."))
+    budgets = {name: read_card(name).budget for name in built_in}
+    assert {name for name, budget in budgets.items() if budget == "none"} == {"frozen"}
+    assert {name for name, budget in budgets.items() if budget == "K adapters"} == {"kmerge"}
+    assert {name for name, budget in budgets.items() if budget == "growing"} == {
+        *("er", "experts", "iso_c", "knots", "moda", "nufilt", "nullfilter", "opcm", "pcb", "tsvm")
+    }
+
+
+class KSettings(Settings):
+    slots: int = setting(2, "K", source="this test", ge=1)
+
+
+class KeepsK(MergingMethod[KSettings]):
+    card = MethodCard(title="K", state="grows", budget="K adapters", budget_setting="slots")
+
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        self.memory[f"slot {min(step, self.settings.slots)}"] = torch.zeros(100)
+        return expert
+
+
+class KeepsOneMore(KeepsK):
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        self.memory[f"slot {min(step, self.settings.slots + 1)}"] = torch.zeros(100)
+        return expert
+
+
+class HasNoK(KeepsK):
+    card = MethodCard(title="K", state="grows", budget="K adapters", budget_setting="places")
+
+
+def test_a_budget_of_k_adapters_is_measured_with_room_for_one() -> None:
+    assert check_method(KeepsK, settings={"slots": 3})[-1].endswith("as the card says: grows, budget K adapters")
+    with pytest.raises(
+        ContractViolation, match=r"with slots = 1 the state has \[\d+, \d+, \d+\] bytes .* budget='growing'"
+    ):
+        check_method(KeepsOneMore, settings={"slots": 3})
+    with pytest.raises(ContractViolation, match="'places' is K, but there is no such setting"):
+        check_method(HasNoK, settings={"slots": 3})
 
 
 class ForgetsItsSums(Finetune):

@@ -22,7 +22,7 @@ from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard
-from cosam_bench.results.leaderboard_formats import write_leaderboard
+from cosam_bench.results.leaderboard_formats import markdown, write_leaderboard
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, Cost
 
@@ -84,6 +84,28 @@ def row_of(frame: pd.DataFrame, method: str) -> pd.Series:
     rows = frame[frame["method"] == method]
     assert len(rows) == 1
     return rows.iloc[0]
+
+
+def test_the_budget_is_the_last_column_and_empty_for_records_that_do_not_say(tmp_path: Path) -> None:
+    records = [record(tmp_path, "kmerge", budget="K adapters"), record(tmp_path, "old")]
+    records.append(record(tmp_path, "kmerge", budget="K adapters", seed=1))
+    frame = leaderboard(records)
+    assert COLUMNS[-1] == "budget"
+    assert row_of(frame, "kmerge")["budget"] == "K adapters"
+    assert row_of(frame, "old")["budget"] == ""
+    wide = text_of(render_leaderboard(frame, width=160), width=160)
+    head, *rows = [line for line in wide.splitlines() if line.strip()][1:]
+    assert head.split()[-1] == "budget"
+    shown = {row.split()[0]: row for row in rows}
+    assert shown["kmerge"].endswith("K adapters")
+    assert shown["old"].endswith(" -")
+    narrow = " ".join(text_of(render_leaderboard(frame, width=60), width=60).split())
+    assert re.search(r"too wide, only in the CSV: .*, passes, budget Note", narrow)
+    without = leaderboard([record(tmp_path / "no", "old")])
+    assert "budget" not in text_of(render_leaderboard(without, width=160), width=160)
+    assert "budget" in markdown(frame)
+    assert "budget" not in markdown(without)
+    assert "budget K adapters" in " ".join(text_of(render_summary(records[0]), width=100).split())
 
 
 def test_a_row_is_the_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:

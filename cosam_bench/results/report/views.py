@@ -194,7 +194,8 @@ def _leaderboard_csv(board: Board, figures: Sequence[Figure]) -> str:
         for part in ("estimate", "low", "high"):
             name = figure.name if part == "estimate" else f"{figure.name}_{part}"
             columns[name] = [getattr(entry.figures[figure.name], part) for entry in entries]
-    return csv_of(columns | {"differs": [board.differs] * len(entries)})
+    columns |= {"differs": [board.differs] * len(entries), "budget": [entry.info.budget for entry in entries]}
+    return csv_of(columns)
 
 
 def _costs_csv(board: Board) -> str:
