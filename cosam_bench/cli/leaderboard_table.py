@@ -68,7 +68,11 @@ def _table(board: Board, width: int) -> Table:
         texts = [Text(row.cells[column.name], style="bold" if column.name in row.best else "") for column in shown]
         if index and row.is_published and not board.rows[index - 1].is_published:
             table.add_section()
-        cells = [*(own[index] for own in fields.values()), *texts, *([row.budget] if has_budgets else [])]
+        cells: list[str | Text] = [
+            *(own[index] for own in fields.values()),
+            *texts,
+            *([row.budget] if has_budgets else []),
+        ]
         table.add_row(label, *cells, style="dim" if row.is_marked else "")
     return table
 
