@@ -3,6 +3,7 @@
 Modules, bottom to top:
 
 foreground: which pixel values of a mask file are foreground
+ignored: which pixel values are neither foreground nor background
 cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
 availability: whether a card's data is on this machine

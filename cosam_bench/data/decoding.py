@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.foreground import Foreground, foreground_pixels
+from cosam_bench.data.ignored import Ignored
 
 Array = NDArray[Any]
 
@@ -25,6 +26,11 @@ CHANNELS = ("red", "green", "blue", "alpha")
 
 
 DEEPEST = 65535  # white of 16 bits
+_FOREGROUND_COLOURS = (
+    "Say which colours are foreground, such as foreground = { colours = [[255, 0, 0]] }, or which channel, such as "
+    '{ above = 127, channel = "red" }.'
+)
+_IGNORED_COLOURS = "Say which colours are ignored, such as ignore = { colours = [[224, 224, 192]] }."
 
 
 def decode_image(data: bytes, *, name: str, white: int = DEEPEST) -> Tensor:
@@ -59,28 +65,65 @@ def check_image(data: bytes, *, name: str) -> int:
     return 0
 
 
-def decode_mask(data: bytes, *, name: str, foreground: Foreground) -> Tensor:
+def decode_mask(data: bytes, *, name: str, foreground: Foreground, ignore: Ignored | None = None) -> Tensor:
     """A mask file's foreground, bool ``(H, W)``, turned upright by its own EXIF orientation.
 
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
         foreground: which pixels are foreground.
+        ignore: which are neither foreground nor background; they are not in the mask, whatever ``foreground`` says.
 
     Raises:
         CosamError: as for :func:`decode_image`, or it is ambiguous which pixels are foreground.
     """
     image = _open(data, name=name)
     orientation = _orientation(image)
+    ignored = None if ignore is None else _ignored(image, name=name, foreground=foreground, ignore=ignore)
     if foreground.rule == "colours":
-        colours = _rgb(image, name=name)
-        mask = np.zeros(colours.shape[:2], dtype=bool)
-        for colour in foreground.colours:
-            mask |= (colours == np.array(colour)).all(axis=-1)
+        mask = _of_colours(image, name=name, rule=foreground)
     else:
-        levels = _levels(image, name=name, foreground=foreground)
+        levels = _levels(image, name=name, foreground=foreground, ignored=ignored)
         mask = foreground_pixels(levels, rule=foreground, name=name, is_lossy=image.format in LOSSY)
-    return torch.from_numpy(_upright(mask, orientation))
+    return torch.from_numpy(_upright(mask if ignored is None else mask & ~ignored, orientation))
+
+
+def decode_ignored(data: bytes, *, name: str, foreground: Foreground, ignore: Ignored) -> Tensor:
+    """The pixels of a mask file that are neither foreground nor background, bool ``(H, W)``, turned upright.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for errors.
+        foreground: its channel is the one whose levels count.
+        ignore: which pixels they are.
+
+    Raises:
+        CosamError: as for :func:`decode_image`, or the file cannot hold such levels or colours exactly.
+    """
+    image = _open(data, name=name)
+    orientation = _orientation(image)
+    return torch.from_numpy(_upright(_ignored(image, name=name, foreground=foreground, ignore=ignore), orientation))
+
+
+def _ignored(image: Image.Image, *, name: str, foreground: Foreground, ignore: Ignored) -> Array:
+    if image.format in LOSSY:
+        raise CosamError(
+            f"{name} is a {image.format}, whose compression changes levels, so no level or colour of it can be "
+            "ignored. Save masks as PNG, or leave ignore out."
+        )
+    rule = ignore.as_foreground(foreground)
+    if rule.rule == "colours":
+        return _of_colours(image, name=name, rule=rule)
+    levels = _levels(image, name=name, foreground=rule, advice=_IGNORED_COLOURS)
+    return foreground_pixels(levels, rule=rule, name=name, is_lossy=False)
+
+
+def _of_colours(image: Image.Image, *, name: str, rule: Foreground) -> Array:
+    pixels = _rgb(image, name=name)
+    mask = np.zeros(pixels.shape[:2], dtype=bool)
+    for colour in rule.colours:
+        mask |= (pixels == np.array(colour)).all(axis=-1)
+    return mask
 
 
 def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
@@ -180,44 +223,54 @@ def _deep(image: Image.Image, *, name: str) -> Array:
     return levels
 
 
-def _levels(image: Image.Image, *, name: str, foreground: Foreground) -> Array:
-    """One whole number per pixel, ``(H, W)``, in the file's own range."""
+def _levels(
+    image: Image.Image,
+    *,
+    name: str,
+    foreground: Foreground,
+    ignored: Array | None = None,
+    advice: str = _FOREGROUND_COLOURS,
+) -> Array:
+    """One whole number per pixel, ``(H, W)``, in the file's own range; ignored pixels are 0, as background is."""
+    levels = _stored_levels(image, name=name, foreground=foreground, ignored=ignored, advice=advice)
+    return levels if ignored is None else np.where(ignored, np.zeros((), dtype=levels.dtype), levels)
+
+
+def _stored_levels(
+    image: Image.Image, *, name: str, foreground: Foreground, ignored: Array | None, advice: str
+) -> Array:
     _check_inks(image, name=name)
     if foreground.channel:
         return np.asarray(_rgba(image, name=name))[..., CHANNELS.index(foreground.channel)]
     if image.mode == "P":
-        return _palette_levels(image, name=name, foreground=foreground)
+        return _palette_levels(image, name=name, foreground=foreground, ignored=ignored)
     if image.mode in ("1", "L"):
         return np.asarray(image).astype(np.uint8)
     if _is_deep(image):
         return _deep(image, name=name)
     rgba = np.asarray(_rgba(image, name=name)).astype(np.int64)
-    if not _is_neutral(rgba[..., :3][rgba[..., 3] > 0]):
-        raise CosamError(
-            f"{name} is a coloured mask. Say which colours are foreground, such as foreground = "
-            '{ colours = [[255, 0, 0]] }, or which channel, such as { above = 127, channel = "red" }.'
-        )
+    is_visible = rgba[..., 3] > 0
+    if not _is_neutral(rgba[..., :3][is_visible if ignored is None else is_visible & ~ignored]):
+        raise CosamError(f"{name} is a coloured mask. {advice}")
     return rgba[..., 0] * rgba[..., 3] // 255
 
 
-def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground) -> Array:
+def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground, ignored: Array | None) -> Array:
     indices = np.asarray(image)
     if foreground.rule in ("values", "nonzero"):
         return indices
     colours = np.array(image.getpalette("RGB"), dtype=np.int64).reshape(-1, 3)
-    used = np.flatnonzero(np.bincount(indices.ravel()))
+    counted = indices.ravel() if ignored is None else indices[~ignored]
+    used = np.flatnonzero(np.bincount(counted))
     if used.max(initial=0) >= len(colours):
         raise CosamError(f"{name} uses colours that are not in its palette. Replace it or leave it out.")
     if _is_neutral(colours[used]):
-        grey: Array = colours[indices][..., 0]
+        grey: Array = colours[np.minimum(indices, len(colours) - 1)][..., 0]  # ignored indices may have no colour
         return grey
     if foreground.rule == "above":
         raise CosamError(f"{name} has a coloured palette, which has no levels. Give foreground as values or colours.")
     if unclear := _unclear_palette(colours, used):
-        raise CosamError(
-            f"{name} has a coloured palette {unclear} (indices in use: {_listed(used)}). Say which indices are "
-            "foreground, such as foreground = { values = [1] }, or which colours."
-        )
+        raise CosamError(f"{name} has a coloured palette {unclear} (indices in use: {_listed(used)}). {_advice(used)}")
     return np.asarray(indices != 0).astype(np.uint8)
 
 
@@ -226,6 +279,16 @@ def _unclear_palette(colours: Array, used: Array) -> str:
     if colours[0].max() >= NEUTRAL:
         return f"whose index 0 is not black but {tuple(colours[0].tolist())}"
     return "with index 255, often a border to be ignored, beside others" if 255 in used and len(used) > 2 else ""
+
+
+def _advice(used: Array) -> str:
+    """What to write into the card."""
+    if 255 in used and len(used) > 2:
+        return (
+            "If 255 is void, write ignore = 255, which leaves it out of loss and metrics; otherwise say which indices "
+            "are foreground, such as foreground = { values = [1, 255] }."
+        )
+    return "Say which indices are foreground, such as foreground = { values = [1] }, or which colours."
 
 
 def _listed(indices: Array) -> str:

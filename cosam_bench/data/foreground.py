@@ -20,6 +20,7 @@ JPEG_NOISE = 16  # the noise of a black JPEG stays below this
 
 Level = Annotated[int, Field(ge=0, le=65535)]
 Channel = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Channel, Channel, Channel]
 _OURS = "this project"
 
 
@@ -47,9 +48,7 @@ class Foreground(Settings):
     values: tuple[Level, ...] = setting(
         (), "foreground is each of these levels; in a palette image they are indices", source=_OURS
     )
-    colours: tuple[tuple[Channel, Channel, Channel], ...] = setting(
-        (), "foreground is each of these RGB colours (0 to 255 each)", source=_OURS
-    )
+    colours: tuple[Colour, ...] = setting((), "foreground is each of these RGB colours (0 to 255 each)", source=_OURS)
     channel: Literal["red", "green", "blue", "alpha"] | None = setting(
         None, "use this channel of a colour mask alone", source=_OURS
     )
@@ -106,9 +105,13 @@ def _auto(levels: Array, *, name: str, is_lossy: bool) -> Array:
     if largest < half or is_ids_and_ignored or (not is_lossy and _has_middle_areas(levels, largest, unit=half // 8)):
         raise CosamError(
             f"{name} looks like a mask of class ids (levels {_some_levels(levels)}). "
-            "Say which are foreground, such as foreground = { values = [1] }."
+            f"Say which are foreground, such as foreground = {{ values = [1] }}{_or_ignored(is_ids_and_ignored)}."
         )
     return np.asarray(levels >= half)
+
+
+def _or_ignored(is_usual: bool) -> str:
+    return ", and whether ignore = 255 leaves level 255 out of loss and metrics" if is_usual else ""
 
 
 def _has_low_ids(levels: Array) -> bool:
