@@ -180,6 +180,8 @@ def samples_to_tensors(samples: Sequence[Sample], prompts: Prompts, *, noisy_mas
         tensors["prompts"] = pack_bits(prompts.masks)
     for row, sample in enumerate(samples):
         tensors |= {f"{row}/image": sample.image, f"{row}/mask": pack_bits(sample.mask)}
+        if sample.ignored is not None:
+            tensors[f"{row}/ignored"] = pack_bits(sample.ignored)
     return tensors
 
 
@@ -189,7 +191,9 @@ def tensors_to_samples(tensors: Mapping[str, Tensor], *, prefix: str) -> tuple[l
     samples = []
     for row in range(len(boxes)):
         image, bits = tensors[f"{prefix}{row}/image"], tensors[f"{prefix}{row}/mask"]
-        samples.append(Sample(f"{prefix}{row}", image, unpack_bits(bits, width=image.shape[-1])))
+        ignored = tensors.get(f"{prefix}{row}/ignored")
+        left_out = None if ignored is None else unpack_bits(ignored, width=image.shape[-1])
+        samples.append(Sample(f"{prefix}{row}", image, unpack_bits(bits, width=image.shape[-1]), left_out))
     masks = torch.zeros(len(boxes), 1, 1, dtype=torch.bool)
     if f"{prefix}prompts" in tensors:
         masks = unpack_bits(tensors[f"{prefix}prompts"], width=MASK_SIZE)

@@ -336,7 +336,13 @@ class _Seen:
 
     def _probe(self, prepared: _Prepared, masks: dict[str, Masks]) -> Tensor:
         other = masks["other"]
-        return bce_dice(other.logits, prepared.target[prepared.others], other.predicted_iou)
+        weights = getattr(prepared.batch, "weights", None)
+        return bce_dice(
+            other.logits,
+            prepared.target[prepared.others],
+            other.predicted_iou,
+            weights=None if weights is None else weights[prepared.others],
+        )
 
 
 def _move(adapter: Adapter, point: Sequence[Tensor]) -> None:

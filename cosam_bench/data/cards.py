@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from cosam_bench.core.settings import Settings, form
 from cosam_bench.data.foreground import Foreground
+from cosam_bench.data.ignored import Ignored
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
@@ -143,6 +144,7 @@ class Layout(Settings):
     pairing: Pairing | None = None
     unlabelled: Unlabelled | None = None
     foreground: Foreground | None = None
+    ignore: Ignored | None = None
     samples: Samples | None = None
     min_pixels: int | None = Field(default=None, ge=1)
     split: SplitRule | None = None
@@ -186,6 +188,8 @@ class Card(Settings):
         pairing: ``name``, or ``sorted``: the n-th image goes with the n-th mask, in order of their paths.
         unlabelled: ``refuse`` images without a mask, or ``skip`` them.
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
+        ignore: pixels of a mask image that are neither foreground nor background, see
+            :class:`~cosam_bench.data.ignored.Ignored`.
         samples: ``union``: one sample per image. ``component``: one per connected component of the mask
             (8 neighbours). ``polygon``: one per shape of a labelme file.
         labels: of a labelme file's shapes, those that are foreground; none: all but ``_background_``, which is a
@@ -221,6 +225,7 @@ class Card(Settings):
     pairing: Pairing = "name"
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
+    ignore: Ignored | None = None
     samples: Samples = "union"
     labels: tuple[str, ...] = ()
     levels: int | None = Field(default=None, ge=255, le=65535)

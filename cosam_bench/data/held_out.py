@@ -65,3 +65,6 @@ class _Rows:
 
     def mask(self, index: int) -> Tensor:
         return self.split.mask(self.rows[index])
+
+    def ignored(self, index: int) -> Tensor | None:
+        return self.split.ignored(self.rows[index])

@@ -20,7 +20,7 @@ from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, decode_image, decode_mask, upright_size
+from cosam_bench.data.decoding import DEEPEST, decode_ignored, decode_image, decode_mask, upright_size
 from cosam_bench.data.faults import DataFault, refuse
 from cosam_bench.data.labelme import (
     BACKGROUND,
@@ -120,11 +120,20 @@ class FilePixels:
         with _data_at_fault():
             return self._mask(index)
 
+    def ignored(self, index: int) -> Tensor | None:
+        """bool, ``(H, W)``; None if the card ignores nothing."""
+        if self.card.ignore is None:
+            return None
+        path, foreground = self.samples[index].pair.mask, self.card.foreground
+        with _data_at_fault():
+            return decode_ignored(read_bytes(path), name=str(path), foreground=foreground, ignore=self.card.ignore)
+
     def _mask(self, index: int) -> Tensor:
         sample = self.samples[index]
         path = sample.pair.mask
         if path.suffix != SUFFIX:
-            mask = decode_mask(read_bytes(path), name=str(path), foreground=self.card.foreground)
+            data, card = read_bytes(path), self.card
+            mask = decode_mask(data, name=str(path), foreground=card.foreground, ignore=card.ignore)
             return components(mask) == sample.component if sample.component else mask
         size = upright_size(read_bytes(sample.pair.image), name=str(sample.pair.image))
         shapes = read_shapes(read_bytes(path), name=str(path), size=size)
@@ -241,6 +250,8 @@ def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int])
         size: height and width of the upright image.
     """
     if pair.mask.suffix == SUFFIX:
+        if card.ignore is not None:
+            raise CosamError(f"{pair.mask.name} holds shapes, not levels or colours; leave ignore out of the card")
         shapes = read_shapes(data, name=str(pair.mask), size=size)
         if card.samples == "polygon":
             numbers = [n for n, shape in enumerate(shapes, start=1) if is_foreground(shape, card.labels)]
@@ -249,7 +260,7 @@ def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int])
     else:
         if card.samples == "polygon":
             raise CosamError(f'{pair.mask.name} is an image; samples = "polygon" needs labelme files (.json)')
-        mask = decode_mask(data, name=str(pair.mask), foreground=card.foreground)
+        mask = decode_mask(data, name=str(pair.mask), foreground=card.foreground, ignore=card.ignore)
         if size != tuple(mask.shape):
             raise SizeMismatch(
                 f"{pair.image.name} is {size[1]} x {size[0]} pixels upright, "
@@ -277,7 +288,10 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         rule += f" labels={json.dumps(card.labels)}"
     if card.levels:
         rule += f" levels={card.levels}"
-    manifest = Manifest(tuple(sample.entry for sample in samples), rule, left_out)
+    if card.ignore:
+        rule += f" ignore={card.ignore.model_dump_json(exclude_defaults=True)}"
+    entries = tuple(sample.entry for sample in samples)
+    manifest = Manifest(entries, rule, left_out, has_ignored=card.ignore is not None)
     source = FilePixels(card, tuple(samples))
     return Split(card.name, part=part, manifest=manifest, source=source, points_file=_points_file(card, part))
 

@@ -25,11 +25,19 @@ class Sample:
         key: unique in its split.
         image: uint8, ``(3, H, W)``, RGB, at the image's own size.
         mask: bool, ``(H, W)``, true on at least one pixel.
+        ignored: bool, ``(H, W)``, pixels that count neither in losses nor in metrics, and are not in the mask; None
+            if all count.
     """
 
     key: str
     image: Tensor
     mask: Tensor
+    ignored: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return self.image.nbytes + self.mask.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,13 @@ class Manifest:
         entries: one per sample, in order.
         rule: how masks are read from their files, as text; another rule makes another split.
         left_out: number of samples of the whole domain with less foreground than the card's ``min_pixels``.
+        has_ignored: whether masks may hold ignored pixels; the rule says which.
     """
 
     entries: tuple[Entry, ...] = ()
     rule: str = ""
     left_out: int = 0
+    has_ignored: bool = False
 
     @property
     def digest(self) -> str:
@@ -81,6 +91,10 @@ class PixelSource(Protocol):
 
     def mask(self, index: int) -> Tensor:
         """bool, ``(H, W)``."""
+        ...
+
+    def ignored(self, index: int) -> Tensor | None:
+        """bool, ``(H, W)``; None if all pixels count. Asked only if the manifest has ignored pixels."""
         ...
 
 
@@ -137,23 +151,32 @@ class Split(Sequence[Sample]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         sample = self.read(position)
-        size_bytes = sample.image.nbytes + sample.mask.nbytes
-        if position not in self._kept and size_bytes <= self._free_bytes:
-            self._free_bytes -= size_bytes
+        if position not in self._kept and sample.nbytes <= self._free_bytes:
+            self._free_bytes -= sample.nbytes
             self._kept[position] = sample
         return sample
 
     def read(self, index: int) -> Sample:
         """The sample at a position, without keeping it; threads may read at the same time."""
         position = range(len(self))[index]
-        kept = self._kept.get(position)
-        return kept or Sample(self.keys[position], self._source.image(position), self._source.mask(position))
+        if kept := self._kept.get(position):
+            return kept
+        image, mask = self._source.image(position), self._source.mask(position)
+        return Sample(self.keys[position], image, mask, self.ignored(position))
 
     def mask(self, index: int) -> Tensor:
         """The mask alone, bool ``(H, W)``, without decoding the image."""
         position = range(len(self))[index]
         kept = self._kept.get(position)
         return self._source.mask(position) if kept is None else kept.mask
+
+    def ignored(self, index: int) -> Tensor | None:
+        """The pixels that count neither in losses nor in metrics, bool ``(H, W)``; None if all count."""
+        if not self.manifest.has_ignored:
+            return None
+        position = range(len(self))[index]
+        kept = self._kept.get(position)
+        return self._source.ignored(position) if kept is None else kept.ignored
 
     def __repr__(self) -> str:
         """Domain, part and size."""
@@ -197,6 +220,9 @@ class Pixels:
         """bool, ``(H, W)``."""
         return self.masks[index]
 
+    def ignored(self, index: int) -> None:
+        """All pixels of images in memory count."""
+
 
 def empty_split(domain: str, *, part: Part) -> Split:
     """A split without samples."""
@@ -216,7 +242,8 @@ def union(domains: Iterable[Domain], name: str) -> Split:
     if not entries:
         raise CosamError(f"The union {name!r} has no training samples. Give domains that are trained on.")
     rule = json.dumps([split.manifest.rule for split in splits])
-    manifest = Manifest(entries, rule, sum(split.manifest.left_out for split in splits))
+    left_out = sum(split.manifest.left_out for split in splits)
+    manifest = Manifest(entries, rule, left_out, any(split.manifest.has_ignored for split in splits))
     # The parts keep what they decode; a second copy here would be useless.
     return Split(name, part="train", manifest=manifest, source=_Joined(splits), decoded_bytes=0)
 
@@ -232,6 +259,10 @@ class _Joined:
     def mask(self, index: int) -> Tensor:
         split, position = self._locate(index)
         return split.mask(position)
+
+    def ignored(self, index: int) -> Tensor | None:
+        split, position = self._locate(index)
+        return split.ignored(position)
 
     def _locate(self, index: int) -> tuple[Split, int]:
         for split in self.splits:

@@ -36,16 +36,18 @@ class LoadedImage:
         row: its index in its split.
         input: the image.
         mask: bool, ``(H, W)``, at the image's own size, on the CPU.
+        ignored: bool, as the mask, pixels that do not count; None if all do.
     """
 
     row: int
     input: ModelInput
     mask: Tensor
+    ignored: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of image and mask."""
-        return self.input.pixels.nbytes + self.mask.nbytes
+        return self.input.pixels.nbytes + self.mask.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
 
 
 class Loader:
@@ -99,12 +101,13 @@ class Loader:
 
     def _loaded(self, split: Split, row: int, view: View) -> LoadedImage:
         sample = split.read(row)
-        image, mask = view.preprocess(sample.image), sample.mask
+        image, mask, ignored = view.preprocess(sample.image), sample.mask, sample.ignored
         if self._is_pinned:
             image, mask = ModelInput(image.pixels.pin_memory(), image.frame), mask.pin_memory()
+            ignored = None if ignored is None else ignored.pin_memory()
         if self._with_digests:
             _ = image.digest
-        return LoadedImage(row, image, mask)
+        return LoadedImage(row, image, mask, ignored)
 
     def _cache(self, key: _Key, image: LoadedImage) -> None:
         # torch pins memory in blocks whose sizes are powers of two.

@@ -5,6 +5,9 @@ no torch.
 
 The rule for empty masks, everywhere: if both masks are empty (or neither has a boundary) the agreement is perfect,
 1.0; if only one is, there is none, 0.0.
+
+Ignored pixels count nowhere: both masks lose them before anything is compared, boundaries included, and shares of the
+image are shares of the other pixels.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ _METRICS = (
            lambda pair: _dice(pair.areas)),
     Metric("mae", "MAE", "mean over pixels of |sigmoid(logit) - M|",
            "error of the probability map, not thresholded", "lower",
-           lambda pair: _mae_of_logits(pair.logits, pair.target)),
+           lambda pair: _mae_of_logits(pair.logits, pair.target, pair.ignored)),
     Metric("pixel_error", "px error", "share of pixels where P and M differ",
            "error after thresholding; RegCL's code calls it MAE", "lower",
            lambda pair: _pixel_error(pair.areas)),
@@ -92,15 +95,16 @@ def find_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def measure(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+def measure(logits: Tensor, target: Tensor, *, ignored: Tensor | None = None) -> dict[str, Tensor]:
     """All metrics of predicted logits, each ``(N,)`` float64, by name in the order of ``METRICS``.
 
     Args:
         logits: float, ``(N, H, W)``, at the target's size; above 0 is foreground. A NaN counts as
             background for the mask metrics and makes ``mae`` NaN, so that it cannot pass unnoticed.
         target: bool, ``(N, H, W)``.
+        ignored: bool, ``(N, H, W)``, pixels that do not count, at least one per mask being left; None: all count.
     """
-    comparison = Comparison(logits, target)
+    comparison = Comparison(logits, target if ignored is None else target & ~ignored, ignored)
     return {name: metric.function(comparison) for name, metric in METRICS.items()}
 
 
@@ -110,31 +114,40 @@ class Comparison:
 
     Attributes:
         logits: float, ``(N, H, W)``.
-        target: bool, ``(N, H, W)``.
+        target: bool, ``(N, H, W)``, without the ignored pixels.
+        ignored: bool, ``(N, H, W)``, pixels that do not count; None if all do.
     """
 
     logits: Tensor
     target: Tensor
+    ignored: Tensor | None = None
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The predicted masks: bool, ``(N, H, W)``."""
-        return self.logits > 0
+        """The predicted masks without the ignored pixels: bool, ``(N, H, W)``."""
+        predicted = self.logits > 0
+        return predicted if self.ignored is None else predicted & ~self.ignored
 
     @cached_property
     def areas(self) -> Areas:
         """The areas of predicted and true masks."""
         _check_masks(self.predicted, self.target)
-        return _areas(self.predicted, self.target)
+        areas = _areas(self.predicted, self.target)
+        if self.ignored is None:
+            return areas
+        return areas._replace(image=areas.image - self.ignored.flatten(1).sum(dim=1).double())
 
 
 class Areas(NamedTuple):
-    """The pixels of each pair of masks, each ``(N,)`` float64, in which whole numbers are exact."""
+    """The pixels of each pair of masks, each ``(N,)`` float64, in which whole numbers are exact.
+
+    ``image`` are all pixels that count: one number if it is that of each pair.
+    """
 
     predicted: Tensor
     target: Tensor
     both: Tensor
-    image: int
+    image: int | Tensor
 
 
 def iou(predicted: Tensor, target: Tensor) -> Tensor:
@@ -241,9 +254,16 @@ def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
     return _pixel_error(_areas(predicted, target))
 
 
-def _mae_of_logits(logits: Tensor, target: Tensor) -> Tensor:
+def _mae_of_logits(logits: Tensor, target: Tensor, ignored: Tensor | None) -> Tensor:
     import torch
 
+    if ignored is not None:
+        counted = [
+            (values[~left_out][None, None], truth[~left_out][None, None])
+            for values, truth, left_out in zip(logits, target, ignored, strict=True)
+        ]
+        parts = [_mae_of_logits(values, truth, None) for values, truth in counted]
+        return torch.cat(parts) if parts else logits.new_zeros(0).double()
     # One by one: on the CPU the last bit of a sigmoid depends on the pixel's place in the tensor.
     rows = range(max(1, len(logits)))
     return torch.cat([mae(logits[row : row + 1].float().sigmoid(), target[row : row + 1]) for row in rows])

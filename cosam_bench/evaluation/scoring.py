@@ -21,7 +21,7 @@ from cosam_bench.evaluation.metrics import METRICS, measure
 from cosam_bench.evaluation.score_settings import ScoreSize
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.frame_choices import Upsampling
-from cosam_bench.sam.frames import Frame, shrunk_masks, to_content, to_original
+from cosam_bench.sam.frames import Frame, resize_nearest, shrunk_masks, to_content, to_original
 from cosam_bench.sam.inputs import Batch, View, chunks, collate_inputs
 
 # Pixels whose metrics are computed together, at the larger of both sizes: more would exceed a CPU's caches, and on
@@ -96,11 +96,10 @@ def score_split(
         batch, frames = collate_inputs(inputs, prompts.take(rows), kinds=kinds, view=view, domains=domains)
         with torch.inference_mode():
             logits = _shape_checked(predict(batch), batch, view)
-            masks = [image.mask for image in loaded]
+            masks, ignored = [image.mask for image in loaded], [image.ignored for image in loaded]
+            keys = [split.keys[row] for row in rows]
             observe(rows, frames, logits)
-            found = measure_batch(
-                logits, frames, masks, keys=[split.keys[row] for row in rows], size=size, upsampling=upsampling
-            )
+            found = measure_batch(logits, frames, masks, ignored=ignored, keys=keys, size=size, upsampling=upsampling)
         measured_batch()
         return found
 
@@ -166,6 +165,7 @@ def measure_batch(
     keys: Sequence[str],
     size: ScoreSize,
     upsampling: Upsampling,
+    ignored: Sequence[Tensor | None] | None = None,
 ) -> MeasuredBatch:
     """All metrics of a batch, computed on the logits' device without waiting; the same bits as one by one.
 
@@ -176,31 +176,44 @@ def measure_batch(
         keys: the samples' keys.
         size: as in ``ScoreSettings``.
         upsampling: as in ``ScoreSettings``.
+        ignored: for each mask, the pixels that do not count, as the mask; None if all do.
     """
     device = logits.device
+    ignored = [None] * len(frames) if ignored is None else ignored
     rows = torch.empty(len(frames), len(METRICS), dtype=torch.float64, device=device)
-    for group in _groups(frames, pixels=_PIXELS_AT_ONCE_CUDA if device.type == "cuda" else _PIXELS_AT_ONCE_CPU):
+    pixels = _PIXELS_AT_ONCE_CUDA if device.type == "cuda" else _PIXELS_AT_ONCE_CPU
+    for group in _groups(frames, pixels=pixels, ignored=ignored):
         targets = torch.stack([to_device_async(masks[row], device) for row in group])
         stacked = torch.stack([logits[row] for row in group])
-        found = measure_in(frames[group[0]], stacked, targets, size=size, upsampling=upsampling)
+        parts = [to_device_async(part, device) for row in group if (part := ignored[row]) is not None]
+        left_out = torch.stack(parts) if parts else None
+        found = measure_in(frames[group[0]], stacked, targets, size=size, upsampling=upsampling, ignored=left_out)
         for row, values in zip(group, torch.stack([found[name] for name in METRICS], dim=1), strict=True):
             rows[row] = values
     is_finite = torch.isfinite(logits).all().double()
     return MeasuredBatch(tuple(keys), torch.cat([rows.flatten(), is_finite[None]]))
 
 
-def _groups(frames: Sequence[Frame], *, pixels: int) -> Iterator[list[int]]:
-    """The rows grouped by frame, as many at once as ``pixels`` allow, but at least one."""
-    by_frame: dict[Frame, list[int]] = {}
+def _groups(
+    frames: Sequence[Frame], *, pixels: int, ignored: Sequence[Tensor | None] | None = None
+) -> Iterator[list[int]]:
+    """The rows grouped by frame, as many at once as ``pixels`` allow but one or more, those with ignored pixels apart."""
+    groups: dict[tuple[Frame, bool], list[int]] = {}
     for row, frame in enumerate(frames):
-        by_frame.setdefault(frame, []).append(row)
-    for frame, rows in by_frame.items():
+        groups.setdefault((frame, ignored is None or ignored[row] is None), []).append(row)
+    for (frame, _), rows in groups.items():
         height, width = frame.original
         yield from chunks(rows, size=max(1, pixels // max(frame.size**2, height * width)))
 
 
 def measure_in(
-    frame: Frame, logits: Tensor, masks: Tensor, *, size: ScoreSize, upsampling: Upsampling
+    frame: Frame,
+    logits: Tensor,
+    masks: Tensor,
+    *,
+    size: ScoreSize,
+    upsampling: Upsampling,
+    ignored: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The metrics of images with the same frame, each ``(N,)`` float64, by name.
 
@@ -210,10 +223,14 @@ def measure_in(
         masks: bool, ``(N, H, W)``, at the images' own size, on the logits' device.
         size: as in ``ScoreSettings``.
         upsampling: as in ``ScoreSettings``.
+        ignored: bool, as the masks, pixels that do not count; None if all do.
     """
     if size == "original":
-        return measure(to_original(logits, frame, upsampling=upsampling), masks)
-    return measure(to_content(logits, frame, upsampling=upsampling), shrunk_masks(masks, frame.content))
+        return measure(to_original(logits, frame, upsampling=upsampling), masks, ignored=ignored)
+    masks = shrunk_masks(masks, frame.content)
+    if ignored is not None:  # an object that shrinking has kept counts, also where the nearest pixel was ignored
+        ignored = resize_nearest(ignored, frame.content) & ~masks
+    return measure(to_content(logits, frame, upsampling=upsampling), masks, ignored=ignored)
 
 
 def checked_logits(logits: Tensor, batch: Batch, view: View) -> Tensor:

@@ -41,7 +41,8 @@ class Answers:
             most_bytes: of that message's tensors, in addition to what a question may hold; None: those of an update.
         """
         told = {"advance": self._advance, "step": self._step}
-        asked = {"image": self._pixels, "mask": self._pixels, "features": self._features, "expert": self._expert}
+        asked = {"image": self._pixels, "mask": self._pixels, "ignored": self._pixels}
+        asked |= {"features": self._features, "expert": self._expert}
         limit = (self._update_bytes() if most_bytes is None else most_bytes) + self._question_bytes()
         while (message := self._worker.receive(most_bytes=limit)).kind != kind:
             if message.kind in told:
@@ -90,7 +91,8 @@ class Answers:
         assert self._domain is not None
         index = message.count("index", most=len(self._domain) - 1)
         sample = self._domain[index]
-        return {}, {"pixels": sample.image if message.kind == "image" else sample.mask}
+        pixels = {"image": sample.image, "mask": sample.mask, "ignored": sample.ignored}[message.kind]
+        return {}, {} if pixels is None else {"pixels": pixels}
 
     def _features(self, message: Message) -> tuple[Values, Tensors]:
         prefixes, view = self._bench.prefixes, self._bench.view

@@ -74,6 +74,7 @@ def domain_values(domain: TrainingDomain, manifest: Manifest) -> Values:
         "name": domain.name,
         "rule": manifest.rule,
         "left_out": manifest.left_out,
+        "has_ignored": manifest.has_ignored,
         "entries": [[entry.key, entry.image_sha256, entry.mask_sha256] for entry in manifest.entries],
         "digest": domain.prompts.digest,
     }
@@ -87,7 +88,8 @@ def prompt_tensors(prompts: Prompts) -> Tensors:
 def domain_from(message: Message, source: PixelSource) -> TrainingDomain:
     """The training domain that a worker learns, its pixels from ``source``."""
     values, tensors = message.values["domain"], message.tensors
-    manifest = Manifest(tuple(Entry(*entry) for entry in values["entries"]), values["rule"], values["left_out"])
+    entries = tuple(Entry(*entry) for entry in values["entries"])
+    manifest = Manifest(entries, values["rule"], values["left_out"], values["has_ignored"])
     prompts = Prompts(tensors["boxes"], tensors["points"], tensors["masks"], values["digest"])
     name = values["name"]
     return TrainingDomain(name, Split(name, part="train", manifest=manifest, source=source), prompts)

@@ -73,6 +73,10 @@ class RemotePixels:
         """bool, ``(H, W)``."""
         return self.parent.ask("mask", {"index": index}).tensors["pixels"]
 
+    def ignored(self, index: int) -> Tensor | None:
+        """bool, ``(H, W)``; None if all pixels count."""
+        return self.parent.ask("ignored", {"index": index}).tensors.get("pixels")
+
 
 class _NoFeatures:
     """Keeps nothing: the parent does."""

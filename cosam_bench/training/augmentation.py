@@ -23,7 +23,8 @@ NO_BOX = (1e8, 1e8, 0.0, 0.0)  # CoSAM's box of a mask without foreground
 
 def mirror(sample: Sample) -> Sample:
     """The sample with left and right exchanged."""
-    return Sample(sample.key, sample.image.flip(-1), sample.mask.flip(-1))
+    ignored = None if sample.ignored is None else sample.ignored.flip(-1)
+    return Sample(sample.key, sample.image.flip(-1), sample.mask.flip(-1), ignored)
 
 
 def mirror_prompts(prompts: Prompts, *, widths: Sequence[int], flips: Tensor) -> Prompts:
@@ -53,10 +54,12 @@ class Jittered:
     Attributes:
         sample: at the model's input size S; its mask may be empty.
         soft_mask: float32, ``(S, S)`` in [0, 1], the mask before it was thresholded.
+        soft_ignored: likewise of the ignored pixels, without the padding, which counts; None if all pixels do.
     """
 
     sample: Sample
     soft_mask: Tensor
+    soft_ignored: Tensor | None = None
 
 
 def jitter(sample: Sample, *, size: int, order: torch.Generator) -> Jittered:
@@ -80,12 +83,21 @@ def jitter(sample: Sample, *, size: int, order: torch.Generator) -> Jittered:
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))
     rows, columns = (_window(length, size=size, order=order) for length in shape)
     image = resize_bilinear(sample.image, shape)[:, rows, columns]
-    mask = resize_bilinear(sample.mask[None], shape)[0, rows, columns]
+
+    def interpolated(mask: Tensor) -> Tensor:
+        soft = torch.zeros(size, size)
+        window = resize_bilinear(mask[None], shape)[0, rows, columns]
+        soft[: window.shape[0], : window.shape[1]] = window
+        return soft
+
     padded = torch.full((3, size, size), PADDING_LEVEL, dtype=torch.uint8)
     padded[:, : image.shape[1], : image.shape[2]] = image.round().to(torch.uint8)
-    soft_mask = torch.zeros(size, size)
-    soft_mask[: mask.shape[0], : mask.shape[1]] = mask
-    return Jittered(Sample(sample.key, padded, soft_mask > FOREGROUND_SHARE), soft_mask)
+    soft_mask = interpolated(sample.mask)
+    mask = soft_mask > FOREGROUND_SHARE
+    if sample.ignored is None:
+        return Jittered(Sample(sample.key, padded, mask), soft_mask)
+    soft_ignored = interpolated(sample.ignored)
+    return Jittered(Sample(sample.key, padded, mask, (soft_ignored > 0.5) & ~mask), soft_mask, soft_ignored)
 
 
 def _window(length: int, *, size: int, order: torch.Generator) -> slice:

@@ -11,7 +11,7 @@ from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import LOSSES, point_sample, uncertain_points
-from cosam_bench.training.training_batch import TrainingBatch
+from cosam_bench.training.training_batch import TrainingBatch, counted_share
 
 
 def training_loss(
@@ -54,19 +54,23 @@ def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSetting
         CosamError: the loss compares masks at the model's size, and the batch does not hold the target there.
     """
     logits = masks.logits.float()
+    weights = batch.weights if isinstance(batch, TrainingBatch) else None
     if fit.needs_model_size:
-        logits, target = _at_model_size(logits, batch, target, fit=fit)
+        logits, target, weights = _at_model_size(logits, batch, target, fit=fit)
     return LOSSES[fit.loss](
         logits,
         target,
         masks.predicted_iou.float(),
         iou_threshold=fit.iou_threshold,
         sum_over_batch=fit.sum_over_batch,
+        weights=weights,
     )
 
 
-def _at_model_size(logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSettings) -> tuple[Tensor, Tensor]:
-    """Logits and target at the same points: sampled ones, or all pixels of the model's input."""
+def _at_model_size(
+    logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSettings
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits, target and weights at the same points: sampled ones, or all pixels of the model's input."""
     if not isinstance(batch, TrainingBatch) or batch.masks is None or batch.target is not target:
         raise CosamError(
             "This protocol's loss compares masks at the model's input size. Give it batch and target as they came "
@@ -74,6 +78,10 @@ def _at_model_size(logits: Tensor, batch: Batch, target: Tensor, *, fit: FitSett
         )
     if batch.point_candidates is None:
         full = functional.interpolate(logits[:, None], batch.masks.shape[-2:], mode="nearest-exact")
-        return full[:, 0], batch.masks
+        return full[:, 0], batch.masks, None if batch.ignored is None else 1 - batch.ignored
     points = uncertain_points(logits, batch.point_candidates, count=fit.loss_points)
-    return point_sample(logits, points), point_sample(batch.masks, points)
+    target = point_sample(batch.masks, points)
+    if batch.ignored is None:
+        return point_sample(logits, points), target, None
+    weights = 1 - point_sample(batch.ignored, points)
+    return point_sample(logits, points), counted_share(target, weights), weights

@@ -13,7 +13,10 @@ UNSURE_SHARE = 0.75  # share of the points chosen as least certain; the others a
 
 
 class Loss(Protocol):
-    """From logits and target ``(B, ...)`` and the decoder's estimates ``(B,)`` of its IoU to a scalar."""
+    """From logits and target ``(B, ...)`` and the decoder's estimates ``(B,)`` of its IoU to a scalar.
+
+    ``weights``, as the logits, in [0, 1], are the shares of cells that count; None: all of each does.
+    """
 
     def __call__(
         self,
@@ -23,23 +26,29 @@ class Loss(Protocol):
         *,
         iou_threshold: float = 0.0,
         sum_over_batch: bool = False,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The loss, with a graph."""
         ...
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """One minus the soft Dice coefficient of each mask, ``(B,)`` in [0, 1].
 
     Args:
         logits: float, ``(B, H, W)``.
         target: float, ``(B, H, W)`` in [0, 1].
+        weights: of both in each cell, as the target; None: 1.
 
     Source: Milletari et al., "V-Net", 3DV 2016, with 1 added to numerator and denominator, as both
     benchmark protocols do, so that an empty target has a gradient.
     """
     probability = logits.sigmoid().flatten(1)
     flat = target.flatten(1)
+    if weights is not None:
+        shares = weights.flatten(1)
+        overlap = (shares * probability * flat).sum(1)
+        return 1 - (2 * overlap + 1) / ((shares * probability).sum(1) + (shares * flat).sum(1) + 1)
     overlap = (probability * flat).sum(1)
     return 1 - (2 * overlap + 1) / (probability.sum(1) + flat.sum(1) + 1)
 
@@ -51,6 +60,7 @@ def bce_dice(
     *,
     iou_threshold: float = 0.0,
     sum_over_batch: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy plus Dice, equal weights, a scalar; the predicted IoU is not used.
 
@@ -60,12 +70,13 @@ def bce_dice(
         predicted_iou: any.
         iou_threshold: any.
         sum_over_batch: the sum over masks instead of their mean.
+        weights: float, as the logits, the shares of cells that count; None: all of each does.
 
     Source: CoSAM's training loss, which it evaluates at sampled points.
     """
     del predicted_iou, iou_threshold
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    losses = pixel.flatten(1).mean(1) + dice_loss(logits, target)
+    losses = _cell_means(pixel, weights) + dice_loss(logits, target, weights=weights)
     return losses.sum() if sum_over_batch else losses.mean()
 
 
@@ -76,6 +87,7 @@ def focal_dice_iou(
     *,
     iou_threshold: float = 0.0,
     sum_over_batch: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Focal loss plus ten times Dice plus the squared error of the predicted IoU, a scalar.
 
@@ -85,6 +97,8 @@ def focal_dice_iou(
         predicted_iou: float, ``(B,)``, the IoU head's output.
         iou_threshold: the logit above which a cell counts as predicted, used only for the true IoU.
         sum_over_batch: sum focal loss and Dice over masks; the squared error stays a mean.
+        weights: float, ``(B, H, W)``, the shares of cells that count; None: all of each does. The true IoU is that of
+            cells of which at least half counts.
 
     Source: RegCL's training loss: focal weight 0.8 and exponent 2 on the pixel's own cross-entropy. Its code sums
     over the batch and thresholds at 0.5, including a logit of exactly 0.5; the defaults are the mean and 0, as in
@@ -92,14 +106,25 @@ def focal_dice_iou(
     and the IoU of two empty masks is 1.
     """
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    focal = (0.8 * (1 - torch.exp(-pixel)) ** 2 * pixel).flatten(1).mean(1)
+    focal = _cell_means(0.8 * (1 - torch.exp(-pixel)) ** 2 * pixel, weights)
     with torch.no_grad():
         predicted, wanted = logits.flatten(1) > iou_threshold, target.flatten(1) > 0.5
+        if weights is not None:
+            counts = weights.flatten(1) >= 0.5
+            predicted, wanted = predicted & counts, wanted & counts
         union = (predicted | wanted).sum(1)
         overlap = (predicted & wanted).sum(1).to(predicted_iou.dtype)
         actual_iou = torch.where(union > 0, overlap / union, 1)
-    masks, error = focal + 10 * dice_loss(logits, target), (predicted_iou - actual_iou) ** 2
+    masks, error = focal + 10 * dice_loss(logits, target, weights=weights), (predicted_iou - actual_iou) ** 2
     return masks.sum() + error.mean() if sum_over_batch else (masks + error).mean()
+
+
+def _cell_means(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over the cells of each mask, ``(B,)``; 0 if no cell counts."""
+    if weights is None:
+        return values.flatten(1).mean(1)
+    shares = weights.flatten(1)
+    return (shares * values.flatten(1)).sum(1) / shares.sum(1).clamp(min=torch.finfo(shares.dtype).tiny)
 
 
 LOSSES: dict[str, Loss] = {"bce_dice": bce_dice, "focal_dice_iou": focal_dice_iou}

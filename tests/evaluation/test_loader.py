@@ -47,6 +47,9 @@ class Drawn:
     def mask(self, index: int) -> Tensor:
         return torch.rand(20, 30, generator=torch.Generator().manual_seed(index)) > 0.5
 
+    def ignored(self, index: int) -> None:
+        return None
+
 
 def split_of(source: Drawn, *, name: str = "drawn") -> Split:
     entries = tuple(Entry(f"{index}", f"{name} {index}", f"{index}") for index in range(6))
