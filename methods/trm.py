@@ -75,6 +75,7 @@ from cosam_bench.merging.trajectory import (
 from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.training.batch_loss import protocol_loss
 from cosam_bench.training.losses import bce_dice
+from cosam_bench.training.training_batch import TrainingBatch
 
 _OURS = "this reconstruction"
 _CHOSEN = "this reconstruction, chosen on the development stream of docs/methods.md"
@@ -336,7 +337,7 @@ class _Seen:
 
     def _probe(self, prepared: _Prepared, masks: dict[str, Masks]) -> Tensor:
         other = masks["other"]
-        weights = getattr(prepared.batch, "weights", None)
+        weights = prepared.batch.weights if isinstance(prepared.batch, TrainingBatch) else None
         return bce_dice(
             other.logits,
             prepared.target[prepared.others],

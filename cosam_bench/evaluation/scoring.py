@@ -197,7 +197,7 @@ def measure_batch(
 def _groups(
     frames: Sequence[Frame], *, pixels: int, ignored: Sequence[Tensor | None] | None = None
 ) -> Iterator[list[int]]:
-    """The rows grouped by frame, as many at once as ``pixels`` allow but one or more, those with ignored pixels apart."""
+    """The rows grouped by frame, at least one and as many as ``pixels`` allow; those with ignored pixels apart."""
     groups: dict[tuple[Frame, bool], list[int]] = {}
     for row, frame in enumerate(frames):
         groups.setdefault((frame, ignored is None or ignored[row] is None), []).append(row)

@@ -178,12 +178,10 @@ def _grid_weights(pairs: Sequence[tuple[Sample, Frame]], *, size: int) -> Tensor
     if all(sample.ignored is None for sample, _ in pairs):
         return None
     nothing = torch.zeros(size, size)
-    return 1 - torch.stack(
-        [
-            nothing if sample.ignored is None else mask_to_grid(sample.ignored, frame, size=size)
-            for sample, frame in pairs
-        ]
-    )
+    shares = [
+        nothing if sample.ignored is None else mask_to_grid(sample.ignored, frame, size=size) for sample, frame in pairs
+    ]
+    return (1 - torch.stack(shares)).clamp(min=0)
 
 
 def _full_size(
