@@ -83,5 +83,5 @@ def _at_model_size(
     target = point_sample(batch.masks, points)
     if batch.ignored is None:
         return point_sample(logits, points), target, None
-    weights = 1 - point_sample(batch.ignored, points)
+    weights = (1 - point_sample(batch.ignored, points, outside="border")).clamp(min=0)
     return point_sample(logits, points), counted_share(target, weights), weights

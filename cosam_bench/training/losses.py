@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -161,13 +161,16 @@ def uncertain_points(logits: Tensor, candidates: Tensor, *, count: int) -> Tenso
     return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), uniform], dim=1)
 
 
-def point_sample(values: Tensor, points: Tensor) -> Tensor:
+def point_sample(values: Tensor, points: Tensor, *, outside: Literal["zeros", "border"] = "zeros") -> Tensor:
     """The values at some points, interpolated between the centres of the four nearest cells: ``(B, n)``.
 
     Args:
-        values: float, ``(B, h, w)``, 0 outside, so that a point within half a cell of the border gets less.
+        values: float, ``(B, h, w)``.
         points: float, ``(B, n, 2)``, x y; (0, 0) and (1, 1) are the outer corners of the grid.
+        outside: the values beyond the grid: 0, so that a point within half a cell of the border gets less, or those of
+            the border.
 
     Source: detectron2's ``point_sample``, including its treatment of the border.
     """
-    return functional.grid_sample(values[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
+    grid = 2 * points[:, None] - 1
+    return functional.grid_sample(values[:, None], grid, padding_mode=outside, align_corners=False)[:, 0, 0]
