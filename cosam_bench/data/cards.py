@@ -264,9 +264,12 @@ class Card(Settings):
         if self.images is not None and self.split.kind == "folders":
             raise ValueError("split.train and split.test name the images already, so leave images out")
         masks = self.masks if isinstance(self.masks, tuple) else (self.masks,)
-        has_name = any("{stem}" in pattern or "{name}" in pattern for pattern in masks)
+        has_name = any(word in pattern for pattern in masks for word in ("{stem}", "{name}", "{parent}", "{folder}"))
         if has_name != (self.pairing == "name"):
-            raise ValueError('masks needs {stem} or {name} with pairing = "name", and neither with "sorted"')
+            raise ValueError(
+                "masks needs {stem} or {name}, or, if each image has a folder of its own, {parent} or {folder}, with "
+                'pairing = "name"; none of them with "sorted"'
+            )
         by_part = self.pairing == "sorted" and self.split.kind == "folders"
         if any("{part}" in pattern for pattern in masks) and not by_part:
             raise ValueError('{part} in masks needs pairing = "sorted" and a split by folders')

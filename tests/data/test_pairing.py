@@ -120,3 +120,24 @@ def test_many_faults_become_one_message(tmp_path: Path) -> None:
     assert str(error.value).count("has no mask") == 5
     assert "05.jpg" in str(error.value)
     assert "and 6 more" in str(error.value)
+
+
+def test_one_folder_per_case(tmp_path: Path) -> None:
+    for case in ("a[1]", "b", "b.2"):
+        laid_out(tmp_path, f"cases/{case}/image.png", f"cases/{case}/label.png", f"labels/{case}.png")
+    images = {"images": "cases/*/image.png"}
+    expected = {f"cases/{case}/image.png": f"cases/{case}/label.png" for case in ("a[1]", "b", "b.2")}
+    assert paired(tmp_path, masks="{folder}/label.png", **images) == expected
+    assert paired(tmp_path, masks="{folder}/label.*", **images) == expected
+    by_parent = {image: f"labels/{Path(image).parent.name}.png" for image in expected}
+    assert paired(tmp_path, masks="labels/{parent}.png", **images) == by_parent
+    assert [pair.key for pair in find_pairs(card(tmp_path, masks="{folder}/label.png", **images))] == [
+        f"cases/{case}/image" for case in ("a[1]", "b.2", "b")
+    ]
+
+
+def test_images_that_share_a_folder_cannot_share_its_mask(tmp_path: Path) -> None:
+    laid_out(tmp_path, "cases/a/1.jpg", "cases/a/2.jpg", "cases/a/label.png", "cases/b/1.jpg")
+    with pytest.raises(CosamError, match=r"a/1\.jpg shares its mask label\.png with another image") as error:
+        find_pairs(card(tmp_path, images="cases/*/*.jpg", masks="{folder}/label.png"))
+    assert "cases/b/1.jpg has no mask cases/b/label.png" in str(error.value)
