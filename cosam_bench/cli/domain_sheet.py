@@ -58,7 +58,9 @@ def _check(card: Card, fact: Fact | None) -> str:
 
 
 def _samples(card: Card) -> str:
-    unit = {"union": "image", "component": "connected component", "polygon": "drawn polygon"}[card.samples]
+    unit = {"union": "image", "component": "connected component", "polygon": "drawn polygon", "instance": "object"}[
+        card.samples
+    ]
     least = f", at least {card.min_pixels} pixels" if card.min_pixels > 1 else ""
     pool = f"; images of the collection {card.pool!r}" if card.pool else ""
     return f"one per {unit}{least}{pool}"

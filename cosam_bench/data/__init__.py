@@ -8,6 +8,7 @@ cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
 availability: whether a card's data is on this machine
 file_patterns: the image and mask files that a card's patterns match
+coco_files: the objects that COCO's annotation files list
 unread_files: files that patterns match and nobody reads
 locations: which folder holds a card's data on this machine
 streams: the order of domains
@@ -22,9 +23,12 @@ held_out: training images that are not trained on
 prompt_settings: which prompts a protocol trains and tests with
 prompts: boxes, points and masks drawn once and frozen
 published_points: SAMCL's point prompts
+instances: pixels of objects drawn as polygons or runs
+yolo: YOLO's text files of segments
 labelme: polygons of labelme files
 splits: which images train and which test
 decoding: image and mask files as tensors
+annotations: masks drawn from annotation files
 opened_images: images that could be decoded
 image_files: a domain that is read from files
 leakage: images that one domain trains on and another tests on

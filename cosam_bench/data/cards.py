@@ -31,8 +31,9 @@ Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
 Globs = str | tuple[str, ...]
 Part = Literal["train", "test"]
 Fact = Literal["source", "licence", "citation", "layout", "split", "expected", "downloads"]
-Samples = Literal["union", "component", "polygon"]
+Samples = Literal["union", "component", "polygon", "instance"]
 Pairing = Literal["name", "sorted"]
+Holes = Literal["fill", "cut"]
 Unlabelled = Literal["refuse", "skip"]
 
 
@@ -182,18 +183,24 @@ class Card(Settings):
             Default ``images/*``. Not with ``split.kind = "folders"``, which has its own.
         masks: the mask of an image, relative to the root: a glob in which ``{stem}``, ``{name}`` (with
             suffix), ``{parent}`` (name of the image's folder) and ``{folder}`` (its path) are replaced by
-            the image's own. With ``pairing = "sorted"``: a glob of all masks, with ``{part}`` for train
-            and test if the split is by folders. A mask is an image, or, if the pattern ends in ``.json``,
-            a labelme file of the image's shapes.
+            the image's own, and ``{id}`` by what the image's name has in the place of ``{id}`` in ``images``. With
+            ``pairing = "sorted"``: a glob of all masks, with ``{part}`` for train and test if the split is by
+            folders. A mask is an image; a labelme file of the image's shapes, if the pattern ends in ``.json``; or
+            YOLO's text file of its segments, if it ends in ``.txt``.
+        annotations: glob, or list of globs, of COCO annotation files relative to the root, instead of ``masks``.
+            Crowds are neither foreground nor background.
+        holes: with ``annotations`` or YOLO's files, what a polygon inside another one of the same object is: ``fill``
+            joins them, as COCO's own tools do, ``cut`` makes it a hole. Without the key such an object is refused.
         pairing: ``name``, or ``sorted``: the n-th image goes with the n-th mask, in order of their paths.
         unlabelled: ``refuse`` images without a mask, or ``skip`` them.
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
         ignore: pixels of a mask image that are neither foreground nor background, see
             :class:`~cosam_bench.data.ignored.Ignored`.
         samples: ``union``: one sample per image. ``component``: one per connected component of the mask
-            (8 neighbours). ``polygon``: one per shape of a labelme file.
-        labels: of a labelme file's shapes, those that are foreground; none: all but ``_background_``, which is a
-            hole, and ``__ignore__``.
+            (8 neighbours). ``polygon``: one per shape of a labelme file. ``instance``: one per object of
+            ``annotations`` or of a text file.
+        labels: which objects of annotation files are foreground, by labelme's labels, COCO's names of categories or
+            YOLO's classes ("0"); none: all, but labelme's ``_background_``, which is a hole, and ``__ignore__``.
         levels: the white of images of 16 bits, such as 4095 if a camera of 12 bits has filled them; by default
             65535. Images whose levels all stay below 4096 are refused unless it is given.
         min_pixels: samples with fewer foreground pixels are left out and counted.
@@ -222,6 +229,8 @@ class Card(Settings):
     layouts: dict[Key, Layout] = Field(default_factory=dict)
     images: Globs | None = None
     masks: Globs = "masks/{stem}.*"
+    annotations: Globs = ()
+    holes: Holes | None = None
     pairing: Pairing = "name"
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
@@ -263,9 +272,25 @@ class Card(Settings):
             raise ValueError(f"no layout {self.layout!r} among {', '.join(self.layouts) or 'none'}")
         if self.images is not None and self.split.kind == "folders":
             raise ValueError("split.train and split.test name the images already, so leave images out")
+        self._check_masks()
+        return self
+
+    def _check_masks(self) -> None:
         masks = self.masks if isinstance(self.masks, tuple) else (self.masks,)
-        has_name = any(word in pattern for pattern in masks for word in ("{stem}", "{name}", "{parent}", "{folder}"))
-        if has_name != (self.pairing == "name"):
+        if self.annotations:
+            self._check_annotations()
+        elif self.samples == "instance" and not all(mask.lower().endswith(".txt") for mask in masks):
+            raise ValueError(
+                'samples = "instance" needs annotations (COCO) or masks that end in .txt (YOLO); for labelme files say '
+                '"polygon", for masks that are images "component"'
+            )
+        words = [word for word in ("{stem}", "{name}", "{parent}", "{folder}", "{id}") if word in "".join(masks)]
+        is_one_json = not words and len(masks) == 1 and masks[0].lower().endswith(".json")
+        if is_one_json and self.pairing == "name":
+            raise ValueError(
+                f'masks names one file for all images; if it is a COCO file, say annotations = "{masks[0]}" instead'
+            )
+        if bool(words) != (self.pairing == "name"):
             raise ValueError(
                 "masks needs {stem} or {name}, or, if each image has a folder of its own, {parent} or {folder}, with "
                 'pairing = "name"; none of them with "sorted"'
@@ -273,7 +298,26 @@ class Card(Settings):
         by_part = self.pairing == "sorted" and self.split.kind == "folders"
         if any("{part}" in pattern for pattern in masks) and not by_part:
             raise ValueError('{part} in masks needs pairing = "sorted" and a split by folders')
-        return self
+        self._check_ids(has_ids="{id}" in words)
+
+    def _check_annotations(self) -> None:
+        unused = {"masks": "masks" in self.model_fields_set, "ignore": self.ignore is not None}
+        unused |= {"foreground": "foreground" in self.model_fields_set, 'pairing = "sorted"': self.pairing == "sorted"}
+        if given := [key for key, is_given in unused.items() if is_given]:
+            raise ValueError(f"annotations say which pixels are foreground, so leave out {' and '.join(given)}")
+        if self.samples == "polygon":
+            raise ValueError('samples = "polygon" is for labelme files; with annotations say "instance"')
+        if self.split.kind == "manifest":
+            raise ValueError("a manifest lists the files of masks, so it cannot be used with annotations")
+
+    def _check_ids(self, *, has_ids: bool) -> None:
+        split = (*self.split.paths("train"), *self.split.paths("test")) if self.split.kind == "folders" else ()
+        images = (self.images,) if isinstance(self.images, str) else self.images or split
+        in_names = [pattern.rpartition("/")[2].count("{id}") for pattern in images]
+        if any("{id}" in pattern.rpartition("/")[0] for pattern in images) or max(in_names, default=0) > 1:
+            raise ValueError("images may have {id} once, in the file's name; for folders use {parent} in masks")
+        if has_ids != bool(in_names and min(in_names)) or any(in_names) != has_ids:
+            raise ValueError("{id} must be in the patterns of images and in masks, such as frame_{id}.jpg, gt_{id}.png")
 
     @property
     def full_title(self) -> str:

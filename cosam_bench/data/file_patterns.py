@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -12,14 +13,45 @@ from cosam_bench.data.cards import Card, Globs, Part
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-LABELME = ".json"
+ANNOTATIONS = (".json", ".txt")  # labelme's and YOLO's
+_ID = "0id0"  # in place of {id}: letters and digits that translating a glob leaves alone
 
 
 def image_globs(card: Card) -> dict[Part | None, tuple[str, ...]]:
     """The globs of a card's images by part, or all under None if the split is not by folders."""
+    return {
+        part: tuple(pattern.replace("{id}", "*") for pattern in patterns)
+        for part, patterns in _image_patterns(card).items()
+    }
+
+
+def _image_patterns(card: Card) -> dict[Part | None, tuple[str, ...]]:
     if card.split.kind == "folders":
         return {"train": card.split.paths("train"), "test": card.split.paths("test")}
     return {None: _listed(card.images or "images/*")}
+
+
+class ImageIds:
+    """Finds what the names of a card's images have in the place of ``{id}``."""
+
+    def __init__(self, card: Card) -> None:
+        patterns = [pattern for found in _image_patterns(card).values() for pattern in found if "{id}" in pattern]
+        names = dict.fromkeys(any_case(pattern.rpartition("/")[2].replace("{id}", _ID)) for pattern in patterns)
+        self._names = [re.compile(fnmatch.translate(name).replace(_ID, "(?P<id>.+)")) for name in names]
+
+    def of(self, image: Path) -> str:
+        """The id of one image; empty if the card uses none."""
+        found = (name.match(image.name) for name in self._names)
+        return next((match["id"] for match in found if match), "")
+
+
+def any_case(pattern: str) -> str:
+    """The glob with a suffix of files that are read in capital or small letters: cameras write ``.JPG``."""
+    head, dot, suffix = pattern.rpartition(".")
+    if f".{suffix.lower()}" not in (*SUFFIXES, *ANNOTATIONS):
+        return pattern
+    letters = (f"[{one.lower()}{one.upper()}]" if one.isalpha() else one for one in suffix)
+    return head + dot + "".join(letters)
 
 
 def mask_globs(card: Card) -> dict[Part | None, tuple[str, ...]]:
@@ -48,7 +80,7 @@ def matching_images(root: Path, pattern: str) -> Iterator[Path]:
 def matching_paths(root: Path, pattern: str) -> Iterator[Path]:
     """All that a glob relative to ``root`` matches, in no particular order; broken links too."""
     # Unlike Path.glob this takes ".." and absolute patterns.
-    for name in glob.iglob(pattern, root_dir=root, recursive=True):  # noqa: PTH207
+    for name in glob.iglob(any_case(pattern), root_dir=root, recursive=True):  # noqa: PTH207
         yield Path(os.path.normpath(root / name))
 
 
@@ -68,9 +100,10 @@ def is_broken(path: Path) -> bool:
 
 
 def is_mask(path: Path, pattern: str) -> bool:
-    """Whether a file may be a mask: an image, or a labelme file if the pattern asks for one by suffix."""
-    if pattern.endswith(LABELME):
-        return path.suffix == LABELME and path.is_file()
+    """Whether a file may be a mask: an image, or an annotation file if the pattern asks for one by suffix."""
+    suffix = path.suffix.lower()
+    if suffix in ANNOTATIONS and pattern.lower().endswith(suffix):
+        return path.is_file()
     return is_image(path)
 
 
@@ -94,13 +127,15 @@ class MaskLookup:
     Args:
         root: the folder that patterns are relative to.
         patterns: of masks.
+        ids: of the images.
     """
 
-    def __init__(self, root: Path, patterns: Sequence[str]) -> None:
+    def __init__(self, root: Path, patterns: Sequence[str], ids: ImageIds) -> None:
         self._root = root
         self._patterns = patterns
+        self._ids = ids
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
-        self._broken: dict[Path, dict[str, list[Path]]] = {}
+        self._others: dict[Path, dict[str, list[Path]]] = {}
 
     def masks_of(self, image: Path) -> list[Path]:
         """The files that the patterns name for one image, sorted, without the image itself."""
@@ -109,52 +144,68 @@ class MaskLookup:
     def within(self, folder: str) -> MaskLookup:
         """The same patterns in a folder of this name beside the masks."""
         places = [pattern.rpartition("/") for pattern in self._patterns]
-        return MaskLookup(self._root, [f"{head}{slash}{glob.escape(folder)}/{name}" for head, slash, name in places])
+        patterns = [f"{head}{slash}{glob.escape(folder)}/{name}" for head, slash, name in places]
+        return MaskLookup(self._root, patterns, self._ids)
 
     def broken_masks_of(self, image: Path) -> list[Path]:
         """The links that the patterns name for one image and that lead nowhere, sorted."""
         return sorted({path for pattern in self._patterns for path in self._named(pattern, image) if is_broken(path)})
 
+    def unread_masks_of(self, image: Path) -> list[Path]:
+        """The files that the patterns name for one image and that are not read as masks, sorted."""
+        named = {path for pattern in self._patterns for path in self._named(pattern, image)}
+        return sorted(path for path in named - {image} if path.is_file() and not path.name.startswith("."))
+
+    def filled(self, image: Path) -> str:
+        """The first pattern for one image."""
+        return self._fill(self._patterns[0], image)
+
+    def _fill(self, pattern: str, image: Path, *, is_glob: bool = False) -> str:
+        return fill_pattern(pattern, image, self._root, image_id=self._ids.of(image), is_glob=is_glob)
+
     def _named(self, pattern: str, image: Path) -> list[Path]:
-        plain = Path(os.path.normpath(self._root / fill_pattern(pattern, image, self._root)))
+        plain = Path(os.path.normpath(self._root / self._fill(pattern, image)))
         if not glob.has_magic(pattern):
             return [plain]
         if pattern.endswith(".*") and not glob.has_magic(pattern.removesuffix(".*")):
+            stem = plain.name.removesuffix(".*")
             self._stems(plain.parent)
-            return self._broken.get(plain.parent, {}).get(plain.stem, [])
-        return list(matching_paths(self._root, fill_pattern(pattern, image, self._root, is_glob=True)))
+            return self._others.get(plain.parent, {}).get(stem, [])
+        return list(matching_paths(self._root, self._fill(pattern, image, is_glob=True)))
 
     def _matches(self, pattern: str, image: Path) -> list[Path]:
-        plain = fill_pattern(pattern, image, self._root)
+        plain = self._fill(pattern, image)
         if not glob.has_magic(pattern):
             path = Path(os.path.normpath(self._root / plain))
-            return [path] if is_mask(path, pattern) else []
+            suffixes = dict.fromkeys((path.suffix, path.suffix.lower(), path.suffix.upper()))
+            cases = [path.with_suffix(suffix) for suffix in suffixes] if path.suffix else [path]
+            return [found for found in cases if is_mask(found, pattern)][:1]
         if pattern.endswith(".*") and not glob.has_magic(pattern.removesuffix(".*")):
             path = Path(os.path.normpath(self._root / plain.removesuffix(".*")))
             return self._stems(path.parent).get(path.name, [])
-        return list(matching_images(self._root, fill_pattern(pattern, image, self._root, is_glob=True)))
+        found = matching_paths(self._root, self._fill(pattern, image, is_glob=True))
+        return [path for path in found if is_mask(path, pattern)]
 
     def _stems(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self._by_stem:
             stems = self._by_stem.setdefault(folder, {})
+            others = self._others.setdefault(folder, {})
             for path in folder.iterdir() if folder.is_dir() else ():
-                if is_image(path):
-                    stems.setdefault(path.stem, []).append(path)
-                elif is_broken(path):
-                    self._broken.setdefault(folder, {}).setdefault(path.stem, []).append(path)
+                (stems if is_image(path) else others).setdefault(path.stem, []).append(path)
         return self._by_stem[folder]
 
 
-def fill_pattern(pattern: str, image: Path, root: Path, *, is_glob: bool = False) -> str:
+def fill_pattern(pattern: str, image: Path, root: Path, *, image_id: str = "", is_glob: bool = False) -> str:
     """The mask pattern for one image; in a glob, the parts of the image's name are escaped."""
     words = {
         "stem": image.stem,
         "name": image.name,
         "parent": image.parent.name,
         "folder": relative(image.parent, root),
+        "id": image_id,
     }
     return re.sub(
-        r"\{(stem|name|parent|folder)\}",
+        r"\{(stem|name|parent|folder|id)\}",
         lambda word: glob.escape(words[word[1]]) if is_glob else words[word[1]],
         pattern,
     )

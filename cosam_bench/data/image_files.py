@@ -19,18 +19,10 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
+from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.decoding import DEEPEST, decode_ignored, decode_image, decode_mask, upright_size
 from cosam_bench.data.faults import DataFault, refuse
-from cosam_bench.data.labelme import (
-    BACKGROUND,
-    SUFFIX,
-    Shape,
-    draw_shapes,
-    has_special_labels,
-    is_foreground,
-    read_shapes,
-)
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.samples import Entry, Manifest, Split
@@ -39,10 +31,7 @@ from cosam_bench.data.splits import FileSample, divide
 _FILE_BYTES = 1 << 30  # of an image or a mask; Pillow's own limit of pixels is 89 million
 _MOST_THREADS = 4
 _TWELVE_BITS = 4095
-
-
-class SizeMismatch(CosamError):
-    """A mask does not have the size of its image."""
+_BY_OBJECT = ("polygon", "instance")
 
 
 def open_files(card: Card) -> tuple[Split, Split]:
@@ -121,26 +110,36 @@ class FilePixels:
             return self._mask(index)
 
     def ignored(self, index: int) -> Tensor | None:
-        """bool, ``(H, W)``; None if the card ignores nothing."""
-        if self.card.ignore is None:
-            return None
-        path, foreground = self.samples[index].pair.mask, self.card.foreground
+        """bool, ``(H, W)``; None if all pixels count."""
+        pair, card = self.samples[index].pair, self.card
         with _data_at_fault():
-            return decode_ignored(read_bytes(path), name=str(path), foreground=foreground, ignore=self.card.ignore)
+            if is_annotated(pair):
+                return self._annotated(pair).ignored()
+            if card.ignore is None:
+                return None
+            data, name = read_bytes(pair.mask), str(pair.mask)
+            return decode_ignored(data, name=name, foreground=card.foreground, ignore=card.ignore)
 
     def _mask(self, index: int) -> Tensor:
-        sample = self.samples[index]
-        path = sample.pair.mask
-        if path.suffix != SUFFIX:
-            data, card = read_bytes(path), self.card
-            mask = decode_mask(data, name=str(path), foreground=card.foreground, ignore=card.ignore)
-            return components(mask) == sample.component if sample.component else mask
-        size = upright_size(read_bytes(sample.pair.image), name=str(sample.pair.image))
-        shapes = read_shapes(read_bytes(path), name=str(path), size=size)
-        if self.card.samples == "polygon":
-            return draw_shapes(_alone(shapes, sample.component), size=size, labels=self.card.labels)
-        mask = draw_shapes(shapes, size=size, labels=self.card.labels)
+        sample, card = self.samples[index], self.card
+        if is_annotated(sample.pair):
+            annotated = self._annotated(sample.pair)
+            if card.samples in _BY_OBJECT:
+                return annotated.draw(sample.component)
+            mask = annotated.draw()
+        else:
+            path = sample.pair.mask
+            mask = decode_mask(read_bytes(path), name=str(path), foreground=card.foreground, ignore=card.ignore)
         return components(mask) == sample.component if sample.component else mask
+
+    def _annotated(self, pair: Pair) -> AnnotatedMask:
+        size = upright_size(read_bytes(pair.image), name=str(pair.image))
+        return read_annotation(self.card, pair, _mask_bytes(pair), size=size)
+
+
+def _mask_bytes(pair: Pair) -> bytes:
+    """Of a pair's mask file; none of a file of many images, which is parsed once."""
+    return b"" if pair.listed_as else read_bytes(pair.mask)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -164,11 +163,6 @@ def _data_at_fault() -> Iterator[None]:
         raise
     except CosamError as error:
         raise DataFault(str(error)) from error
-
-
-def _alone(shapes: list[Shape], number: int) -> list[Shape]:
-    """One shape, counted from 1, and the holes that were drawn after it."""
-    return [shapes[number - 1], *(shape for shape in shapes[number:] if shape.label == BACKGROUND)]
 
 
 @dataclass(frozen=True)
@@ -201,12 +195,13 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
         CosamError: a file cannot be read or is not the one that a manifest lists, or the mask is not what the card
             says.
     """
-    image, mask = read_bytes(pair.image), read_bytes(pair.mask)
+    image, mask = read_bytes(pair.image), _mask_bytes(pair)
     if changed := pair.changed_files(image_sha256=sha256_bytes(image), mask_sha256=sha256_bytes(mask)):
         raise CosamError("; ".join(changed))
     size = upright_size(image, name=str(pair.image))
-    sizes = _sample_sizes(card, pair, mask, size=size)
-    hashes = sha256_bytes(image), sha256_bytes(mask, *_mask_reading(card, pair, mask, size=size))
+    annotated = read_annotation(card, pair, mask, size=size) if is_annotated(pair) else None
+    sizes = _sample_sizes(card, pair, mask, annotated, size=size)
+    hashes = sha256_bytes(image), sha256_bytes(mask, *(annotated.hashed() if annotated else ()))
     deepest = opened.check(image, sha256=hashes[0], name=str(pair.image))
     found = []
     for number, pixels in sizes.items():
@@ -215,13 +210,6 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
             found.append(FileSample(pair, Entry(key, *hashes, pair.image.name, pair.mask.name), number))
     left_out = max(len(sizes), 1) - len(found)
     return PairScan(tuple(found), left_out, is_empty=not any(sizes.values()), deepest=deepest)
-
-
-def _mask_reading(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int]) -> list[bytes]:
-    """What the hash of a mask counts beside its bytes: since holes are holes, a file that has some is another mask."""
-    if pair.mask.suffix != SUFFIX or card.labels:
-        return []
-    return [b"holes"] * has_special_labels(read_shapes(data, name=str(pair.mask), size=size))
 
 
 def too_dark(card: Card, deepest: Sequence[int]) -> str:
@@ -240,23 +228,22 @@ def too_dark(card: Card, deepest: Sequence[int]) -> str:
     )
 
 
-def _sample_sizes(card: Card, pair: Pair, data: bytes, *, size: tuple[int, int]) -> dict[int, int]:
+def _sample_sizes(
+    card: Card, pair: Pair, data: bytes, annotated: AnnotatedMask | None, *, size: tuple[int, int]
+) -> dict[int, int]:
     """The pixels of each sample by its number; 0 is the number of a whole mask.
 
     Args:
         card: says how masks are read and divided.
         pair: the files.
         data: the mask file's bytes.
+        annotated: the mask if it is drawn from an annotation file.
         size: height and width of the upright image.
     """
-    if pair.mask.suffix == SUFFIX:
-        if card.ignore is not None:
-            raise CosamError(f"{pair.mask.name} holds shapes, not levels or colours; leave ignore out of the card")
-        shapes = read_shapes(data, name=str(pair.mask), size=size)
-        if card.samples == "polygon":
-            numbers = [n for n, shape in enumerate(shapes, start=1) if is_foreground(shape, card.labels)]
-            return {n: int(draw_shapes(_alone(shapes, n), size=size, labels=card.labels).sum()) for n in numbers}
-        mask = draw_shapes(shapes, size=size, labels=card.labels)
+    if annotated:
+        if card.samples in _BY_OBJECT:
+            return {number: int(annotated.draw(number).sum()) for number in annotated.numbers()}
+        mask = annotated.draw()
     else:
         if card.samples == "polygon":
             raise CosamError(f'{pair.mask.name} is an image; samples = "polygon" needs labelme files (.json)')
@@ -290,8 +277,11 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         rule += f" levels={card.levels}"
     if card.ignore:
         rule += f" ignore={card.ignore.model_dump_json(exclude_defaults=True)}"
+    if card.holes:
+        rule += f" holes={card.holes}"
     entries = tuple(sample.entry for sample in samples)
-    manifest = Manifest(entries, rule, left_out, has_ignored=card.ignore is not None)
+    has_ignored = card.ignore is not None or bool(card.annotations)
+    manifest = Manifest(entries, rule, left_out, has_ignored=has_ignored)
     source = FilePixels(card, tuple(samples))
     return Split(card.name, part=part, manifest=manifest, source=source, points_file=_points_file(card, part))
 

@@ -1,6 +1,7 @@
 """The image and mask files of a card, paired, and everything that does not pair.
 
-Only names are read; no file is opened. ``run``, ``domains`` and ``data check`` all use :func:`pair_files`.
+Only names are read, and COCO's annotation files; no image is opened. ``run``, ``domains`` and ``data check`` all use
+:func:`pair_files`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Literal
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.availability import missing_reason
 from cosam_bench.data.cards import Card, Part
+from cosam_bench.data.coco_files import CocoIndex, annotation_files
 from cosam_bench.data.faults import domain_error, first_few
 from cosam_bench.data.file_patterns import (
+    ImageIds,
     MaskLookup,
-    fill_pattern,
     image_globs,
     is_image,
     is_utf8,
@@ -28,7 +30,7 @@ from cosam_bench.data.file_patterns import (
     relative,
 )
 from cosam_bench.data.split_manifests import ListedImage, listed_images
-from cosam_bench.data.unread_files import no_files, unread_images
+from cosam_bench.data.unread_files import no_files, unread_images, unread_masks
 
 _DIGITS = 18  # of a number in a file's name
 
@@ -40,10 +42,11 @@ class Pair:
     Attributes:
         key: the image's path relative to the root, without suffix.
         image: absolute path.
-        mask: absolute path; an image, or a labelme file.
+        mask: absolute path; an image, or an annotation file.
         part: the part that the image belongs to if the card splits by folders or has a manifest.
         image_sha256: of the image file, if the card has a manifest.
         mask_sha256: of the mask file, likewise.
+        listed_as: the image's name in the mask file if that is one of COCO's, which holds many images.
     """
 
     key: str
@@ -52,6 +55,7 @@ class Pair:
     part: Part | None = None
     image_sha256: str = ""
     mask_sha256: str = ""
+    listed_as: str = ""
 
     def changed_files(self, *, image_sha256: str, mask_sha256: str) -> list[str]:
         """The files, with their hashes, that are not those of the card's manifest; none without a manifest."""
@@ -123,7 +127,9 @@ def pairing_error(card: Card, pairing: Pairing) -> CosamError | None:
     advice = ""
     if {"no mask", "several masks"} & {fault.kind for fault in pairing.faults}:
         # The patterns of a recognised layout are not the user's to correct.
-        advice = "Complete the data." if card.layout else f"Complete the data or correct masks = {card.masks!r}."
+        key = "annotations" if card.annotations else "masks"
+        value = card.annotations or card.masks
+        advice = "Complete the data." if card.layout else f"Complete the data or correct {key} = {value!r}."
     return domain_error(card, [fault.text for fault in pairing.faults], advice=advice)
 
 
@@ -145,7 +151,9 @@ def pair_files(card: Card) -> Pairing:
     if listed and card.pairing == "name":  # by position, an image that is not listed still has its mask
         images = [image for image in images if relative(image.path, root) in listed]
     skipped: list[str] = []
-    if card.pairing == "sorted":
+    if card.annotations:
+        pairs, skipped = _pair_by_annotations(card, root, images, faults)
+    elif card.pairing == "sorted":
         pairs = _pair_by_position(card, root, images, faults)
     else:
         pairs, skipped = _pair_by_name(card, root, images, faults, others)
@@ -258,8 +266,7 @@ def _pair_by_name(
     card: Card, root: Path, images: Sequence[ImageFile], faults: list[PairingFault], others: set[Path]
 ) -> tuple[list[Pair], list[str]]:
     """Pairs by name, and the images without a mask that are skipped."""
-    patterns = mask_patterns(card)
-    lookup = MaskLookup(root, patterns)
+    lookup = MaskLookup(root, mask_patterns(card), ImageIds(card))
     pairs: list[Pair] = []
     without: list[ImageFile] = []
     for image in images:
@@ -272,13 +279,46 @@ def _pair_by_name(
             without.append(image)
     used = {pair.mask for pair in pairs}
     faults += [PairingFault("unread", text) for text in unread_images(others, root, lookup, used)]
+    is_skipped = card.unlabelled == "skip" and bool(pairs)
+    named: set[Path] = set()
     for image in without:
-        faults += [PairingFault("unread", text) for text in no_files(lookup.broken_masks_of(image.path), root)]
+        texts = no_files(lookup.broken_masks_of(image.path), root)
+        texts += unread_masks(image.path, root, lookup, is_skipped=is_skipped)
+        named |= {image.path} if texts else set()
+        faults += [PairingFault("unread", text) for text in texts]
+    if is_skipped:
+        return pairs, [relative(image.path, root) for image in without]
+    lacking = [image for image in without if image.path not in named]
+    faults += [_not_one_mask(image, [], root, wanted=lookup.filled(image.path)) for image in lacking]
+    return pairs, []
+
+
+def _pair_by_annotations(
+    card: Card, root: Path, images: Sequence[ImageFile], faults: list[PairingFault]
+) -> tuple[list[Pair], list[str]]:
+    """Pairs of images and what COCO's files list for them, and the unlisted images that are skipped."""
+    try:
+        files = annotation_files(card, root)
+    except CosamError as error:
+        faults.append(PairingFault("other", str(error).rstrip(".")))
+        return [], []
+    index = CocoIndex(root, files)
+    pairs: list[Pair] = []
+    without: list[ImageFile] = []
+    for image in images:
+        listings = index.listings(image.path)
+        if len(listings) == 1:
+            file, name = listings[0]
+            pairs.append(replace(_pair(image, file.path, root), listed_as=name))
+        elif listings:
+            listed = ", ".join(f"{name} in {file.path.name}" for file, name in listings[:3])
+            faults.append(PairingFault("several masks", f"{relative(image.path, root)} is listed twice ({listed})"))
+        else:
+            without.append(image)
     if card.unlabelled == "skip" and pairs:
         return pairs, [relative(image.path, root) for image in without]
-    for image in without:
-        wanted = fill_pattern(patterns[0], image.path, root)
-        faults.append(_not_one_mask(image, [], root, wanted=wanted))
+    named = ", ".join(relative(file.path, root) for file in files)
+    faults += [PairingFault("no mask", f"{relative(image.path, root)} is not listed in {named}") for image in without]
     return pairs, []
 
 
@@ -297,7 +337,7 @@ def _not_one_mask(image: ImageFile, masks: Sequence[Path], root: Path, *, wanted
 def _unique(pairs: Sequence[Pair], root: Path, faults: list[PairingFault]) -> list[Pair]:
     """The pairs that share neither key nor mask with another and whose key can be hashed."""
     keys = Counter(pair.key for pair in pairs)
-    masks = Counter(pair.mask for pair in pairs)
+    masks = Counter((pair.mask, pair.listed_as) for pair in pairs)
     unique = []
     for pair in pairs:
         name = relative(pair.image, root)
@@ -305,8 +345,9 @@ def _unique(pairs: Sequence[Pair], root: Path, faults: list[PairingFault]) -> li
             faults.append(PairingFault("name", f"the path {pair.key!r} is not UTF-8; rename it"))
         elif keys[pair.key] > 1:
             faults.append(PairingFault("name", f"{name} shares its name with another image"))
-        elif masks[pair.mask] > 1:
-            faults.append(PairingFault("name", f"{name} shares its mask {pair.mask.name} with another image"))
+        elif masks[pair.mask, pair.listed_as] > 1:
+            mask = f"{pair.listed_as} in {pair.mask.name}" if pair.listed_as else pair.mask.name
+            faults.append(PairingFault("name", f"{name} shares its mask {mask} with another image"))
         else:
             unique.append(pair)
     return unique

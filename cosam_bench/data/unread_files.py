@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cosam_bench.data.faults import first_few
-from cosam_bench.data.file_patterns import MaskLookup, has_image_name, is_image, relative
+from cosam_bench.data.file_patterns import ANNOTATIONS, MaskLookup, has_image_name, is_image, relative
 
 _TEXTS = (".csv", ".html", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml")
 
@@ -55,3 +55,23 @@ def unread_images(others: Iterable[Path], root: Path, lookup: MaskLookup, used: 
 
 def _may_be_image(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in _TEXTS
+
+
+def unread_masks(image: Path, root: Path, lookup: MaskLookup, *, is_skipped: bool) -> Iterator[str]:
+    """One line for each file that is called as an image's mask but is of a kind that is not read as one.
+
+    Args:
+        image: that has no mask.
+        root: of the card.
+        lookup: finds an image's masks.
+        is_skipped: the card skips images without a mask, and text beside them is no mask.
+    """
+    for path in lookup.unread_masks_of(image):
+        suffix = path.suffix.lower()
+        if is_skipped and suffix in _TEXTS:
+            continue
+        advice = f"{suffix or 'a file without suffix'} is not read as a mask; convert it to PNG"
+        if suffix in ANNOTATIONS:
+            kinds = {".json": "labelme's file of this image", ".txt": "YOLO's segments"}
+            advice = f"masks does not end in {suffix}; if it holds {kinds[suffix]}, say so by that ending"
+        yield f"{relative(image, root)} has the mask {relative(path, root)}, but {advice}"

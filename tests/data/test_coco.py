@@ -227,9 +227,9 @@ def test_what_is_no_json_gets_one_clear_error(tmp_path: Path, text: str) -> None
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cosam_bench.data.acquire.coco_annotations.MOST_BYTES", 3)
+    monkeypatch.setattr("cosam_bench.data.coco_files.MOST_BYTES", 3)
     (tmp_path / "a.json").write_text("null")
-    with pytest.raises(CosamError, match="more than 0 MiB"):
+    with pytest.raises(CosamError, match="more than 3 bytes"):
         read_largest_instances(tmp_path / "a.json")
     with pytest.raises(CosamError, match=r"b\.json cannot be read"):
         read_largest_instances(tmp_path / "b.json")

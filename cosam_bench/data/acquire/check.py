@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.progress_bar import no_progress
 from cosam_bench.data.acquire.unused_masks import unused_masks
+from cosam_bench.data.annotations import SizeMismatch, annotation_name
 from cosam_bench.data.cards import Card, Expected
 from cosam_bench.data.image_counts import count_difference
-from cosam_bench.data.image_files import SizeMismatch, make_split, no_samples, scan_pair, too_dark
+from cosam_bench.data.image_files import make_split, no_samples, scan_pair, too_dark
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.opening import empty_parts
@@ -133,7 +134,8 @@ def find_leaks(reports: Sequence[DomainReport], *, stream: str) -> str:
 
 
 def _size_bytes(pair: Pair) -> int:
-    return sum(path.stat().st_size for path in (pair.image, pair.mask) if path.is_file())
+    paths = (pair.image,) if pair.listed_as else (pair.image, pair.mask)
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _report_pairing(card: Card, pairing: Pairing, report: DomainReport) -> None:
@@ -155,7 +157,7 @@ def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list
     samples += found.samples
     deepest.append(found.deepest)
     if found.is_empty:
-        report.faults["empty"].append(str(pair.mask))
+        report.faults["empty"].append(annotation_name(pair))
         return 0
     return found.left_out
 

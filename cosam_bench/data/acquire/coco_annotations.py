@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.data.coco_files import parse_json, refuse_coco, rows
 
-MOST_BYTES = 2**30  # of an annotation file; COCO's largest has 450 MB
 MOST_SIDE = 65_500  # pixels; JPEG's own limit is 65,535
 
 Polygon = tuple[float, ...]
@@ -43,65 +41,37 @@ def read_largest_instances(path: Path) -> list[LargestInstance]:
     Raises:
         CosamError: it is not a COCO file of instances, or it has impossible content.
     """
-    content = _parse(path)
-    images = {image["id"]: image for image in _rows(path, content, "images", {"id": int, "file_name": str})}
+    content = parse_json(path)
+    images = {image["id"]: image for image in rows(path, content, "images", {"id": int, "file_name": str})}
     largest: dict[int, tuple[float, tuple[Polygon, ...]]] = {}
     keys = {"image_id": int, "area": (int, float)}
-    for annotation in _rows(path, content, "annotations", keys):
+    for annotation in rows(path, content, "annotations", keys):
         shape = annotation.get("segmentation")
         if annotation.get("iscrowd") or not isinstance(shape, list) or not shape:
             continue
         area, image = float(annotation["area"]), annotation["image_id"]
         if image not in images or not math.isfinite(area):
-            _refuse(path, f"the annotation {annotation.get('id')!r} belongs to no image or has no area")
+            refuse_coco(path, f"the annotation {annotation.get('id')!r} belongs to no image or has no area")
         if area > largest.get(image, (0.0, ()))[0]:
             largest[image] = area, tuple(_polygons(path, shape))
     return [_instance(path, image, *largest[number]) for number, image in images.items() if number in largest]
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            _refuse(path, f"it has more than {MOST_BYTES >> 20} MiB")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CosamError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (ValueError, RecursionError) as error:  # a wrong encoding is a ValueError too
-        _refuse(path, f"it is damaged ({str(error)[:80]})")
-    return content if isinstance(content, dict) else _refuse(path, "it has no images")
-
-
-def _rows(path: Path, content: dict[str, Any], name: str, keys: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    rows = content.get(name)
-    if not isinstance(rows, list):
-        _refuse(path, f"it has no {name}")
-    for row in rows:
-        if not isinstance(row, dict) or not all(
-            isinstance(row.get(key), kind) and not isinstance(row[key], bool) for key, kind in keys.items()
-        ):
-            _refuse(path, f"one of its {name} lacks {' or '.join(keys)}")
-        yield row
 
 
 def _polygons(path: Path, shape: list[Any]) -> Iterator[Polygon]:
     for polygon in shape:
         is_list = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
         if not is_list or not all(type(number) in (int, float) and abs(number) <= MOST_SIDE for number in polygon):
-            _refuse(path, "one of its polygons is invalid")
+            refuse_coco(path, "one of its polygons is invalid")
         yield tuple(float(number) for number in polygon)
 
 
 def _instance(path: Path, image: dict[str, Any], area: float, polygons: tuple[Polygon, ...]) -> LargestInstance:
     name, size = image["file_name"], (image.get("height"), image.get("width"))
     if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-        _refuse(path, f"the image name {name[:80]!r} is a path")
+        refuse_coco(path, f"the image name {name[:80]!r} is a path")
     if not all(type(side) is int and 0 < side <= MOST_SIDE for side in size):
-        _refuse(path, f"the image {name[:80]!r} has no size")
+        refuse_coco(path, f"the image {name[:80]!r} has no size")
     return LargestInstance(name, size, area, polygons)  # type: ignore[arg-type]  # whole numbers, as just checked
-
-
-def _refuse(path: Path, reason: str) -> NoReturn:
-    raise CosamError(f"{path} is not a file of COCO's instances: {reason}. Fetch COCO's annotations again.")
 
 
 def fill_polygons(polygons: Sequence[Polygon], *, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -118,8 +88,8 @@ def fill_polygons(polygons: Sequence[Polygon], *, size: tuple[int, int]) -> NDAr
     for polygon in polygons:
         starts = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         ends = np.roll(starts, -1, axis=0)
-        rows = range(max(math.floor(starts[:, 1].min()), 0), min(math.ceil(starts[:, 1].max()), size[0]))
-        for row in rows:
+        lines = range(max(math.floor(starts[:, 1].min()), 0), min(math.ceil(starts[:, 1].max()), size[0]))
+        for row in lines:
             _fill_row(mask[row], starts, ends, y=row + 0.5)
     return mask
 

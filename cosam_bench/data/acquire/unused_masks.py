@@ -8,8 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.data.cards import Card
+from cosam_bench.data.coco_files import CocoIndex, annotation_files
 from cosam_bench.data.file_patterns import (
+    ImageIds,
     fill_pattern,
     image_globs,
     is_image,
@@ -27,9 +30,27 @@ def unused_masks(card: Card, pairing: Pairing) -> list[str]:
     if card.split.kind == "manifest":
         return []
     root = Path(card.root)
+    if card.annotations:
+        return _listed_only(card, root, pairing)
     found = _by_position(card, root, pairing) if card.pairing == "sorted" else _by_name(card, root, pairing)
     used = {pair.mask for pair in pairing.pairs} | {image.path for image in pairing.images}
     return [relative(path, root) for path in sorted(set(found) - used)]
+
+
+def _listed_only(card: Card, root: Path, pairing: Pairing) -> list[str]:
+    """The images that annotation files list and that are nowhere to be found."""
+    try:
+        files = annotation_files(card, root)
+    except CosamError:
+        return []  # a fault of the pairing
+    index = CocoIndex(root, files)
+    found = {image.path.name for image in pairing.images}
+    names = ((file, name) for file in files for name in file.images)
+    return [
+        f"{name} in {relative(file.path, root)}"
+        for file, name in names
+        if not any(path.name in found or path.exists() for path in index.places(file, name))
+    ]
 
 
 def _by_position(card: Card, root: Path, pairing: Pairing) -> Iterator[Path]:
@@ -47,6 +68,7 @@ def _by_name(card: Card, root: Path, pairing: Pairing) -> Iterator[Path]:
     A mask belongs to an image that the card leaves out if a file of its stem is among the images.
     """
     image_folders = {image.path.parent for image in pairing.images} | _image_folders(card, root)
+    ids = ImageIds(card)
     for pattern in mask_patterns(card):
         sources: dict[Path, list[Path]] = {}  # folders of images by the folder of their masks
         for folder in sorted(image_folders):
@@ -55,8 +77,9 @@ def _by_name(card: Card, root: Path, pairing: Pairing) -> Iterator[Path]:
         names = _name_expression(os.path.basename(pattern))  # noqa: PTH119
         for mask_folder, folders in sources.items():
             others = [path for folder in folders if folder != mask_folder for path in folder.iterdir()]
-            stems = {path.stem for path in others if is_image(path)}
-            stems |= {image.path.stem for image in pairing.images if image.path.parent == mask_folder}
+            images = [path for path in others if is_image(path)]
+            images += [image.path for image in pairing.images if image.path.parent == mask_folder]
+            stems = {ids.of(image) if "{id}" in pattern else image.stem for image in images}
             for path in mask_folder.iterdir() if mask_folder.is_dir() else ():
                 name = names.fullmatch(path.name)
                 if name and is_mask(path, pattern) and name["stem"] not in stems:
@@ -73,6 +96,6 @@ def _image_folders(card: Card, root: Path) -> set[Path]:
 
 def _name_expression(pattern: str) -> re.Pattern[str]:
     """The names that the last component of a mask pattern can have, with the image's stem as a group."""
-    components = re.split(r"(\{stem\}|\{name\}|\*)", pattern)
-    meanings = {"{stem}": "(?P<stem>.+)", "{name}": r"(?P<stem>.+)\.[^.]+", "*": ".*"}
+    components = re.split(r"(\{stem\}|\{name\}|\{id\}|\*)", pattern)
+    meanings = {"{stem}": "(?P<stem>.+)", "{id}": "(?P<stem>.+)", "{name}": r"(?P<stem>.+)\.[^.]+", "*": ".*"}
     return re.compile("".join(meanings.get(one, re.escape(one)) for one in components))
