@@ -189,7 +189,7 @@ class Card(Settings):
             YOLO's text file of its segments, if it ends in ``.txt``.
         annotations: glob, or list of globs, of COCO annotation files relative to the root, instead of ``masks``.
             Crowds are neither foreground nor background.
-        holes: with ``annotations`` or YOLO's files, what a polygon inside another one of the same object is: ``fill``
+        holes: with ``annotations``, what a polygon inside another one of the same object is: ``fill``
             joins them, as COCO's own tools do, ``cut`` makes it a hole. Without the key such an object is refused.
         pairing: ``name``, or ``sorted``: the n-th image goes with the n-th mask, in order of their paths.
         unlabelled: ``refuse`` images without a mask, or ``skip`` them.
@@ -284,6 +284,8 @@ class Card(Settings):
                 'samples = "instance" needs annotations (COCO) or masks that end in .txt (YOLO); for labelme files say '
                 '"polygon", for masks that are images "component"'
             )
+        if self.holes and not self.annotations:
+            raise ValueError("holes is about polygons of COCO, so it needs annotations")
         words = [word for word in ("{stem}", "{name}", "{parent}", "{folder}", "{id}") if word in "".join(masks)]
         is_one_json = not words and len(masks) == 1 and masks[0].lower().endswith(".json")
         if is_one_json and self.pairing == "name":

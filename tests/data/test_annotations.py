@@ -264,6 +264,7 @@ def test_names_with_folders_of_another_machine(tmp_path: Path) -> None:
         ({"masks": "coco.json", "annotations": ()}, 'if it is a COCO file, say annotations = "coco.json" instead'),
         ({"masks": "masks/{stem}.png"}, "so leave out masks"),
         ({"foreground": "nonzero", "ignore": 255}, "so leave out ignore and foreground"),
+        ({"holes": "cut", "annotations": ()}, "holes is about polygons of COCO, so it needs annotations"),
         ({"samples": "polygon"}, 'with annotations say "instance"'),
         ({"samples": "instance", "annotations": ()}, 'samples = "instance" needs annotations'),
         ({"split": {"kind": "manifest", "file": "a.csv", "train": 1, "test": 1}}, "cannot be used with annotations"),

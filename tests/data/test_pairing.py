@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.cards import Card
-from cosam_bench.data.pairing import find_pairs
+from cosam_bench.data.pairing import find_pairs, pair_files
 
 
 def laid_out(root: Path, *names: str) -> None:
@@ -141,3 +143,83 @@ def test_images_that_share_a_folder_cannot_share_its_mask(tmp_path: Path) -> Non
     with pytest.raises(CosamError, match=r"a/1\.jpg shares its mask label\.png with another image") as error:
         find_pairs(card(tmp_path, images="cases/*/*.jpg", masks="{folder}/label.png"))
     assert "cases/b/1.jpg has no mask cases/b/label.png" in str(error.value)
+
+
+def test_names_with_an_id(tmp_path: Path) -> None:
+    laid_out(tmp_path, "in/frame_1.jpg", "in/frame_10.JPG", "in/frame_[a].b.jpg", "in/other.jpg")
+    laid_out(tmp_path, "out/gt_1.png", "out/gt_10.png", "out/gt_[a].b.png", "out/gt_2.png")
+    pairs = {
+        "in/frame_1.jpg": "out/gt_1.png",
+        "in/frame_10.JPG": "out/gt_10.png",
+        "in/frame_[a].b.jpg": "out/gt_[a].b.png",
+    }
+    keys: dict[str, object] = {"images": "in/frame_{id}.jpg", "masks": "out/gt_{id}.png"}
+    assert paired(tmp_path, **keys) == pairs
+    assert paired(tmp_path, **keys | {"masks": "out/gt_{id}.*"}) == pairs
+    assert paired(tmp_path, **keys | {"masks": "o?t/gt_{id}.png"}) == pairs
+    assert unused_masks(card(tmp_path, **keys), pair_files(card(tmp_path, **keys))) == ["out/gt_2.png"]
+    (tmp_path / "out/gt_10.png").unlink()
+    with pytest.raises(CosamError, match=r"frame_10\.JPG has no mask out/gt_10\.png"):
+        find_pairs(card(tmp_path, **keys))
+    laid_out(tmp_path, "test/7_left.png", "gt/7.png", "out/gt_10.png")
+    split = {"kind": "folders", "train": "in/frame_{id}.jpg", "test": "test/{id}_left.png"}
+    assert paired(tmp_path, split=split, masks=["out/gt_{id}.png", "gt/{id}.png"]) == pairs | {
+        "test/7_left.png": "gt/7.png"
+    }
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        ("images/*.jpg", "masks/{id}.png", "must be in the patterns of images and in masks"),
+        ("images/{id}.jpg", "masks/{stem}.png", "must be in the patterns of images and in masks"),
+        (["images/{id}.jpg", "more/*.jpg"], "masks/{id}.png", "must be in the patterns of images and in masks"),
+        ("images/{id}_{id}.jpg", "masks/{id}.png", "once, in the file's name"),
+        ("{id}/image.jpg", "{id}/mask.png", "once, in the file's name"),
+    ],
+)
+def test_an_id_has_one_place_in_images(tmp_path: Path, images: object, masks: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        card(tmp_path, images=images, masks=masks)
+    assert message in str(caught.value)
+
+
+def test_suffixes_in_capital_letters_are_the_same(tmp_path: Path) -> None:
+    laid_out(tmp_path, "images/a.JPG", "images/b.jpg", "masks/a.png", "masks/b.PNG", "labels/a.JSON", "labels/b.json")
+    wanted = {"images/a.JPG": "masks/a.png", "images/b.jpg": "masks/b.PNG"}
+    for masks in ("masks/{stem}.png", "masks/{stem}.PNG", "masks/{stem}.*", "m*s/{stem}.png"):
+        assert paired(tmp_path, images="images/*.jpg", masks=masks) == wanted
+        assert paired(tmp_path, images="images/*.JPG", masks=masks) == wanted
+    assert paired(tmp_path, masks="labels/{stem}.json") == {
+        "images/a.JPG": "labels/a.JSON",
+        "images/b.jpg": "labels/b.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("mask", "masks", "message"),
+    [
+        ("gt/a.mat", "gt/{stem}.*", r"images/a.jpg has the mask gt/a.mat, but .mat is not read as a mask"),
+        ("gt/a.seg", "gt/{stem}.seg", r"images/a.jpg has the mask gt/a.seg, but .seg is not read as a mask"),
+        ("gt/a-1.npy", "gt/{stem}-*", r"images/a.jpg has the mask gt/a-1.npy, but .npy is not read as a mask"),
+        ("gt/a", "gt/{stem}", r"images/a.jpg has the mask gt/a, but a file without suffix is not read as a mask"),
+        ("gt/a.txt", "gt/{stem}.*", r"masks does not end in .txt; if it holds YOLO's segments, say so"),
+        ("gt/a.json", "gt/{stem}.*", r"masks does not end in .json; if it holds labelme's file of this image, say so"),
+    ],
+)
+def test_a_mask_of_a_kind_that_is_not_read_is_not_called_missing(
+    tmp_path: Path, mask: str, masks: str, message: str
+) -> None:
+    laid_out(tmp_path, "images/a.jpg", mask, "images/b.jpg", "gt/b.png", "gt/b-1.png")
+    with pytest.raises(CosamError) as caught:
+        find_pairs(card(tmp_path, masks=masks))
+    assert message in str(caught.value)
+    assert "a.jpg has no mask" not in str(caught.value)
+
+
+def test_text_beside_images_that_are_skipped_is_no_mask(tmp_path: Path) -> None:
+    laid_out(tmp_path, "images/a.jpg", "images/b.jpg", "masks/b.png", "masks/a.txt")
+    assert paired(tmp_path, unlabelled="skip") == {"images/b.jpg": "masks/b.png"}
+    laid_out(tmp_path, "masks/a.mat")
+    with pytest.raises(CosamError, match=r"a\.mat, but \.mat is not read"):
+        paired(tmp_path, unlabelled="skip")
