@@ -116,13 +116,12 @@ def draw_instance(instance: Instance, *, size: tuple[int, int], holes: Holes | N
     """
     from pycocotools import mask as coco
 
-    height, width = size
     if instance.runs:
-        return _decoded(coco.frPyObjects({"size": [height, width], "counts": list(instance.runs)}, height, width))
-    parts = coco.frPyObjects([list(polygon) for polygon in instance.polygons], height, width)
+        return _pixels(instance.runs, size=size)
+    parts = coco.frPyObjects([list(polygon) for polygon in instance.polygons], *size)
     depths = [0] if len(parts) == 1 else _depths(parts)
     if not any(depths) or holes == "fill":
-        return _decoded(coco.merge(parts))
+        return _joined(parts, size=size)
     if holes is None:
         raise CosamError(
             f"{where} has a polygon inside another one of it. COCO's tools fill it, other tools write holes like "
@@ -130,15 +129,21 @@ def draw_instance(instance: Instance, *, size: tuple[int, int], holes: Holes | N
         )
     mask = np.zeros(size, dtype=bool)
     for depth in sorted(set(depths)):
-        layer = _decoded(coco.merge([part for part, own in zip(parts, depths, strict=True) if own == depth]))
+        layer = _joined([part for part, own in zip(parts, depths, strict=True) if own == depth], size=size)
         mask = mask & ~layer if depth % 2 else mask | layer
     return mask
 
 
-def _decoded(runs: Any) -> Mask:
+def _joined(parts: Sequence[Any], *, size: tuple[int, int]) -> Mask:
+    """The pixels of pycocotools' run lengths together; its own ``decode`` warns with NumPy 2."""
     from pycocotools import mask as coco
 
-    return np.ascontiguousarray(coco.decode(runs)).astype(bool)
+    return _pixels(_decompressed(coco.merge(parts)["counts"].decode("ascii")) or (), size=size)
+
+
+def _pixels(runs: Sequence[int], *, size: tuple[int, int]) -> Mask:
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(size, order="F"))
 
 
 def _depths(parts: Sequence[Any]) -> list[int]:

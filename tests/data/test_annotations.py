@@ -175,13 +175,23 @@ def test_a_polygon_inside_another_asks_what_it_is(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_runs_are_those_of_cocos_tools(data: st.DataObject) -> None:
+def test_runs_are_those_that_cocos_tools_write(data: st.DataObject) -> None:
     bits = data.draw(st.lists(st.booleans(), min_size=HEIGHT * WIDTH, max_size=HEIGHT * WIDTH))
     repeats = data.draw(st.integers(1, 40))
     mask = np.resize(np.repeat(bits, repeats), SIZE)
     for runs in (compressed(mask), uncompressed(mask)):
         instance = Instance("x", runs=read_runs(runs["counts"], size=SIZE, where="x"))
         assert (draw_instance(instance, size=SIZE, holes=None, where="x") == mask).all()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools with NumPy 2
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.floats(-9, 40), min_size=6, max_size=12), min_size=1, max_size=4))
+def test_polygons_are_those_that_cocos_tools_fill(found: list[list[float]]) -> None:
+    polygons = [polygon[: len(polygon) // 2 * 2] for polygon in found]
+    instance = Instance("x", polygons=tuple(map(tuple, polygons)))
+    wanted = coco.decode(coco.merge(coco.frPyObjects(polygons, *SIZE))).astype(bool)
+    assert (draw_instance(instance, size=SIZE, holes="fill", where="x") == wanted).all()
 
 
 @pytest.mark.parametrize("counts", ["0", "", "P", "52", "ooooooooo0", "\u00e9", [1, 2], [-1, 769], [768.0], None, 3])
