@@ -193,10 +193,22 @@ class Experiment:
 
     @property
     def notes(self) -> list[str]:
-        """What to know before the run: what differs from the protocol, and mask prompts without an object."""
+        """What to know before the run: what differs from the protocol, samples left out, and empty mask prompts."""
         differs = self.differs
         named = f"This run is not the protocol {self.config.protocol.name!r}: {differs}. Tables show it apart."
-        return [*([named] if is_another_experiment(differs) else []), *self._empty_prompts()]
+        return [*([named] if is_another_experiment(differs) else []), *self._left_out(), *self._empty_prompts()]
+
+    def _left_out(self) -> list[str]:
+        """One note for each domain of which samples with too little foreground are neither trained nor tested on."""
+        counts = {
+            domain.name: (domain.test.manifest.left_out, len(domain.train) + len(domain.test))
+            for domain in self.columns
+        }
+        return [
+            f"{name}: {left_out} left out for having no foreground, or less than min_pixels; {kept} samples are used."
+            for name, (left_out, kept) in counts.items()
+            if left_out
+        ]
 
     def _empty_prompts(self) -> list[str]:
         """One note for each part of a domain with samples whose mask prompt says that nothing is there."""

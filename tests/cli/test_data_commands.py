@@ -453,6 +453,16 @@ def test_a_mask_below_the_least_size_is_a_note_and_an_empty_one_a_fault(tmp_path
     assert faults(own_card(tmp_path, min_pixels=2)) == {"empty": [f"{tmp_path}/masks/1.png"]}
 
 
+def test_empty_masks_are_a_note_if_the_card_drops_them(tmp_path: Path) -> None:
+    four(tmp_path)
+    for number in (0, 1):
+        square(tmp_path / f"masks/{number}.png", level=0)
+    found = check_domain(own_card(tmp_path, empty="drop"))
+    assert (found.fault_count, found.samples) == (0, 2)
+    assert found.notes == ["left out, as the card says: 2 with empty masks"]
+    assert len(faults(own_card(tmp_path))["empty"]) == 2
+
+
 def test_training_images_that_are_tested_under_another_name_go_as_the_card_says(tmp_path: Path) -> None:
     four(tmp_path)
     for part, numbers in (("train", (0, 1)), ("test", (2, 3))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import groupby
 from pathlib import Path
 
@@ -98,6 +99,17 @@ def test_whether_ignored_levels_are_foreground_changes_no_score(folder: Path, mo
     assert one == other
     assert one == scores(record(folder, method="finetune", of_void=0, card=COCO))
     assert one != scores(record(folder, method="finetune", of_void=254, ignored="255"))
+
+
+def test_a_run_says_how_many_samples_it_leaves_out(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "first", tmp_path / "first")
+    Image.new("L", (48, 48)).save(tmp_path / "first/masks/3.png")
+    card = CARD.format(name="first", of_void=255, ignored="254").replace("train = 4", "train = 3")
+    (tmp_path / "stream.toml").write_text('name = "void"\n' + card)
+    (tmp_path / "void.toml").write_text(PROTOCOL)
+    experiment = open_experiment(resolve_run(method="frozen", protocol=str(tmp_path / "void.toml")), tmp_path)
+    note = "first: 1 left out for having no foreground, or less than min_pixels; 5 samples are used."
+    assert experiment.notes == [note]
 
 
 @pytest.mark.long

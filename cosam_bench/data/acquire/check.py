@@ -108,7 +108,8 @@ def check_domain(
     if fault := too_dark(card, deepest):
         report.faults["other"].append(fault)
     if left_out:
-        report.notes.append(f"left out, as the card says: {left_out} with fewer than {card.min_pixels} pixels")
+        little = "empty masks" if card.min_pixels == 1 else f"fewer than {card.min_pixels} pixels"
+        report.notes.append(f"left out, as the card says: {left_out} with {little}")
     if samples:
         _divide(card, samples, report, is_test_only=is_test_only)
     elif not report.fault_count:
@@ -148,7 +149,7 @@ def _report_pairing(card: Card, pairing: Pairing, report: DomainReport) -> None:
 
 
 def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list[int], report: DomainReport) -> int:
-    """Read both files of a pair; returns how many of its samples are left out as too small, not as empty."""
+    """Read both files of a pair; returns how many of its samples the card leaves out as too small or empty."""
     try:
         found = scan_pair(card, pair, opened=OpenedImages())
     except CosamError as error:
@@ -156,7 +157,7 @@ def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list
         return 0
     samples += found.samples
     deepest.append(found.deepest)
-    if found.is_empty:
+    if found.is_empty and card.empty != "drop":
         report.faults["empty"].append(annotation_name(pair))
         return 0
     return found.left_out
