@@ -141,6 +141,8 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
         return f"no setting is called {key!r}{hint} (known here: {', '.join(allowed) or 'none'})"
     if fault["type"] == "missing":
         return f"{key!r} is missing"
+    if not key and isinstance(fault.get("input"), dict):
+        return _advice(model, fault)  # about several of its keys, which the user has just written
     return f"{repr(key) if key else 'it'} is {reprlib.repr(fault.get('input'))}: {_advice(model, fault)}"
 
 

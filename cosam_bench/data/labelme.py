@@ -60,6 +60,8 @@ def read_shapes(data: bytes, *, name: str, size: tuple[int, int]) -> list[Shape]
             "Give the image that it was drawn on."
         )
     shapes = content.get("shapes")
+    if not isinstance(shapes, list) and {"images", "annotations"} <= content.keys():
+        raise CosamError(f"{name} is a COCO file, not labelme's. Say annotations in the card instead of masks.")
     if not isinstance(shapes, list):
         raise CosamError(f"{name} is not a labelme file: it has no list of shapes. Replace it or leave it out.")
     if len(shapes) > SHAPES:

@@ -347,7 +347,9 @@ def _unique(pairs: Sequence[Pair], root: Path, faults: list[PairingFault]) -> li
             faults.append(PairingFault("name", f"{name} shares its name with another image"))
         elif masks[pair.mask, pair.listed_as] > 1:
             mask = f"{pair.listed_as} in {pair.mask.name}" if pair.listed_as else pair.mask.name
-            faults.append(PairingFault("name", f"{name} shares its mask {mask} with another image"))
+            is_json = not pair.listed_as and pair.mask.suffix.lower() == ".json"
+            hint = "; if that is a COCO file, say annotations instead of masks" if is_json else ""
+            faults.append(PairingFault("name", f"{name} shares its mask {mask} with another image{hint}"))
         else:
             unique.append(pair)
     return unique

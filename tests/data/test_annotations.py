@@ -21,6 +21,7 @@ from cosam_bench.data.instances import Instance, draw_instance, read_runs
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.overview import domain_row
 from cosam_bench.data.samples import Domain, Sample
+from cosam_bench.data.streams import load_card
 
 HEIGHT, WIDTH = SIZE = (24, 32)
 CATEGORIES = [{"id": 3, "name": "pit"}, {"id": 7, "name": "scratch"}]
@@ -284,6 +285,22 @@ def test_keys_that_contradict_annotations(tmp_path: Path, keys: dict[str, object
     with pytest.raises(ValidationError) as caught:
         card(tmp_path, **keys)
     assert message in str(caught.value)
+
+
+def test_a_coco_file_in_the_place_of_masks_is_recognised(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    path = tmp_path / "card.toml"
+    path.write_text('name = "a"\nroot = "."\nmasks = "coco.json"\n')
+    with pytest.raises(
+        CosamError, match=r"card\.toml, domain a: masks names one file for all images; if it is a COCO file, say"
+    ):
+        load_card(str(path))
+    shared = Card.model_validate({"name": "a", "root": str(tmp_path), "masks": "{folder}/../coco.json"})
+    assert "shares its mask coco.json with another image; if that is a COCO file, say annotations" in refusal(shared)
+    for number in range(6):
+        (tmp_path / f"p{number}.json").write_text((tmp_path / "coco.json").read_text())
+    each = Card.model_validate({"name": "a", "root": str(tmp_path), "masks": "{stem}.json"})
+    assert "p0.json is a COCO file, not labelme's. Say annotations in the card instead of masks" in refusal(each)
 
 
 # YOLO
