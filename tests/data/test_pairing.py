@@ -136,6 +136,9 @@ def test_one_folder_per_case(tmp_path: Path) -> None:
     assert [pair.key for pair in find_pairs(card(tmp_path, masks="{folder}/label.png", **images))] == [
         f"cases/{case}/image" for case in ("a[1]", "b.2", "b")
     ]
+    laid_out(tmp_path, "cases/c/label.png")
+    found = card(tmp_path, masks="{folder}/label.png", **images)
+    assert unused_masks(found, pair_files(found)) == ["cases/c/label.png"]
 
 
 def test_images_that_share_a_folder_cannot_share_its_mask(tmp_path: Path) -> None:

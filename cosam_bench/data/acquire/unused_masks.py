@@ -80,9 +80,11 @@ def _by_name(card: Card, root: Path, pairing: Pairing) -> Iterator[Path]:
             images = [path for path in others if is_image(path)]
             images += [image.path for image in pairing.images if image.path.parent == mask_folder]
             stems = {ids.of(image) if "{id}" in pattern else image.stem for image in images}
+            if "stem" not in names.groupindex and images:
+                continue  # the folder's name alone leads to the mask, and it has an image
             for path in mask_folder.iterdir() if mask_folder.is_dir() else ():
                 name = names.fullmatch(path.name)
-                if name and is_mask(path, pattern) and name["stem"] not in stems:
+                if name and is_mask(path, pattern) and name.groupdict().get("stem") not in stems:
                     yield path
 
 
