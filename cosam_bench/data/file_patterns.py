@@ -14,7 +14,7 @@ from cosam_bench.data.cards import Card, Globs, Part
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 ANNOTATIONS = (".json", ".txt")  # labelme's and YOLO's
-_ID = "0id0"  # in place of {id}: letters and digits that translating a glob leaves alone
+_ID = "\ufdd0"  # in place of {id}: a character of no text, which translating a glob leaves alone
 
 
 def image_globs(card: Card) -> dict[Part | None, tuple[str, ...]]:
