@@ -96,7 +96,7 @@ def test_sorted_pairing(tmp_path: Path) -> None:
     [
         ([], {}, r"there is no folder .*get the data or correct root"),
         (["images/a.txt"], {}, r"no image matches 'images/\*' in .*; that folder holds 1 .txt"),
-        (["images/a.JPG"], {"images": "images/*.jpg"}, r"no image matches .*; that folder holds 1 .JPG"),
+        (["images/a.JPG"], {"images": "images/*.png"}, r"no image matches .*; that folder holds 1 .JPG"),
         (["pictures/a.jpg"], {}, r"no image matches .*; there is no folder .*images"),
         (["images/a.jpg", "masks/b.png"], {}, r"images/a.jpg has no mask masks/a\.\*\. Complete the data or correct"),
         (["images/a.jpg", "masks/a.png", "masks/a.jpg"], {}, r"images/a.jpg has several masks \(a.jpg, a.png\)"),
