@@ -39,7 +39,7 @@ def test_the_budgets_of_the_built_in_methods() -> None:
     assert {name for name, budget in budgets.items() if budget == "none"} == {"frozen"}
     assert {name for name, budget in budgets.items() if budget == "K adapters"} == {"kmerge"}
     assert {name for name, budget in budgets.items() if budget == "growing"} == {
-        *("er", "experts", "iso_c", "knots", "moda", "nufilt", "nullfilter", "opcm", "pcb", "tsvm")
+        *("er", "experts", "iso_c", "knots", "moda", "nufilt", "nullfilter", "opcm", "pcb", "router", "tsvm")
     }
 
 
