@@ -23,7 +23,7 @@ needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), rea
 
 def test_every_merging_method_but_the_search_is_measured() -> None:
     methods = {case.method for case in merges.cases().values()}
-    routers_and_prompts = {"moda", "l2p", "experts", "kmerge", "frozen"}
+    routers_and_prompts = {"moda", "router", "l2p", "experts", "kmerge", "frozen"}
     assert methods == set(method_names()) - routers_and_prompts - {"trm"}
 
 
