@@ -3,6 +3,7 @@
 Modules, bottom to top:
 
 errors: the error that is meant for the user
+deferred: packages without what they import at first
 version: the version of this package
 sums: sums of floats with the same bits everywhere
 reading: files up to a stated size

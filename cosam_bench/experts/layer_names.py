@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cosam_bench.results.export.transformers_folder import renamed
-from cosam_bench.sam.mobile_sam import published_name
+from cosam_bench.sam.mobile_names import published_name
 from cosam_bench.sam.sam import Sam
 
 

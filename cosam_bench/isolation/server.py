@@ -25,6 +25,7 @@ from cosam_bench.isolation.messages import Channel, ChannelClosed, Message
 from cosam_bench.isolation.payloads import adapter_from
 from cosam_bench.isolation.sandbox import adopt_orphans, end_with_parent, kill_descendants
 from cosam_bench.isolation.worker import Model, leave, run_worker
+from cosam_bench.sam.adapters import lean_lora  # noqa: F401 (peft, here and not in each worker)
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 

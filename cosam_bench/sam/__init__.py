@@ -7,6 +7,7 @@ frames: between an image's own pixels and the model's input
 frame_prompts: prompts in the model's frame
 mutation_check: whether tensors were changed in place
 inputs: batches of images and prompts
+mobile_names: the names of MobileSAM's tensors
 mobile_sam: MobileSAM's image encoder
 encoder_sections: the encoder as sections that can be run apart
 attention: attention without the matrix of all scores
@@ -28,3 +29,7 @@ feature_cache: features of the frozen blocks, computed once
 batch_size: how many images fit in one pass
 checkpoints: published weights, downloaded and checked
 """
+
+from cosam_bench.core.deferred import defer
+
+defer("segment_anything")  # whose __init__ imports torchvision and torch's compiler, for parts that are not used here

@@ -19,11 +19,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT, get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional
-
-from cosam_bench.sam.mobile_sam import LeanTinyViTAttention, TinyViTAttention
 
 _CHUNK = 2**20  # scores at a time: 4 MB in float32; half as many in the backward pass, which holds two such pieces
 _WINDOW = 256  # largest map, in tokens, that counts as a window: SAM's have 14 x 14
@@ -77,7 +75,11 @@ def _offsets(size: int, device: torch.device) -> Tensor:
 
 def use_lean_attention(encoder: nn.Module) -> None:
     """Let every block of a ViT attend by ``LeanAttention``, and those of a TinyViT by ``LeanTinyViTAttention``."""
-    kinds: dict[type, Any] = {Attention: LeanAttention, TinyViTAttention: LeanTinyViTAttention}
+    kinds: dict[type, Any] = {Attention: LeanAttention}
+    if not isinstance(encoder, ImageEncoderViT):
+        from cosam_bench.sam.mobile_sam import LeanTinyViTAttention, TinyViTAttention  # timm, which takes a second
+
+        kinds[TinyViTAttention] = LeanTinyViTAttention
     for module in encoder.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]  # its parameters, hooks and settings are kept

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.core.tensor_files import read_tensors
 from cosam_bench.sam.attention import use_lean_attention
-from cosam_bench.sam.mobile_sam import mobile_parts, rename_published
+from cosam_bench.sam.mobile_names import rename_published
 from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
 from cosam_bench.sam.sam import Sam
 
@@ -90,10 +89,16 @@ def _parts(name: str) -> Callable[[], _Parts]:
         from cosam_bench.sam.tiny_sam import tiny_parts
 
         return tiny_parts
-    return mobile_parts if name == "mobile_sam" else lambda: _vit_parts(name)
+    if name == "mobile_sam":
+        from cosam_bench.sam.mobile_sam import mobile_parts
+
+        return mobile_parts
+    return lambda: _vit_parts(name)
 
 
 def _vit_parts(name: str) -> _Parts:
+    from segment_anything import sam_model_registry
+
     stock = sam_model_registry[name]()
     return stock.image_encoder, stock.prompt_encoder, stock.mask_decoder
 

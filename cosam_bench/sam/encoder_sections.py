@@ -11,8 +11,6 @@ from typing import Any
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from cosam_bench.sam.mobile_sam import TinyViTEncoder
-
 _ENCODER = "image_encoder."
 
 
@@ -38,6 +36,8 @@ def encoder_sections(encoder: nn.Module) -> tuple[Section, ...]:
     """
     if isinstance(encoder, ImageEncoderViT):
         return _vit_sections(encoder)
+    from cosam_bench.sam.mobile_sam import TinyViTEncoder  # timm, which takes a second
+
     if isinstance(encoder, TinyViTEncoder):
         return _tiny_vit_sections(encoder)
     raise TypeError(f"A {type(encoder).__name__} has no known sections.")
@@ -89,14 +89,13 @@ def _neck(encoder: Any) -> Section:
     return Section(("neck",), lambda maps: encoder.neck(maps.permute(0, 3, 1, 2)))
 
 
-def early_section(encoder: nn.Module) -> int:
+def early_section(encoder: Any) -> int:
     """The section whose map HQ-SAM's decoder layers read: that of the first block with global attention.
 
     TinyViT has none; there it is the first map of the embedding's size, as in the small HQ-SAM.
     """
     if isinstance(encoder, ImageEncoderViT):
         return 1 + next(number for number, block in enumerate(encoder.blocks) if block.window_size == 0)
-    assert isinstance(encoder, TinyViTEncoder)
     first_stages: list[Any] = list(encoder.stages.children())[1:2]  # the stage before has no attention
     return sum(len(stage.blocks) for stage in first_stages)
 

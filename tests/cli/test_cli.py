@@ -42,6 +42,18 @@ def test_torch_is_not_imported_for_what_only_lists(arguments: str) -> None:
     subprocess.run([sys.executable, "-c", code, *arguments.split()], check=True, capture_output=True)
 
 
+def test_what_trains_nothing_starts_without_the_large_libraries() -> None:
+    code = (
+        "import sys; from cosam_bench.cli.main import app\n"
+        "try: app(['run', '--method', 'regcl', '--dry-run'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "import cosam_bench.experiments.predictor, cosam_bench.experiments.experiment\n"
+        "found = {'peft', 'timm', 'torch._dynamo', 'torchvision', 'transformers'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_a_closed_pipe_ends_quietly() -> None:
     command = [sys.executable, "-m", "cosam_bench.cli.main", "methods"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

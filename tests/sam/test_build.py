@@ -11,7 +11,7 @@ from torch import nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.mobile_sam import rename_published
+from cosam_bench.sam.mobile_names import rename_published
 from cosam_bench.sam.sam import Sam
 
 

@@ -14,7 +14,7 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.results.records import Record
 from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.build import build_sam, read_checkpoint, weights_file
-from cosam_bench.sam.mobile_sam import published_name, rename_published
+from cosam_bench.sam.mobile_names import published_name, rename_published
 from cosam_bench.sam.sam import Sam
 
 UPDATE_FILE = "update.safetensors"

@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import LowRank, Update, add, as_factors, weight_changes
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.lean_lora import use_lean_lora
 from cosam_bench.sam.adapters.targets import target_layers, trained_whole
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import check_fits, replaced_parameters, serving, side_layers_enabled
@@ -139,6 +137,10 @@ def _lora(sam: Sam, names: tuple[str, ...], settings: AdapterSettings) -> Iterat
     if not names:
         yield {}
         return
+    from peft import LoraConfig, inject_adapter_in_model  # with it transformers: seconds, for who trains alone
+
+    from cosam_bench.sam.adapters.lean_lora import use_lean_lora
+
     plain = {name: sam.get_submodule(name) for name in names}
     config = LoraConfig(
         r=settings.rank,

@@ -14,7 +14,6 @@ from torch import nn
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.adapters.augmodule import AugModule
 from cosam_bench.sam.adapters.hq import HQLayers, rename_hq
 from cosam_bench.sam.adapters.parallel_lora import ParallelLora
 from cosam_bench.sam.adapters.side_layers import SideLayers
@@ -169,6 +168,8 @@ def _beside_attention(sam: Sam, settings: AdapterSettings, blocks: dict[int, Any
     if settings.kind == "regcl_lora":
         width = int(encoder.patch_embed.proj.out_channels)
         return ParallelLora(blocks, width=width, rank=settings.rank, generator=generator)
+    from cosam_bench.sam.adapters.augmodule import AugModule  # torchvision, which takes seconds
+
     return AugModule(
         encoder,
         blocks,
