@@ -23,6 +23,7 @@ merge_command: `merge`
 log_command: `log`, records for an experiment tracker
 verify_command: `verify`
 report_command: `report`
+run_session: runs one after another, shown and compared
 run_command: `run`
 run_usage: a method's name without its option
 sweep_command: `sweep`, many runs as one graph of tasks

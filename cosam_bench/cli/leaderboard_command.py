@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
     from cosam_bench.results.selection import Selection
 
+_MOST_SEEDS = 1000
 _FILTERS = "Which runs"
 _OUTPUT = "Output"
 Protocols = Annotated[
@@ -168,14 +169,15 @@ def print_leaderboard(records: Sequence[Record]) -> None:
     _print(build(records, intervals=shown_figures("last")))
 
 
-def refresh_leaderboard(results: Path, path: Path) -> None:
-    """Write the leaderboard of all records in ``results`` to ``path``."""
+def refresh_leaderboard(results: Path, path: Path, *, quiet: bool = False) -> None:
+    """Write the leaderboard of all records in ``results`` to ``path``, and say so."""
     from cosam_bench.evaluation.figures import FIGURES
     from cosam_bench.results.leaderboard_formats import write_leaderboard
 
     frame = _read(results, intervals=tuple(FIGURES))
     write_leaderboard(frame, path)
-    results_console().print(f"Leaderboard: {path} ({_rows(len(frame))})", soft_wrap=True)
+    if not quiet:
+        results_console().print(f"Leaderboard: {path} ({_rows(len(frame))})", soft_wrap=True)
 
 
 def _read(
@@ -260,6 +262,18 @@ def _ranges(text: str | None) -> tuple[range, ...]:
             raise CosamError(f"--seeds {part!r} is not a seed or a range of them. Write 0,1,2 or 0-4.")
         found.append(range(int(first), int(last or first) + 1))
     return tuple(found)
+
+
+def seed_numbers(text: str) -> list[int]:
+    """The seeds that ``run --seeds`` names, one by one.
+
+    Raises:
+        CosamError: it is not a list of numbers and ranges, or there are too many.
+    """
+    ranges = _ranges(text)
+    if sum(map(len, ranges)) > _MOST_SEEDS:
+        raise CosamError(f"--seeds {text!r} names more than {_MOST_SEEDS} seeds. Name fewer.")
+    return [seed for one in ranges for seed in one]
 
 
 def _rows(count: int) -> str:

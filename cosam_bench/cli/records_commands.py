@@ -47,10 +47,14 @@ def show_record(record: Record, *, metric: str = "iou", images: Path | None = No
     console.print(render_summary(record))
     console.print(f"Record: {record.folder}", soft_wrap=True)
     if images is not None:
-        from cosam_bench.results.overlays import save_overlays
+        console.print(save_images(record, images), soft_wrap=True)
 
-        saved = save_overlays(record, images)
-        console.print(f"Images: {images} ({len(saved)} pictures)", soft_wrap=True)
+
+def save_images(record: Record, folder: Path) -> str:
+    """Save a record's example images in a folder, and return a line about it."""
+    from cosam_bench.results.overlays import save_overlays
+
+    return f"Images: {folder} ({len(save_overlays(record, folder))} pictures)"
 
 
 def records(*, results: Results = Path("results")) -> None:

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosam_bench.cli.error_handling import Failed, Stopped
+from cosam_bench.cli.error_handling import Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
-from cosam_bench.cli.leaderboard_command import print_leaderboard, refresh_leaderboard
-from cosam_bench.cli.records_commands import Images, Results, show_record
+from cosam_bench.cli.leaderboard_command import refresh_leaderboard, seed_numbers
+from cosam_bench.cli.records_commands import Images, Results
+from cosam_bench.cli.run_session import RunSession
 from cosam_bench.core.console import say
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.experiments.options import RunOptions, resolve
+from cosam_bench.experiments.options import RunOptions
+from cosam_bench.experiments.repeats import Repeat, resolve_repeats
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
-    from cosam_bench.experiments.run_methods import Outcome
-    from cosam_bench.results.records import Record
+
 
 Method = Annotated[
     str | None,
@@ -40,8 +41,19 @@ Model = Annotated[str | None, typer.Option(metavar="NAME", help="Another base mo
 Checkpoint = Annotated[
     str | None, typer.Option(metavar="FILE", help="The model's weights; `random` for untrained ones.")
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of training, prompts and method; default: 0.")]
-Order = Annotated[str | None, typer.Option(metavar="ORDER", help="The domains' order: a,b,c or reverse or random:N.")]
+Seed = Annotated[
+    list[int] | None,
+    typer.Option(metavar="N", min=0, help="Seed of training, prompts and method; default: 0; repeatable."),
+]
+Seeds = Annotated[str | None, typer.Option(metavar="N,...", help="Run with each of these seeds, as 0,1,2 or 0-4.")]
+Order = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ORDER", help="The domains' order: a,b,c or reverse or random:N; repeatable."),
+]
+Orders = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Run in N different orders: the stream's, then random ones."),
+]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N; default: auto.")]
 Experts = Annotated[
     str | None,
@@ -64,6 +76,21 @@ Scales = Annotated[
         help="Hold out a tenth of the training data, and score each merge at nine lengths for `leaderboard --scales`.",
     ),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="At most N training and N test images of each domain, for a first try; tables mark such records.",
+    ),
+]
+Matrices = Annotated[
+    bool, typer.Option("--matrices", help="Show the score matrix of each run; one alone is always shown.")
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print each record's folder alone: no progress, matrix or comparison."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again; use nothing that earlier runs left.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings as TOML and exit.")]
 
@@ -78,7 +105,10 @@ def run(
     model: Model = None,
     checkpoint: Checkpoint = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     order: Order = None,
+    orders: Orders = None,
+    limit: Limit = None,
     device: Device = None,
     experts: Experts = None,
     settings: Set = None,
@@ -87,14 +117,17 @@ def run(
     csv: Csv = None,
     images: Images = None,
     fresh: Fresh = False,
+    matrices: Matrices = False,
+    quiet: Quiet = False,
     isolated: Isolated = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run methods over a stream of domains, then show and record the score matrix of each.
 
-    Several methods, given as a,b,c, run one after another on the same protocol and are compared at the end. To
-    continue a run that was stopped, give the same command again.
+    Several methods, given as a,b,c, run one after another on the same protocol, with each seed and order that is
+    given; they are compared at the end. To continue a run that was stopped, give the same command again.
     """
+    names = [name.strip() for name in method.split(",")] if method else []
     try:
         options = RunOptions(
             protocol=protocol,
@@ -103,38 +136,46 @@ def run(
             stream=stream,
             model=model,
             checkpoint=checkpoint,
-            seed=seed,
-            order=order,
             device=device,
             experts=experts,
             settings=tuple(settings or ()),
             scales=scales,
+            limit=limit,
             isolated=isolated,
         )
-        names = [name.strip() for name in method.split(",")] if method else []
         prepare_isolation(names, isolated)
-        configs = resolve(names, options)
+        _refuse_both("--seed", seed, "--seeds", seeds)
+        _refuse_both("--order", order, "--orders", orders)
+        all_seeds = (seed or []) if seeds is None else seed_numbers(seeds)
+        all_orders = (order or []) if orders is None else orders
+        repeats = resolve_repeats(names, options, seeds=all_seeds, orders=all_orders)
         if dry_run:
-            typer.echo(_only(configs).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
+            typer.echo(_only(repeats).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
             return
-        done: list[Outcome] = []
+        has_several = len(repeats) > 1 or len(repeats[0].configs) > 1
+        shows = matrices or not has_several
+        session = RunSession(
+            results, fresh=fresh, isolated=isolated, images=images, is_quiet=quiet, shows_matrices=shows
+        )
         try:
-            failed = _run_and_show(configs, results, done, fresh=fresh, isolated=isolated, images=images)
+            session.run(repeats)
         finally:  # also if a later method's run is stopped
-            if done:
-                _refresh(results, csv, is_anything_new=not all(outcome.was_complete for outcome in done))
-        if len(done) > 1:
-            print_leaderboard([outcome.record for outcome in done if outcome.record is not None])
-        if failed:
-            raise Failed(f"{len(failed)} of {len(configs)} methods failed: {', '.join(failed)}.")
+            if session.done:
+                _refresh(results, csv, is_anything_new=session.has_measured, quiet=quiet)
+        session.conclude()
     except KeyboardInterrupt as stop:
         raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
 
 
-def _refresh(results: Path, csv: Path | None, *, is_anything_new: bool) -> None:
+def _refuse_both(one: str, first: object, other: str, second: object) -> None:
+    if first and second is not None:
+        raise CosamError(f"Both {one} and {other} are given. Leave one out.")
+
+
+def _refresh(results: Path, csv: Path | None, *, is_anything_new: bool, quiet: bool) -> None:
     """Write the leaderboard; a folder that cannot be written keeps its own if nothing was measured."""
     try:
-        refresh_leaderboard(results, csv or results / "leaderboard.csv")
+        refresh_leaderboard(results, csv or results / "leaderboard.csv", quiet=quiet)
     except CannotWrite as error:
         if csv is not None or is_anything_new:
             raise
@@ -147,63 +188,10 @@ def _how_to_continue(names: list[str], *, fresh: bool) -> str:
     return f"To continue, give the same command{' without --fresh' if fresh else ''} again."
 
 
-def _only(configs: list[RunConfig]) -> RunConfig:
+def _only(repeats: list[Repeat]) -> RunConfig:
+    configs = [config for repeat in repeats for config in repeat.configs]
+    if len(repeats) > 1:
+        raise CosamError(f"--dry-run prints the settings of one run, but {len(configs)} are asked for. Ask for one.")
     if len(configs) > 1:
         raise CosamError(f"--dry-run prints the settings of one run, but {len(configs)} methods are given. Name one.")
     return configs[0]
-
-
-def _run_and_show(
-    configs: list[RunConfig],
-    results: Path,
-    done: list[Outcome],
-    *,
-    fresh: bool,
-    isolated: bool | None,
-    images: Path | None,
-) -> list[str]:
-    """Run and show each method, and add its outcome to ``done`` if its record is complete.
-
-    Returns:
-        The methods that failed; if only one is given, its failure is raised.
-    """
-    from cosam_bench.experiments.progress import make_reporter
-    from cosam_bench.experiments.run_methods import run_methods
-    from cosam_bench.sam.batch_size import ImageDoesNotFit
-
-    failed: list[str] = []
-    unshown: Exception | None = None
-    outcomes = run_methods(
-        configs, results=results, fresh=fresh, isolated=isolated, make_reporter=lambda: make_reporter(True)
-    )
-    try:
-        for outcome in outcomes:
-            if outcome.record is None:
-                if len(configs) == 1:
-                    raise Failed(str(outcome.failure)) from outcome.failure and outcome.failure.__cause__
-                say("Failed", str(outcome.failure), style="bold red")
-                failed.append(outcome.method)
-                continue
-            if outcome.was_complete:
-                started = outcome.record.info.started
-                say("Note", f"Already complete since {started}; use --fresh to run it again.", style="bold yellow")
-            done.append(outcome)
-            if unshown is None:
-                unshown = _show(outcome.record, images)
-    except ImageDoesNotFit as error:  # not even frozen SAM can be run here
-        raise Failed(str(error)) from None
-    if unshown is not None:
-        raise unshown
-    return failed
-
-
-def _show(record: Record, images: Path | None) -> Exception | None:
-    """Show a record, and save its images in a folder named after the method.
-
-    What goes wrong in that is returned, so that the methods after it are measured first.
-    """
-    try:
-        show_record(record, images=images and images / record.folder.parent.name)
-    except Exception as error:  # a closed pipe, a full disk, or a damaged record
-        return error
-    return None

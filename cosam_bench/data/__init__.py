@@ -19,6 +19,7 @@ image_counts: whether all of a domain's images are there
 layouts: the published forms that a folder may have
 overview: a stream's domains without opening a file
 samples: images with masks, in splits and domains
+subsets: some samples of a split
 held_out: training images that are not trained on
 prompt_settings: which prompts a protocol trains and tests with
 prompts: boxes, points and masks drawn once and frozen

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from torch import Tensor
-
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_text
 from cosam_bench.data.samples import Split
+from cosam_bench.data.subsets import subset
 
 SHARE = 0.1
 
@@ -37,34 +34,5 @@ def hold_out(split: Split, *, share: float = SHARE) -> tuple[Split, Split]:
     places: tuple[list[int], list[int]] = ([], [])
     for index, entry in enumerate(split.manifest.entries):
         places[entry.image_sha256 in held].append(index)
-    kept, out = (_subset(split, part) for part in places)
+    kept, out = (subset(split, part) for part in places)
     return kept, out
-
-
-def _subset(split: Split, rows: list[int]) -> Split:
-    entries = tuple(split.manifest.entries[row] for row in rows)
-    return Split(
-        split.domain,
-        part=split.part,
-        manifest=replace(split.manifest, entries=entries),
-        source=_Rows(split, tuple(rows)),
-        decoded_bytes=0,  # the whole split keeps what it decodes
-        points_file=split.points_file,
-    )
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The pixels of some samples of a split."""
-
-    split: Split
-    rows: tuple[int, ...]
-
-    def image(self, index: int) -> Tensor:
-        return self.split[self.rows[index]].image
-
-    def mask(self, index: int) -> Tensor:
-        return self.split.mask(self.rows[index])
-
-    def ignored(self, index: int) -> Tensor | None:
-        return self.split.ignored(self.rows[index])

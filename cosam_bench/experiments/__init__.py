@@ -6,6 +6,7 @@ isolated_methods: which methods run in processes of their own
 protocol: a protocol and the settings of one run
 own_protocol: the protocol of a stream of one's own
 options: the options of a run as settings
+repeats: the same runs with several seeds and orders
 progress: a bar or lines that show the progress of a run
 fingerprint: hashes of what decides a score
 base_model: the frozen model that the settings ask for

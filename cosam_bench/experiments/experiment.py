@@ -21,6 +21,7 @@ from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
 from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
 from cosam_bench.data.streams import Stream, load_stream
+from cosam_bench.data.subsets import at_most, image_count
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
@@ -70,7 +71,8 @@ class Experiment:
         loader: loads the test images, and keeps them for all rows and methods.
         conditions: hashes of what two records must share to be compared.
         frozen_rows: which of the shared rows of frozen SAM may be read.
-        image_counts: by the domain's name, its number of images and the one that its card states, if they differ.
+        image_counts: by the domain's name, its number of images and the one that its card states, if they differ;
+            with ``limit``, the number used and the one there.
         held_out: by the domain's name, training images that are not trained on, with their prompts; empty unless the
             run scores several scales.
     """
@@ -259,6 +261,7 @@ def open_experiment(
     described = load_stream(protocol.stream)
     sources = None if config.experts is None else expert_sources(Path(config.experts), config.order or described.order)
     stream = open_stream(described, foreground=protocol.foreground)
+    stream, image_counts = _limited(stream, config.limit, count_differences(described))
     domains = _ordered(stream, config.order)
     for name in protocol.fit.rates:
         if name not in {domain.name for domain in domains}:
@@ -275,6 +278,8 @@ def open_experiment(
 
     test_prompts = {domain.name: prompts(domain.test) for domain in columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in domains}
+    if protocol.adapter.kind == "lora" and sources is None:
+        import cosam_bench.sam.adapters.lean_lora  # noqa: F401 (peft takes seconds, which are no method's training)
     sam = build_base_model(config, device=device)
     given = None if sources is None else read_experts(sources, sam=sam, adapter=protocol.adapter)
     conditions = run_conditions(protocol, columns=columns, sam=sam, given=given)
@@ -304,9 +309,36 @@ def open_experiment(
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results, sources or {})),
-        image_counts=count_differences(described),
+        image_counts=image_counts,
         held_out={name: (split, prompts(split)) for name, split in held_out.items()},
     )
+
+
+def _limited(
+    stream: OpenedStream, limit: int | None, counts: dict[str, tuple[int, int]]
+) -> tuple[OpenedStream, dict[str, tuple[int, int]]]:
+    """The stream with at most ``limit`` images in each part of each domain, and the numbers of images that differ.
+
+    Args:
+        stream: whole.
+        limit: None: all.
+        counts: by the domain's name, how many images it has and should have, if they differ.
+    """
+    if limit is None:
+        return stream, counts
+
+    def limited(domain: Domain) -> Domain:
+        cut = replace(domain, train=at_most(domain.train, limit), test=at_most(domain.test, limit))
+        kept, whole = (image_count(one.train) + image_count(one.test) for one in (cut, domain))
+        if kept < whole:
+            counts[domain.name] = (kept, counts.get(domain.name, (whole, whole))[1])
+        return cut
+
+    return replace(
+        stream,
+        domains=tuple(limited(domain) for domain in stream.domains),
+        retention=tuple(limited(domain) for domain in stream.retention),
+    ), counts
 
 
 def _divided(domains: tuple[Domain, ...]) -> tuple[tuple[Domain, ...], dict[str, Split]]:

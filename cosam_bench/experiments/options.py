@@ -33,6 +33,7 @@ class RunOptions:
         experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         scales: score each merge at ``SCALES``.
+        limit: the most training images and test images of each domain.
         isolated: whether methods run in processes of their own; None: those that are not built in.
     """
 
@@ -48,6 +49,7 @@ class RunOptions:
     experts: str | None = None
     settings: tuple[str, ...] = ()
     scales: bool = False
+    limit: int | None = None
     isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
@@ -64,6 +66,8 @@ class RunOptions:
             given.append(f"seed={self.seed}")
         if self.scales:
             given.append(f"scales={list(SCALES)}")
+        if self.limit is not None:
+            given.append(f"limit={self.limit}")
         return (*given, *self.settings)
 
 

@@ -25,7 +25,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
-RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts", "scales")
+RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts", "scales", "limit")
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 _NAME = form(
@@ -142,6 +142,13 @@ class RunConfig(Settings):
         "out to choose the best. Empty: none, and all images are trained on",
         source="this project: the length that each rule's paper gives it",
         max_length=64,
+    )
+    limit: int | None = setting(
+        None,
+        "the most training images and test images of each domain, for a first try; none: all",
+        source="none: all images",
+        ge=1,
+        le=1_000_000,
     )
     protocol: Protocol = setting(..., "the resolved protocol")
 

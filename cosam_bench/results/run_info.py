@@ -131,7 +131,8 @@ class RunInfo(Settings):
         marks: what to know before comparing the result, from the method's card.
         budget: of what the method keeps between domains, from its card; empty in records that do not say.
         conditions: what must be equal for scores to be comparable.
-        image_counts: by the domain's name, the number of its images and the one that its card states, if they differ.
+        image_counts: by the domain's name, the number of its images and the one that its card states, if they differ;
+            with ``--limit``, the number used and the one there.
         weights_sha256: of the file of the base model's weights, or of random weights themselves; empty in records that
             do not say.
         prompts: by ``domain/part``, the digest of the frozen prompts; they depend on the seed.

@@ -87,6 +87,42 @@ def test_a_run_is_shown_recorded_then_known(cli: Callable[..., Result], quick_pr
     assert cli("leaderboard", "--protocol", "quik").exit_code == 2
 
 
+def test_several_seeds_are_run_and_compared_without_their_matrices(
+    cli: Callable[..., Result], quick_protocol: Path
+) -> None:
+    run = ["run", "--method", "frozen", "--protocol", quick_protocol, "--limit", "1"]
+    both = cli(*run, "--seeds", "0-1")
+    assert both.exit_code == 0
+    assert both.stdout.count("Record: ") == 2
+    assert "Run: seed 1" in both.stderr
+    assert "best Last first" in both.stdout
+    assert "right after learning" not in both.stdout
+    assert "right after learning" in cli(*run, "--seed", "0", "--seed", "1", "--matrices").stdout
+    quiet = cli(*run, "--seeds", "0,1", "--quiet")
+    assert quiet.stderr == ""
+    assert [Path(line).parent.name for line in quiet.stdout.splitlines()] == ["frozen", "frozen"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--seed 1 --seeds 2", "Both --seed and --seeds are given"),
+        ("--order reverse --orders 2", "Both --order and --orders are given"),
+        ("--seed 1 --seed 1", "The seed 1 is given twice"),
+        ("--seeds 0-5000", "more than 1000 seeds"),
+        ("--seeds 0,x", "'x' is not a seed"),
+        ("--orders 7", "3 domains have 6 orders"),
+        ("--seeds 0,1 --dry-run", "Ask for one"),
+    ],
+)
+def test_seeds_and_orders_that_do_not_fit_are_refused(
+    options: str, said: str, cli: Callable[..., Result], quick_protocol: Path
+) -> None:
+    refused = cli("run", "--method", "frozen", "--protocol", quick_protocol, *options.split())
+    assert refused.exit_code == 2
+    assert said in words(refused.stderr)
+
+
 def test_a_stopped_run_goes_on_where_it_was(cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path) -> None:
     stop = "if step == 2 and not Path('go').exists(): raise KeyboardInterrupt"
     run = ["run", "--method", method_file(tmp_path, stop), "--protocol", quick_protocol, "--in-process"]
