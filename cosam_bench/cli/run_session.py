@@ -114,14 +114,18 @@ class RunSession:
         return None
 
     def conclude(self) -> None:
-        """Compare what was run, and end with an error if anything failed.
+        """Compare what was run, say if nothing was learned, and end with an error if anything failed.
 
         Raises:
             Failed: one of several runs failed.
         """
+        from cosam_bench.results.learning_note import learning_note
+
         records = [outcome.record for outcome in self.done if outcome.record is not None]
         if len(records) > 1 and not self._is_quiet:
             print_leaderboard(records)
+        if note := learning_note(records):
+            say("Note", note, style="bold yellow")
         if self._failed:
             what = "runs" if self._is_repeated else "methods"
             raise Failed(f"{len(self._failed)} of {self._count} {what} failed: {', '.join(self._failed)}.")

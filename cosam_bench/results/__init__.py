@@ -6,6 +6,7 @@ run_info: what run.json holds
 protocol_defaults: what a setting is that nobody gave
 protocol_match: in what a run differs from its protocol
 records: a run's folder
+learning_note: whether anything was learned
 cell_text: cells of tables
 costs: the table of costs
 published: numbers from papers
