@@ -183,4 +183,4 @@ def test_python_is_shown_only_where_it_is_run() -> None:
     """By tests/api/test_python_page.py, by the contract check above, or as a part of the tested example."""
     with_python = {page for page in PAGES if blocks_of(page, "python")}
     assert with_python == {"README.md", "docs/python-api.md", "docs/writing-a-method.md"}
-    assert len(blocks_of("docs/writing-a-method.md", "python")) == 3
+    assert len(blocks_of("docs/writing-a-method.md", "python")) == 5  # the last two: tests/method/test_shown_methods.py
