@@ -268,8 +268,10 @@ def seed_numbers(text: str) -> list[int]:
     """The seeds that ``run --seeds`` names, one by one.
 
     Raises:
-        CosamError: it is not a list of numbers and ranges, or there are too many.
+        CosamError: it is not a list of numbers and ranges, or it is one number, or there are too many.
     """
+    if text.strip().isdecimal():  # which `sweep --seeds` takes as their number
+        raise CosamError(f"--seeds {text} names one seed alone. Write --seed {text}, or a list or range: 0,1,2 or 0-4.")
     ranges = _ranges(text)
     if sum(map(len, ranges)) > _MOST_SEEDS:
         raise CosamError(f"--seeds {text!r} names more than {_MOST_SEEDS} seeds. Name fewer.")
