@@ -20,6 +20,13 @@ def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def pinned_copy(tensor: Tensor) -> Tensor:
+    """A copy of a GPU's tensor in the host's pinned memory, from which it is read without waiting; else a copy."""
+    if not tensor.is_cuda:
+        return tensor.clone()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the GPU has finished its work, so that a clock read next is right."""
     if device.type == "cuda":

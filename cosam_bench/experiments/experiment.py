@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cosam_bench.core.devices import free_memory_bytes
+from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings, validate
@@ -44,14 +44,16 @@ from cosam_bench.results.protocol_match import is_another_experiment, protocol_d
 from cosam_bench.results.run_info import BROUGHT_IN, Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
 from cosam_bench.sam.batch_size import resolve_batch_size
-from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory
+from cosam_bench.sam.cache_backends import FeatureFiles
 from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.expert_store import ExpertStore
 from cosam_bench.training.given_experts import GivenExperts
 
 SHARED = "_shared"
+_SHARE_OF_HOST_MEMORY = 8  # pinned memory cannot be swapped out; the loader of images takes another eighth
 NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
 
 
@@ -421,7 +423,7 @@ def check_takes_experts(asked: str, needs_training: str) -> None:
 def _prefix_cache(
     config: RunConfig, sam: Sam, given: GivenExperts | None, *, folder: Path, fresh: bool
 ) -> PrefixCache | None:
-    """Kept features, where blocks come before the first adapted one: in files for the CPU, in a GPU's own memory."""
+    """Kept features, where blocks come before the first adapted one: in files for the CPU, in memory for a GPU."""
     adapter = config.protocol.adapter
     is_inside = adapter.kind in ("lora", "decoder")  # other kinds are beside the model's layers
     touched = given.changed if given is not None and is_inside else touched_layers(sam, adapter)
@@ -431,8 +433,10 @@ def _prefix_cache(
         return None
     if sam.device.type != "cuda":
         return PrefixCache(FeatureFiles(folder, limit_bytes=limit_bytes, fresh=fresh), sam=sam, depth=depth)
-    memory = FeatureMemory(limit_bytes=min(limit_bytes, free_memory_bytes(sam.device) // 2))
-    return PrefixCache(memory, sam=sam, depth=depth, is_batched=True)
+    gpu_bytes = min(limit_bytes, free_memory_bytes(sam.device) // 2)
+    host_bytes = min(limit_bytes - gpu_bytes, machine_memory_bytes() // _SHARE_OF_HOST_MEMORY)
+    host = FeatureMemory(limit_bytes=host_bytes, is_pinned=True)
+    return PrefixCache.on_gpu(FeatureMemory(limit_bytes=gpu_bytes, beyond=host), sam=sam, depth=depth)
 
 
 def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]:

@@ -24,7 +24,7 @@ from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import MergingMethod, Method, State, state_of
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam.feature_cache import uncached_clock
+from cosam_bench.sam.feature_cache import open_domain, uncached_clock
 from cosam_bench.sam.inputs import Batch
 
 
@@ -104,7 +104,7 @@ class InProcess:
         bench = replace(self.bench, meter=Meter())
         method = self._built(before, bench)
         began = uncached_clock(bench.prefixes)
-        with self.watch("learn"):
+        with self.watch("learn"), open_domain(bench.prefixes):
             method.learn(domain, step=task.step)
             synchronise(bench.view.device)
         seconds = uncached_clock(bench.prefixes) - began

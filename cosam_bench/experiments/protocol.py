@@ -126,7 +126,8 @@ class RunConfig(Settings):
     prefix_cache_gib: float = setting(
         8.0,
         "GiB that may hold the features which the encoder's frozen first blocks compute, on disk for the CPU, on CUDA "
-        "in at most half of the GPU's free memory; 0 computes them each time. It changes no score",
+        "in at most half of the GPU's free memory and what is left of the limit in at most an eighth of the machine's; "
+        "0 computes them each time. It changes no score, but for bf16's rounding of the features on CUDA",
         source="this project",
         ge=0,
         le=1_000_000,

@@ -30,7 +30,7 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam.feature_cache import uncached_clock
+from cosam_bench.sam.feature_cache import open_domain, uncached_clock
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.serving import check_fits
 
@@ -104,7 +104,10 @@ class IsolatedMethod:
         domain = TrainingDomain(name, split, prompts)
         bench = replace(self.bench, meter=Meter())
         job = self._job() | {"domain": domain_values(domain, split.manifest), "step": step}
-        with Worker("learn", job, prompt_tensors(prompts), state=before) as worker:
+        with (
+            Worker("learn", job, prompt_tensors(prompts), state=before) as worker,
+            open_domain(bench.prefixes),
+        ):
             answers = Answers(worker, bench, domain)
             answers.until("learning")
             began = uncached_clock(bench.prefixes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -86,6 +87,9 @@ class _NoFeatures:
 
     def keep(self, key: str, kept: Kept) -> None:
         return None
+
+    def open_domain(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class RemotePrefixes(PrefixCache):

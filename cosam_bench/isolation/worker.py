@@ -40,8 +40,8 @@ from cosam_bench.method.interface import MergingMethod, Method, State, state_of
 from cosam_bench.method.places import place_of
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.rule_digest import rule_digest
-from cosam_bench.sam.cache_backends import FeatureMemory
 from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import TrainingStep
 from cosam_bench.training.given_experts import GivenExperts
@@ -271,7 +271,7 @@ class _Worker:
         if sam.device.type != "cuda":
             return RemotePrefixes(self._parent, sam=sam, depth=values["depth"])
         memory = FeatureMemory(limit_bytes=values["limit_bytes"])
-        return PrefixCache(memory, sam=sam, depth=values["depth"], is_batched=True)
+        return PrefixCache.on_gpu(memory, sam=sam, depth=values["depth"])
 
     def _check_base(self, base: FrozenBase, act: str) -> None:
         fault = base.fault(act)

@@ -24,7 +24,8 @@ adapters.targets: which layers an adapter changes
 serving: the model with an update in place
 adapters.lean_lora: LoRA that holds less memory while it trains
 adapters.attachment: an adapter attached and read back as an update
-cache_backends: features in files or in a GPU's memory
+cache_backends: features in files
+feature_memory: features in a GPU's and the host's memory
 feature_cache: features of the frozen blocks, computed once
 batch_size: how many images fit in one pass
 checkpoints: published weights, downloaded and checked

@@ -1,14 +1,15 @@
-"""Storage of cached features: files that processes share, or the device's own memory."""
+"""Storage of cached features, and the files in which processes share them."""
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from cosam_bench.core.errors import ran_out_of_memory
+import torch
+
 from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.sealed_files import read_sealed, write_sealed
@@ -24,10 +25,12 @@ class Kept(NamedTuple):
     Attributes:
         features: of a batch of one, contiguous.
         seconds: how long computing them took.
+        dtypes: in which the model computed maps and early map, if they may be kept in another; None: as they are.
     """
 
     features: Features
     seconds: float
+    dtypes: tuple[torch.dtype, torch.dtype] | None = None
 
 
 class FeatureBackend(Protocol):
@@ -41,38 +44,9 @@ class FeatureBackend(Protocol):
         """Store the features if there is room."""
         ...
 
-
-class FeatureMemory:
-    """Features in the memory of the device that computed them, for this process; read without a copy.
-
-    It keeps what arrives until it is full, and evicts nothing. Rows of the matrix and epochs pass over all images
-    again and again, so that evicting the oldest would lose each image before its next use.
-    """
-
-    def __init__(self, *, limit_bytes: int) -> None:
-        """An empty memory for ``limit_bytes`` of features."""
-        self._entries: dict[str, Kept] = {}
-        self._free_bytes = limit_bytes
-
-    def read(self, key: str) -> Kept | None:
-        """The features of a key, if any; they must not be changed."""
-        return self._entries.get(key)
-
-    def keep(self, key: str, kept: Kept) -> None:
-        """Store a copy if it fits; without a copy, more memory might be held than is counted."""
-        parts = [part for part in kept.features if part is not None]
-        size_bytes = sum(part.nbytes for part in parts)
-        if key in self._entries or size_bytes > self._free_bytes:
-            return
-        try:
-            copy = Features(*(part.clone() for part in parts))
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            self._free_bytes = 0  # the model needs what is left
-            return
-        self._free_bytes -= size_bytes
-        self._entries[key] = Kept(copy, kept.seconds)
+    def open_domain(self) -> AbstractContextManager[None]:
+        """Within the context, a domain is learned: its images come again and again, and never afterwards."""
+        ...
 
 
 class FeatureFiles:
@@ -124,6 +98,10 @@ class FeatureFiles:
         if self._unseen_bytes > self._limit_bytes // 16:
             self._unseen_bytes = 0
             _evict(self._folder, limit_bytes=self._limit_bytes)
+
+    def open_domain(self) -> AbstractContextManager[None]:
+        """Nothing to do: files that were used last are evicted last."""
+        return nullcontext()
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_ENDING}"

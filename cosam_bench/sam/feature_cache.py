@@ -6,10 +6,11 @@ the depth, autocast's type, the arithmetic (processor, threads, precision flags)
 resizing are part of the image, and a changed image has another key. The image counts by the digest of its eight-bit
 pixels if the batch knows what it was made from, and otherwise by the normalised numbers themselves.
 
-A ``FeatureBackend`` stores it: files on the CPU, the GPU's own memory on CUDA. On the CPU, images pass these blocks
-one at a time, so that a cached entry and a fresh one have the same bits however images are batched and whichever run
-came first. Compared with a batched pass without the cache, they differ in the last bits. On CUDA the choice of kernels
-depends on the batch anyway, so the missing images of a batch are computed together.
+A ``FeatureBackend`` stores it: files on the CPU, the GPU's and the host's memory on CUDA. On the CPU, images pass
+these blocks one at a time, so that a cached entry and a fresh one have the same bits however images are batched and
+whichever run came first. Compared with a batched pass without the cache, they differ in the last bits. On CUDA the
+choice of kernels depends on the batch anyway, so the missing images of a batch are computed together; and what is
+computed under autocast is rounded to bfloat16, kept or not, so that the memory holds twice as many images.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from cosam_bench.core.arithmetic import arithmetic
-from cosam_bench.core.devices import synchronise
+from cosam_bench.core.devices import synchronise, to_device_async
 from cosam_bench.core.environment import versions
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.sam.cache_backends import FeatureBackend, Kept
@@ -41,18 +43,22 @@ class PrefixCache:
         spared_seconds: how long it took to compute, when they were computed, all features that were found.
     """
 
-    def __init__(self, backend: FeatureBackend, *, sam: Sam, depth: int, is_batched: bool = False) -> None:
+    def __init__(
+        self, backend: FeatureBackend, *, sam: Sam, depth: int, is_batched: bool = False, keeps_bf16: bool = False
+    ) -> None:
         """Cache features of ``sam`` as it is now.
 
         Args:
             backend: stores the features; several caches may share it.
             is_batched: compute the missing images of a batch together, not one at a time.
+            keeps_bf16: round features to bfloat16 if they were computed under autocast to it.
         """
         self.depth = depth
         self.spared_seconds = 0.0
         self._backend = backend
         self._sam = sam
         self._is_batched = is_batched
+        self._keeps_bf16 = keeps_bf16
         self._frozen = MutationCheck(_tensors(sam, depth))
         self._facts = {
             "model": sam.name,
@@ -61,7 +67,16 @@ class PrefixCache:
             "depth": depth,
             "arithmetic": arithmetic(sam.device),
             "versions": versions(),
-        }
+        } | ({"kept": "bf16"} if keeps_bf16 else {})
+
+    @classmethod
+    def on_gpu(cls, backend: FeatureBackend, *, sam: Sam, depth: int) -> PrefixCache:
+        """The cache that suits a GPU."""
+        return cls(backend, sam=sam, depth=depth, is_batched=True, keeps_bf16=True)
+
+    def open_domain(self) -> AbstractContextManager[None]:
+        """Within the context, a domain is learned: the features of its images come first in a memory that is full."""
+        return self._backend.open_domain()
 
     def serves(self, images: Tensor) -> bool:
         """Whether the model's first blocks are the frozen ones, without hooks, and not differentiated."""
@@ -75,6 +90,8 @@ class PrefixCache:
 
     def features(self, images: Tensor, *, inputs: BatchInputs | None = None) -> Features:
         """The output of the first blocks for normalised images, without gradient, in the dtype it was computed in.
+
+        With ``keeps_bf16`` its numbers are those of bfloat16 under autocast.
 
         Args:
             images: float, ``(B, 3, S, S)``, from ``frames.normalise``.
@@ -96,7 +113,7 @@ class PrefixCache:
             self._backend.keep(key, kept)
             rows[key] = kept
         self.spared_seconds += sum(rows[key].seconds for key in keys) - sum(rows[key].seconds for key in missing)
-        return _concatenated([rows[key].features for key in keys], device=images.device)
+        return _concatenated([rows[key] for key in keys], device=images.device)
 
     def _computed(self, images: Tensor, rows: list[int]) -> Iterator[Kept]:
         """The features of these rows, all at once or one after another."""
@@ -107,10 +124,19 @@ class PrefixCache:
                 maps, early = self._sam.prefix(images[chosen], depth=self.depth)
             synchronise(images.device)
             seconds = (time.perf_counter() - began) / len(chosen)
+            dtypes = (maps.dtype, maps.dtype if early is None else early.dtype)
+            if self._rounds(images):
+                maps, early = maps.bfloat16(), None if early is None else early.bfloat16()
             maps, early = maps.contiguous(), None if early is None else early.contiguous()
             for row in range(len(chosen)):
                 alone = Features(maps[row : row + 1], None if early is None else early[row : row + 1])
-                yield Kept(alone, seconds)
+                yield Kept(alone, seconds, dtypes)
+
+    def _rounds(self, images: Tensor) -> bool:
+        """Whether features computed here and now are rounded to bfloat16."""
+        kind = images.device.type
+        is_bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        return self._keeps_bf16 and is_bf16
 
     def _keys(self, images: Tensor, inputs: BatchInputs | None) -> list[str]:
         """One key per row; only equal images have equal keys."""
@@ -155,6 +181,11 @@ def first_blocks(
     return cache.features(images, inputs=inputs).maps
 
 
+def open_domain(cache: PrefixCache | None) -> AbstractContextManager[None]:
+    """Within the context, a domain is learned, see ``PrefixCache.open_domain``."""
+    return nullcontext() if cache is None else cache.open_domain()
+
+
 def uncached_clock(cache: PrefixCache | None) -> float:
     """A clock, in seconds, that runs as if no features had been cached by this run or an earlier one."""
     return time.perf_counter() + (cache.spared_seconds if cache else 0.0)
@@ -164,10 +195,19 @@ def _bytes(image: Tensor) -> memoryview:
     return image.cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def _concatenated(rows: list[Features], *, device: torch.device) -> Features:
+def _concatenated(rows: list[Kept], *, device: torch.device) -> Features:
     """The rows as one batch. Even one row is copied: training cannot use tensors stored in inference mode."""
-    early = [row.early.to(device) for row in rows if row.early is not None]
-    return Features(torch.cat([row.maps.to(device) for row in rows]), torch.cat(early) if early else None)
+    of_maps, of_early = rows[0].dtypes or (None, None)
+    maps = [row.features.maps for row in rows]
+    early = [row.features.early for row in rows if row.features.early is not None]
+    return Features(
+        _joined(maps, device=device, dtype=of_maps), _joined(early, device=device, dtype=of_early) if early else None
+    )
+
+
+def _joined(parts: list[Tensor], *, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    joined = torch.cat([to_device_async(part, device) for part in parts])
+    return joined if dtype is None else joined.to(dtype)
 
 
 def _tensors(sam: Sam, depth: int) -> list[Tensor]:

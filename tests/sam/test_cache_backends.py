@@ -16,8 +16,9 @@ from cosam_bench.data.samples import Sample, Split
 from cosam_bench.experiments import experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.sam import feature_cache as prefix_cache
-from cosam_bench.sam.cache_backends import FeatureFiles, FeatureMemory, Kept
+from cosam_bench.sam.cache_backends import FeatureFiles, Kept
 from cosam_bench.sam.feature_cache import PrefixCache, encode, first_blocks, uncached_clock
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import Batch, View, collate
 from cosam_bench.sam.sam import Features, Sam
 from cosam_bench.training.augmentation import mirror
@@ -61,57 +62,6 @@ def kept(*, value: float = 0.0, early: bool = False) -> Kept:
 def batch_of(samples: list[Sample], prompts: Prompts, sam: Sam) -> Batch:
     view = View(sam.image_size, sam.logits_size, "pad", torch.device("cpu"))
     return collate(samples, prompts.take(range(len(samples))), kinds=["box"] * len(samples), view=view)[0]
-
-
-def test_memory_keeps_what_comes_first_and_throws_nothing_out() -> None:
-    memory = FeatureMemory(limit_bytes=2 * 64 + 16)
-    for number, name in enumerate("abcd"):
-        memory.keep(name, kept(value=float(number)))
-    found = {name: memory.read(name) for name in "abcd"}
-    assert [name for name, one in found.items() if one is not None] == ["a", "b"]
-    assert found["b"] is not None
-    assert torch.equal(found["b"].features.maps, torch.ones(1, 2, 2, 4))
-    assert found["b"].seconds == 2.0
-    memory.keep("with early", kept(early=True))  # 80 bytes where 16 are left
-    assert memory.read("with early") is None
-
-
-def test_memory_counts_the_early_map_and_no_key_twice() -> None:
-    memory = FeatureMemory(limit_bytes=80 + 64 + 64 + 63)
-    memory.keep("a", kept(early=True))
-    memory.keep("a", kept(value=5.0, early=True))
-    for name in "bcd":
-        memory.keep(name, kept())
-    assert [memory.read(name) is not None for name in "abcd"] == [True, True, True, False]
-    first = memory.read("a")
-    assert first is not None
-    assert first.features.early is not None
-    assert first.features.maps.sum() == 0
-
-
-def test_memory_that_finds_no_room_takes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = FeatureMemory(limit_bytes=1000)
-    memory.keep("a", kept())
-
-    def full(tensor: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "clone", full)
-        memory.keep("b", kept())
-    memory.keep("c", kept())
-    assert [memory.read(name) is not None for name in "abc"] == [True, False, False]
-
-
-def test_memory_holds_no_more_than_it_counts() -> None:
-    memory = FeatureMemory(limit_bytes=1000)
-    together = torch.zeros(50, 2, 2, 4)
-    memory.keep("a", Kept(Features(together[:1]), seconds=1.0))
-    together += 1
-    found = memory.read("a")
-    assert found is not None
-    assert found.features.maps.untyped_storage().nbytes() == 64
-    assert found.features.maps.sum() == 0
 
 
 def test_a_file_that_is_removed_while_it_is_opened_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +201,23 @@ def test_precisions_are_apart_also_by_digest(tiny: Sam, squares: Split, prompts:
     assert not torch.equal(fine, rough.float())
 
 
-def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
+@pytest.mark.parametrize("is_full", [False, True])
+def test_features_under_autocast_are_rounded_to_bf16_kept_or_not(tiny: Sam, is_full: bool) -> None:
+    images = some_images(2)
+    memory = FeatureMemory(limit_bytes=0 if is_full else 2 * ENTRY_BYTES // 2)
+    cache = PrefixCache.on_gpu(memory, sam=tiny, depth=DEPTH)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        exact = tiny.prefix(images, depth=DEPTH).maps
+        for _ in range(2):
+            found = cache.features(images).maps
+            assert found.dtype == exact.dtype == torch.float32
+            assert torch.equal(found, exact.bfloat16().float())
+    assert memory.used_bytes == (0 if is_full else ENTRY_BYTES)
+    with torch.inference_mode():  # features in fp32 stay as they are
+        assert torch.equal(cache.features(images).maps, tiny.prefix(images, depth=DEPTH).maps)
+
+
+def test_on_a_gpu_features_are_kept_in_half_of_its_free_memory_and_then_in_the_hosts(
     tiny: Sam, quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cache(gib: float, *, free_bytes: int) -> Any:
@@ -263,10 +229,14 @@ def test_on_a_gpu_features_are_kept_in_its_memory_up_to_half_of_what_is_free(
     assert isinstance(cache(1, free_bytes=0)._backend, FeatureFiles)  # of the CPU, no GPU is asked
     monkeypatch.setattr(Sam, "device", torch.device("cuda"))
     monkeypatch.setattr(prefix_cache, "arithmetic", lambda device: {"processor": "a GPU"})
-    for gib, free_bytes, limit_bytes in ((1, 2**40, 2**30), (1, 2**20, 2**19)):
+    monkeypatch.setattr(experiment, "machine_memory_bytes", lambda: 2**32)
+    for gib, free_bytes, limit_bytes, host_bytes in ((1, 2**40, 2**30, 0), (1, 2**30, 2**29, 2**29), (9, 2, 1, 2**29)):
         found = cache(gib, free_bytes=free_bytes)
         assert isinstance(found._backend, FeatureMemory)
-        assert found._backend._free_bytes == limit_bytes
+        assert found._backend.limit_bytes == limit_bytes
+        assert found._backend._beyond.limit_bytes == host_bytes
+        assert found._backend._beyond._is_pinned
         assert found._is_batched
+        assert found._keeps_bf16
     assert cache(0, free_bytes=2**40) is None
     assert devices.free_memory_bytes(torch.device("cuda")) == 2**40

@@ -21,8 +21,8 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.cache_backends import FeatureMemory
 from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.sam.serving import serving
