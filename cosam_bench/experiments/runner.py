@@ -46,7 +46,7 @@ class Runner:
         self._scales = ScaleScorer(experiment, self._scorer)
         hook, name = self._reporter.on_step, experiment.method_name
         on_step = guarded_hook(hook, method=name) if hook else None
-        bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step)
+        bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step, note=self._reporter.note)
         self._to_score: set[int] = set()
         self._host = experiment.host(bench, watch=self._watch, error_file=self._record.error_file)
 

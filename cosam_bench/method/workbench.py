@@ -72,6 +72,7 @@ class Workbench:
         advance: reports progress, in encoder passes; a training step counts three per image.
         on_step: called after each step of an adapter's training; None: nobody watches.
         given: experts that were trained elsewhere: they take the place of training; None: train.
+        note: tells the user that a training step did not fit into the memory at once.
     """
 
     sam: Sam
@@ -87,6 +88,7 @@ class Workbench:
     advance: Callable[[float], None] = lambda passes: None
     on_step: Callable[[TrainingStep], None] | None = None
     given: GivenExperts | None = None
+    note: Callable[[str], None] = lambda text: None
 
     def generator(self, *names: str | int) -> torch.Generator:
         """The random generator that this run's seed and the names determine."""
@@ -146,6 +148,7 @@ class Workbench:
                 prefixes=self.prefixes,
                 advance=lambda images: self.advance(3 * images),
                 on_step=watch and (lambda step: watch(replace(step, domain=domain.name))),
+                note=self.note,
             )
 
         began = uncached_clock(self.prefixes)

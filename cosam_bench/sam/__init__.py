@@ -15,6 +15,7 @@ adapters.side_layers: layers beside SAM's own
 adapters.hq: HQ-SAM's decoder layers
 sam: the model: encode and decode
 models: the models' names, sizes and downloads
+prompt_encoder: point prompts without waiting for a GPU
 tiny_sam: the embedded model's shape
 adapters.adapter_settings: which adapter a protocol trains
 build: a model by name

@@ -16,6 +16,7 @@ from cosam_bench.core.tensor_files import read_tensors
 from cosam_bench.sam.attention import use_lean_attention
 from cosam_bench.sam.mobile_names import rename_published
 from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
+from cosam_bench.sam.prompt_encoder import use_static_points
 from cosam_bench.sam.sam import Sam
 
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
@@ -72,6 +73,7 @@ def build_sam(
         _attend_globally(sam)
     if is_attention_lean:
         use_lean_attention(sam.image_encoder)
+    use_static_points(sam.prompt_encoder)
     return sam.to(device)
 
 

@@ -8,6 +8,8 @@ losses: losses of mask logits
 training_batch: augmented samples as batches
 sampling: which samples each step sees
 batch_loss: the protocol's loss of one batch
+epoch_losses: the losses of a training by epoch
+step_loss: a step's loss and gradient, in parts if memory is short
 fit: training one adapter on one domain
 expert_store: trained experts as files
 given_experts: experts that were trained elsewhere

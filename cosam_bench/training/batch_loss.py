@@ -15,17 +15,25 @@ from cosam_bench.training.training_batch import TrainingBatch, counted_share
 
 
 def training_loss(
-    sam: Sam, batch: Batch, target: Tensor, *, fit: FitSettings, view: View, prefixes: PrefixCache | None = None
+    sam: Sam,
+    batch: Batch,
+    target: Tensor,
+    *,
+    fit: FitSettings,
+    view: View,
+    prefixes: PrefixCache | None = None,
+    masks_in_sum: int | None = None,
 ) -> tuple[Tensor, Masks]:
     """The protocol's loss of a batch, a scalar with a graph, and the masks that it was computed from.
 
     Args:
         target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
         prefixes: cached features.
+        masks_in_sum: as for ``protocol_loss``.
     """
     with view.autocast():
         masks = sam.decode(encode_batch(sam, batch, prefixes), batch.prompts)
-    return protocol_loss(masks, batch, target, fit=fit), masks
+    return protocol_loss(masks, batch, target, fit=fit, masks_in_sum=masks_in_sum), masks
 
 
 def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
@@ -44,11 +52,14 @@ def _is_unique(batch: Batch) -> bool:
     return isinstance(batch, TrainingBatch) and batch.is_unique
 
 
-def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings) -> Tensor:
+def protocol_loss(
+    masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings, masks_in_sum: int | None = None
+) -> Tensor:
     """The protocol's loss of a model's masks for a batch, a scalar.
 
     Args:
         target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits, as it came with the batch.
+        masks_in_sum: to how many masks a loss that is summed over the batch is scaled; None: to those of this batch.
 
     Raises:
         CosamError: the loss compares masks at the model's size, and the batch does not hold the target there.
@@ -64,6 +75,7 @@ def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSetting
         iou_threshold=fit.iou_threshold,
         sum_over_batch=fit.sum_over_batch,
         weights=weights,
+        masks_in_sum=masks_in_sum,
     )
 
 

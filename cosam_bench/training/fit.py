@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
 from cosam_bench.training.batch_loss import precompute_digests, training_loss
+from cosam_bench.training.epoch_losses import EpochLosses, check_finite, diverged
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.sampling import epoch_batches, sample_batches
+from cosam_bench.training.step_loss import Part, StepLoss
 from cosam_bench.training.training_batch import draw_batch
 
 
@@ -99,10 +101,10 @@ class TrainingHooks:
         """Called before the forward pass of ``step``, counted from 0, of ``steps``."""
 
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
-        """The scalar to minimise.
+        """The scalar to minimise; it is called again for each part of a batch that does not fit into the memory.
 
         Args:
-            loss: the protocol's loss of this batch, a scalar.
+            loss: the protocol's loss of this batch, a scalar; of a part, scaled to the whole batch.
             batch: images and prompts, augmented.
             target: float, ``(B, h, w)`` in [0, 1], the true masks on the logits' grid.
             masks: the prediction of the model under training for the batch.
@@ -134,6 +136,7 @@ def fit_adapter(
     prefixes: PrefixCache | None = None,
     advance: Callable[[float], None] = lambda images: None,
     on_step: Callable[[TrainingStep], None] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
 
@@ -146,11 +149,13 @@ def fit_adapter(
         hooks: a method's own steps within the training.
         prefixes: cached features of the encoder's first blocks.
         advance: called after each step with the number of images it used.
-        on_step: called after each step with its number and loss; whatever it raises ends the training.
+        on_step: called after each step with its number and loss; whatever it raises ends the training. Without it,
+            a GPU's losses are read once per epoch.
+        note: tells the user that a batch did not fit into the memory and was divided.
 
     Raises:
-        CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, or the
-            loss or the adapter is no longer finite.
+        CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, the
+            loss or the adapter is no longer finite, or the memory does not suffice for one image.
     """
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
@@ -159,7 +164,7 @@ def fit_adapter(
     batches = training_batches(
         samples, prompts, fit=fit, prompt_kind=prompt_kind, view=view, order=order, prefixes=prefixes
     )
-    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step)
+    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step, note)
     with (
         attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached,
         closing(prefetch(batches, depth=prefetch_depth(view.device))) as ready,
@@ -167,7 +172,7 @@ def fit_adapter(
         epoch_losses, trained = training.run(attached, ready, steps=steps)
         update = attached.update()
     if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
-        raise _diverged(fit.epochs - 1, "the adapter is no longer finite")
+        raise diverged(fit.epochs - 1, "the adapter is no longer finite")
     return Fitted(update, epoch_losses, trained, uncached_clock(prefixes) - began)
 
 
@@ -182,6 +187,7 @@ class _Training:
     prefixes: PrefixCache | None
     advance: Callable[[float], None]
     on_step: Callable[[TrainingStep], None] | None
+    note: Callable[[str], None]
 
     def run(
         self, adapter: Adapter, batches: Iterator[tuple[int, Batch, Tensor]], *, steps: int
@@ -191,25 +197,34 @@ class _Training:
         hooks.attached(adapter)
         parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         optimiser = make_optimiser(parameters, fit)
-        totals, seen = [0.0] * fit.epochs, [0] * fit.epochs
+        losses = EpochLosses(fit.epochs, is_deferred=self.view.device.type == "cuda" and self.on_step is None)
+        step_loss = StepLoss(partial(self._loss, adapter), note=self.note)
         for step, (epoch, batch, target) in enumerate(batches):
             set_learning_rate(optimiser, fit, epoch=epoch)
             hooks.before_step(adapter, step=step, steps=steps)
-            loss, masks = training_loss(self.sam, batch, target, fit=fit, view=self.view, prefixes=self.prefixes)
-            loss = hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=adapter)
-            value = refuse_divergence(loss, epoch=epoch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+            loss = step_loss.backward(optimiser, batch, target)
+            value = losses.add(loss, epoch=epoch, images=len(batch))
             hooks.after_backward(adapter)
             optimiser.step()
             hooks.after_step(adapter, step=step, steps=steps)
-            totals[epoch] += value * len(batch)
-            seen[epoch] += len(batch)
             self.advance(len(batch))
-            if self.on_step is not None:
+            if self.on_step is not None and value is not None:
                 self.on_step(TrainingStep(step + 1, steps, epoch + 1, value))
-        epoch_losses = tuple(total / count for total, count in zip(totals, seen, strict=True))
+        epoch_losses = losses.means()
         return epoch_losses, sum(parameter.numel() for parameter in parameters)
+
+    def _loss(self, adapter: Adapter, part: Part) -> Tensor:
+        """The loss to minimise of a batch, by a part of it."""
+        loss, masks = training_loss(
+            self.sam,
+            part.batch,
+            part.target,
+            fit=self.fit,
+            view=self.view,
+            prefixes=self.prefixes,
+            masks_in_sum=part.of,
+        )
+        return self.hooks.loss(loss, batch=part.batch, target=part.target, masks=masks, adapter=adapter)
 
 
 def training_batches(
@@ -264,16 +279,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, fit: FitSettings, *, epo
 
 
 def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> float:
-    """The loss as a number; raises a ``CosamError`` that names the ``setting`` to lower if it is no longer finite.
-
-    It is read once per step, before the backward pass: a GPU then has that pass, and the beginning of the next step,
-    to work on while the program continues.
-    """
+    """The loss as a number; raises a ``CosamError`` that names the ``setting`` to lower if it is no longer finite."""
     value = loss.item()
-    if not math.isfinite(value):
-        raise _diverged(epoch, f"the loss is {value}", setting=setting)
+    check_finite(value, epoch=epoch, setting=setting)
     return value
-
-
-def _diverged(epoch: int, found: str, *, setting: str = "fit.learning_rate") -> CosamError:
-    return CosamError(f"Training diverged in epoch {epoch + 1}: {found}. Lower {setting} or use fit.precision=fp32.")
