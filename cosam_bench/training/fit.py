@@ -171,9 +171,13 @@ def fit_adapter(
     ):
         epoch_losses, trained = training.run(attached, ready, steps=steps)
         update = attached.update()
-    if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+    if not _is_finite(update):
         raise diverged(fit.epochs - 1, "the adapter is no longer finite")
     return Fitted(update, epoch_losses, trained, uncached_clock(prefixes) - began)
+
+
+def _is_finite(update: Update) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in update.tensors().values())
 
 
 @dataclass(frozen=True)

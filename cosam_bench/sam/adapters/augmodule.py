@@ -149,21 +149,33 @@ def heatmap(prompts: FramePrompts, *, grid: int, cell: int) -> Tensor:
         cell: pixels along a side of a cell.
     """
     heat = torch.zeros(len(prompts), grid, grid, device=prompts.boxes.device)
-    for row, positions in enumerate(_positions(prompts, grid * cell)):
+    for row, (positions, is_marked) in enumerate(_positions(prompts, grid * cell)):
         x, y = (positions / cell).long().clamp(0, grid - 1).unbind(1)
-        heat[row, y, x] = _LEVEL
+        heat[row].index_put_((y, x), _LEVEL * is_marked.float(), accumulate=True)
+    heat.clamp_(max=_LEVEL)  # several points may be in one cell
     blurred: Tensor = gaussian_blur(heat, [_BLUR, _BLUR])
     return blurred
 
 
-def _positions(prompts: FramePrompts, size: int) -> Iterator[Tensor]:
-    """Per row, ``(n, 2)``: x and y of the points that its prompt marks."""
+def _positions(prompts: FramePrompts, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per row, x and y of points ``(n, 2)``, and which of them its prompt marks: bool ``(n,)``.
+
+    Their number does not depend on any tensor's content, for which the program would wait on a GPU.
+    """
     for row, kind in enumerate(prompts.kinds):
         if kind == "points":
-            yield prompts.points[row][prompts.point_labels()[row] > 0]
+            yield prompts.points[row], prompts.point_labels()[row] > 0
         elif kind == "box":
-            yield prompts.boxes[row].view(2, 2).mean(0, keepdim=True)
+            centre = prompts.boxes[row].view(2, 2).mean(0, keepdim=True)
+            yield centre, torch.ones(1, dtype=torch.bool, device=centre.device)
         else:
-            inside = (prompts.masks[row, 0] > 0).nonzero().flip(1).float()
-            side = prompts.masks.shape[-1]
-            yield (inside.mean(0, keepdim=True) + 0.5) * (size / side) if len(inside) else inside
+            yield _centre_of_mass(prompts.masks[row, 0] > 0, size)
+
+
+def _centre_of_mass(inside: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The mean x and y of a mask's cells ``(1, 2)``, in pixels of ``size``, and whether there is any cell."""
+    side = inside.shape[-1]
+    numbers = torch.arange(side, device=inside.device)
+    sums = torch.stack([(inside.sum(dim) * numbers).sum() for dim in (0, 1)]).float()  # of whole numbers: not rounded
+    cells = inside.sum()
+    return ((sums / cells.clamp(min=1)) + 0.5)[None] * (size / side), (cells > 0)[None]
