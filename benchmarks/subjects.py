@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.merging.updates import LowRank, Update
@@ -18,7 +19,6 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.cache_backends import FeatureFiles
 from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.feature_cache import PrefixCache
-from cosam_bench.sam.inputs import Precision
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit_settings import FitSettings
 

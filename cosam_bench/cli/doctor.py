@@ -84,10 +84,23 @@ def _machine() -> Iterator[Finding]:
     else:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
         yield Finding("gpu", f"none found; {built}", "not needed for mini; for full-size SAM, use a machine with one")
+    yield _bf16()
     yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         yield Finding("memory", f"{memory / _GIB:.1f} GiB", "" if memory > 2 * _GIB else "mini needs up to 2 GiB")
+
+
+def _bf16() -> Finding:
+    """How fast the device that a run takes by itself computes in bfloat16."""
+    import torch
+
+    from cosam_bench.core.arithmetic import SLOW_BF16, bf16_slowdown
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    slowdown = bf16_slowdown(torch.device(device))
+    remedy = "" if slowdown <= SLOW_BF16 else "keep fit.precision and score.precision at fp32, or set them to auto"
+    return Finding("bf16", f"a product takes {slowdown:.2g} times as long as in fp32 on {device}", remedy)
 
 
 def _room(results: Path) -> Finding:

@@ -18,6 +18,7 @@ reusable: which shared files may be read
 sealed_files: files of tensors with their identity and a checksum
 seeds: one seed for the run, a generator for each use of it
 prefetch: work done in threads before it is asked for
+precision_choices: the types that a model may compute in
 arithmetic: what decides how sums are rounded
 devices: copying to the device, waiting for it, and its memory
 environment: the machine and the software, as a record names them

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, model_validator
 
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.settings import Settings, setting
 from cosam_bench.sam.frame_choices import Upsampling
 
@@ -30,8 +31,10 @@ class ScoreSettings(Settings):
         "auto may move them from one machine to another",
         source="this project; the papers' code has 1",
     )
-    precision: Literal["fp32", "bf16"] = setting(
-        "fp32", "type that the model computes in", source="CoSAM's and RegCL's released code"
+    precision: Precision = setting(
+        "fp32",
+        "type that the model computes in, as for fit.precision",
+        source="CoSAM's and RegCL's released code",
     )
     size: ScoreSize = setting(
         "original",

@@ -7,13 +7,17 @@ from typing import Any, Literal
 
 import torch
 
+from cosam_bench.core.arithmetic import SLOW_BF16, bf16_slowdown, use_arithmetic
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.experiments.protocol import Protocol, RunConfig
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
 from cosam_bench.sam.sam import Sam
+
+_FIRST_WITH_TF32 = (8, 0)  # NVIDIA's compute capability, of Ampere
 
 
 def model_facts(config: RunConfig) -> dict[str, Any]:
@@ -30,12 +34,13 @@ def model_facts(config: RunConfig) -> dict[str, Any]:
 
 
 def build_base_model(config: RunConfig, *, device: torch.device) -> Sam:
-    """The protocol's model with the layers that its adapter puts beside it.
+    """The protocol's model with the layers that its adapter puts beside it; sets how the process rounds on a GPU.
 
     Raises:
         CosamError: the weights are missing or do not fit, or the model cannot take the adapter.
     """
     protocol = config.protocol
+    use_arithmetic(device, is_tf32=protocol.fit.precision == "tf32", is_deterministic=config.deterministic)
     sam = build_sam(
         protocol.model.name,
         checkpoint=_checkpoint(protocol),
@@ -65,6 +70,46 @@ def view_of(protocol: Protocol, sam: Sam, device: torch.device) -> View:
         resampling=protocol.resampling,
         mask_levels=RAW_MASK_LEVELS if protocol.prompts.masks == "raw" else None,
     )
+
+
+def with_precision(config: RunConfig, device: torch.device) -> RunConfig:
+    """The run with the precision that ``auto`` means on a device: bf16 if it is faster there, else fp32.
+
+    Raises:
+        CosamError: TF32 is asked of a device that does not have it.
+    """
+    protocol = config.protocol
+    fit, score = (_precision_on(device, asked) for asked in (protocol.fit.precision, protocol.score.precision))
+    if (fit, score) == (protocol.fit.precision, protocol.score.precision):
+        return config
+    chosen = {
+        "fit": protocol.fit.model_copy(update={"precision": fit}),
+        "score": protocol.score.model_copy(update={"precision": score}),
+    }
+    return config.model_copy(update={"protocol": protocol.model_copy(update=chosen)})
+
+
+def _precision_on(device: torch.device, asked: Precision) -> Precision:
+    if asked == "auto":
+        return "bf16" if bf16_slowdown(device) < 1 else "fp32"
+    if asked == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < _FIRST_WITH_TF32):
+        raise CosamError(
+            f"The precision tf32 needs an NVIDIA GPU of the Ampere generation or later, and this run is on {device}. "
+            "Use fp32, or auto for the fastest that the device has."
+        )
+    return asked
+
+
+def precision_notes(protocol: Protocol, device: torch.device) -> list[str]:
+    """What to know of the precision: one note if bf16 is asked of a device on which it is slower than fp32."""
+    asked = [f"{part}.precision" for part in ("fit", "score") if getattr(protocol, part).precision == "bf16"]
+    if not asked or (slowdown := bf16_slowdown(device)) <= SLOW_BF16:
+        return []
+    remedy = " ".join(f"--set {key}=fp32" for key in asked)
+    return [
+        f"bf16 takes {slowdown:.3g} times as long as fp32 on this machine's {device.type}, which has no instructions "
+        f"for it. Use {remedy}."
+    ]
 
 
 def choose_device(asked: str) -> torch.device:

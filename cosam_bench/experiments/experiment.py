@@ -24,7 +24,14 @@ from cosam_bench.data.streams import Stream, load_stream
 from cosam_bench.data.subsets import at_most, image_count
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.scales import HELD_OUT
-from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
+from cosam_bench.experiments.base_model import (
+    build_base_model,
+    choose_device,
+    model_facts,
+    precision_notes,
+    view_of,
+    with_precision,
+)
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
 from cosam_bench.experiments.isolated_methods import described, own_files, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
@@ -104,6 +111,7 @@ class Experiment:
         Raises:
             CosamError: the method, a setting of it or the protocol's adapter does not fit.
         """
+        config = with_precision(config, self.bench.view.device)
         shared = {"method": config.method, "settings": config.settings}
         if self.config.model_copy(update=shared) != config:
             raise ValueError("these two runs differ in more than their methods")
@@ -173,6 +181,7 @@ class Experiment:
             seed=self.config.seed,
             device=self.bench.view.device.type,
             scales=self.config.scales,
+            deterministic=self.config.deterministic,
         )
 
     @property
@@ -197,10 +206,11 @@ class Experiment:
 
     @property
     def notes(self) -> list[str]:
-        """What to know before the run: what differs from the protocol, samples left out, and empty mask prompts."""
+        """What to know before the run: what differs from the protocol, slow bf16, samples left out, empty mask prompts."""
         differs = self.differs
         named = f"This run is not the protocol {self.config.protocol.name!r}: {differs}. Tables show it apart."
-        return [*([named] if is_another_experiment(differs) else []), *self._left_out(), *self._empty_prompts()]
+        slow = precision_notes(self.config.protocol, self.bench.view.device)
+        return [*([named] if is_another_experiment(differs) else []), *slow, *self._left_out(), *self._empty_prompts()]
 
     def _left_out(self) -> list[str]:
         """One note for each domain of which samples with too little foreground are neither trained nor tested on."""
@@ -254,10 +264,11 @@ def open_experiment(
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
     """
+    device = choose_device(config.device)
+    config = with_precision(config, device)
     protocol = config.protocol
     method, settings = chosen_method(config, isolated)
     check_adapter(protocol.adapter, model=protocol.model.name)
-    device = choose_device(config.device)
     if isinstance(method, MethodFacts):
         use_model(model_facts(config))  # builds it beside the work that follows
     described = load_stream(protocol.stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cosam_bench.core.arithmetic import described_arithmetic
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.settings import Settings
@@ -21,15 +22,20 @@ SCORE_VERSION = 2
 
 
 def run_conditions(
-    protocol: Protocol, *, columns: tuple[Domain, ...], sam: Sam, given: GivenExperts | None = None
+    protocol: Protocol,
+    *,
+    columns: tuple[Domain, ...],
+    sam: Sam,
+    given: GivenExperts | None = None,
 ) -> Conditions:
-    """What two records must share before one table may hold both; experts that were brought in are part of it."""
+    """What two records must share before one table may hold both, brought experts and a GPU's rounding included."""
     return Conditions(
         data={domain.name: domain.digest for domain in sorted(columns, key=lambda domain: domain.name)},
         checkpoint=sam.digest,
         config=protocol_digest(counted_settings(protocol) | _changed_meanings(protocol)),
         keys="changed",
         experts="" if given is None else given.digest,
+        arithmetic=described_arithmetic(sam.device),
     )
 
 
@@ -52,6 +58,7 @@ def run_fingerprint(
     seed: int,
     device: str,
     scales: tuple[float, ...] = (),
+    deterministic: bool = False,
 ) -> str:
     """Hash of all that decides a run's scores: two runs with the same hash are the same run.
 
@@ -65,6 +72,7 @@ def run_fingerprint(
         seed: the run's.
         device: the kind of device, such as ``cuda``.
         scales: those at which each merge is scored.
+        deterministic: whether only deterministic operations are used.
     """
     facts = {
         "conditions": conditions.digest,
@@ -77,4 +85,5 @@ def run_fingerprint(
         "device": device,
         "harness": __version__,
     }
-    return sha256_json(facts | ({"scales": scales} if scales else {}))
+    later = {"scales": scales, "deterministic": deterministic}  # absent from the facts of runs before these settings
+    return sha256_json(facts | {name: value for name, value in later.items() if value})

@@ -18,7 +18,7 @@ from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import validate
 from cosam_bench.data.prompt_settings import WHOLE
 from cosam_bench.evaluation.scoring import checked_logits
-from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of
+from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
 from cosam_bench.experiments.experiment import method_of
 from cosam_bench.experiments.image_prompt import Box, ImageLike, Point, image_pixels, image_prompt, point_labels
 from cosam_bench.experiments.method_faults import method_faults
@@ -209,7 +209,9 @@ def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunCon
 
 def _workbench(config: RunConfig, device: str) -> Workbench:
     """What the run's methods work with, without data and stored experts."""
-    protocol, place = config.protocol, choose_device(device)
+    place = choose_device(device)
+    config = with_precision(config, place)
+    protocol = config.protocol
     sam = build_base_model(config, device=place)
     return Workbench(
         sam=sam,

@@ -25,7 +25,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
-RUN_KEYS = ("seed", "order", "device", "prefix_cache_gib", "experts", "scales", "limit")
+RUN_KEYS = ("seed", "order", "device", "deterministic", "prefix_cache_gib", "experts", "scales", "limit")
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 _NAME = form(
@@ -123,6 +123,11 @@ class RunConfig(Settings):
         (), "all domains' names in another order than the stream's; empty: the stream's", source="the stream"
     )
     device: str = setting("auto", "auto uses CUDA if it is available", source="this project", pattern=_DEVICE)
+    deterministic: bool = setting(
+        False,
+        "use only operations that give equal bits for equal work, as far as torch has them on a GPU; the others warn",
+        source="this project: torch's own choice, which is faster",
+    )
     prefix_cache_gib: float = setting(
         8.0,
         "GiB that may hold the features which the encoder's frozen first blocks compute, on disk for the CPU, on CUDA "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cosam_bench.core.hashing import sha256_bytes
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import draw_prompts
@@ -16,7 +17,7 @@ from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.frame_choices import Resize
-from cosam_bench.sam.inputs import Precision, View
+from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit_settings import FitSettings
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.prefetch import prefetch
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import TestPrompt, TrainPrompt
@@ -24,9 +25,9 @@ from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
-from cosam_bench.sam.inputs import Batch, Precision, View, chunks, collate
+from cosam_bench.sam.inputs import Batch, View, chunks, collate
 from cosam_bench.sam.sam import Features, Masks, Sam
-from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.sam.serving import KeptParameters, layer_inputs, serving
 from cosam_bench.training.batch_loss import encode_batch, precompute_digests, training_loss
 from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import Fitted, TrainingHooks, TrainingStep, fit_adapter, prefetch_depth
@@ -89,6 +90,7 @@ class Workbench:
     on_step: Callable[[TrainingStep], None] | None = None
     given: GivenExperts | None = None
     note: Callable[[str], None] = lambda text: None
+    _served: KeptParameters = field(default_factory=KeptParameters, init=False, repr=False, compare=False)
 
     def generator(self, *names: str | int) -> torch.Generator:
         """The random generator that this run's seed and the names determine."""
@@ -303,7 +305,7 @@ class Workbench:
 
     def predict(self, update: Update | None, batch: Batch) -> Tensor:
         """The mask logits of the model changed by ``update``; float32, ``(B, h, w)`` on the decoder's grid."""
-        with torch.inference_mode(), serving(self.sam, update), self.view.autocast():
+        with torch.inference_mode(), serving(self.sam, update, kept=self._served), self.view.autocast():
             return self.sam.decode(self.encode(batch), batch.prompts).logits.float()
 
     def predict_each(self, updates: Sequence[Update | None], batch: Batch) -> Tensor:

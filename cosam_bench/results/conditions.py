@@ -179,6 +179,8 @@ def differing_conditions(first: RunInfo, second: RunInfo) -> list[str]:
         found.append("the model's weights")
     if one.experts != other.experts:
         found.append("the experts (brought in or trained)" if not (one.experts and other.experts) else "the experts")
+    if one.arithmetic != other.arithmetic:
+        found.append(f"where and how they were computed ({one.arithmetic or 'CPU'}; {other.arithmetic or 'CPU'})")
     changed = [name for name in sorted(one.data | other.data) if one.data.get(name) != other.data.get(name)]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

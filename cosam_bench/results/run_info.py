@@ -43,6 +43,8 @@ class Conditions(Settings):
         keys: which settings ``config`` counts: those that differ from their defaults, or, in records from before
             0.2, which do not say so, all.
         experts: the digest of all experts that were brought in; empty if the run trained them.
+        arithmetic: the GPU, torch's version and the flags that decide how it rounds; empty for the CPU and in records
+            that do not say.
         digest: sha256 of the fields above; computed if it is not given.
     """
 
@@ -51,6 +53,7 @@ class Conditions(Settings):
     config: str
     keys: Literal["all", "changed"] = "all"
     experts: str = ""
+    arithmetic: str = ""
     digest: str = ""
 
     @model_validator(mode="before")
@@ -71,8 +74,7 @@ def _digest(fields: dict[str, Any]) -> str:
     names = ["data", "checkpoint", "config"]
     if fields.get("keys", "all") != "all":  # older records have no such field, and keep their digest
         names.append("keys")
-    if fields.get("experts"):
-        names.append("experts")
+    names += [name for name in ("experts", "arithmetic") if fields.get(name)]
     return sha256_json({name: fields.get(name) for name in names})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cosam_bench.core.devices import to_device_async
+from cosam_bench.core.devices import select_rows, to_device_async
 from cosam_bench.data.prompt_settings import WHOLE, PromptKind, TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.sam.frames import Frame
@@ -59,8 +59,8 @@ class FramePrompts:
         """The prompts of these rows, in this order."""
         index = list(rows)
         kinds = tuple(self.kinds[row] for row in index)
-        boxes, points, masks = (part[index] for part in (self.boxes, self.points, self.masks))
-        labels = None if self.labels is None else self.labels[index]
+        boxes, points, masks = (select_rows(part, index) for part in (self.boxes, self.points, self.masks))
+        labels = None if self.labels is None else select_rows(self.labels, index)
         return replace(self, kinds=kinds, boxes=boxes, points=points, masks=masks, labels=labels)
 
     def point_labels(self) -> Tensor:

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from cosam_bench.core.arithmetic import tf32
 from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.hashing import sha256_bytes
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
@@ -22,7 +23,6 @@ from cosam_bench.sam.frame_prompts import FramePrompts, prompts_in_frame
 from cosam_bench.sam.frames import PIXEL_MEAN, PIXEL_STD, Frame, normalise, prepare_image
 from cosam_bench.sam.mutation_check import MutationCheck
 
-Precision = Literal["fp32", "bf16"]
 RAW_MASK_LEVELS = (0.0, 255.0)  # a mask as a grey image, as CoSAM's training gives it to SAM's mask encoder
 
 
@@ -115,8 +115,17 @@ class View:
             return normalise(pixels, [one.frame for one in inputs])
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context in which the model computes in ``precision``."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        """The context in which the model computes in ``precision``: on a GPU, TF32 is used only if it says so."""
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        if self.device.type != "cuda":
+            return autocast
+        return _on_gpu(autocast, is_tf32=self.precision == "tf32")
+
+
+@contextlib.contextmanager
+def _on_gpu(autocast: contextlib.AbstractContextManager[object], *, is_tf32: bool) -> Iterator[None]:
+    with tf32(is_tf32), autocast:
+        yield
 
 
 @dataclass(frozen=True)

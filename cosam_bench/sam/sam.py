@@ -10,6 +10,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from torch import Tensor, nn
 
+from cosam_bench.core.devices import select_rows
 from cosam_bench.core.hashing import sha256_text
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.sam.adapters.hq import HQLayers
@@ -36,7 +37,7 @@ class Features(NamedTuple):
 
     def select(self, rows: list[int]) -> Features:
         """Those of these rows, in this order."""
-        return Features(self.maps[rows], None if self.early is None else self.early[rows])
+        return Features(select_rows(self.maps, rows), None if self.early is None else select_rows(self.early, rows))
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,10 @@ class Sam(nn.Module):
             return self._decode_kind(features, prompts, kind=groups[0][0], extra=extra)
         parts = [
             self._decode_kind(
-                features.select(rows), prompts.select(rows), kind=kind, extra=None if extra is None else extra[rows]
+                features.select(rows),
+                prompts.select(rows),
+                kind=kind,
+                extra=None if extra is None else select_rows(extra, rows),
             )
             for kind, rows in groups
         ]

@@ -11,11 +11,48 @@ from torch import Tensor, nn
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.targets import SIDE
+from cosam_bench.sam.mutation_check import MutationCheck
 from cosam_bench.sam.sam import Sam
 
 
+class KeptParameters:
+    """The weights that serving an update has given a model last, for as long as model, update and they are unchanged.
+
+    One row of the matrix serves the same update to all batches, and need not compute and copy it for each.
+    """
+
+    def __init__(self) -> None:
+        self._facts: tuple[Sam, tuple[str, ...]] | None = None
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._check: MutationCheck | None = None
+
+    def of(self, sam: Sam, update: Update) -> dict[str, nn.Parameter]:
+        """As ``served_parameters``, computed again only if anything differs."""
+        facts = sam, (*update.low_rank, *update.dense)
+        if self._facts != facts or self._check is None or not self._check.passes(self._watched(sam, update)):
+            self._facts, self._check = None, None
+            self._parameters = {}  # frees the memory for those to come
+            with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode cannot be checked
+                self._parameters = served_parameters(sam, update)
+            self._facts, self._check = facts, MutationCheck(self._watched(sam, update))
+        return self._parameters
+
+    def _watched(self, sam: Sam, update: Update) -> list[Tensor]:
+        factors = [part for factors in update.low_rank.values() for part in (factors.a, factors.b)]
+        own = [_own_parameter(sam, name) for name in self._parameters]
+        return [*factors, *update.dense.values(), *own, *self._parameters.values()]
+
+
+def _own_parameter(sam: Sam, name: str) -> Tensor:
+    """The model's own weight of that name, also inside peft's wrapper."""
+    parent, _, leaf = name.rpartition(".")
+    module = sam.get_submodule(parent)
+    own: Tensor = getattr(getattr(module, "base_layer", module), leaf)
+    return own
+
+
 @contextmanager
-def serving(sam: Sam, update: Update | None) -> Iterator[None]:
+def serving(sam: Sam, update: Update | None, *, kept: KeptParameters | None = None) -> Iterator[None]:
     """Within the context, the model's weights are base plus update; afterwards it is bit for bit as it was.
 
     The sum is computed in float64 and rounded once to the weight's dtype. Side layers are enabled if the update
@@ -24,13 +61,25 @@ def serving(sam: Sam, update: Update | None) -> Iterator[None]:
     Args:
         sam: the model.
         update: what to serve; None: the base as it is.
+        kept: weights of an earlier call, used if nothing has changed, and replaced otherwise.
 
     Raises:
         CosamError: the update names a weight that the model does not have, or one of another shape.
     """
     update = update or Update()
+    changed = served_parameters(sam, update) if kept is None else kept.of(sam, update)
+    with replaced_parameters(sam, changed), side_layers_enabled(sam, any(name.startswith(SIDE) for name in changed)):
+        yield
+
+
+def served_parameters(sam: Sam, update: Update) -> dict[str, nn.Parameter]:
+    """By name, the weights that an update changes: base plus update, in float64, rounded once.
+
+    Raises:
+        CosamError: as for ``serving``.
+    """
     check_fits(sam, update)
-    changed = {}
+    changed: dict[str, nn.Parameter] = {}
     for name, factors in update.low_rank.items():
         weight = _linear(sam, name).weight
         change = factors.b.to(weight.device, torch.float64) @ factors.a.to(weight.device, torch.float64)
@@ -38,8 +87,7 @@ def serving(sam: Sam, update: Update | None) -> Iterator[None]:
     for name, difference in update.dense.items():
         # A layer may carry a change of both kinds.
         changed[name] = _sum(changed.get(name, sam.get_parameter(name)), difference)
-    with replaced_parameters(sam, changed), side_layers_enabled(sam, any(name.startswith(SIDE) for name in changed)):
-        yield
+    return changed
 
 
 def side_layers_enabled(sam: Sam, is_enabled: bool) -> AbstractContextManager[None]:

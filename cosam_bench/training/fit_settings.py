@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.settings import Settings, setting
 
 LossName = Literal["bce_dice", "focal_dice_iou"]
@@ -102,9 +103,10 @@ class FitSettings(Settings):
         "if a crop holds no foreground, redraw draws another and keep trains on it",
         source="CoSAM's evident intention; its released code has keep",
     )
-    precision: Literal["fp32", "bf16"] = setting(
+    precision: Precision = setting(
         "fp32",
-        "type of the forward pass; parameters and optimiser stay in fp32",
+        "type of the forward pass; parameters and optimiser stay in fp32. tf32 is fp32 with the products of an NVIDIA "
+        "GPU's tensor cores, auto is bf16 if the device computes it faster than fp32",
         source="CoSAM's and RegCL's released code",
     )
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from support.fake_gpu import PretendDevice, pretend_device
 
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.evaluation.scoring import measure_batch
 from cosam_bench.merging.updates import LowRank, Update
@@ -25,7 +26,7 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.feature_memory import FeatureMemory
-from cosam_bench.sam.inputs import Precision, collate
+from cosam_bench.sam.inputs import collate
 from cosam_bench.training import fit as fit_module
 from cosam_bench.training.epoch_losses import EpochLosses
 from cosam_bench.training.fit import TrainingHooks
@@ -51,9 +52,9 @@ def domain() -> TrainingDomain:
     return trial_domain(trial_split("a", shift=0))
 
 
-@pytest.fixture(params=["cuda:0"])
-def pretend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
-    return pretend_device(request.param, monkeypatch)
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
+    return pretend_device(monkeypatch)
 
 
 def bench_on(pretend: PretendDevice, adapter: AdapterSettings, **settings: Any) -> Workbench:
@@ -65,6 +66,8 @@ def draw_on(pretend: PretendDevice, monkeypatch: pytest.MonkeyPatch) -> list[int
     """Draw batches for the device; the epochs' ends at which losses are read."""
     monkeypatch.setattr(fit_module, "draw_batch", pretend.drawn(fit_module.draw_batch))
     monkeypatch.setattr(workbench_module, "draw_batch", pretend.drawn(workbench_module.draw_batch))
+    monkeypatch.setattr(fit_module, "sample_batches", pretend.listed(fit_module.sample_batches))
+    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: 0)  # a fake mode is of one thread
     monkeypatch.setattr(fit_module, "_is_finite", lambda update: True)
     reads: list[int] = []
 
@@ -85,8 +88,8 @@ def test_encode_decode_and_score_with_every_prompt(
 ) -> None:
     bench = bench_on(pretend, ADAPTERS["lora"], precision=precision)
     cache = PrefixCache.on_gpu(FeatureMemory(limit_bytes=2**30), sam=bench.sam, depth=4)
-    bench = replace(bench, prefixes=cache if pretend.mode else None)
-    masks = [domain[row].mask for row in range(3)]
+    bench = replace(bench, prefixes=cache)
+    masks = [pretend.of(domain[row].mask, device=torch.device("cpu")) for row in range(3)]
     mixtures: list[list[PromptKind]] = [["box"] * 3, ["points"] * 3, ["mask"] * 3, ["mask", "points", "box"]]
     samples, prompts = [domain[row] for row in range(3)], domain.prompts.take(range(3))
     for kinds in mixtures:
@@ -99,7 +102,7 @@ def test_encode_decode_and_score_with_every_prompt(
             )
         assert logits.device == measured.numbers.device == pretend.device
         assert (logits.shape, logits.dtype) == ((3, bench.view.grid, bench.view.grid), torch.float32)
-    assert not pretend.mode or cache.spared_seconds > 0  # the later kinds found the features of the first
+    assert cache.spared_seconds > 0  # the later kinds found the features of the first
 
 
 def an_update(bench: Workbench) -> Update:
@@ -125,8 +128,7 @@ def train(
     with pretend.active():
         fitted = bench.train(domain, hooks=hooks(bench))
     assert {tensor.device for tensor in fitted.update.tensors().values()} == {torch.device("cpu")}
-    if pretend.mode:  # losses are read when the next epoch begins, and at the end
-        assert reads == [2] * fit.epochs
+    assert reads == [2] * fit.epochs  # when the next epoch begins, and at the end
     assert not any(parameter.requires_grad for parameter in bench.sam.parameters())
 
 

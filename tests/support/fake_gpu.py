@@ -1,4 +1,4 @@
-"""A GPU that is not there: tensors without numbers that say they are on one, or on torch's meta device.
+"""A GPU that is not there: tensors without numbers that say they are on one.
 
 Every operation checks shapes, types and devices as on a GPU; one that needs a number, for which the program would have
 to wait, raises an error.
@@ -7,8 +7,8 @@ to wait, raises an error.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -28,12 +28,12 @@ class PretendDevice:
     """A device on which nothing is computed."""
 
     device: torch.device
-    mode: FakeTensorMode | None
+    mode: FakeTensorMode
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within the context, tensors are made without numbers if the device is a GPU."""
-        with self.mode or nullcontext():
+        """Within the context, tensors have no numbers."""
+        with self.mode:
             yield
 
     def drawn(self, draw: Callable[..., tuple[Batch, Tensor]]) -> Callable[..., tuple[Batch, Tensor]]:
@@ -47,12 +47,22 @@ class PretendDevice:
 
         return wrapped
 
+    def listed(self, draw: Callable[..., Iterable[Any]]) -> Callable[..., list[Any]]:
+        """All that a generator gives, drawn with numbers."""
+
+        def wrapped(*args: Any, **settings: Any) -> list[Any]:
+            with unset_fake_temporarily():
+                return list(draw(*args, **settings))
+
+        return wrapped
+
     def batch(self, batch: Batch, target: Tensor) -> tuple[Batch, Tensor]:
         """A batch and its masks as if they had been copied to the device."""
         images, masks, prompts = self.of(batch.images), self.of(target), batch.prompts
         parts = {name: self.of(getattr(prompts, name)) for name in ("boxes", "points", "masks")}
         prompts = replace(prompts, **parts)
         assert batch.inputs is not None
+        assert all(row.digest for row in batch.inputs.rows)  # computed by the thread that loads
         with self.active():
             inputs = BatchInputs.of(images, batch.inputs.rows)
         if not isinstance(batch, TrainingBatch):
@@ -63,13 +73,10 @@ class PretendDevice:
         }
         return replace(batch, images=images, prompts=prompts, inputs=inputs, target=masks, **sampled), masks
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """A tensor as if it had been copied to the device."""
-        if self.mode is None:
-            return tensor.to(self.device)
-        fake = self.mode.from_tensor(tensor.detach())
+    def of(self, tensor: Tensor, *, device: torch.device | None = None) -> Tensor:
+        """A tensor of the same shape and type on the device, or on another one."""
         with self.mode:
-            return fake.to(self.device)
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device or self.device)
 
     def module(self, module: _Module) -> _Module:
         """A copy of a module as if it were on the device."""
@@ -84,14 +91,35 @@ class PretendDevice:
         return module
 
 
-def pretend_device(name: str, monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
-    """``cuda:0`` or ``meta``; what asks the driver is answered as if there were a GPU."""
-    device = torch.device(name)
-    if name == "meta":
-        return PretendDevice(device, None)
+def pretend_device(monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
+    """``cuda:0``; what asks the driver is answered as if there were a GPU."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU that is not there")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-    return PretendDevice(device, FakeTensorMode(allow_non_fake_inputs=True))
+    monkeypatch.setattr(Tensor, "backward", _reach)
+    monkeypatch.setattr(nn.Module, "to", _moved)
+    return PretendDevice(torch.device("cuda:0"), FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def _reach(loss: Tensor) -> None:
+    """Give each parameter that the loss depends on a gradient; autograd's engine itself needs a real device."""
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (parameter := getattr(node, "variable", None)) is not None:
+            parameter.grad = torch.empty_like(parameter)
+        waiting += [following for following, _ in node.next_functions]
+
+
+def _moved(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+    """As ``Module.to``, which exchanges the contents of tensors, as fake ones refuse."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(parameter.detach().to(device, dtype), parameter.requires_grad)
+    return module
