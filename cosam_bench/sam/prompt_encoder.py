@@ -9,7 +9,7 @@ from torch import Tensor, nn
 _FOREGROUND, _BACKGROUND, _PADDING = 1, 0, -1  # labels of points, as segment-anything has them
 
 
-class StaticPromptEncoder(PromptEncoder):
+class StaticPromptEncoder(PromptEncoder):  # type: ignore[misc]  # it ships without types
     """segment-anything's prompt encoder, whose point prompts have a shape that no tensor's content decides.
 
     The original indexes by boolean masks, for which the program waits until a GPU has told how many entries are true:

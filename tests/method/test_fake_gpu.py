@@ -6,6 +6,7 @@ does anything that needs a tensor's numbers, for which a program waits on a real
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,15 +14,25 @@ from typing import Any
 import pytest
 import torch
 from support.fake_gpu import PretendDevice, pretend_device
+from torch import Tensor
 
 from cosam_bench.core.precision_choices import Precision
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.evaluation.scoring import measure_batch
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.method import workbench as workbench_module
+from cosam_bench.method.registry import load_method, method_names
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_split, trial_workbench
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.methods.became import GradientProjection
+from cosam_bench.methods.er import Replay
+from cosam_bench.methods.ewc import QuadraticPenalty
+from cosam_bench.methods.lorm import FrozenA
+from cosam_bench.methods.lwf import Teacher
+from cosam_bench.methods.perturb_merge import Perturbation
+from cosam_bench.methods.task_arithmetic import OsrmFactors
+from cosam_bench.methods.trm import Snapshots
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.feature_cache import PrefixCache
@@ -132,9 +143,54 @@ def train(
     assert not any(parameter.requires_grad for parameter in bench.sam.parameters())
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    ("adapter", "loss"), [*((adapter, "grid") for adapter in ADAPTERS), ("lora", "points"), ("lora", "focal")]
+)
 def test_train_every_adapter(
     pretend: PretendDevice, domain: TrainingDomain, adapter: str, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(pretend, domain, monkeypatch, adapter=adapter, fit=LOSSES[loss])
+
+
+def _zeros(bench: Workbench, columns: int | None) -> dict[str, Tensor]:
+    """By layer, a matrix with a row per input of the layer."""
+    widths = {layer: bench.sam.get_submodule(layer).in_features for layer in bench.layers}
+    return {layer: torch.zeros(int(width), columns or int(width)) for layer, width in widths.items()}  # type: ignore[arg-type]
+
+
+HOOKS: dict[str, Callable[[Workbench, TrainingDomain], TrainingHooks]] = {
+    "became": lambda bench, domain: GradientProjection(_zeros(bench, 3)),
+    "er": lambda bench, domain: Replay(bench, domain, domain.prompts, order=torch.Generator()),
+    "ewc": lambda bench, domain: QuadraticPenalty(
+        {f"{layer}.weight": torch.zeros_like(bench.sam.get_parameter(f"{layer}.weight")) for layer in bench.layers},
+        strength=1.0,
+    ),
+    "lorm": lambda bench, domain: FrozenA(),
+    "lwf": lambda bench, domain: Teacher(bench, weight=1.0, temperature=2.0),
+    "perturb_merge": lambda bench, domain: Perturbation(0.5, torch.Generator()),
+    "task_arithmetic": lambda bench, domain: OsrmFactors(_zeros(bench, None)),
+    "trm": lambda bench, domain: Snapshots(2),
+}
+
+
+@pytest.mark.parametrize("method", HOOKS)
+def test_train_with_every_methods_hooks(
+    pretend: PretendDevice, domain: TrainingDomain, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "randint", pretend.real(torch.randint))  # of the host, which waits for nothing
+    monkeypatch.setattr(Replay, "batch", pretend.real(Replay.batch))
+    hooks = HOOKS[method]
+    train(pretend, domain, monkeypatch, adapter="lora", fit=LOSSES["grid"], hooks=lambda bench: hooks(bench, domain))
+
+
+def test_no_hooks_of_a_built_in_method_are_left_out() -> None:
+    """Of all classes of hooks in the methods' files."""
+    classes = {
+        name
+        for method in method_names()
+        for name, found in vars(sys.modules[load_method(method).__module__]).items()
+        if isinstance(found, type)
+        and issubclass(found, TrainingHooks)
+        and found.__module__.startswith("cosam_bench.methods.")
+    }
+    assert len(classes) == len(HOOKS), classes

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
 from cosam_bench.sam.inputs import Batch, BatchInputs
 from cosam_bench.training.training_batch import TrainingBatch
@@ -44,6 +44,15 @@ class PretendDevice:
                 view = replace(settings.pop("view"), device=torch.device("cpu"))
                 batch, target = draw(*args, view=view, **settings)
             return self.batch(batch, target)
+
+        return wrapped
+
+    def real(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that computes with numbers."""
+
+        def wrapped(*args: Any, **settings: Any) -> Any:
+            with unset_fake_temporarily():
+                return function(*args, **settings)
 
         return wrapped
 
@@ -98,9 +107,22 @@ def pretend_device(monkeypatch: pytest.MonkeyPatch) -> PretendDevice:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU that is not there")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch, "tensor", _without_constant(torch.tensor))
     monkeypatch.setattr(Tensor, "backward", _reach)
     monkeypatch.setattr(nn.Module, "to", _moved)
     return PretendDevice(torch.device("cuda:0"), FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def _without_constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """As ``torch.tensor``; a fake tensor would remember the list's numbers, and copy them to a real GPU."""
+
+    def wrapped(*args: Any, **settings: Any) -> Tensor:
+        made = make(*args, **settings)
+        if isinstance(made, FakeTensor):
+            made.constant = None
+        return made
+
+    return wrapped
 
 
 def _reach(loss: Tensor) -> None:
