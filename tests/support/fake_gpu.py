@@ -118,7 +118,7 @@ def _without_constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def wrapped(*args: Any, **settings: Any) -> Tensor:
         made = make(*args, **settings)
-        if isinstance(made, FakeTensor):
+        if isinstance(made, FakeTensor) and made.dim():  # Adam reads its number of steps, which is on the host
             made.constant = None
         return made
 
