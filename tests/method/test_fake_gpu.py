@@ -29,7 +29,7 @@ from cosam_bench.methods.became import GradientProjection
 from cosam_bench.methods.er import Replay
 from cosam_bench.methods.ewc import QuadraticPenalty
 from cosam_bench.methods.lorm import FrozenA
-from cosam_bench.methods.lwf import Teacher
+from cosam_bench.methods.lwf import LwFSettings, Teacher
 from cosam_bench.methods.perturb_merge import Perturbation
 from cosam_bench.methods.task_arithmetic import OsrmFactors
 from cosam_bench.methods.trm import Snapshots
@@ -166,7 +166,7 @@ HOOKS: dict[str, Callable[[Workbench, TrainingDomain], TrainingHooks]] = {
         strength=1.0,
     ),
     "lorm": lambda bench, domain: FrozenA(),
-    "lwf": lambda bench, domain: Teacher(bench, weight=1.0, temperature=2.0),
+    "lwf": lambda bench, domain: Teacher(bench, LwFSettings()),
     "perturb_merge": lambda bench, domain: Perturbation(0.5, torch.Generator()),
     "task_arithmetic": lambda bench, domain: OsrmFactors(_zeros(bench, None)),
     "trm": lambda bench, domain: Snapshots(2),

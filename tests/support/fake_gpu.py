@@ -71,7 +71,8 @@ class PretendDevice:
         parts = {name: self.of(getattr(prompts, name)) for name in ("boxes", "points", "masks")}
         prompts = replace(prompts, **parts)
         assert batch.inputs is not None
-        assert all(row.digest for row in batch.inputs.rows)  # computed by the thread that loads
+        with unset_fake_temporarily():
+            assert all(row.digest for row in batch.inputs.rows)  # computed by the thread that loads
         with self.active():
             inputs = BatchInputs.of(images, batch.inputs.rows)
         if not isinstance(batch, TrainingBatch):
