@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,14 +108,16 @@ def parts_of(batch: Batch, target: Tensor, *, images: int) -> list[Part]:
 def _part(batch: Batch, target: Tensor, rows: list[int]) -> Part:
     chosen, masks = batch.select(rows), target[rows]
     if isinstance(batch, TrainingBatch):
-        chosen = replace(
-            batch,
-            images=chosen.images,
-            prompts=chosen.prompts,
-            domains=chosen.domains,
-            inputs=chosen.inputs,
-            target=masks,
-            masks=None if batch.masks is None else batch.masks[rows],
-            point_candidates=None if batch.point_candidates is None else batch.point_candidates[rows],
-        )
+        # Whatever else the loss needs has a row per image.
+        own = {name: _rows(getattr(batch, name), rows) for name in _OWN if name != "target"}
+        parts = {name: getattr(chosen, name) for name in _COMMON}
+        chosen = replace(batch, **parts, **own, target=masks)
     return Part(chosen, masks, len(batch))
+
+
+_COMMON = tuple(one.name for one in fields(Batch))
+_OWN = tuple(one.name for one in fields(TrainingBatch) if one.name not in _COMMON)
+
+
+def _rows(value: Any, rows: list[int]) -> Any:
+    return value[rows] if isinstance(value, Tensor) else value

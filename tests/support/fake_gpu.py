@@ -79,7 +79,7 @@ class PretendDevice:
             return Batch(images, prompts, batch.domains, inputs), masks
         sampled = {
             name: None if (tensor := getattr(batch, name)) is None else self.of(tensor)
-            for name in ("masks", "point_candidates")
+            for name in ("weights", "masks", "ignored", "point_candidates")
         }
         return replace(batch, images=images, prompts=prompts, inputs=inputs, target=masks, **sampled), masks
 
