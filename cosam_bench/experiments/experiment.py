@@ -206,7 +206,7 @@ class Experiment:
 
     @property
     def notes(self) -> list[str]:
-        """What to know before the run: what differs from the protocol, slow bf16, samples left out, empty mask prompts."""
+        """What to know before the run: differences from the protocol, slow bf16, samples left out, empty prompts."""
         differs = self.differs
         named = f"This run is not the protocol {self.config.protocol.name!r}: {differs}. Tables show it apart."
         slow = precision_notes(self.config.protocol, self.bench.view.device)
