@@ -32,7 +32,11 @@ from cosam_bench.merging.updates import check_same_layers
 _LAST = "last/"  # of the names in the state
 
 
-class SLAO(MergingMethod[ServedScale]):
+class SLAOSettings(ServedScale):
+    """The settings of SLAO: the scale alone."""
+
+
+class SLAO(MergingMethod[SLAOSettings]):
     """One adapter, moved less with each domain; each training starts from the last one's factors."""
 
     card = MethodCard(
@@ -45,12 +49,12 @@ class SLAO(MergingMethod[ServedScale]):
         ),
     )
 
-    def __init__(self, settings: ServedScale, bench: Workbench) -> None:
+    def __init__(self, settings: SLAOSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         self._last: Update | None = None
 
     @classmethod
-    def needs_training(cls, settings: ServedScale) -> str:
+    def needs_training(cls, settings: SLAOSettings) -> str:
         """Training, whose start is the rule's own."""
         return "starts each training from the last one's factors"
 
