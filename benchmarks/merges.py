@@ -11,7 +11,7 @@ import ctypes
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
@@ -147,7 +147,8 @@ class RandomBench(Workbench):
 def workbench(case: Case, sam: Sam) -> RandomBench:
     """The workbench of a case, with every attention layer of the model adapted."""
     plain = subjects.workbench(sam, adapter=ADAPTER)
-    return RandomBench(**vars(plain) | {"meter": Meter(), "has_one_a": case.method == "lorm"})
+    given = {one.name: getattr(plain, one.name) for one in fields(plain) if one.init}
+    return RandomBench(**given | {"meter": Meter(), "has_one_a": case.method == "lorm"})
 
 
 def learn(case: Case, bench: RandomBench, *, step: int, before: Path | None) -> MergingMethod:
