@@ -171,6 +171,8 @@ def sweep(
     threads: int = 1,
     isolated: bool | None = None,
     workers: int | None = None,
+    engine: str = "local",
+    engine_options: Mapping[str, str] | None = None,
     results: str | Path = "results",
     dry_run: bool = False,
 ) -> SweepResult:
@@ -192,7 +194,9 @@ def sweep(
         device: as for ``run``.
         threads: of each process; experts and rows of frozen SAM are shared between equal numbers only.
         isolated: as for ``run``.
-        workers: how many processes; None: one per GPU, or one per ``threads`` cores.
+        workers: how many processes, or jobs of Slurm at once; None: one per GPU, or one per ``threads`` cores.
+        engine: ``local``, ``ray`` or ``slurm``; docs/many-runs.md describes them.
+        engine_options: of the engine, such as the ``address`` of a cluster of Ray.
         results: the folder of records.
         dry_run: run nothing; only count the tasks and estimate their time.
 
@@ -201,9 +205,11 @@ def sweep(
         estimates ``left`` and ``unshared``.
 
     Raises:
-        CosamError: a name, key or value does not fit, joblib is not installed, or a file cannot be written.
+        CosamError: a name, key or value does not fit, what the engine needs is not installed, or a file cannot be
+            written.
     """
     from cosam_bench.core.settings import validate
+    from cosam_bench.sweeps.engine_choice import EngineChoice
     from cosam_bench.sweeps.grid import Grid, read_grid
     from cosam_bench.sweeps.sweep import sweep as run_sweep
 
@@ -225,7 +231,8 @@ def sweep(
             "isolated": isolated,
         }
         found = validate(Grid, given, source="The sweep's arguments")
-    return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run)
+    choice = EngineChoice(engine, dict(engine_options or {}))
+    return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run, engine=choice)
 
 
 def _references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:

@@ -26,6 +26,7 @@ report_command: `report`
 run_session: runs one after another, shown and compared
 run_command: `run`
 run_usage: a method's name without its option
+sweep_view: how far a sweep is
 sweep_command: `sweep`, many runs as one graph of tasks
 predict_command: `predict`, one image by a run's final model
 settings_command: `settings`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,13 @@ from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated
 from cosam_bench.cli.leaderboard_command import refresh_leaderboard
 from cosam_bench.cli.records_commands import Results
+from cosam_bench.cli.sweep_view import live_view, shown_time, status_view
 from cosam_bench.core.console import plain_table, results_console, say
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import expanded
 
 if TYPE_CHECKING:
     from cosam_bench.sweeps.engines import Outcome
-    from cosam_bench.sweeps.estimate import Estimate
     from cosam_bench.sweeps.grid import Grid
     from cosam_bench.sweeps.sweep import SweepResult
 
@@ -42,8 +44,17 @@ Workers = Annotated[
     typer.Option(metavar="N", min=1, max=1024, help="How many processes; default: one per GPU or per core."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the tasks and how long they take; run nothing.")]
-
-_UNITS = ((3600, "h"), (60, "min"), (1, "s"))
+EngineName = Annotated[
+    str, typer.Option(metavar="NAME", help="What runs the tasks: local, this machine; ray or slurm, several.")
+]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="An option of the engine, such as address of ray; repeatable."),
+]
+StatusOf = Annotated[
+    Path | None,
+    typer.Option("--status", metavar="DIR", help="Print how far the sweep of this folder is, and run nothing."),
+]
 
 
 def sweep(
@@ -58,16 +69,23 @@ def sweep(
     device: Device = None,
     isolated: Isolated = None,
     workers: Workers = None,
+    engine: EngineName = "local",
+    engine_option: EngineOption = None,
     results: Results = Path("results"),
     dry_run: DryRun = False,
+    status: StatusOf = None,
 ) -> None:
     """Run each method in each order, at each seed and with each model; what runs have in common is done once.
 
     Give the same command again to run what is missing. A task that fails keeps those from running that need it, and
     no others.
     """
+    from cosam_bench.sweeps.engine_choice import EngineChoice, options_from_texts
     from cosam_bench.sweeps.sweep import sweep as run_sweep
 
+    if status is not None:
+        _print_status(expanded(status))
+        return
     names = None if methods is None else _names(methods)
     found = _grid(
         grid,
@@ -80,12 +98,26 @@ def sweep(
         device=device,
         isolated=isolated,
     )
-    try:
-        done = run_sweep(
-            found, results=results, workers=workers, dry_run=dry_run, on_start=_print_plan, on_task=_print_task
-        )
-    except KeyboardInterrupt as stop:
-        raise Stopped("To continue, give the same command again.") from stop
+    chosen = EngineChoice(engine, options_from_texts(engine_option or []))
+    with ExitStack() as view:
+
+        def on_start(result: SweepResult) -> None:
+            _print_plan(result)
+            if not dry_run:
+                view.enter_context(live_view(results))
+
+        try:
+            done = run_sweep(
+                found,
+                results=results,
+                workers=workers,
+                dry_run=dry_run,
+                engine=chosen,
+                on_start=on_start,
+                on_task=_print_task,
+            )
+        except KeyboardInterrupt as stop:
+            raise Stopped("To continue, give the same command again.") from stop
     if dry_run:
         return
     if done.records:
@@ -94,6 +126,12 @@ def sweep(
     typer.echo(f"{len(done.records)} of {runs} runs are complete in {results}.")
     if done.failed:
         raise Failed(f"{len(done.failed)} tasks could not be done. Correct the cause, and give the same command again.")
+
+
+def _print_status(results: Path) -> None:
+    from cosam_bench.sweeps.status import StatusReader
+
+    results_console().print(status_view(StatusReader(results).read()))
 
 
 def _names(text: str) -> list[str]:
@@ -118,23 +156,13 @@ def _print_plan(result: SweepResult) -> None:
     table = plain_table("task", "if not shared", "planned", "to do", "time in one process")
     for count in result.counts:
         numbers = (count.unshared, count.planned, count.missing)
-        table.add_row(count.kind, *(f"{number:,}" for number in numbers), _time(count.left))
+        table.add_row(count.kind, *(f"{number:,}" for number in numbers), shown_time(count.left))
     console = results_console()
     console.print(table)
     if result.left.known:
-        console.print(f"To do: {_time(result.left)} in one process; there are {result.workers}.")
+        console.print(f"To do: {shown_time(result.left)} in one process; there are {result.workers}.")
     if result.unshared.known:
-        console.print(f"All runs, if each did all of its own: {_time(result.unshared)} in one process.")
-
-
-def _time(estimate: Estimate) -> str:
-    """The seconds of an estimate, and what is not part of it."""
-    if not estimate.known:
-        return "not measured yet" if estimate.unknown else "none"
-    seconds = estimate.seconds
-    size, unit = next((size, unit) for size, unit in _UNITS if seconds >= 10 * size or size == 1)
-    text = f"{seconds / size:.0f} {unit}"
-    return f"{text} and {estimate.unknown:,} tasks not measured yet" if estimate.unknown else text
+        console.print(f"All runs, if each did all of its own: {shown_time(result.unshared)} in one process.")
 
 
 def _print_task(name: str, outcome: Outcome) -> None:

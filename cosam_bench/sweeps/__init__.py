@@ -12,9 +12,13 @@ contents: hashes of what the names in a grid stand for
 planning: from a grid to its tasks
 task_store: descriptions, outcomes and times of tasks as files
 estimate: what is left to do, and how long that takes
+status: how far a sweep is
 engines: the interface of what runs tasks
 performing: one task, in the process that was given it
 local_engine: processes of this machine
+ray_engine: machines that Ray joins
+slurm_engine: jobs of Slurm
+engine_choice: an engine by its name
 dispatch: tasks through an engine, each after those that it needs
 sweep: a grid planned and run
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,10 @@ class Outcome:
 
     key: str
     error: str = ""
+
+
+Perform = Callable[[str, str | None], Outcome]
+"""Does the task of a key on a device; None: on the one in its settings."""
 
 
 class Engine(Protocol):

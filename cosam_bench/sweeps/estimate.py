@@ -51,13 +51,13 @@ class Times:
             measured[one.kind, one.like].append(one.seconds)
         self._medians = {like: median(seconds) for like, seconds in measured.items()}
 
-    def seconds(self, plan: Plan, task: Task) -> float | None:
-        """How long a task takes; None if nothing like it was measured."""
-        return self._medians.get((task.kind, like(plan, task)))
-
     def of(self, plan: Plan, tasks: Iterable[Task]) -> Estimate:
         """How long tasks take one after another."""
-        found = [self.seconds(plan, task) for task in tasks]
+        return self.of_likes((task.kind, like(plan, task)) for task in tasks)
+
+    def of_likes(self, likes: Iterable[tuple[Kind, tuple[str, ...]]]) -> Estimate:
+        """How long tasks take one after another, given by kind and by what tasks of about the same length share."""
+        found = [self._medians.get(one) for one in likes]
         known = [seconds for seconds in found if seconds is not None]
         return Estimate(sum(known), len(known), len(found) - len(known))
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from typing import Any
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.sweeps.engines import Outcome
-
-Perform = Callable[[str, str | None], Outcome]
-"""Does the task of a key on a device; None: on the one in its settings."""
+from cosam_bench.sweeps.engines import Outcome, Perform
 
 
 def local_slots(device: str, *, threads: int, workers: int | None = None) -> list[str | None]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, write_atomically
+from cosam_bench.core.files import CannotWrite, exclusive, write_atomically
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.runner import Runner
@@ -34,7 +34,8 @@ def perform(results: Path, key: str, device: str | None = None) -> Outcome:
         task = store.described(key)
         torch.set_num_threads(task.threads)
         config = task.config if device is None else task.config.model_copy(update={"device": device})
-        made = _made(task, config, results)
+        with exclusive(store.lock(key)):
+            made = _made(task, config, results)
         shown = "" if made is None else made.relative_to(results).as_posix()
         own = short_name(config.method) if task.kind == "run" else task.domain
         like = (config.protocol.model.name, own, config.protocol.name)

@@ -11,14 +11,17 @@ from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import read_run_info
 from cosam_bench.sweeps.dispatch import dispatch
+from cosam_bench.sweeps.engine_choice import EngineChoice
 from cosam_bench.sweeps.engines import Engine, Outcome
-from cosam_bench.sweeps.estimate import Estimate, Times, missing_tasks
+from cosam_bench.sweeps.estimate import Estimate, Times, like, missing_tasks
 from cosam_bench.sweeps.grid import Grid
-from cosam_bench.sweeps.local_engine import LocalEngine, Perform, local_slots
+from cosam_bench.sweeps.local_engine import local_slots
 from cosam_bench.sweeps.performing import perform
 from cosam_bench.sweeps.planning import Plan, plan
 from cosam_bench.sweeps.task import KINDS, Task
-from cosam_bench.sweeps.task_store import TaskStore
+from cosam_bench.sweeps.task_store import Listed, TaskList, TaskStore
+
+LOCAL = EngineChoice()
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def sweep(
     results: Path,
     workers: int | None = None,
     dry_run: bool = False,
-    make_engine: Callable[[Perform], Engine] | None = None,
+    engine: EngineChoice = LOCAL,
     on_start: Callable[[SweepResult], None] = lambda result: None,
     on_task: Callable[[str, Outcome], None] = lambda name, outcome: None,
 ) -> SweepResult:
@@ -76,26 +79,31 @@ def sweep(
     Args:
         grid: what varies.
         results: the folder of records.
-        workers: how many processes; None: one per GPU, or per ``grid.threads`` cores.
+        workers: how many processes, or jobs of Slurm at once; None: one per GPU, or per ``grid.threads`` cores.
         dry_run: only count and estimate.
-        make_engine: what runs the tasks, from the function that does one; None: processes of this machine.
+        engine: what runs the tasks.
         on_start: called with the counts and estimates.
         on_task: called with each task, in words, once it has ended.
 
     Raises:
-        CosamError: the grid does not fit, joblib is not installed, or a file cannot be written.
+        CosamError: the grid does not fit, what the engine needs is not installed, or a file cannot be written.
     """
+    engine.check()
     planned, store = plan(grid), TaskStore(results.absolute())
     done = store.all_done()
     missing = missing_tasks(planned, store, done)
     slots = local_slots(grid.device, threads=grid.threads, workers=workers)
     result = _overview(planned, missing, Times(done.values()), workers=len(slots))
-    on_start(result)
     failed: dict[str, str] = {}
+    if not dry_run:
+        store.forget_failures(task.key for task in missing)
+        store.write_list(_listed(planned, workers=len(slots)))
+    on_start(result)
     if missing and not dry_run:
         do = partial(perform, store.results)
-        engine = make_engine(do) if make_engine else LocalEngine(do, slots=slots[: len(missing)], threads=grid.threads)
-        failed = _run(planned, missing, store, engine, grid=grid, on_task=on_task)
+        slots = slots[: len(missing)]
+        opened = engine.open(do, grid=grid, slots=slots, workers=workers, results=store.results)
+        failed = _run(planned, missing, store, opened, grid=grid, on_task=on_task)
     return replace(result, records=_records(planned, store), failed=_named(planned, failed))
 
 
@@ -113,15 +121,27 @@ def _run(
     def before(task: Task) -> None:
         store.describe(task, planned.config(task), threads=grid.threads, isolated=grid.isolated)
 
+    def after(task: Task, outcome: Outcome) -> None:
+        if outcome.error:
+            store.fail(task.key, outcome.error)
+        on_task(in_words(planned, task), outcome)
+
     try:
-        return dispatch(
-            missing,
-            engine,
-            before=before,
-            after=lambda task, outcome: on_task(in_words(planned, task), outcome),
-        )
+        failed = dispatch(missing, engine, before=before, after=after)
     finally:
         engine.close()
+    for key, reason in failed.items():  # also those that were not begun, since they need another
+        store.fail(key, reason)
+    return failed
+
+
+def _listed(planned: Plan, *, workers: int) -> TaskList:
+    """All tasks, for who wants to know how far the sweep is."""
+    tasks = {
+        key: Listed(kind=task.kind, words=in_words(planned, task), like=like(planned, task))
+        for key, task in planned.tasks.items()
+    }
+    return TaskList(workers=workers, tasks=tasks)
 
 
 def _overview(planned: Plan, missing: list[Task], times: Times, *, workers: int) -> SweepResult:

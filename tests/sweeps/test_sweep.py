@@ -21,9 +21,9 @@ from typer.testing import Result
 
 import cosam_bench as cb
 from cosam_bench.sweeps import performing
-from cosam_bench.sweeps.engines import Outcome
+from cosam_bench.sweeps.engine_choice import EngineChoice
+from cosam_bench.sweeps.engines import Engine, Outcome, Perform
 from cosam_bench.sweeps.grid import Grid
-from cosam_bench.sweeps.local_engine import Perform
 from cosam_bench.sweeps.sweep import SweepResult, sweep
 
 pytest.importorskip("joblib")
@@ -59,6 +59,16 @@ class AtOnce:
         performing._opened.clear()
 
 
+class AtOnceChoice(EngineChoice):
+    """Chooses it."""
+
+    def open(self, perform: Perform, **_: object) -> Engine:
+        return AtOnce(perform)
+
+
+AT_ONCE = AtOnceChoice()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -80,7 +90,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     (folder / "broken.py").write_text(BROKEN)
     methods = ("average", "frozen", str(folder / "broken.py"))
     grid = Grid(methods=methods, protocol=str(protocol), orders=2, isolated=False)
-    return Swept(grid, folder / "results", sweep(grid, results=folder / "results", make_engine=AtOnce))
+    return Swept(grid, folder / "results", sweep(grid, results=folder / "results", engine=AT_ONCE))
 
 
 def missing(result: SweepResult) -> dict[str, int]:
@@ -107,7 +117,7 @@ def test_a_second_call_runs_only_what_is_missing(swept: Swept) -> None:
     second = sweep(
         swept.grid,
         results=swept.results,
-        make_engine=AtOnce,
+        engine=AT_ONCE,
         on_task=lambda name, outcome: again.append(name.split()[0]),
     )
     assert again == ["broken", "broken"]
@@ -177,13 +187,13 @@ def test_ctrl_c_prints_one_line_and_the_same_command_continues(
     cli: Callable[..., Result], quick_protocol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("sweep", "--methods", "average", "--protocol", quick_protocol, "--device", "cpu")
-    monkeypatch.setattr("cosam_bench.sweeps.sweep.LocalEngine", StoppedAfterTwo)
+    monkeypatch.setattr("cosam_bench.sweeps.local_engine.LocalEngine", StoppedAfterTwo)
     first = cli(*command)
     assert first.exit_code == 130
     lines = first.output.strip().splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["Done:", "Done:", "Stopped:"]
     assert "give the same command again" in lines[-1]
-    monkeypatch.setattr("cosam_bench.sweeps.sweep.LocalEngine", lambda perform, **_: AtOnce(perform))
+    monkeypatch.setattr("cosam_bench.sweeps.local_engine.LocalEngine", lambda perform, **_: AtOnce(perform))
     second = cli(*command)
     assert second.exit_code == 0, second.output
     assert sum(line.startswith("Done:") for line in second.output.splitlines()) == 3

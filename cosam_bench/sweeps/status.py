@@ -1,0 +1,129 @@
+"""How far the last sweep of a folder is, read from its files alone: by the process that runs it, or by any other."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal, get_args
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import is_locked
+from cosam_bench.results.run_info import read_run_info
+from cosam_bench.sweeps.estimate import Estimate, Times
+from cosam_bench.sweeps.task import Kind
+from cosam_bench.sweeps.task_store import Done, TaskStore
+
+State = Literal["waiting", "running", "done", "failed"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The complete runs of one method on one model.
+
+    Attributes:
+        method: its name.
+        model: the base model's name.
+        runs: how many are complete.
+        iou: the mean over them of ``last``, the mean IoU of all domains after the last one.
+    """
+
+    method: str
+    model: str
+    runs: int
+    iou: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a sweep is.
+
+    Attributes:
+        counts: by kind of task and state, how many.
+        running: in words, the tasks that run now.
+        failed: by what a task is, in words, why it failed.
+        left: how long what waits or runs takes in one process.
+        workers: the number of processes.
+        standings: the leaderboard as it fills, best first.
+    """
+
+    counts: Mapping[Kind, Mapping[State, int]]
+    running: tuple[str, ...]
+    failed: Mapping[str, str]
+    left: Estimate
+    workers: int
+    standings: tuple[Standing, ...]
+
+    def count(self, *states: State) -> int:
+        """How many tasks of all kinds are in these states."""
+        return sum(counts[state] for counts in self.counts.values() for state in states)
+
+
+class StatusReader:
+    """Reads how far the last sweep of a folder is, as often as asked; what is done is read once."""
+
+    def __init__(self, results: Path) -> None:
+        """Find the sweep's list of tasks.
+
+        Raises:
+            CosamError: no sweep was started there, or its list is damaged.
+        """
+        self._store = TaskStore(results.absolute())
+        self._listed = self._store.listed()
+        self._done: dict[str, Done] = {}
+        self._scores: dict[str, float] = {}
+
+    def read(self) -> Status:
+        """The state of each task now."""
+        names = set(self._store.names())
+        for key in self._listed.tasks:
+            done = None if key in self._done else self._store.done(key, names)
+            if done is not None and self._store.is_there(done):
+                self._done[key] = done
+        counts: dict[Kind, Counter[State]] = defaultdict(Counter)
+        failed: dict[str, str] = {}
+        running: list[str] = []
+        left: list[tuple[Kind, tuple[str, ...]]] = []
+        for key, task in self._listed.tasks.items():
+            reason = None if key in self._done else self._store.failure(key, names)
+            state = self._state(key, names, is_failed=reason is not None)
+            counts[task.kind][state] += 1
+            if state == "running":
+                running.append(task.words)
+            if state == "failed":
+                failed[task.words] = reason or ""
+            if state in ("waiting", "running"):
+                left.append((task.kind, task.like))
+        times = Times(self._done.values()).of_likes(left)
+        return Status(counts, tuple(running), failed, times, self._listed.workers, self._standings())
+
+    def _state(self, key: str, names: set[str], *, is_failed: bool) -> State:
+        if key in self._done:
+            return "done"
+        if (lock := self._store.lock(key)).name in names and is_locked(lock):
+            return "running"
+        return "failed" if is_failed else "waiting"
+
+    def _standings(self) -> tuple[Standing, ...]:
+        found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        for key, done in self._done.items():
+            if done.kind != "run":
+                continue
+            if key not in self._scores:
+                iou = self._iou(done)
+                if iou is None:
+                    continue
+                self._scores[key] = iou
+            model, method, _ = done.like
+            found[method, model].append(self._scores[key])
+        standings = [Standing(method, model, len(ious), fmean(ious)) for (method, model), ious in found.items()]
+        return tuple(sorted(standings, key=lambda one: (-one.iou, one.method, one.model)))
+
+    def _iou(self, done: Done) -> float | None:
+        try:
+            return read_run_info(self._store.results / done.made).summary["iou"]["last"]
+        except (CosamError, KeyError):
+            return None
