@@ -12,6 +12,8 @@ from cosam_bench.sweeps.engines import Outcome, Perform
 RETRIES = 3
 """How often Ray gives a task to another process after the first died, or its machine was lost."""
 
+_SMALL = {"include_dashboard": False, "object_store_memory": 100 * 2**20}  # only keys and outcomes pass through it
+
 
 class RayEngine:
     """Runs tasks as Ray's, each with as many cores as it has threads, and with a GPU if the cluster has one.
@@ -42,19 +44,16 @@ class RayEngine:
         self._ray = ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            given: dict[str, Any] = {"num_cpus": cores} if address is None else {"address": address}
+            given: dict[str, Any] = {"address": address} if address else {"num_cpus": cores, **_SMALL}
             try:
-                ray.init(
-                    **given,
-                    include_dashboard=False if address is None else None,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
             except Exception as error:
                 message = f"Ray cannot be reached{f' at {address}' if address else ''}: {error} Correct the address."
                 raise CosamError(message) from None
         has_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        self._remote = ray.remote(num_cpus=threads, num_gpus=int(has_gpu), max_retries=RETRIES)(_perform)
+        # max_calls: 0 keeps a process, with its data and model, for later tasks; Ray would end those that use a GPU.
+        options = {"num_cpus": threads, "num_gpus": int(has_gpu), "max_retries": RETRIES, "max_calls": 0}
+        self._remote = ray.remote(**options)(_perform)
         self._perform = perform
         self._running: dict[Any, str] = {}
 

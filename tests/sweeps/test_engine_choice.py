@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -58,6 +59,19 @@ def test_what_does_not_exist_is_refused(choice: EngineChoice, said: str) -> None
     with pytest.raises(CosamError) as found:
         choice.check()
     assert said in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"), [("local", "joblib", "sweep"), ("ray", "ray", "ray"), ("slurm", "submitit", "slurm")]
+)
+def test_an_engine_that_is_not_installed_names_its_extra(
+    name: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, f"{module}.externals", None)
+    with pytest.raises(CosamError) as found:
+        opened(EngineChoice(name), tmp_path, workers=1)
+    assert f'pip install "cosam-bench[{extra}]"' in str(found.value)
 
 
 def test_an_option_has_a_value() -> None:

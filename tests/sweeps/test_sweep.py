@@ -157,16 +157,47 @@ def test_what_is_removed_is_done_again_only_if_a_run_needs_it(swept: Swept, tmp_
     assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 3, "run": 1}
 
 
-@pytest.mark.long
-def test_processes_write_the_bytes_of_one_process(swept: Swept, tmp_path: Path) -> None:
-    done = sweep(swept.grid, results=tmp_path, workers=2)
-    assert len(done.failed) == 2  # the broken method's
+def assert_same_bytes(swept: Swept, done: SweepResult, *, results: Path) -> None:
     for there, here in zip(swept.first.records, done.records, strict=True):
-        assert there.folder.relative_to(swept.results) == here.folder.relative_to(tmp_path)
+        assert there.folder.relative_to(swept.results) == here.folder.relative_to(results)
         for name in ("matrix.csv", "scores.csv", "update.safetensors", "state.safetensors"):
             one, other = there.folder / name, here.folder / name
             assert one.exists() == other.exists()
             assert not one.exists() or one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.long
+def test_processes_write_the_bytes_of_one_process(swept: Swept, tmp_path: Path) -> None:
+    done = sweep(swept.grid, results=tmp_path, workers=2)
+    assert len(done.failed) == 2  # the broken method's
+    assert_same_bytes(swept, done, results=tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # of Ray
+def test_a_cluster_that_loses_a_machine_writes_the_same_bytes(swept: Swept, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        ended: list[str] = []
+
+        def lose_one(name: str, outcome: Outcome) -> None:
+            ended.append(name)
+            if len(ended) == 2:
+                cluster.remove_node(lost, allow_graceful=False)
+
+        choice = EngineChoice("ray", {"address": cluster.address})
+        done = sweep(swept.grid, results=tmp_path, engine=choice, on_task=lose_one)
+        again = sweep(swept.grid, results=tmp_path, dry_run=True)
+    finally:
+        cluster.shutdown()
+    assert len(ended) == 1 + 3 + 6
+    assert [name.partition(" on ")[0] for name in done.failed] == ["broken", "broken"]
+    assert missing(again) == {"frozen row": 0, "expert": 0, "run": 2}
+    assert_same_bytes(swept, done, results=tmp_path)
 
 
 class StoppedAfterTwo(AtOnce):
