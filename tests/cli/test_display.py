@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from cosam_bench.cli import run_command
+from cosam_bench.cli import run_command, run_session
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.experiments.progress import LineReporter
 
@@ -43,11 +43,11 @@ def test_a_full_disk_as_output_is_one_clear_error(arguments: list[str]) -> None:
 def test_all_methods_are_measured_before_a_display_that_fails_is_reported(
     cli: Cli, quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(record: object) -> None:
+    def fails(record: object, **options: object) -> None:
         raise UnicodeEncodeError("ascii", "│", 0, 1, "ordinal not in range")
 
-    monkeypatch.setattr(run_command, "show_record", fails)
-    result = cli("run", "--method", "average,finetune", "--protocol", quick_protocol)
+    monkeypatch.setattr(run_session, "show_record", fails)
+    result = cli("run", "--method", "average,finetune", "--protocol", quick_protocol, "--matrices")
     assert result.exit_code == 70  # the display is at fault, and nothing else
     assert len((tmp_path / "results/leaderboard.csv").read_text().splitlines()) == 3
 
@@ -55,7 +55,7 @@ def test_all_methods_are_measured_before_a_display_that_fails_is_reported(
 def test_a_complete_run_is_shown_from_a_folder_that_cannot_be_written(
     cli: Cli, quick_protocol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cannot_write(results: Path, path: Path) -> None:
+    def cannot_write(results: Path, path: Path, **options: object) -> None:
         raise CannotWrite(f"{path} cannot be written: Read-only file system.")
 
     run = ["run", "--method", "frozen", "--protocol", quick_protocol]

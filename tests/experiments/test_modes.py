@@ -95,7 +95,11 @@ def test_a_method_gets_the_protocols_settings_and_set_wins(
     run = resolve_run(method="ewc", protocol=protocol, mode=mode, overrides=overrides)
     assert (run.settings["strength"], run.settings["images"]) == (strength, images)
     assert run.settings["decay"] == 0.95  # the method's own default, which nobody touches
-    assert resolve_run(method="lwf", protocol=protocol, mode=mode).settings == {"weight": 1.0, "temperature": 2.0}
+    assert resolve_run(method="lwf", protocol=protocol, mode=mode).settings == {
+        "weight": 1.0,
+        "temperature": 2.0,
+        "distance": "cross_entropy",
+    }
 
 
 def test_a_written_config_repeats_mode_and_settings_and_serves_another_method(protocol: str, tmp_path: Path) -> None:

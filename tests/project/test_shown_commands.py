@@ -27,7 +27,6 @@ WEIGHTS = "needs weights that are not in the package"
 PUBLISHED = "needs published data"
 TRACKER = "needs an extra; tests/results/test_trackers.py covers it"
 CLUSTER = "needs a cluster of Ray; tests/sweeps/test_sweep.py covers it"
-GRID = "needs the file above it; tests/sweeps/test_sweep.py covers it"
 HOURS = "needs published data, weights and a GPU"
 OWN = "cosam-bench run --method regcl --stream path/to/stream.toml"
 NOT_RUN = {
@@ -42,7 +41,6 @@ NOT_RUN = {
     "cosam-bench run --protocol regcl --method regcl --mode faithful": HOURS,
     "cosam-bench run --protocol cosam --method moda": HOURS,
     "cosam-bench run --protocol cosam --mode faithful --method moda": HOURS,
-    "cosam-bench sweep grid.toml": GRID,
     "cosam-bench sweep grid.toml --engine ray --engine-option address=auto": CLUSTER,
     "cosam-bench log regcl --to trackio": TRACKER,
     "cosam-bench log regcl opcm --to wandb --project my-study": TRACKER,
