@@ -127,7 +127,7 @@ def run(
     Several methods, given as a,b,c, run one after another on the same protocol, with each seed and order that is
     given; they are compared at the end. To continue a run that was stopped, give the same command again.
     """
-    names = [name.strip() for name in method.split(",")] if method else []
+    names = comma_separated(method) if method else []
     try:
         options = RunOptions(
             protocol=protocol,
@@ -165,6 +165,11 @@ def run(
         session.conclude()
     except KeyboardInterrupt as stop:
         raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
+
+
+def comma_separated(text: str) -> list[str]:
+    """The names in ``a,b,c``, without blanks around them."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _refuse_both(one: str, first: object, other: str, second: object) -> None:

@@ -12,6 +12,7 @@ from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated
 from cosam_bench.cli.leaderboard_command import refresh_leaderboard
 from cosam_bench.cli.records_commands import Results
+from cosam_bench.cli.run_command import Device, comma_separated
 from cosam_bench.cli.sweep_view import live_view, shown_time, status_view
 from cosam_bench.core.console import plain_table, results_console, say
 from cosam_bench.core.errors import CosamError
@@ -38,7 +39,6 @@ Seeds = Annotated[
 Models = Annotated[str | None, typer.Option(metavar="a,b,c", help="Base models; default: the protocol's.")]
 Protocol = Annotated[str | None, typer.Option(metavar="NAME", help="A built-in one or a TOML file; default: mini.")]
 Mode = Annotated[str | None, typer.Option(metavar="NAME", help="The protocol's mode; default: clean.")]
-Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N; default: auto.")]
 Workers = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, max=1024, help="How many processes; default: one per GPU or per core."),
@@ -86,13 +86,13 @@ def sweep(
     if status is not None:
         _print_status(expanded(status))
         return
-    names = None if methods is None else _names(methods)
+    names = None if methods is None else comma_separated(methods)
     found = _grid(
         grid,
         methods=names,
         orders=orders,
         seeds=seeds,
-        models=None if models is None else _names(models),
+        models=None if models is None else comma_separated(models),
         protocol=protocol,
         mode=mode,
         device=device,
@@ -132,10 +132,6 @@ def _print_status(results: Path) -> None:
     from cosam_bench.sweeps.status import StatusReader
 
     results_console().print(status_view(StatusReader(results).read()))
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def _grid(file: Path | None, *, orders: str | None, seeds: str | None, **others: object) -> Grid:

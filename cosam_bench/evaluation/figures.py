@@ -117,9 +117,7 @@ def forgetting_max(matrix: ScoreMatrix) -> float:
     >>> forgetting_max(ScoreMatrix.from_values(rows, domains=["pill", "polyp", "rim"]))
     0.25
     """
-    scores = matrix.sign * _stream(matrix)
-    parts = [j for j in range(matrix.steps - 1) if _has_part(scores[-1:, j])]
-    return _mean(_lost_since_best(np.ma.getdata(scores))[parts])
+    return _mean_lost(matrix, _lost_since_best)
 
 
 def _lost_since_best(scores: Floats) -> Floats:
@@ -139,9 +137,7 @@ def forgetting_max_all(matrix: ScoreMatrix) -> float:
     >>> forgetting_max_all(ScoreMatrix.from_values(rows, domains=["pill", "polyp", "rim"]))
     0.375
     """
-    scores = matrix.sign * _stream(matrix)
-    parts = [j for j in range(matrix.steps - 1) if _has_part(scores[-1:, j])]
-    return _mean(_lost_since_best_of_all(np.ma.getdata(scores))[parts])
+    return _mean_lost(matrix, _lost_since_best_of_all)
 
 
 def _lost_since_best_of_all(scores: Floats) -> Floats:
@@ -150,6 +146,13 @@ def _lost_since_best_of_all(scores: Floats) -> Floats:
         return np.zeros((*scores.shape[:-2], 0))
     lost: Floats = scores[..., 1:-1, :-1].max(axis=-2) - scores[..., -1, :-1]
     return lost
+
+
+def _mean_lost(matrix: ScoreMatrix, lost: Callable[[Floats], Floats]) -> float:
+    """The mean of what ``lost`` finds for each domain but the last, over those whose final score is known."""
+    scores = matrix.sign * _stream(matrix)
+    parts = [j for j in range(matrix.steps - 1) if _has_part(scores[-1:, j])]
+    return _mean(lost(np.ma.getdata(scores))[parts])
 
 
 def backward_transfer(matrix: ScoreMatrix) -> float:

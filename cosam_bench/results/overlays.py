@@ -86,18 +86,14 @@ def picture_of(example: Example) -> Image:
 
 def _tinted(image: Image, layers: Sequence[tuple[Bools, Colour]]) -> Image:
     """The image with masks laid over it, each ``(H, W)`` at the thumbnail's size."""
+    from PIL import Image
+
     pixels = np.asarray(image, dtype=np.float64).copy()
     for mask, (*colour, opacity) in layers:
         inside = mask.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
         share = opacity / 255
         pixels[inside] = (1 - share) * pixels[inside] + share * np.array(colour)
-    return _from_array(pixels.round().astype(np.uint8))
-
-
-def _from_array(pixels: np.ndarray) -> Image:
-    from PIL import Image
-
-    return Image.fromarray(pixels)
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def _with_prompt(image: Image, prompt: Prompt) -> Image:
