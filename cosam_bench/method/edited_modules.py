@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
@@ -21,8 +23,15 @@ def remember_modules(files: Mapping[str, Path]) -> None:
 
 
 def unload_edited_modules() -> None:
-    """If any file was edited since it was remembered, unload all remembered modules."""
-    if any(_is_edited(path, digest) for path, digest in _hashed.values()):
+    """If any file was edited since it was remembered, unload all remembered modules.
+
+    Python takes compiled code for that of a file of the same size and second, so an edited file's is removed.
+    """
+    edited = [path for path, digest in _hashed.values() if _is_edited(path, digest)]
+    if edited:
+        for path in edited:
+            with suppress(OSError, NotImplementedError):  # the folder cannot be written, or nothing is ever compiled
+                Path(cache_from_source(str(path))).unlink(missing_ok=True)
         for name in _hashed:
             sys.modules.pop(name, None)
         _hashed.clear()
