@@ -108,7 +108,10 @@ def names_of(kind: Literal["stream", "card"]) -> list[str]:
 def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | None = None) -> Path:
     """The TOML file of that path, or of that name in the package."""
     if name_or_path.endswith(".toml"):
-        return (beside or Path()) / expanded(name_or_path)
+        path = os.path.expandvars(expanded(name_or_path))
+        if path.startswith("$"):
+            raise CosamError(f"The {kind} {name_or_path}: this variable is not set. Set it to the file's folder.")
+        return (beside or Path()) / path
     names = names_of(kind)
     if name_or_path not in names:
         error = unknown_name(kind, name_or_path, names)

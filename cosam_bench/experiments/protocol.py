@@ -204,7 +204,8 @@ def resolve_run(
             the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
             ``settings.KEY`` and ``protocol.KEY``, work as well. A value is read as TOML, or else as text.
 
-    A relative path in a file starts at the file's folder, any other at the current one. A method's settings are
+    A relative path in a file starts at the file's folder, any other at the current one; a stream's path that begins
+    with an environment variable is kept as it is. A method's settings are
     its defaults, overridden by the protocol's for this method, then by those of ``config``, then by ``overrides``.
 
     Raises:
@@ -298,7 +299,9 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _is_path(key: str, value: str) -> bool:
     if key == "method":
         return short_name(value) != value
-    return value.endswith(".toml") if key == "stream" else value not in ("", "random")
+    if key == "stream":  # a path that begins with a variable stays as it is, so that a record does not name a machine's
+        return value.endswith(".toml") and not value.startswith("$")
+    return value not in ("", "random")
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -72,3 +72,14 @@ def test_the_pairs_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     opened = open_stream(load_stream(str(PAIRS.with_name("open-pairs-stream.toml"))))
     assert [(len(domain.train), len(domain.test)) for domain in opened.domains] == [(24, 12)] * 8
     assert [(len(domain.train), len(domain.test)) for domain in opened.retention] == [(0, 12)]
+
+
+def test_a_record_names_a_variable_in_place_of_the_machines_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "$COSAM_BENCH_REFERENCE/open-pairs-stream.toml"
+    monkeypatch.setenv("COSAM_BENCH_REFERENCE", str(PAIRS.parent))
+    run = resolve_run(method="frozen", protocol=str(PAIRS), overrides=(f"stream={place}",))
+    assert run.protocol.stream == place
+    assert load_stream(place) == load_stream(str(PAIRS.with_name("open-pairs-stream.toml")))
+    monkeypatch.delenv("COSAM_BENCH_REFERENCE")
+    with pytest.raises(CosamError, match="variable is not set"):
+        load_stream(place)
