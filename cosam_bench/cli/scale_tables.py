@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,11 +16,13 @@ from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.scales import BASES, HELD_OUT
 from cosam_bench.results.cell_text import number, told_settings
+from cosam_bench.results.protocol_match import protocol_title
 from cosam_bench.results.scale_table import SHOWN
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+_TABLE = ("protocol", "version", "differs", "conditions")
 _CHOICES = ("", *BASES)
 _LEGEND = """A tenth of the training images was held out. x: the scale after the last step; test images choose nothing.
 current: the scale is chosen at each step by the IoU of the current domain's held-out training images.
@@ -33,10 +36,12 @@ def render_scales(frame: DataFrame) -> Group:
         frame: the table of scales.
     """
     parts: list[RenderableType] = []
-    for (protocol, _, conditions), rows in frame.groupby(["protocol", "version", "conditions"], sort=False):
+    metric = frame.attrs["metric"]
+    best = max if FIGURES["last"].prefers_high(metric) else min
+    for (protocol, version, differs, conditions), rows in frame.groupby([*_TABLE], sort=False):
         listed = [row for _, row in rows.iterrows()]
-        title = f"{protocol}, conditions {conditions}: {METRICS[frame.attrs['metric']].title}"
-        parts += [_chosen(title, listed), Text(), _curve(listed, frame.attrs["curve"]), Text()]
+        title = f"{protocol_title(str(protocol), version, str(differs))}, conditions {conditions}: {METRICS[metric].title}"
+        parts += [_chosen(title, listed), Text(), _curve(listed, frame.attrs["curve"], best), Text()]
     return Group(*parts, *(Text(f"Note: {note}", style="yellow") for note in frame.attrs["notes"]))
 
 
@@ -56,13 +61,14 @@ def _chosen(title: str, rows: list[Series]) -> Table:
     return table
 
 
-def _curve(rows: list[Series], columns: tuple[str, ...]) -> Table:
+def _curve(rows: list[Series], columns: tuple[str, ...], best_of: Callable[[list[float]], float]) -> Table:
     table = _table("Last at each scale", "x1 is the rule's own length.")
     for column in columns:
         table.add_column(f"x{column.removeprefix('last_at_')}", justify="right")
     for row in rows:
         values = [float(row[column]) for column in columns]
-        best = max((value for value in values if not math.isnan(value)), default=math.nan)
+        measured = [value for value in values if not math.isnan(value)]
+        best = best_of(measured) if measured else math.nan
         table.add_row(
             _label(row, rows), *(Text(number(value), style="bold" if value == best else "") for value in values)
         )

@@ -82,7 +82,7 @@ def scale_table(records: Sequence[Record], *, metric: str = "iou", selection: Se
     the length that the current domain's held-out images choose; with ``_seen`` those of all domains seen so far, which
     no continual method has: an oracle. ``scale_current`` and ``scale_seen`` are the choices after the last step, and
     ``last_at_<scale>`` is Last at each length. What a run lacks is NaN: methods that serve no single update have no
-    length.
+    length. ``differs`` is as in ``leaderboard``.
 
     Args:
         records: of all runs; those without ``--scales`` are left out.
@@ -108,8 +108,8 @@ def scale_table(records: Sequence[Record], *, metric: str = "iou", selection: Se
     frame = pandas.DataFrame(rows, columns=[*_COLUMNS, *curve])
     best_is_lowest = not FIGURES["last"].prefers_high(metric)
     frame = frame.sort_values(
-        ["protocol", "version", "conditions", "last", "method", "settings"],
-        ascending=[True, True, True, best_is_lowest, True, True],
+        ["protocol", "version", "differs", "conditions", "last", "method", "settings"],
+        ascending=[True, True, True, True, best_is_lowest, True, True],
         ignore_index=True,
         kind="stable",
     )
@@ -118,7 +118,7 @@ def scale_table(records: Sequence[Record], *, metric: str = "iou", selection: Se
 
 
 _COLUMNS = (
-    *("protocol", "version", "conditions", "method", "settings", "metric", "marks", "runs"),
+    *("protocol", "version", "conditions", "method", "settings", "metric", "marks", "runs", "differs"),
     *SHOWN,
     *(f"{name}_{basis}" for basis in BASES for name in ("scale", *SHOWN)),
 )
@@ -140,6 +140,7 @@ def _row(key: Key, runs: Sequence[Measured], code: str) -> dict[str, Any]:
         "metric": runs[0].matrix.metric,
         "marks": ", ".join(marks),
         "runs": len(runs),
+        "differs": runs[0].differs,
     }
     return row | _means([_figures(run) for run in runs])
 

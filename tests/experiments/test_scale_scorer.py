@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 from support.quick_protocol import write_quick_protocol
 
 import cosam_bench as cb
+from cosam_bench.cli.scale_tables import render_scales
 from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.scales import CHOSEN_BY, HELD_OUT, ScaleScore
 from cosam_bench.evaluation.scoring import domain_means, score_split
@@ -15,6 +20,7 @@ from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.updates import Update
+from cosam_bench.results.cell_text import number
 from cosam_bench.results.conditions import measured_runs
 from cosam_bench.results.records import Record, read_scales
 from cosam_bench.results.scale_table import last_by_scale, scale_table, scaled_matrix
@@ -182,3 +188,23 @@ def test_a_damaged_file_of_scales_is_named(tmp_path: Path) -> None:
     path.write_text("step,scale\n")
     with pytest.raises(CosamError, match="expected the columns step, scale, part"):
         read_scales(path)
+
+
+@pytest.mark.parametrize(("metric", "best_of"), [("iou", max), ("mae", min)])
+def test_the_best_length_is_bold(record: Record, metric: str, best_of: Callable[[list[float]], float]) -> None:
+    frame = scale_table([record], metric=metric)
+    curve = next(part for part in reversed(render_scales(frame).renderables) if isinstance(part, Table))
+    cells = [cell for column in curve.columns[1:] for cell in column.cells]
+    bold = {str(cell) for cell in cells if isinstance(cell, Text) and cell.style == "bold"}
+    values = [float(frame[name][0]) for name in frame.attrs["curve"]]
+    assert len(set(values)) > 1
+    assert bold == {number(best_of(values))}
+
+
+def test_runs_that_are_not_the_protocol_have_a_table_of_their_own(record: Record) -> None:
+    other = replace(record, info=record.info.model_copy(update={"image_counts": {"pill": (2, 800)}}))
+    frame = scale_table([other, record])
+    assert list(frame["differs"]) == ["", "pill 2 of 800 images"]
+    titles = [str(part.title) for part in render_scales(frame).renderables if isinstance(part, Table)]
+    assert [title for title in titles if "not the protocol (pill 2 of 800 images)" in title] == [titles[2]]
+    assert len(titles) == 4
