@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cached_features import DEPTH, LATER, an_update, files, some_images, tiny_with_positions
 from torch import Tensor, nn
 
-from cosam_bench.core.files import CannotWrite
-from cosam_bench.data.samples import Split
-from cosam_bench.experiments.experiment import open_experiment
-from cosam_bench.experiments.protocol import RunConfig, resolve_run
-from cosam_bench.experiments.runner import Runner
-from cosam_bench.merging.updates import LowRank, Update
-from cosam_bench.method.training_domain import TrainingDomain
-from cosam_bench.method.trial import trial_domain, trial_workbench
-from cosam_bench.method.workbench import Workbench
-from cosam_bench.sam import cache_backends
+from cosam_bench.merging.updates import Update
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import attach
@@ -34,25 +21,16 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.cache_backends import FeatureFiles
 from cosam_bench.sam.encoder_sections import encoder_sections, frozen_depth, parts
 from cosam_bench.sam.feature_cache import PrefixCache, encode, first_blocks, uncached_clock
-from cosam_bench.sam.inputs import collate
 from cosam_bench.sam.mobile_sam import TinyViTEncoder
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import layer_inputs, serving
-from cosam_bench.training.augmentation import mirror
-from cosam_bench.training.expert_store import ExpertStore
-from cosam_bench.training.fit_settings import FitSettings
 
-DEPTH = 3
-LATER = "image_encoder.blocks.4.attn.qkv"
 EARLIER = "image_encoder.blocks.1.attn.qkv"
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Sam:
-    sam = build_sam("tiny", checkpoint="random")
-    with torch.no_grad():  # positions start at nought, and would hide their absence
-        sam.image_encoder.pos_embed.normal_(generator=torch.Generator().manual_seed(1))
-    return sam
+    return tiny_with_positions()
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +47,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def cache(tiny: Sam, folder: Path) -> PrefixCache:
     return PrefixCache(FeatureFiles(folder, limit_bytes=2**30), sam=tiny, depth=DEPTH)
-
-
-def some_images(count: int, *, seed: int = 0, side: int = 128) -> Tensor:
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def an_update(sam: Sam, layer: str, *, scale: float = 0.3) -> Update:
-    linear = sam.get_submodule(layer)
-    assert isinstance(linear, nn.Linear)
-    generator = torch.Generator().manual_seed(3)
-    a = torch.randn(2, linear.in_features, generator=generator)
-    return Update({layer: LowRank(a, torch.randn(linear.out_features, 2, generator=generator) * scale)})
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -357,100 +319,6 @@ def test_bf16_features_are_kept_as_they_are(small_mobile: Sam, tmp_path: Path) -
     assert read.shape == (1, 4, 4, 160)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])
-def test_an_entry_that_cannot_be_read_is_computed_anew(
-    tiny: Sam, cache: PrefixCache, folder: Path, damage: bytes | None
-) -> None:
-    image = some_images(1)
-    with torch.inference_mode():
-        first = cache.features(image).maps
-        (path,) = files(folder)
-        path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
-        assert torch.equal(cache.features(image).maps, first)
-        assert cache.spared_seconds == 0
-        assert torch.equal(cache.features(image).maps, first)
-    assert cache.spared_seconds > 0
-
-
-def test_a_folder_that_cannot_be_written_costs_only_time(
-    tiny: Sam, cache: PrefixCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[Path] = []
-
-    def refuse(path: Path, tensors: object, metadata: object) -> int:
-        tried.append(path)
-        raise CannotWrite("full")
-
-    monkeypatch.setattr(cache_backends, "write_sealed", refuse)
-    with torch.inference_mode():
-        found = cache.features(some_images(2)).maps
-        expected = [tiny.prefix(image[None], depth=DEPTH).maps[0] for image in some_images(2)]
-    assert all(map(torch.equal, found, expected))
-    assert len(tried) == 1
-
-
-def test_the_least_recently_used_go_where_the_limit_is_reached(tiny: Sam, tmp_path: Path) -> None:
-    size_bytes = 16 * 16 * 96 * 4 + 200  # an entry and its header
-    cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=8 * size_bytes), sam=tiny, depth=DEPTH)
-    images = some_images(12)
-    names: list[Path] = []
-    with torch.inference_mode():
-        for row in range(12):
-            cache.features(images[row : row + 1])
-            for path in files(tmp_path):
-                if path not in names:
-                    names.append(path)
-                    os.utime(path, ns=(row, row))  # as if long ago, in this order
-            if row == 5:
-                cache.features(images[:1])  # now the most recent
-            assert sum(path.stat().st_size for path in files(tmp_path)) <= 8 * size_bytes
-    kept = [names.index(path) for path in names if path.exists()]
-    assert 0 in kept
-    assert len(kept) >= 6
-    assert sorted(kept)[1:] == list(range(13 - len(kept), 12))
-
-
-def test_files_left_half_written_by_a_killed_process_are_removed(tiny: Sam, tmp_path: Path) -> None:
-    old, young = tmp_path / ".a.safetensors.0123abcd", tmp_path / ".b.safetensors.0123abcd"
-    old.write_bytes(b"half")
-    young.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    with torch.inference_mode():
-        PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=tiny, depth=DEPTH).features(some_images(1))
-    assert not old.exists()
-    assert young.exists()
-
-
-def use_a_small_folder(folder: str, seed: int) -> None:
-    """Features of eight images in random order where six have room; on its own, so that it can be a program."""
-    from pathlib import Path
-
-    import torch
-
-    from cosam_bench.sam.build import build_sam
-    from cosam_bench.sam.cache_backends import FeatureFiles
-    from cosam_bench.sam.feature_cache import PrefixCache
-
-    sam = build_sam("tiny", checkpoint="random")
-    cache = PrefixCache(FeatureFiles(Path(folder), limit_bytes=6 * 98_600), sam=sam, depth=3)
-    images = torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(seed)) % 8
-    with torch.inference_mode():
-        alone = [sam.prefix(image[None], depth=3).maps for image in images]
-        for row in order.tolist():
-            assert torch.equal(cache.features(images[row : row + 1]).maps, alone[row])
-
-
-def test_processes_may_share_a_folder_that_is_too_small(tmp_path: Path) -> None:
-    program = f"{inspect.getsource(use_a_small_folder)}\nuse_a_small_folder({str(tmp_path)!r}, 1)"
-    with subprocess.Popen([sys.executable, "-c", program]) as other:
-        while other.poll() is None:  # this process, as long as the other takes
-            use_a_small_folder(str(tmp_path), 0)
-    assert other.returncode == 0
-    assert 1 <= len(files(tmp_path)) <= 7
-    assert all(path.suffix == ".safetensors" for path in files(tmp_path))
-
-
 def test_the_clock_goes_on_as_if_nothing_were_kept(
     tiny: Sam, cache: PrefixCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,98 +338,3 @@ def test_the_clock_goes_on_as_if_nothing_were_kept(
             assert uncached_clock(cache) - began == 10
     assert now[0] == 10
     assert uncached_clock(None) == 10
-
-
-@pytest.fixture
-def domain(squares: Split) -> TrainingDomain:
-    return trial_domain(squares)
-
-
-def bench_with(tiny: Sam, cache: PrefixCache | None) -> Workbench:
-    return trial_workbench(
-        tiny,
-        adapter=AdapterSettings(rank=2, alpha=2.0, blocks=(3, 4, 5)),
-        fit=FitSettings(epochs=2, batch_size=3, learning_rate=1e-4),
-        prompt_kind="mix",
-        batch_size=4,
-        prefixes=cache,
-    )
-
-
-def test_training_statistics_and_predictions_are_the_same_with_kept_features(
-    tiny: Sam, cache: PrefixCache, folder: Path, domain: TrainingDomain
-) -> None:
-    plain, kept = bench_with(tiny, None), bench_with(tiny, cache)
-    expected, found = plain.train(domain), kept.train(domain)
-    assert found.epoch_losses == pytest.approx(expected.epoch_losses, rel=1e-3)
-    assert set(found.update.tensors()) == set(expected.update.tensors())
-    # Each image and each mirrored one at most, however many epochs.
-    assert 6 <= len(files(folder)) <= 12
-    update = an_update(tiny, LATER)
-    grams = plain.input_grams(domain, update)
-    for layer, gram in kept.input_grams(domain, update).items():
-        torch.testing.assert_close(gram, grams[layer], rtol=1e-3, atol=1e-4)
-    batch, _ = collate([domain[0], domain[1]], domain.prompts.take([0, 1]), kinds=["box"] * 2, view=plain.view)
-    torch.testing.assert_close(kept.predict(update, batch), plain.predict(update, batch), rtol=1e-3, atol=1e-3)
-    spared = cache.spared_seconds
-    kept.predict(an_update(tiny, LATER, scale=0.1), batch)
-    assert cache.spared_seconds > spared
-
-
-def test_training_gives_the_same_bits_whether_features_are_found_or_computed(
-    tiny: Sam, cache: PrefixCache, domain: TrainingDomain
-) -> None:
-    bench = bench_with(tiny, cache)
-    assert bench.train(domain).update.digest() == bench.train(domain).update.digest()
-
-
-def test_a_mirrored_sample_has_an_entry_of_its_own(
-    tiny: Sam, cache: PrefixCache, folder: Path, domain: TrainingDomain
-) -> None:
-    view = bench_with(tiny, None).view
-    for sample in (domain[0], mirror(domain[0]), mirror(mirror(domain[0]))):
-        batch, _ = collate([sample], domain.prompts.take([0]), kinds=["box"], view=view)
-        with torch.inference_mode():
-            encode(tiny, batch.images, cache)
-    assert len(files(folder)) == 2
-
-
-def configured(protocol: Path, *overrides: str, method: str = "finetune") -> RunConfig:
-    return resolve_run(method=method, protocol=str(protocol), overrides=overrides)
-
-
-def test_a_protocol_that_adapts_every_block_has_no_cache(quick_protocol: Path, tmp_path: Path) -> None:
-    assert open_experiment(configured(quick_protocol), tmp_path).bench.prefixes is None
-
-
-def test_the_cache_can_be_switched_off_and_is_no_part_of_a_runs_identity(quick_protocol: Path, tmp_path: Path) -> None:
-    late = "adapter.blocks=[4, 5]"
-    default = open_experiment(configured(quick_protocol, late), tmp_path)
-    off = open_experiment(configured(quick_protocol, late, "prefix_cache_gib=0"), tmp_path)
-    assert default.bench.prefixes is not None
-    assert default.bench.prefixes.depth == 4
-    assert off.bench.prefixes is None
-    assert off.digest == default.digest
-    assert off.conditions == default.conditions
-
-
-def test_a_whole_run_with_the_cache_scores_as_one_without(quick_protocol: Path, tmp_path: Path) -> None:
-    late = "adapter.blocks=[4, 5]"
-    matrices, costs = [], []
-    for results, option in ((tmp_path / "with", "prefix_cache_gib=8"), (tmp_path / "without", "prefix_cache_gib=0")):
-        experiment = open_experiment(configured(quick_protocol, late, option, method="regcl"), results)
-        record = Runner(experiment, results=results).run()
-        matrices.append(record.score_matrix())
-        costs.append(record.info.cost)
-    assert len(files(tmp_path / "with" / "_shared" / "prefix")) >= 4 * 3 + 3 * 3
-    assert not (tmp_path / "without" / "_shared" / "prefix").exists()
-    assert matrices[0].columns == ("pitting", "pill", "polyp", "natural")
-    assert matrices[0].values == pytest.approx(matrices[1].values, abs=0.02)
-    assert costs[0].encoder_passes_per_image == costs[1].encoder_passes_per_image == 1
-    assert all(seconds >= 0 for seconds in costs[0].merge_seconds)
-
-
-def test_the_workbench_without_a_cache_writes_nothing(tiny: Sam, domain: TrainingDomain, tmp_path: Path) -> None:
-    bench = replace(bench_with(tiny, None), experts=ExpertStore(tmp_path))
-    bench.train(domain)
-    assert [path.name for path in files(tmp_path)] == [path.name for path in tmp_path.glob("*.safetensors")]

@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts, draw_prompts, tight_box
 from cosam_bench.data.samples import Sample, Split
-from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter
@@ -24,16 +20,13 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import Batch, View
-from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import serving
 from cosam_bench.training import fit as fit_module
 from cosam_bench.training.augmentation import mirror, mirror_prompts
-from cosam_bench.training.batch_loss import protocol_loss
 from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.losses import bce_dice, focal_dice_iou, point_sample, uncertain_points
-from cosam_bench.training.sampling import epoch_batches
-from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
+from cosam_bench.training.training_batch import MIXED, draw_batch
 
 
 @pytest.fixture(scope="module")
@@ -236,75 +229,6 @@ def test_mirroring_twice_changes_nothing(prompts: Prompts) -> None:
         assert torch.equal(getattr(twice, name), getattr(prompts, name))
 
 
-@pytest.mark.parametrize(
-    ("settings", "factors"),
-    [
-        ({"schedule": "constant"}, [1, 1, 1, 1]),
-        ({"schedule": "step", "step_epochs": 2, "step_factor": 0.1}, [1, 1, 0.1, 0.1]),
-        ({"schedule": "step"}, [1, 1, 1, 1]),
-        # (1 + cos(pi * e / 4)) / 2
-        ({"schedule": "cosine"}, [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
-    ],
-)
-def test_the_schedules_by_hand(settings: dict[str, Any], factors: list[float]) -> None:
-    fit = FitSettings(epochs=4, **settings)
-    assert [fit.rate_factor(epoch) for epoch in range(4)] == pytest.approx(factors)
-
-
-def test_the_schedules_are_torchs() -> None:
-    for schedule in ("step", "cosine"):
-        fit = FitSettings(epochs=24, schedule=schedule)
-        optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        maker: Any = torch.optim.lr_scheduler
-        theirs = maker.StepLR(optimiser, 10, 0.1) if schedule == "step" else maker.CosineAnnealingLR(optimiser, 24)
-        for epoch in range(24):
-            assert fit.rate_factor(epoch) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
-            optimiser.step()
-            theirs.step()
-
-
-def test_the_cosine_stops_at_its_floor_as_torchs_does() -> None:
-    """RegCL's: from .00125 to 1e-7 in 20 epochs."""
-    fit = FitSettings(epochs=20, schedule="cosine", learning_rate=0.00125, rate_floor=1e-7)
-    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.00125)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=20, eta_min=1e-7)
-    rates = []
-    for epoch in range(20):
-        rates.append(fit.learning_rate * fit.rate_factor(epoch))
-        assert rates[-1] == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
-        optimiser.step()
-        theirs.step()
-    assert rates[0] == pytest.approx(0.00125)
-    assert rates[-1] > 1e-7
-
-
-def test_a_domain_has_its_own_rate_where_it_is_named() -> None:
-    fit = FitSettings(learning_rate=1e-3, rates={"polyp": 3e-2}, schedule="cosine", epochs=2)
-    assert fit.for_domain("polyp").learning_rate == 3e-2
-    assert fit.for_domain("rail") is fit
-    assert fit.for_domain("polyp").model_copy(update={"learning_rate": 1e-3}) == fit
-
-
-@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
-@pytest.mark.parametrize("count", [10, 12])
-def test_a_rank_sees_what_torchs_sampler_deals_it(ranks: int, count: int) -> None:
-    sampler: Any = DistributedSampler(range(count), num_replicas=ranks, rank=0, shuffle=True, seed=7)  # type: ignore[arg-type]
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(7)).tolist()
-    fit = FitSettings(ranks=ranks, batch_size=2)
-    assert [row for rows in epoch_batches(order, fit) for row in rows] == list(sampler)
-
-
-def test_batches_of_an_epoch_by_hand() -> None:
-    rows = list(range(7))
-    assert epoch_batches(rows, FitSettings(batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert epoch_batches(rows, FitSettings(batch_size=3, drop_last=True)) == [[0, 1, 2], [3, 4, 5]]
-    assert epoch_batches(rows, FitSettings(batch_size=7, drop_last=True)) == [rows]
-    assert epoch_batches(rows, FitSettings(batch_size=3, ranks=2)) == [[0, 2, 4], [6]]
-    assert epoch_batches(rows, FitSettings(batch_size=3, ranks=2, drop_last=True)) == [[0, 2, 4]]
-    with pytest.raises(CosamError, match=r"2 samples do not fill a batch of 3\. Lower fit\.batch_size"):
-        epoch_batches(rows, FitSettings(batch_size=3, ranks=4, drop_last=True))
-
-
 def test_dropped_and_unseen_samples_are_not_trained_on(sam: Sam, squares: Split, prompts: Prompts) -> None:
     """Six squares: of batches of four one is whole; of two ranks one sees three."""
     steps: list[float] = []
@@ -351,93 +275,6 @@ def test_hooks_are_told_how_many_steps_there_will_be(
     assert counts.seen == [(step, steps) for step in range(steps)]
 
 
-def masks_of(batch: Batch, grid: int, *, seed: int = 0) -> Masks:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(len(batch), grid, grid, generator=generator)
-    return Masks(logits, torch.rand(len(batch), generator=generator))
-
-
-@pytest.mark.parametrize("resize", ["pad", "squash"])
-def test_a_loss_at_the_models_size_compares_repeated_cells_with_the_nearest_pixels(
-    squares: Split, prompts: Prompts, resize: Any
-) -> None:
-    fit = FitSettings(loss="focal_dice_iou", loss_grid="model", iou_threshold=0.5, sum_over_batch=True)
-    view = View(120, 30, resize, torch.device("cpu"))
-    kinds: list[Any] = ["box"] * 2
-    batch, target = with_targets([squares[0], squares[1]], prompts.take([0, 1]), kinds=kinds, view=view, fit=fit)
-    masks = masks_of(batch, 30)
-    full = masks.logits.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    wanted = torch.zeros(2, 120, 120)
-    for row in range(2):
-        lines = 3 if resize == "squash" else 2
-        repeated = squares[row].mask.repeat_interleave(lines, 0).repeat_interleave(2, 1).float()
-        wanted[row, : repeated.shape[0]] = repeated
-    expected = focal_dice_iou(full, wanted, masks.predicted_iou, iou_threshold=0.5, sum_over_batch=True)
-    assert protocol_loss(masks, batch, target, fit=fit).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_a_loss_on_points_compares_the_same_places_of_logits_and_fine_masks(squares: Split, prompts: Prompts) -> None:
-    fit = FitSettings(loss_points=20)
-    view = View(120, 30, "pad", torch.device("cpu"))
-    batch, target = draw_batch(
-        squares, prompts, [3, 1], fit=fit, prompt_kind="box", view=view, order=torch.Generator().manual_seed(1)
-    )
-    assert isinstance(batch, TrainingBatch)
-    assert batch.masks is not None
-    assert batch.point_candidates is not None
-    assert not batch.is_unique
-    assert batch.masks.shape == (2, 120, 120)
-    masks = masks_of(batch, 30)
-    places = uncertain_points(masks.logits, batch.point_candidates, count=20)
-    assert places.shape == (2, 20, 2)
-    expected = bce_dice(point_sample(masks.logits, places), point_sample(batch.masks, places), masks.predicted_iou)
-    assert protocol_loss(masks, batch, target, fit=fit).item() == expected.item()
-    # The fine mask is the mask itself, doubled bilinearly: its cells' means are nearly the target on the grid.
-    means = batch.masks.view(2, 30, 4, 30, 4).mean(dim=(2, 4))
-    assert (means - target).abs().max() < 0.2
-    assert (means - target).abs().mean() < 0.01
-
-
-def test_points_without_an_order_depend_on_the_samples_alone(squares: Split, prompts: Prompts) -> None:
-    fit = FitSettings(loss_points=4)
-    view = View(120, 30, "pad", torch.device("cpu"))
-    places = []
-    for rows in ([0], [0], [1]):
-        kinds: list[Any] = ["box"]
-        batch, _ = with_targets([squares[rows[0]]], prompts.take(rows), kinds=kinds, view=view, fit=fit)
-        assert isinstance(batch, TrainingBatch)
-        assert batch.point_candidates is not None
-        places.append(batch.point_candidates)
-    assert torch.equal(places[0], places[1])
-    assert not torch.equal(places[0], places[2])
-
-
-def test_training_draws_new_points_each_time(squares: Split, prompts: Prompts) -> None:
-    order = torch.Generator().manual_seed(0)
-    places = []
-    for _ in range(2):
-        fit = FitSettings(loss_points=4, flip=False)
-        view = View(120, 30, "pad", torch.device("cpu"))
-        batch, _ = draw_batch(squares, prompts, [0], fit=fit, prompt_kind="box", view=view, order=order)
-        assert isinstance(batch, TrainingBatch)
-        assert batch.point_candidates is not None
-        places.append(batch.point_candidates)
-    assert not torch.equal(places[0], places[1])
-
-
-def test_a_target_that_did_not_come_with_the_batch_is_refused(squares: Split, prompts: Prompts) -> None:
-    fit = FitSettings(loss_points=4)
-    view = View(120, 30, "pad", torch.device("cpu"))
-    kinds: list[Any] = ["box"]
-    batch, target = with_targets([squares[0]], prompts.take([0]), kinds=kinds, view=view, fit=fit)
-    plain, plain_target = with_targets([squares[0]], prompts.take([0]), kinds=kinds, view=view)
-    assert type(plain) is Batch
-    for wrong, mask in ((plain, plain_target), (batch, target.clone()), (batch.select([0]), target)):
-        with pytest.raises(CosamError, match=r"as they came together from Workbench\.augmented"):
-            protocol_loss(masks_of(batch, 30), wrong, mask, fit=fit)
-    protocol_loss(masks_of(batch, 30), plain, plain_target, fit=FitSettings())
-
-
 @pytest.mark.parametrize(
     "fit",
     [
@@ -451,64 +288,6 @@ def test_the_published_losses_fall(sam: Sam, squares: Split, prompts: Prompts, f
     assert fitted.epoch_losses[-1] < fitted.epoch_losses[0] - 0.1
     first, again = (trained(sam, squares, prompts, **fit) for _ in range(2))
     assert again.update.digest() == first.update.digest()
-
-
-@pytest.mark.parametrize(
-    ("settings", "right", "message"),
-    [
-        ({"rate_floor": 1e-7, "schedule": "step"}, {"schedule": "cosine"}, "schedule = 'cosine'"),
-        ({"rate_floor": 1e-3, "schedule": "cosine"}, {"rate_floor": 1e-4}, "below every learning rate"),
-        (
-            {"rate_floor": 1e-4, "schedule": "cosine", "rates": {"a": 1e-5}},
-            {"rates": {"a": 1e-3}},
-            "below every learning rate, 1e-05",
-        ),
-        ({"empty_crops": "keep"}, {"jitter": True}, "jitter = true"),
-        ({"loss_points": 9, "loss": "focal_dice_iou"}, {"loss": "bce_dice"}, "loss_points needs"),
-        ({"loss_points": 9, "loss_grid": "model"}, {"loss_points": 0}, "leave loss_grid"),
-        ({"iou_threshold": 0.5}, {"loss": "focal_dice_iou"}, "iou_threshold needs"),
-    ],
-)
-def test_settings_without_effect_are_refused(settings: dict[str, Any], right: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        FitSettings.model_validate(settings)
-    FitSettings.model_validate(settings | right)
-
-
-@pytest.mark.parametrize(
-    ("settings", "right", "message"),
-    [
-        ({"score": {"upsampling": "direct"}}, {"resize": "squash"}, "needs resize = 'squash'"),
-        (
-            {"fit": {"jitter": True, "empty_crops": "keep"}, "prompts": {"train": "points"}},
-            {"prompts": {"train": "mix"}},
-            "an empty crop has no points",
-        ),
-        (
-            {"fit": {"jitter": True}, "prompts": {"train": "points", "published": True}},
-            {"fit": {"jitter": False}},
-            "prompts.published must be false",
-        ),
-    ],
-)
-def test_a_protocol_whose_settings_disagree_is_refused(
-    settings: dict[str, Any], right: dict[str, Any], message: str
-) -> None:
-    facts = {"name": "p", "stream": "mini"}
-    with pytest.raises(ValidationError, match=message):
-        Protocol.model_validate(facts | settings)
-    Protocol.model_validate(facts | settings | right)
-
-
-def test_the_settings_of_a_run_can_be_read_again() -> None:
-    for fit in (FitSettings(), FitSettings(jitter=True, loss_points=12544, rates={"a": 0.1})):
-        assert FitSettings.model_validate(fit.model_dump(mode="json")) == fit
-
-
-@pytest.mark.parametrize("wrong", [{"learning_rate": math.inf}, {"learning_rate": 0}, {"epochs": 0}, {"loss": "mse"}])
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        FitSettings(**wrong)
 
 
 def test_a_mix_draws_every_kind(sam: Sam, squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
