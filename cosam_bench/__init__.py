@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cosam_bench.method.card import MethodCard
     from cosam_bench.method.contract_check import ContractViolation, check_method
     from cosam_bench.method.interface import MergingMethod, Method, State
+    from cosam_bench.method.merge_rules import merge_rule
     from cosam_bench.method.training_domain import TrainingDomain
     from cosam_bench.method.workbench import Workbench
     from cosam_bench.results.comparison import Comparison
@@ -71,6 +72,7 @@ __all__ = [
     "load_predictor",
     "load_record",
     "merge",
+    "merge_rule",
     "predict",
     "report",
     "run",
@@ -91,6 +93,7 @@ _HOMES = {
     "method.card": ("MethodCard",),
     "method.contract_check": ("ContractViolation", "check_method"),
     "method.interface": ("MergingMethod", "Method", "State"),
+    "method.merge_rules": ("merge_rule",),
     "method.training_domain": ("TrainingDomain",),
     "method.workbench": ("Workbench",),
     "results.comparison": ("Comparison",),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
-from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
+from cosam_bench.experiments.options import RunOptions, setting_texts
+from cosam_bench.experiments.repeats import resolve_repeats
 from cosam_bench.method.registry import FILE_MODULE, GROUP
 
 if TYPE_CHECKING:
@@ -65,6 +66,25 @@ def run(method: MethodLike | None = None, **options: Unpack[_Options]) -> Record
 def run(method: Sequence[MethodLike], **options: Unpack[_Options]) -> list[Record]: ...
 
 
+@overload
+def run(
+    method: MethodLike | Sequence[MethodLike] | None = None,
+    *,
+    seeds: Sequence[int],
+    orders: int | Sequence[str] | None = None,
+    **options: Unpack[_Options],
+) -> list[Record]: ...
+
+
+@overload
+def run(
+    method: MethodLike | Sequence[MethodLike] | None = None,
+    *,
+    orders: int | Sequence[str],
+    **options: Unpack[_Options],
+) -> list[Record]: ...
+
+
 def run(
     method: MethodLike | Sequence[MethodLike] | None = None,
     *,
@@ -75,7 +95,9 @@ def run(
     model: str | None = None,
     checkpoint: str | Path | None = None,
     seed: int | None = None,
+    seeds: Sequence[int] | None = None,
     order: str | Sequence[str] | None = None,
+    orders: int | Sequence[str] | None = None,
     device: str | None = None,
     experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
@@ -85,7 +107,7 @@ def run(
     on_step: Callable[[TrainingStep], None] | None = None,
     isolated: bool | None = None,
 ) -> Record | list[Record]:
-    """Run a method over a stream of domains, and return its record; of several methods, a list of records.
+    """Run a method over a stream of domains, and return its record; a list of them of several methods, seeds or orders.
 
     A run that is already complete is returned as it is; one that was stopped continues where it stopped.
 
@@ -99,7 +121,9 @@ def run(
         model: another base model.
         checkpoint: the model's weights; ``random`` for untrained ones.
         seed: of training, prompts and method; None: 0.
+        seeds: several seeds in place of ``seed``, each with every order.
         order: the domains' names, an order that the stream names, ``reverse``, or ``random:N``.
+        orders: several orders in place of ``order``; or how many: the stream's own, then random ones.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: ``auto``.
         experts: a folder with an expert per domain, or a TOML file with a table ``[experts]``, to merge in place of
             training any; docs/your-experts.md describes them.
@@ -119,9 +143,15 @@ def run(
         CosamError: anything else that does not fit or is missing; ``on_step`` raised an error, which ends the run.
         KeyboardInterrupt: passed on; the record then says ``interrupted``.
     """
-    is_one = method is None or isinstance(method, str | Path | type)
+    is_single = method is None or isinstance(method, str | Path | type)
+    for name, one, several in (("seed", seed, seeds), ("order", order, orders)):
+        if one is not None and several is not None:
+            raise CosamError(f"Give {name} or {name}s, not both.")
+        if several is not None and not isinstance(several, int) and not len(several):
+            raise CosamError(f"The list of {name}s is empty. Name at least one.")
+    is_one = is_single and seeds is None and orders is None
     names = [] if method is None else _references(method)
-    if not is_one and not names:
+    if not is_single and not names:
         raise CosamError("The list of methods is empty. Name at least one.")
     if on_step is not None and not callable(on_step):
         raise CosamError(f"on_step is of type {type(on_step).__name__}. Give a function of one TrainingStep.")
@@ -139,13 +169,17 @@ def run(
         settings=setting_texts(settings or {}),
         isolated=isolated,
     )
-    configs = resolve(names, options)
+    repeats = resolve_repeats(names, options, seeds=seeds or (), orders=() if orders is None else orders)
     from cosam_bench.experiments.method_faults import MethodFailed
     from cosam_bench.experiments.progress import make_reporter
     from cosam_bench.experiments.run_methods import run_methods
 
     folder, show = expanded(results), partial(make_reporter, progress, on_step)
-    outcomes = list(run_methods(configs, results=folder, fresh=fresh, isolated=isolated, make_reporter=show))
+    outcomes = [
+        outcome
+        for repeat in repeats
+        for outcome in run_methods(repeat.configs, results=folder, fresh=fresh, isolated=isolated, make_reporter=show)
+    ]
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures and is_one:

@@ -13,11 +13,13 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from cosam_bench.evaluation.false_positives import false_positives
 from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.results.cell_text import amount, number
 from cosam_bench.results.costs import COSTS, CostColumn
+from cosam_bench.results.prompt_gaps import gap_text, prompt_gaps
 from cosam_bench.results.protocol_match import protocol_title
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import Cost, RunInfo
@@ -115,6 +117,40 @@ def render_matrix(record: Record, metric: str = "iou", *, width: int = 100) -> T
     table.title = _run_title(record)
     table.caption = caption
     return table
+
+
+def render_prompt_gaps(record: Record, metric: str = "iou") -> Text | None:
+    """What frozen SAM and the last model score by prompt; None if the run has one prompt alone.
+
+    Raises:
+        CosamError: the file of these scores is damaged.
+    """
+    gaps = prompt_gaps(record, metric=metric)
+    if not gaps:
+        return None
+    frozen = ", ".join(f"{one.prompt} {number(one.frozen)}" for one in gaps)
+    return Text(f"Last by prompt ({METRICS[metric].title}): {gap_text(gaps)}; frozen SAM: {frozen}", style="bold")
+
+
+def render_false_positives(record: Record) -> Group | None:
+    """What frozen SAM and the last model find in images without foreground; None if the run scored none.
+
+    Raises:
+        CosamError: the file of these images is damaged.
+    """
+    scores = record.negative_scores()
+    if not scores:
+        return None
+    steps = {"frozen": 0, "last": max(row.step for row in scores)}
+    rows = {label: false_positives(scores, step=step) for label, step in steps.items()}
+    title = "Images with empty masks: share of pixels found as foreground, share of images with any"
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("")
+    for name, found in rows["last"].items():
+        table.add_column(f"{name}\nn={found.count}", justify="right", vertical="bottom")
+    for label, by_domain in rows.items():
+        table.add_row(label, *(f"{number(found.area)}  {number(found.rate)}" for found in by_domain.values()))
+    return Group(Text(title, style="bold"), table)
 
 
 def _table_width(labels: Sequence[str], heads: Sequence[str], pad: str) -> int:

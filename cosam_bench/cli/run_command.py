@@ -76,6 +76,14 @@ Scales = Annotated[
         help="Hold out a tenth of the training data, and score each merge at nine lengths for `leaderboard --scales`.",
     ),
 ]
+AlsoPrompts = Annotated[
+    str | None,
+    typer.Option(
+        "--also-prompts",
+        metavar="A,B",
+        help="Score frozen SAM and the final model under these prompts, too: box, points, mask, image, grid.",
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(
@@ -113,6 +121,7 @@ def run(
     experts: Experts = None,
     settings: Set = None,
     scales: Scales = False,
+    also_prompts: AlsoPrompts = None,
     results: Results = Path("results"),
     csv: Csv = None,
     images: Images = None,
@@ -140,6 +149,7 @@ def run(
             experts=experts,
             settings=tuple(settings or ()),
             scales=scales,
+            also_prompts=also_prompts,
             limit=limit,
             isolated=isolated,
         )

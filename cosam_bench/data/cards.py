@@ -204,8 +204,9 @@ class Card(Settings):
         levels: the white of images of 16 bits, such as 4095 if a camera of 12 bits has filled them; by default
             65535. Images whose levels all stay below 4096 are refused unless it is given.
         min_pixels: samples with fewer foreground pixels are left out and counted.
-        empty: ``drop`` says that images with empty masks, such as good parts, are meant to be left out; without it
-            ``data check`` reports them as faults. Runs leave them out either way, and say how many.
+        empty: what becomes of images with empty masks, such as good parts. ``drop``: they are meant to be left out.
+            ``keep``: they are trained on as negatives, and those for testing are scored by false positives, apart from
+            the other images. Without it ``data check`` reports them as faults, and runs leave them out and say so.
         split: see :class:`SplitRule`. Synthetic domains need ``counts``; its seed draws the images.
         points: file of published point prompts, relative to the root, with ``{part}`` for train or test.
         generator: name of the synthetic generator.
@@ -241,7 +242,7 @@ class Card(Settings):
     labels: tuple[str, ...] = ()
     levels: int | None = Field(default=None, ge=255, le=65535)
     min_pixels: int = Field(default=1, ge=1, le=2**40)
-    empty: Literal["drop"] | None = None
+    empty: Literal["drop", "keep"] | None = None
     split: SplitRule = SplitRule()
     points: str = ""
     generator: str = ""

@@ -17,13 +17,13 @@ def hold_out(split: Split, *, share: float = SHARE) -> tuple[Split, Split]:
     machine holds out the same.
 
     Args:
-        split: with at least two images.
+        split: with at least two images with foreground; others are not held out.
         share: of the images, rounded, but at least one.
 
     Raises:
         CosamError: the split has fewer than two images.
     """
-    images = dict.fromkeys(entry.image_sha256 for entry in split.manifest.entries)
+    images = dict.fromkeys(entry.image_sha256 for entry in split.manifest.entries if not entry.is_empty)
     if len(images) < 2:
         raise CosamError(
             f"The training part of {split.domain!r} has {len(images)} image, so none can be held out to choose a "

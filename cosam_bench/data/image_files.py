@@ -34,8 +34,8 @@ _TWELVE_BITS = 4095
 _BY_OBJECT = ("polygon", "instance")
 
 
-def open_files(card: Card) -> tuple[Split, Split]:
-    """The training and the test part of a domain of files.
+def open_files(card: Card) -> tuple[Split, Split, Split | None]:
+    """The training part of a domain of files, the test part, and its samples with empty masks if they are kept.
 
     Raises:
         CosamError: files are missing or damaged, or images and masks do not fit.
@@ -66,8 +66,7 @@ def open_files(card: Card) -> tuple[Split, Split]:
     left_out = sum(scan.left_out for scan in scans)
     if not samples:
         refuse(card, [no_samples(card, len(pairs))])
-    train, test = divide(card, samples)
-    return make_split(card, "train", train, left_out), make_split(card, "test", test, left_out)
+    return make_splits(card, *divide(card, samples), left_out)
 
 
 def _threads() -> int:
@@ -124,7 +123,7 @@ class FilePixels:
         sample, card = self.samples[index], self.card
         if is_annotated(sample.pair):
             annotated = self._annotated(sample.pair)
-            if card.samples in _BY_OBJECT:
+            if sample.component and card.samples in _BY_OBJECT:
                 return annotated.draw(sample.component)
             mask = annotated.draw()
         else:
@@ -209,7 +208,11 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
         if pixels >= card.min_pixels:
             found.append(FileSample(pair, Entry(key, *hashes, pair.image.name, pair.mask.name), number))
     left_out = max(len(sizes), 1) - len(found)
-    return PairScan(tuple(found), left_out, is_empty=not any(sizes.values()), deepest=deepest)
+    is_empty = not any(sizes.values())
+    if is_empty and card.empty == "keep":
+        entry = Entry(pair.key, *hashes, pair.image.name, pair.mask.name, is_empty=True)
+        return PairScan((FileSample(pair, entry),), 0, is_empty=True, deepest=deepest)
+    return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest)
 
 
 def too_dark(card: Card, deepest: Sequence[int]) -> str:
@@ -258,6 +261,26 @@ def _sample_sizes(
     return {0: int(mask.sum())}
 
 
+def make_splits(
+    card: Card, train: Sequence[FileSample], test: Sequence[FileSample], left_out: int
+) -> tuple[Split, Split, Split | None]:
+    """The splits of a card's domain: training, test, and the test samples with empty masks, None if there are none.
+
+    Args:
+        card: says how masks are read.
+        train: the training samples; those with empty masks stay among them.
+        test: the test samples.
+        left_out: as for ``make_split``.
+
+    Raises:
+        CosamError: as ``make_split``.
+    """
+    negatives = [sample for sample in test if sample.entry.is_empty]
+    tested = [sample for sample in test if not sample.entry.is_empty]
+    apart = make_split(card, "test", negatives, left_out) if negatives else None
+    return make_split(card, "train", train, left_out), make_split(card, "test", tested, left_out), apart
+
+
 def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: int) -> Split:
     """One part of a card's domain.
 
@@ -277,6 +300,8 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         rule += f" levels={card.levels}"
     if card.ignore:
         rule += f" ignore={card.ignore.model_dump_json(exclude_defaults=True)}"
+    if card.empty == "keep":
+        rule += " empty=keep"
     if card.holes:
         rule += f" holes={card.holes}"
     entries = tuple(sample.entry for sample in samples)

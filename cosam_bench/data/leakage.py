@@ -23,20 +23,21 @@ def check_leaks(opened: Sequence[tuple[Card, Domain]], *, stream: str) -> None:
     faults = []
     for (card, domain), (other_card, other) in permutations(opened, 2):
         same_pool = bool(card.pool) and card.pool == other_card.pool
-        if shared := _shared(domain.train, other.test, by_name=same_pool):
+        if shared := _shared(domain.train, other, by_name=same_pool):
             faults.append(f"{card.name!r} trains on {shared} of the images that {other_card.name!r} is tested on")
     if faults:
         raise CosamError(f"Stream {stream!r}: {'; '.join(faults)}. Leave out one of each two.")
 
 
-def _shared(train: Split, test: Split, *, by_name: bool) -> int:
-    """The number of distinct images of ``test`` that are also in ``train``."""
+def _shared(train: Split, other: Domain, *, by_name: bool) -> int:
+    """The number of distinct images that another domain is tested on and that are also in ``train``."""
+    negatives = () if other.negatives is None else other.negatives.manifest.entries
     trained = {entry.image_sha256 for entry in train.manifest.entries}
     names = {PurePath(entry.image_name).stem for entry in train.manifest.entries} if by_name else set()
     return len(
         {
             entry.image_sha256
-            for entry in test.manifest.entries
+            for entry in (*other.test.manifest.entries, *negatives)
             if entry.image_sha256 in trained or PurePath(entry.image_name).stem in names
         }
     )

@@ -84,10 +84,11 @@ def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
     Raises:
         CosamError: data is missing or faulty.
     """
-    train, test = _synthetic(card) if card.kind == "synthetic" else open_files(card)
+    train, test, negatives = (*_synthetic(card), None) if card.kind == "synthetic" else open_files(card)
     if faults := empty_parts(len(train), len(test), is_retention=is_retention):
         refuse(card, faults)
-    return Domain(card.name, card.full_title, empty_split(card.name, part="train") if is_retention else train, test)
+    trained = empty_split(card.name, part="train") if is_retention else train
+    return Domain(card.name, card.full_title, trained, test, negatives)
 
 
 def empty_parts(train: int, test: int, *, is_retention: bool) -> list[str]:
@@ -96,7 +97,7 @@ def empty_parts(train: int, test: int, *, is_retention: bool) -> list[str]:
     if not train and not is_retention:
         faults.append("its split leaves nothing to train on; correct it or list the domain as retention")
     if not test:
-        faults.append("its split leaves nothing to test on; correct it")
+        faults.append("its split leaves nothing with foreground to test on; correct it")
     return faults
 
 
@@ -112,8 +113,8 @@ def _drawn(card: Card, part: Part) -> Split:
     pairs = list(_draw(card, part))
     entries = []
     for index, (image, mask) in enumerate(pairs):
-        hashes = (sha256_bytes(pixels.numpy().tobytes()) for pixels in (image, mask))
-        entries.append(Entry(f"{part}-{index:04d}", *hashes))
+        image_sha256, mask_sha256 = (sha256_bytes(pixels.numpy().tobytes()) for pixels in (image, mask))
+        entries.append(Entry(f"{part}-{index:04d}", image_sha256, mask_sha256))
     source = Pixels(tuple(image for image, _ in pairs), tuple(mask for _, mask in pairs))
     # The pixels are in memory already.
     return Split(card.name, part=part, manifest=Manifest(tuple(entries)), source=source, decoded_bytes=0)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from cosam_bench.core.settings import Settings, setting
 
-PromptKind = Literal["box", "points", "mask"]
+PromptKind = Literal["box", "points", "mask", "grid"]
 """What a model is given."""
 
-TestPrompt = Literal["box", "points", "mask", "image"]
+TestPrompt = Literal["box", "points", "mask", "image", "grid"]
 TrainPrompt = Literal["box", "points", "mask", "image", "mix"]
 
 WHOLE: Final = "image"
 """The prompt that nobody has to draw: the whole image as the box."""
+
+GRID: Final = "grid"
+"""A regular grid of points, whose masks are pooled: nobody has to draw it either."""
+
+GRID_SIDE: Final = 8
+"""How many points a grid has along each side unless a protocol says otherwise."""
+
+UNDRAWN: Final = (WHOLE, GRID)
+"""The prompts that are not taken from the true mask."""
 
 
 class PromptSettings(Settings):
@@ -29,12 +38,14 @@ class PromptSettings(Settings):
     )
     test: TestPrompt = setting(
         "box",
-        "prompt in testing; all but image, which is the whole image as the box, are taken from the true mask",
+        "prompt in testing; box, points and mask are taken from the true mask, image is the whole image as the box, "
+        "grid pools the masks of a regular grid of points",
         source="CoSAM's released code",
     )
     points: int = setting(
         3, "points per point prompt, all on the foreground", source="RegCL's released code; CoSAM has 10", ge=1, le=1024
     )
+    grid: int = setting(GRID_SIDE, "points along each side of the grid", source="this project", ge=2, le=32)
     published: bool = setting(
         False,
         "use the points of the domain's published file, in training and testing, instead of drawing them",
@@ -47,10 +58,21 @@ class PromptSettings(Settings):
         source="segment-anything, whose mask prompts are logits; CoSAM's released code has raw",
     )
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _grid_is_for_testing(cls, value: Any) -> Any:
+        if value == GRID:
+            raise ValueError(
+                "a grid of points is for testing alone, where its masks are pooled; train with box, points or image"
+            )
+        return value
+
     @model_validator(mode="after")
     def _all_settings_have_an_effect(self) -> Self:
         if self.published and self.train not in ("points", "mix") and self.test != "points":
             raise ValueError("published = true needs a prompt of points, in train or test")
+        if self.grid != GRID_SIDE and self.test != GRID:
+            raise ValueError("grid is the side of the prompt test = 'grid'; set that, too")
         if self.masks != "logits" and self.train not in ("mask", "mix") and self.test != "mask":
             raise ValueError("masks = 'raw' needs a prompt that is a mask, in train or test")
         return self

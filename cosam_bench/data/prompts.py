@@ -31,6 +31,7 @@ class Prompts:
         boxes: float32, ``(N, 4)``, x0 y0 x1 y1 of the tight box, ends exclusive.
         points: float32, ``(N, k, 2)``, x y at pixel centres (``column + 0.5``), all on the foreground.
         masks: bool, ``(N, 256, 256)``, a noisy mask of the whole image, squashed to a square.
+            A sample without foreground has zeros in all three: only prompts that are not drawn suit it.
         digest: sha256 of the three; a selection keeps the digest of the prompts that it was taken from.
     """
 
@@ -49,6 +50,13 @@ class Prompts:
         return Prompts(self.boxes[rows], self.points[rows], self.masks[rows], self.digest)
 
 
+def blank_prompts(count: int, *, points: int) -> Prompts:
+    """The prompts of samples without foreground: zeros."""
+    boxes, drawn = torch.zeros(count, 4), torch.zeros(count, points, 2)
+    masks = torch.zeros(count, MASK_SIZE, MASK_SIZE, dtype=torch.bool)
+    return Prompts(boxes, drawn, masks, _digest(boxes, drawn, masks))
+
+
 def draw_prompts(split: Split, *, points: int, seed: int) -> Prompts:
     """The prompts of a split, newly drawn; each sample's depend only on its own key and mask.
 
@@ -63,6 +71,8 @@ def draw_prompts(split: Split, *, points: int, seed: int) -> Prompts:
     masks = torch.zeros(len(split), MASK_SIZE, MASK_SIZE, dtype=torch.bool)
     for index, key in enumerate(split.keys):
         mask = split.mask(index)
+        if not mask.any():
+            continue
         generator = np.random.default_rng(derived_seed(seed, "prompts", split.domain, split.part, key, points))
         boxes[index] = tight_box(mask)
         drawn[index] = random_points(mask, count=points, generator=generator)

@@ -24,7 +24,7 @@ class Sample:
     Attributes:
         key: unique in its split.
         image: uint8, ``(3, H, W)``, RGB, at the image's own size.
-        mask: bool, ``(H, W)``, true on at least one pixel.
+        mask: bool, ``(H, W)``, true on at least one pixel unless the domain's card keeps images with empty masks.
         ignored: bool, ``(H, W)``, pixels that count neither in losses nor in metrics, and are not in the mask; None
             if all count.
     """
@@ -50,6 +50,7 @@ class Entry:
         mask_sha256: likewise.
         image_name: the image file's name; empty if drawn. Names do not enter the manifest's hash.
         mask_name: the mask file's name; empty if drawn.
+        is_empty: whether the mask has no foreground, which its hash says, too.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Entry:
     mask_sha256: str
     image_name: str = ""
     mask_name: str = ""
+    is_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Manifest:
     rule: str = ""
     left_out: int = 0
     has_ignored: bool = False
+
+    @property
+    def empty_count(self) -> int:
+        """The number of samples whose mask has no foreground."""
+        return sum(entry.is_empty for entry in self.entries)
 
     @property
     def digest(self) -> str:
@@ -191,18 +198,21 @@ class Domain:
         name: as on its card.
         title: one line for people.
         train: empty for a retention domain.
-        test: never empty.
+        test: never empty; all its masks have foreground.
+        negatives: test samples whose masks have none; None unless the card keeps such images and there are some.
     """
 
     name: str
     title: str
     train: Split
     test: Split
+    negatives: Split | None = None
 
     @property
     def digest(self) -> str:
-        """sha256 over both splits: equal digests mean equal data, divided equally."""
-        return sha256_text(f"{self.train.digest}|{self.test.digest}")
+        """sha256 over all splits: equal digests mean equal data, divided equally."""
+        splits = (self.train, self.test) if self.negatives is None else (self.train, self.test, self.negatives)
+        return sha256_text("|".join(split.digest for split in splits))
 
 
 @dataclass(frozen=True)

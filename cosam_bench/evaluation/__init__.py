@@ -8,6 +8,8 @@ metrics: numbers of one mask
 loader: test images, decoded ahead and kept
 scoring: a model's masks against the true ones
 score_matrix: scores by step and domain
+prompt_scores: scores under other prompts
+false_positives: what is found in images without foreground
 scales: scores of one merge at several lengths
 figures: what sums up a matrix
 contributions: what each image adds to a figure

@@ -18,6 +18,7 @@ example_masks: predicted masks for a record's example images
 row_reuse: rows that need no second measurement
 running_record: a record while its run continues
 row_scorer: one row of the matrix
+prompt_scorer: the first and the last row under further prompts
 scale_scorer: one merge at several lengths
 shared_parts: the parts of a run that other runs use as well
 runner: all domains through a method

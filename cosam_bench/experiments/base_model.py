@@ -69,6 +69,7 @@ def view_of(protocol: Protocol, sam: Sam, device: torch.device) -> View:
         precision=protocol.score.precision,
         resampling=protocol.resampling,
         mask_levels=RAW_MASK_LEVELS if protocol.prompts.masks == "raw" else None,
+        grid_side=protocol.prompts.grid,
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosam_bench.core.files import replacing
-from cosam_bench.data.prompt_settings import WHOLE
+from cosam_bench.data.prompt_settings import UNDRAWN
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Domain
 from cosam_bench.evaluation.metrics import METRICS
@@ -171,7 +171,7 @@ class ExampleMasks:
         if kind == "points":
             points = tuple((round(x, 2), round(y, 2)) for x, y in (prompts.points[row] * scale).tolist())
             return Prompt(kind=kind, points=points)
-        if kind == WHOLE:
+        if kind in UNDRAWN:
             return Prompt(kind="box", box=(0.0, 0.0, float(width), float(height)))
         if kind == "box":
             x0, y0, x1, y1 = (round(part, 2) for part in (prompts.boxes[row] * scale.repeat(2)).tolist())

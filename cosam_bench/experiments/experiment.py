@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from cosam_bench.data.held_out import hold_out
 from cosam_bench.data.image_counts import count_differences
 from cosam_bench.data.locations import data_folder
 from cosam_bench.data.opening import OpenedStream, open_stream
+from cosam_bench.data.prompt_settings import UNDRAWN, WHOLE, PromptSettings
 from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
 from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split
@@ -168,6 +169,11 @@ class Experiment:
         """The columns of the score matrix: the stream's domains, then the retention domains."""
         return self.domains + self.retention
 
+    @property
+    def negatives(self) -> dict[str, Split]:
+        """By the column's name, its test images without foreground; only of columns that have some."""
+        return {domain.name: domain.negatives for domain in self.columns if domain.negatives is not None}
+
     @cached_property
     def digest(self) -> str:
         """Hash of all that decides a score, see ``run_fingerprint``; its first digits name the record's folder."""
@@ -182,6 +188,7 @@ class Experiment:
             device=self.bench.view.device.type,
             scales=self.config.scales,
             deterministic=self.config.deterministic,
+            also_prompts=self.config.also_prompts,
         )
 
     @property
@@ -210,7 +217,20 @@ class Experiment:
         differs = self.differs
         named = f"This run is not the protocol {self.config.protocol.name!r}: {differs}. Tables show it apart."
         slow = precision_notes(self.config.protocol, self.bench.view.device)
-        return [*([named] if is_another_experiment(differs) else []), *slow, *self._left_out(), *self._empty_prompts()]
+        others = [*self._left_out(), *self._kept_empty(), *self._empty_prompts()]
+        return [*([named] if is_another_experiment(differs) else []), *slow, *others]
+
+    def _kept_empty(self) -> list[str]:
+        """One note for each domain with images without foreground that are kept."""
+        counts = {
+            domain.name: (domain.train.manifest.empty_count, len(domain.negatives or ())) for domain in self.columns
+        }
+        return [
+            f"{name}: images with empty masks are kept, {train} in training and {test} in testing, where their false "
+            "positives are scored apart from all other figures."
+            for name, (train, test) in counts.items()
+            if train or test
+        ]
 
     def _left_out(self) -> list[str]:
         """One note for each domain of which samples with too little foreground are neither trained nor tested on."""
@@ -284,6 +304,7 @@ def open_experiment(
     if config.scales:
         domains, held_out = _divided(domains)
     columns = domains + stream.retention
+    _check_empty_masks(domains, columns, protocol.prompts)
 
     def prompts(split: Split) -> Prompts:
         freeze = published_prompts if protocol.prompts.published else frozen_prompts
@@ -341,8 +362,13 @@ def _limited(
         return stream, counts
 
     def limited(domain: Domain) -> Domain:
-        cut = replace(domain, train=at_most(domain.train, limit), test=at_most(domain.test, limit))
-        kept, whole = (image_count(one.train) + image_count(one.test) for one in (cut, domain))
+        cut = replace(
+            domain,
+            train=at_most(domain.train, limit),
+            test=at_most(domain.test, limit),
+            negatives=None if domain.negatives is None else at_most(domain.negatives, limit),
+        )
+        kept, whole = (_image_count(one) for one in (cut, domain))
         if kept < whole:
             counts[domain.name] = (kept, counts.get(domain.name, (whole, whole))[1])
         return cut
@@ -352,6 +378,29 @@ def _limited(
         domains=tuple(limited(domain) for domain in stream.domains),
         retention=tuple(limited(domain) for domain in stream.retention),
     ), counts
+
+
+def _image_count(domain: Domain) -> int:
+    splits = (domain.train, domain.test, domain.negatives)
+    return sum(image_count(split) for split in splits if split is not None)
+
+
+def _check_empty_masks(learned: Sequence[Domain], tested: Sequence[Domain], prompts: PromptSettings) -> None:
+    """Refuse kept images with empty masks, of which a prompt would have to be drawn.
+
+    Raises:
+        CosamError: naming the setting of the prompt and the domains.
+    """
+    kept = {
+        ("train", prompts.train): [domain.name for domain in learned if domain.train.manifest.empty_count],
+        ("test", prompts.test): [domain.name for domain in tested if domain.negatives is not None],
+    }
+    for (part, kind), names in kept.items():
+        if names and kind not in UNDRAWN:
+            raise CosamError(
+                f"{', '.join(names)}: images with empty masks are kept, and no prompt of kind {kind!r} can be drawn "
+                f'from an empty mask. Say --set prompts.{part}={WHOLE}, or empty = "drop" in the cards.'
+            )
 
 
 def _divided(domains: tuple[Domain, ...]) -> tuple[tuple[Domain, ...], dict[str, Split]]:

@@ -59,6 +59,7 @@ def run_fingerprint(
     device: str,
     scales: tuple[float, ...] = (),
     deterministic: bool = False,
+    also_prompts: tuple[str, ...] = (),
 ) -> str:
     """Hash of all that decides a run's scores: two runs with the same hash are the same run.
 
@@ -73,6 +74,7 @@ def run_fingerprint(
         device: the kind of device, such as ``cuda``.
         scales: those at which each merge is scored.
         deterministic: whether only deterministic operations are used.
+        also_prompts: further prompts under which the run is scored.
     """
     facts = {
         "conditions": conditions.digest,
@@ -85,5 +87,6 @@ def run_fingerprint(
         "device": device,
         "harness": __version__,
     }
-    later = {"scales": scales, "deterministic": deterministic}  # absent from the facts of runs before these settings
+    # Absent from the facts of runs before these settings.
+    later = {"scales": scales, "deterministic": deterministic, "also prompts": also_prompts}
     return sha256_json(facts | {name: value for name, value in later.items() if value})

@@ -16,7 +16,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.data.decoding import decode_image
 from cosam_bench.data.image_files import read_bytes
-from cosam_bench.data.prompt_settings import WHOLE, TestPrompt
+from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
@@ -56,7 +56,7 @@ def image_prompt(
     box: Sequence[float] | None,
     points: Sequence[Point] | None,
     mask: NDArray[Any] | None,
-    needs_one: bool = True,
+    otherwise: TestPrompt | None = None,
 ) -> tuple[TestPrompt, Prompts]:
     """The prompt of one image, of which exactly one kind is given.
 
@@ -65,15 +65,15 @@ def image_prompt(
         box: x0, y0, x1, y1 in pixels of the image.
         points: x, y each.
         mask: of the whole image, non-zero inside, of any height and width.
-        needs_one: whether a prompt must be given; if not, and none is, the whole image is the box.
+        otherwise: the kind if none is given, one that is not drawn; None: one must be given.
 
     Raises:
         CosamError: not one kind is given, or it does not fit the image.
     """
     given = sum(prompt is not None for prompt in (box, points, mask))
     boxes, places, masks = torch.zeros(1, 4), torch.zeros(1, 1, 2), torch.zeros(1, 1, 1, dtype=torch.bool)
-    if not given and not needs_one:
-        return WHOLE, Prompts(boxes, places, masks, digest="")
+    if not given and otherwise is not None:
+        return otherwise, Prompts(boxes, places, masks, digest="")
     if given != 1:
         raise CosamError("Give one prompt for the image: a box, points or a mask.")
     kind: TestPrompt = "box" if box is not None else "points" if points is not None else "mask"

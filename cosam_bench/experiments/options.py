@@ -33,6 +33,7 @@ class RunOptions:
         experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         scales: score each merge at ``SCALES``.
+        also_prompts: kinds of prompt under which the first and the last row are also scored, as ``image,grid``.
         limit: the most training images and test images of each domain.
         isolated: whether methods run in processes of their own; None: those that are not built in.
     """
@@ -49,6 +50,7 @@ class RunOptions:
     experts: str | None = None
     settings: tuple[str, ...] = ()
     scales: bool = False
+    also_prompts: str | None = None
     limit: int | None = None
     isolated: bool | None = None
 
@@ -66,6 +68,8 @@ class RunOptions:
             given.append(f"seed={self.seed}")
         if self.scales:
             given.append(f"scales={list(SCALES)}")
+        if self.also_prompts is not None:
+            given.append(f"also_prompts={json.dumps([kind.strip() for kind in self.also_prompts.split(',')])}")
         if self.limit is not None:
             given.append(f"limit={self.limit}")
         return (*given, *self.settings)

@@ -16,7 +16,7 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import validate
-from cosam_bench.data.prompt_settings import WHOLE
+from cosam_bench.data.prompt_settings import UNDRAWN, TestPrompt
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
 from cosam_bench.experiments.experiment import method_of
@@ -48,15 +48,21 @@ class Predictor:
         view: how images become input of the model.
         upsampling: of the logits to the image's size, as the protocol scores them.
         domains: those that the run tested, if the method must be told an image's domain; else None.
-        needs_prompt: whether an object must be marked; False if the run was tested with the whole image as the box.
+        otherwise: the prompt if none is given: that of the run if it was tested without marked objects, ``image`` or
+            ``grid``; None: an object must be marked.
     """
 
     name: str
     view: View
     upsampling: Upsampling
     domains: tuple[str, ...] | None
-    needs_prompt: bool
+    otherwise: TestPrompt | None
     _logits: Callable[[Batch], Tensor] = field(repr=False)
+
+    @property
+    def needs_prompt(self) -> bool:
+        """Whether an object must be marked; False if the run was tested without."""
+        return self.otherwise is None
 
     def predict(
         self,
@@ -70,7 +76,7 @@ class Predictor:
     ) -> NDArray[np.bool_]:
         """The mask of the object that the prompt marks, ``(H, W)``, True on the foreground.
 
-        Give one of ``box``, ``points`` and ``mask``, or none if ``needs_prompt`` is False. Coordinates are pixels of
+        Give one of ``box``, ``points`` and ``mask``, or none if the run needs none. Coordinates are pixels of
         the image, x before y, from its top left corner: the centre of the first pixel is (0.5, 0.5).
 
         Args:
@@ -88,7 +94,7 @@ class Predictor:
         told = self._told(domain)
         prepared = self.view.preprocess(image_pixels(image))
         kind, prompts = image_prompt(
-            prepared.frame.original, box=box, points=points, mask=mask, needs_one=self.needs_prompt
+            prepared.frame.original, box=box, points=points, mask=mask, otherwise=self.otherwise
         )
         batch, [frame] = collate_inputs([prepared], prompts, kinds=[kind], view=self.view, domains=told)
         if labels is not None:
@@ -176,7 +182,7 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
         bench.view,
         config.protocol.score.upsampling,
         domains,
-        config.protocol.prompts.test != WHOLE,
+        test if (test := config.protocol.prompts.test) in UNDRAWN else None,
         logits,
     )
 
@@ -197,7 +203,7 @@ def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, 
     check_fits(bench.sam, update)
     upsampling = protocol.score.upsampling
     served = partial(bench.predict, update)
-    return Predictor(f"The update {path}", bench.view, upsampling, None, True, served)
+    return Predictor(f"The update {path}", bench.view, upsampling, None, None, served)
 
 
 def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunConfig:

@@ -6,7 +6,7 @@ import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tomli_w
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import BeyondLimits, Settings, form, parse_toml, read_toml, setting, validate
 from cosam_bench.data.file_patterns import is_utf8
 from cosam_bench.data.foreground import Foreground
-from cosam_bench.data.prompt_settings import PromptSettings
+from cosam_bench.data.prompt_settings import PromptSettings, TestPrompt
 from cosam_bench.data.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
@@ -25,7 +25,17 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
 
-RUN_KEYS = ("seed", "order", "device", "deterministic", "prefix_cache_gib", "experts", "scales", "limit")
+RUN_KEYS = (
+    "seed",
+    "order",
+    "device",
+    "deterministic",
+    "prefix_cache_gib",
+    "experts",
+    "scales",
+    "also_prompts",
+    "limit",
+)
 """The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 _NAME = form(
@@ -149,6 +159,12 @@ class RunConfig(Settings):
         source="this project: the length that each rule's paper gives it",
         max_length=64,
     )
+    also_prompts: tuple[TestPrompt, ...] = setting(
+        (),
+        "further prompts under which frozen SAM and the final model are scored, beside the matrix",
+        source="this project: the protocol's prompt alone",
+        max_length=5,
+    )
     limit: int | None = setting(
         None,
         "the most training images and test images of each domain, for a first try; none: all",
@@ -157,6 +173,15 @@ class RunConfig(Settings):
         le=1_000_000,
     )
     protocol: Protocol = setting(..., "the resolved protocol")
+
+    @model_validator(mode="after")
+    def _further_prompts_are_others(self) -> Self:
+        kinds = (self.protocol.prompts.test, *self.also_prompts)
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(
+                f"also_prompts names each prompt once, without the protocol's own, {kinds[0]!r}: {twice[0]!r} again"
+            )
+        return self
 
     def to_toml(self) -> str:
         """The run as TOML, every default written out."""

@@ -17,6 +17,7 @@ from cosam_bench.core.environment import versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.data.prompt_settings import GRID
 from cosam_bench.experiments.experiment import SHARED, Experiment
 from cosam_bench.experiments.fingerprint import SCORE_VERSION
 from cosam_bench.experiments.step_result import StepResult
@@ -43,6 +44,9 @@ class FrozenRow:
         except CosamError:
             return None
         columns = {domain.name: domain.test.keys for domain in self._experiment.columns}
+        negatives = {name: split.keys for name, split in self._experiment.negatives.items()}
+        if {name: tuple(score.key for score in scores) for name, scores in result.negatives.items()} != negatives:
+            return None
         if {name: tuple(score.key for score in scores) for name, scores in result.scores.items()} != columns:
             return None
         return replace(result, scores={name: result.scores[name] for name in columns})
@@ -75,4 +79,8 @@ def _row_digest(experiment: Experiment) -> str:
         "kept features": None if bench.prefixes is None else bench.prefixes.depth,
         "versions": versions(),
     }
+    if protocol.prompts.test == GRID:
+        facts["grid"] = protocol.prompts.grid
+    if experiment.negatives:
+        facts["negatives"] = {name: split.digest for name, split in experiment.negatives.items()}
     return sha256_json(facts)[:32]

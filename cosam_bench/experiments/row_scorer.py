@@ -8,7 +8,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from cosam_bench.core.devices import peak_memory_bytes
-from cosam_bench.data.prompts import Prompts
+from cosam_bench.data.prompt_settings import TestPrompt
+from cosam_bench.data.prompts import Prompts, blank_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, ignore_predictions, score_split
 from cosam_bench.experiments.experiment import Experiment
@@ -41,8 +42,9 @@ class RowScorer:
 
     @property
     def images(self) -> int:
-        """The number of images in a row."""
-        return sum(len(domain.test) for domain in self._experiment.columns)
+        """The number of images in a row, those without foreground included."""
+        negatives = self._experiment.negatives
+        return sum(len(domain.test) for domain in self._experiment.columns) + sum(map(len, negatives.values()))
 
     def frozen(self, result: StepResult, *, observers: Observers) -> StepResult:
         """The step with frozen SAM's row."""
@@ -70,6 +72,7 @@ class RowScorer:
         return replace(
             result,
             scores=other.scores,
+            negatives=other.negatives,
             scoring_seconds=other.scoring_seconds,
             encoder_passes_per_image=other.encoder_passes_per_image,
             peak_memory_bytes=self._peak_bytes(result),
@@ -87,12 +90,14 @@ class RowScorer:
         began, self._passes = uncached_clock(bench.prefixes), 0
         try:
             scores = self._columns(self._counted(predict), observers)
+            negatives = self._negatives(self._counted(predict))
         except BadPrediction as error:
             raise MethodFailed(f"The method {self._experiment.method_name!r} broke its contract: {error}") from error
         finish()
         return replace(
             result,
             scores=scores,
+            negatives=negatives,
             scoring_seconds=uncached_clock(bench.prefixes) - began,
             encoder_passes_per_image=self._passes / self.images,
             peak_memory_bytes=self._peak_bytes(result),
@@ -123,15 +128,23 @@ class RowScorer:
             for domain in self._experiment.columns
         }
 
+    def _negatives(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+        points = self._experiment.config.protocol.prompts.points
+        return {
+            name: self.of_split(predict, split, blank_prompts(len(split), points=points))
+            for name, split in self._experiment.negatives.items()
+        }
+
     def of_split(
         self,
         predict: Callable[[Batch], Tensor],
         split: Split,
         prompts: Prompts,
         *,
+        kind: TestPrompt | None = None,
         observe: Observer = ignore_predictions,
     ) -> list[ImageScore]:
-        """The scores of a split's images, with the protocol's test prompt.
+        """The scores of a split's images, with a kind of prompt; None: the protocol's.
 
         Raises:
             BadPrediction: the logits are not as they must be.
@@ -142,7 +155,7 @@ class RowScorer:
             predict,
             split,
             prompts,
-            kind=experiment.config.protocol.prompts.test,
+            kind=kind or experiment.config.protocol.prompts.test,
             view=experiment.bench.view,
             batch_size=self._batch_size,
             size=score.size,

@@ -19,6 +19,7 @@ from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed, guarded_hook
 from cosam_bench.experiments.method_hosts import Task
 from cosam_bench.experiments.progress import Reporter, SilentReporter
+from cosam_bench.experiments.prompt_scorer import PromptScorer
 from cosam_bench.experiments.row_reuse import FrozenRow
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.running_record import RunningRecord
@@ -44,6 +45,7 @@ class Runner:
         self._examples = ExampleMasks(experiment, folder=self._record.folder)
         self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter)
         self._scales = ScaleScorer(experiment, self._scorer)
+        self._prompts = PromptScorer(experiment, self._scorer)
         hook, name = self._reporter.on_step, experiment.method_name
         on_step = guarded_hook(hook, method=name) if hook else None
         bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step, note=self._reporter.note)
@@ -101,7 +103,7 @@ class Runner:
         self._to_score = self._rows_to_score()
         self._reporter.begin(self._units_left())
         for step in self._record.missing:
-            self._record.finish_step(self._with_scales(self._measure(step)))
+            self._record.finish_step(self._with_prompts(self._with_scales(self._measure(step))))
         self._record.keep_outcome(self._host.served(self._state(self._record.results[self._experiment.steps[-1]])))
         self._examples.write(self._record.results)
 
@@ -117,7 +119,8 @@ class Runner:
 
     def _units_left(self) -> float:
         experiment, card, missing = self._experiment, self._experiment.method.card, self._record.missing
-        scoring = len(self._to_score) * self._scorer.images + sum(map(self._scales.units, missing))
+        scoring = len(self._to_score) * self._scorer.images
+        scoring += sum(self._scales.units(step) + self._prompts.units(step) for step in missing)
         if card.state == "none":
             return scoring
         learned = [len(experiment.domains[step - 1].train) for step in missing if step > 0]
@@ -151,6 +154,19 @@ class Runner:
             return result
         self._reporter.say(f"Scoring {len(self._scales.scales)} scales after step {result.step}")
         return replace(result, scales=self._scales.scored(result, self._host.served(self._state(result))))
+
+    def _with_prompts(self, result: StepResult) -> StepResult:
+        """The step with its model's scores under the run's further prompts."""
+        if not self._prompts.is_due(result.step):
+            return result
+        self._reporter.say(f"Scoring {', '.join(self._prompts.kinds)} prompts after step {result.step}")
+        if result.step == 0:
+            bench = self._experiment.bench
+            return replace(result, prompts=self._prompts.scored(0, lambda batch: bench.predict(None, batch)))
+        with self._host.predicting(self._state(result)) as prediction:
+            scores = self._prompts.scored(result.step, prediction)
+            prediction.finish()
+        return replace(result, prompts=scores)
 
     def _frozen_row(self) -> StepResult:
         known = self._frozen.read()

@@ -208,6 +208,8 @@ class RunningRecord:
         write_atomically(self.folder / "config.toml", self._experiment.config.to_toml())
         self._writer.write_scores({step: result.scores for step, result in self._done.items()})
         self._writer.write_matrix(self._cells(self._done))
+        self._writer.write_negatives([row for _, one in sorted(self._done.items()) for row in one.negative_scores])
+        self._writer.write_prompts([row for _, result in sorted(self._done.items()) for row in result.prompts])
         self._writer.write_scales([row for _, result in sorted(self._done.items()) for row in result.scales])
         info = self._info_as("complete", error=None)
         verified = verify_files(self.folder, info)

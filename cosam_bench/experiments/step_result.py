@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.evaluation.false_positives import NegativeScore
+from cosam_bench.evaluation.prompt_scores import PromptScore
 from cosam_bench.evaluation.scales import ScaleScore
 from cosam_bench.evaluation.scoring import ImageScore
 
@@ -32,6 +34,8 @@ class StepResult:
         state_sha256: of the file with the method's state after the step; empty for the frozen model.
         reported: figures of the method's own, by name.
         scales: scores of the served update at other lengths.
+        prompts: scores under further prompts.
+        negatives: by column, the scores of its test images without foreground, if there are any.
     """
 
     step: int
@@ -46,6 +50,17 @@ class StepResult:
     state_sha256: str = ""
     reported: dict[str, float] = field(default_factory=dict)
     scales: tuple[ScaleScore, ...] = ()
+    prompts: tuple[PromptScore, ...] = ()
+    negatives: dict[str, list[ImageScore]] = field(default_factory=dict)
+
+    @property
+    def negative_scores(self) -> list[NegativeScore]:
+        """What was found in the images without foreground: of these, the share of wrong pixels is what was found."""
+        return [
+            NegativeScore(self.step, name, score.key, score.values["pixel_error"])
+            for name, scores in self.negatives.items()
+            for score in scores
+        ]
 
     def save(self, path: Path, *, identity: str) -> None:
         """Write the step as JSON with a checksum; numbers keep their exact bits.

@@ -35,6 +35,7 @@ def view_values(view: View) -> Values:
         "precision": view.precision,
         "resampling": view.resampling,
         "mask_levels": view.mask_levels,
+        "grid_side": view.grid_side,
     }
 
 
@@ -76,6 +77,7 @@ def domain_values(domain: TrainingDomain, manifest: Manifest) -> Values:
         "left_out": manifest.left_out,
         "has_ignored": manifest.has_ignored,
         "entries": [[entry.key, entry.image_sha256, entry.mask_sha256] for entry in manifest.entries],
+        "empty": [entry.is_empty for entry in manifest.entries],
         "digest": domain.prompts.digest,
     }
 
@@ -88,7 +90,8 @@ def prompt_tensors(prompts: Prompts) -> Tensors:
 def domain_from(message: Message, source: PixelSource) -> TrainingDomain:
     """The training domain that a worker learns, its pixels from ``source``."""
     values, tensors = message.values["domain"], message.tensors
-    entries = tuple(Entry(*entry) for entry in values["entries"])
+    rows = zip(values["entries"], values["empty"], strict=True)
+    entries = tuple(Entry(*entry, is_empty=is_empty) for entry, is_empty in rows)
     manifest = Manifest(entries, values["rule"], values["left_out"], values["has_ignored"])
     prompts = Prompts(tensors["boxes"], tensors["points"], tensors["masks"], values["digest"])
     name = values["name"]

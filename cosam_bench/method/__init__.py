@@ -11,6 +11,7 @@ returned: the types of what a method returns and keeps
 workbench: the frozen model and the protocol's training
 trial: small workbenches and domains to try a method on
 interface: Method, MergingMethod and State
+merge_rules: a function as a method whose settings are its parameters
 contract_trial: one pass over three small domains, and the faults seen
 contract_check: whether a method keeps the contract
 edited_modules: modules that were edited while this process runs

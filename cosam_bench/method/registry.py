@@ -125,8 +125,8 @@ def _import(module_name: str, asked: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except Exception as error:  # a plugin may raise anything while it is imported
-        if lacks_resources(error):
-            raise  # not the plugin's fault, and the next one would fail likewise
+        if lacks_resources(error) or isinstance(error, CosamError):
+            raise  # not the plugin's fault, and the next one would fail likewise; or the message says it all
         raise CosamError(
             f"Method {asked!r} cannot be imported: {module_name} raised {type(error).__name__}: {error}. "
             "Other methods are not affected."
@@ -146,7 +146,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything
         del sys.modules[name]
-        if lacks_resources(error):
+        if lacks_resources(error) or isinstance(error, CosamError):
             raise
         raise CosamError(f"{path} raised {type(error).__name__} while loading: {error}.") from error
     return module

@@ -15,6 +15,7 @@ image_scores: scores of single images
 score_cache: the same from a faster file
 row_intervals: intervals and ranks of rows
 selection: which runs to show
+prompt_gaps: what marking the object is worth
 leaderboard_notes: what to know about its rows
 leaderboard: one row per method and settings
 scale_table: each method at other lengths of its merge

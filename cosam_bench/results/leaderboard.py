@@ -14,6 +14,7 @@ from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard_notes import Key, code_mark, notes_on_rows
+from cosam_bench.results.prompt_gaps import prompt_notes
 from cosam_bench.results.published import Published, leaderboard_rows
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
@@ -119,7 +120,7 @@ def leaderboard(
     order = list(dict.fromkeys([*_TABLE, column, "method", "settings"]))
     directions = [ascending if name == column else True for name in order]
     frame = frame.sort_values(order, ascending=directions, ignore_index=True, kind="stable")
-    frame.attrs.update(metric=metric, notes=(*notes, *notes_on_rows(groups)))
+    frame.attrs.update(metric=metric, notes=(*notes, *notes_on_rows(groups), *prompt_notes(runs)))
     frame.attrs.update(published={name: one.protocol for one in published for name in one.protocols})
     frame.attrs.update(sort_by=sort_by, ranked_by=ranked_by, level=level, domains=tuple(domains or ()))
     return frame

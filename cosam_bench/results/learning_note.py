@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cosam_bench.data.prompt_settings import GRID
 from cosam_bench.evaluation.score_matrix import Floats
 from cosam_bench.results.records import Record
 
@@ -76,7 +77,7 @@ def _causes(record: Record, gain: float, frozen: Floats) -> Iterator[str]:
             "much of each by --set"
         )
     train, test = prompts.get("train"), prompts.get("test")
-    if train != test and train != "mix":
+    if train != test and train != "mix" and test != GRID:
         yield f"trained with another prompt ({train}) than tested ({test}): set prompts.train"
     yield f"masks that show something else than the prompts mean. {_LOOK}"
 

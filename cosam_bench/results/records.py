@@ -20,7 +20,9 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.reading import read_text
+from cosam_bench.evaluation.false_positives import NegativeScore
 from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.prompt_scores import PromptScore
 from cosam_bench.evaluation.scales import Part, ScaleScore
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.protocol_match import differences
@@ -36,7 +38,11 @@ _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
 SCORES_FILE = "scores.csv"
 SCALES_FILE = "scales.csv"
+PROMPTS_FILE = "prompts.csv"
+NEGATIVES_FILE = "negatives.csv"
 _SCALE_COLUMNS = tuple(column.name for column in fields(ScaleScore))
+_PROMPT_COLUMNS = tuple(column.name for column in fields(PromptScore))
+_NEGATIVE_COLUMNS = tuple(column.name for column in fields(NegativeScore))
 _PARTS: Mapping[str, Part] = {part: part for part in get_args(Part)}
 SCORE_COLUMNS = ("step", "domain", "key")
 
@@ -72,8 +78,7 @@ class RecordWriter:
         place = {name: index for index, name in enumerate(dict.fromkeys(cell.domain for cell in cells))}
         metric = {name: index for index, name in enumerate(METRICS)}
         cells.sort(key=lambda cell: (cell.step, place[cell.domain], metric.get(cell.metric, len(metric))))
-        rows = [[repr(part) if isinstance(part, float) else part for part in astuple(cell)] for cell in cells]
-        write_atomically(self.folder / "matrix.csv", _csv_text([_CELL_COLUMNS, *rows]))
+        write_atomically(self.folder / "matrix.csv", _csv_text([_CELL_COLUMNS, *map(_in_full, cells)]))
 
     def write_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
         """Replace ``scores.csv`` by the scores of all steps, in their order.
@@ -88,8 +93,22 @@ class RecordWriter:
     def write_scales(self, scores: Sequence[ScaleScore]) -> None:
         """Replace ``scales.csv`` by the scores at several lengths; without any, leave it out."""
         if scores:
-            rows = [[repr(part) if isinstance(part, float) else part for part in astuple(row)] for row in scores]
-            write_atomically(self.folder / SCALES_FILE, _csv_text([_SCALE_COLUMNS, *rows]))
+            write_atomically(self.folder / SCALES_FILE, _csv_text([_SCALE_COLUMNS, *map(_in_full, scores)]))
+
+    def write_prompts(self, scores: Sequence[PromptScore]) -> None:
+        """Replace ``prompts.csv`` by the scores under further prompts; without any, leave it out."""
+        if scores:
+            write_atomically(self.folder / PROMPTS_FILE, _csv_text([_PROMPT_COLUMNS, *map(_in_full, scores)]))
+
+    def write_negatives(self, scores: Sequence[NegativeScore]) -> None:
+        """Replace ``negatives.csv`` by what was found in images without foreground; without any, leave it out."""
+        if scores:
+            write_atomically(self.folder / NEGATIVES_FILE, _csv_text([_NEGATIVE_COLUMNS, *map(_in_full, scores)]))
+
+
+def _in_full(row: Cell | ScaleScore | PromptScore | NegativeScore) -> list[object]:
+    """The fields of a row, floats with all their digits."""
+    return [repr(part) if isinstance(part, float) else part for part in astuple(row)]
 
 
 def _score_rows(step: int, scores: Mapping[str, Sequence[ImageScore]]) -> list[list[str]]:
@@ -112,7 +131,12 @@ def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[list[
         rows = list(csv.reader(io.StringIO(read_text(path, limit_bytes=CSV_BYTES), newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosamError(f"{path} cannot be read: {error}. Run it again.") from None
-    is_exact = columns in (_CELL_COLUMNS, _SCALE_COLUMNS)  # a file of scores has a column per metric, too
+    is_exact = columns in (
+        _CELL_COLUMNS,
+        _SCALE_COLUMNS,
+        _PROMPT_COLUMNS,
+        _NEGATIVE_COLUMNS,
+    )  # a file of scores has a column per metric, too
     if not rows or rows[0][: None if is_exact else len(columns)] != list(columns):
         found = ", ".join(rows[0]) if rows else "nothing"
         raise CosamError(f"{path} begins with {found}, expected the columns {', '.join(columns)}. Run it again.")
@@ -156,6 +180,41 @@ def read_scales(path: Path) -> list[ScaleScore]:
         try:
             row = ScaleScore(int(step), float(scale), _PARTS[part], domain, metric, float(value), int(count))
         except (KeyError, ValueError) as error:
+            raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
+        found.append(row)
+    return found
+
+
+def read_prompt_scores(path: Path) -> list[PromptScore]:
+    """The rows of a ``prompts.csv``, bit for bit as written.
+
+    Raises:
+        CosamError: the file is missing or damaged.
+    """
+    found = []
+    _, rows = _read_csv(path, _PROMPT_COLUMNS)
+    for number, (prompt, step, domain, metric, value, count) in enumerate(rows, start=2):
+        try:
+            found.append(PromptScore(prompt, int(step), domain, metric, float(value), int(count)))
+        except ValueError as error:
+            raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
+    return found
+
+
+def read_negatives(path: Path) -> list[NegativeScore]:
+    """The rows of a ``negatives.csv``, bit for bit as written.
+
+    Raises:
+        CosamError: the file is missing or damaged, or holds a share that is not in [0, 1].
+    """
+    found = []
+    _, rows = _read_csv(path, _NEGATIVE_COLUMNS)
+    for number, (step, domain, key, area) in enumerate(rows, start=2):
+        try:
+            row = NegativeScore(int(step), domain, key, float(area))
+            if not 0 <= row.area <= 1:
+                raise ValueError(f"area is {area}, outside [0, 1]")
+        except ValueError as error:
             raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
         found.append(row)
     return found
@@ -256,6 +315,24 @@ class Record:
         """
         path = self.checked_file(SCALES_FILE)
         return read_scales(path) if path.is_file() else []
+
+    def prompt_scores(self) -> list[PromptScore]:
+        """The scores of frozen SAM and the final model under further prompts; none unless the run asked for some.
+
+        Raises:
+            CosamError: ``prompts.csv`` is damaged.
+        """
+        path = self.checked_file(PROMPTS_FILE)
+        return read_prompt_scores(path) if path.is_file() else []
+
+    def negative_scores(self) -> list[NegativeScore]:
+        """What was found in test images without foreground; none unless a card says ``empty = "keep"``.
+
+        Raises:
+            CosamError: ``negatives.csv`` is damaged.
+        """
+        path = self.checked_file(NEGATIVES_FILE)
+        return read_negatives(path) if path.is_file() else []
 
     def score_matrix(self, metric: str = "iou") -> ScoreMatrix:
         """The score matrix by one metric, read from ``matrix.csv``.

@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 frame_choices: the ways to resize images and logits
 frames: between an image's own pixels and the model's input
+point_grid: the masks of a grid of points, pooled
 frame_prompts: prompts in the model's frame
 mutation_check: whether tensors were changed in place
 inputs: batches of images and prompts

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.devices import select_rows, to_device_async
-from cosam_bench.data.prompt_settings import WHOLE, PromptKind, TestPrompt
+from cosam_bench.data.prompt_settings import GRID, GRID_SIDE, UNDRAWN, WHOLE, PromptKind, TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.sam.frames import Frame
+from cosam_bench.sam.point_grid import grid_points
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class FramePrompts:
     """One prompt per image, in the model's frame, ready for SAM's prompt encoder.
 
     Attributes:
-        kinds: per row, which of the three is the prompt; the others are ignored.
+        kinds: per row, which of the three is the prompt; the others are ignored. Of ``grid``, each point is a prompt of
+            its own, and the box is that of the image.
         boxes: float32, ``(B, 4)``, x0 y0 x1 y1 in pixels of the input.
         points: float32, ``(B, k, 2)``, x y in pixels of the input.
         masks: float32, ``(B, 1, g, g)``, on the decoder's grid, 1 inside to -1 outside.
@@ -83,6 +85,7 @@ def prompts_in_frame(
     kinds: Sequence[TestPrompt],
     grid: int,
     mask_levels: tuple[float, float] | None = None,
+    grid_side: int = GRID_SIDE,
 ) -> FramePrompts:
     """The prompts of some images, brought to the model's frame.
 
@@ -98,22 +101,26 @@ def prompts_in_frame(
         prompts: of a whole split, in pixels of the original images.
         rows: which of the split's images.
         frames: one per row.
-        kinds: one per row; of ``image``, the prompt becomes a box around all of the image.
+        kinds: one per row; of ``image``, the prompt becomes a box around all of the image. If one is ``grid``, all are.
         grid: side of the decoder's grid, ``Sam.logits_size``.
         mask_levels: as in ``FramePrompts``.
+        grid_side: how many points a prompt of kind ``grid`` has along each side.
     """
     index = torch.as_tensor(list(rows), dtype=torch.long)
     scale = torch.tensor([[f.content[1] / f.original[1], f.content[0] / f.original[0]] for f in frames]).view(-1, 1, 2)
     boxes = (prompts.boxes[index].view(-1, 2, 2) * scale).view(-1, 4)
     for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
-        if kind == WHOLE:
+        if kind in UNDRAWN:
             boxes[row] = torch.tensor([0, 0, frame.content[1], frame.content[0]])
+    points = prompts.points[index] * scale
+    if GRID in kinds:
+        points = torch.stack([grid_points(frame.content, side=grid_side) for frame in frames])
     given = tuple("box" if kind == WHOLE else kind for kind in kinds)
     masks = torch.zeros(len(frames), 1, grid, grid)
     for row, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
         if kind == "mask":
             masks[row, 0] = 2 * mask_to_grid(prompts.masks[rows[row]], frame, size=grid) - 1
-    return FramePrompts(given, boxes, prompts.points[index] * scale, masks, mask_levels)
+    return FramePrompts(given, boxes, points, masks, mask_levels)
 
 
 def mask_to_grid(mask: Tensor, frame: Frame, *, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from cosam_bench.core.arithmetic import tf32
 from cosam_bench.core.devices import to_device_async
 from cosam_bench.core.hashing import sha256_bytes
 from cosam_bench.core.precision_choices import Precision
-from cosam_bench.data.prompt_settings import TestPrompt
+from cosam_bench.data.prompt_settings import GRID_SIDE, TestPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.sam.frame_choices import Resampling, Resize
@@ -84,6 +84,7 @@ class View:
         resampling: ``pillow`` shrinks with antialiasing, ``torch`` without.
         mask_levels: input of SAM's mask encoder outside and inside a mask prompt, ``RAW_MASK_LEVELS`` or others;
             None: the logits that suit the model.
+        grid_side: how many points a prompt of kind ``grid`` has along each side.
     """
 
     size: int
@@ -93,6 +94,7 @@ class View:
     precision: Precision = "fp32"
     resampling: Resampling = "pillow"
     mask_levels: tuple[float, float] | None = None
+    grid_side: int = GRID_SIDE
 
     def frame(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[Frame, ...]]:
         """The model's input for images uint8 ``(3, H, W)`` of any sizes, and their frames.
@@ -201,7 +203,13 @@ def collate_inputs(
     """As ``collate``, from images that are preprocessed already."""
     frames = tuple(one.frame for one in inputs)
     placed = prompts_in_frame(
-        prompts, rows=range(len(inputs)), frames=frames, kinds=kinds, grid=view.grid, mask_levels=view.mask_levels
+        prompts,
+        rows=range(len(inputs)),
+        frames=frames,
+        kinds=kinds,
+        grid=view.grid,
+        mask_levels=view.mask_levels,
+        grid_side=view.grid_side,
     )
     images = view.stack(inputs)
     return Batch(images, placed.to(view.device), domains, BatchInputs.of(images, inputs)), frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from cosam_bench.core.devices import select_rows
 from cosam_bench.core.hashing import sha256_text
-from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.data.prompt_settings import GRID, PromptKind
 from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.side_layers import SideLayers
 from cosam_bench.sam.encoder_sections import early_section, encoder_sections
 from cosam_bench.sam.frame_prompts import FramePrompts
+from cosam_bench.sam.point_grid import POINTS_AT_ONCE, MaskVote
 
 
 class Features(NamedTuple):
@@ -174,7 +175,8 @@ class Sam(nn.Module):
     def decode(self, features: Features, prompts: FramePrompts, *, extra: Tensor | None = None) -> Masks:
         """One mask per image, by the decoder's single-mask token (token 0), or by HQ-SAM's if it is enabled.
 
-        Rows with the same kind of prompt are decoded together; kinds may be mixed. Prompts are embedded in float32
+        Rows with the same kind of prompt are decoded together; kinds may be mixed. The masks of a row's grid of points
+        are pooled, see ``point_grid``. Prompts are embedded in float32
         even under autocast, because bfloat16 has too few digits for the sines of a position.
 
         Args:
@@ -206,6 +208,8 @@ class Sam(nn.Module):
     def _decode_kind(
         self, features: Features, prompts: FramePrompts, *, kind: PromptKind, extra: Tensor | None
     ) -> Masks:
+        if kind == GRID:
+            return self._decode_grids(features, prompts, extra=extra)
         embeddings = features.maps
         with torch.autocast(embeddings.device.type, enabled=False):
             sparse, dense = self._embed(prompts, kind=kind)
@@ -226,6 +230,23 @@ class Sam(nn.Module):
             place = 1 + decoder.num_mask_tokens
             logits = hq.logits(hidden[:, place], upscaled=upscaled, embeddings=embeddings, early=features.early)
         return Masks(logits.float(), decoder.iou_prediction_head(hidden[:, 0])[:, 0].float())
+
+    def _decode_grids(self, features: Features, prompts: FramePrompts, *, extra: Tensor | None) -> Masks:
+        """One pooled mask per image; its points are decoded by some at a time, from its one embedding."""
+        pooled = []
+        for row in range(len(prompts)):
+            vote = MaskVote(prompts.points[row], image_size=self.image_size, grid=self.logits_size)
+            for points in prompts.points[row].split(POINTS_AT_ONCE):
+                rows = [row] * len(points)
+                kinds: tuple[PromptKind, ...] = ("points",) * len(points)
+                alone = replace(prompts.select(rows), kinds=kinds, points=points[:, None])
+                tokens = None if extra is None else select_rows(extra, rows)
+                masks = self._decode_kind(features.select(rows), alone, kind="points", extra=tokens)
+                vote.add(masks.logits, masks.predicted_iou)
+            pooled.append(Masks(vote.logits(), vote.predicted_iou()))
+        return Masks(
+            torch.stack([masks.logits for masks in pooled]), torch.stack([masks.predicted_iou for masks in pooled])
+        )
 
     def _embed(self, prompts: FramePrompts, *, kind: PromptKind) -> tuple[Tensor, Tensor]:
         """Sparse ``(B, tokens, C)`` and dense ``(B, C, h, w)`` embeddings, by SAM's own prompt encoder."""

@@ -129,6 +129,7 @@ class _Facts:
             },
             run=sha256_json(
                 ["run", common, config.scales, protocol, stream.retention, data, _named(config), rule, counted]
+                + ([config.also_prompts] if config.also_prompts else [])
             ),
         )
 

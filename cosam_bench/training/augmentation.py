@@ -108,10 +108,10 @@ def _window(length: int, *, size: int, order: torch.Generator) -> slice:
 def jitter_until_foreground(
     sample: Sample, *, size: int, empty_crops: EmptyCrops, order: torch.Generator
 ) -> Jittered | None:
-    """A jittered sample; None if ``redraw`` found no foreground in ``TRIES`` crops."""
+    """A jittered sample; None if the sample has foreground and ``redraw`` found none in ``TRIES`` crops."""
     for _ in range(TRIES):
         jittered = jitter(sample, size=size, order=order)
-        if empty_crops == "keep" or jittered.sample.mask.any():
+        if empty_crops == "keep" or jittered.sample.mask.any() or not sample.mask.any():
             return jittered
     return None
 

@@ -102,6 +102,21 @@ def test_several_methods_give_a_list_and_a_failure_keeps_the_other_records(
     assert caught.value.records == []
 
 
+def test_several_seeds_and_orders_give_a_list(quick_protocol: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"protocol": quick_protocol, "results": tmp_path, "isolated": False}
+    records = cb.run("frozen", seeds=[0, 1], orders=["reverse"], **options)
+    assert [(record.seed, record.order[0]) for record in records] == [(0, "polyp"), (1, "polyp")]
+    assert [one.folder for one in cb.run("frozen", seeds=[1], order="reverse", **options)] == [records[1].folder]
+    for given, said in (
+        ({"seed": 1, "seeds": [1]}, "Give seed or seeds, not both"),
+        ({"orders": []}, "The list of orders is empty"),
+        ({"seeds": [1, 1]}, "The seed 1 is given twice"),
+        ({"orders": 7}, "3 domains have 6 orders"),
+    ):
+        with pytest.raises(cb.CosamError, match=said):
+            cb.run("frozen", **given, **options)
+
+
 def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Path, tmp_path: Path) -> None:
     stop = f"import os\n        if step == 2 and not os.path.exists({str(tmp_path / 'go')!r}): raise KeyboardInterrupt"
     path = failing(tmp_path, stop)

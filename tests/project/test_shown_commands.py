@@ -125,7 +125,8 @@ def write_files(folder: Path, page: str) -> None:
     for suffix in ("jpg", "png"):
         Image.fromarray(np.full((120, 160, 3), 90, dtype=np.uint8)).save(folder / f"photo.{suffix}")
     for source, name, part in (
-        ("README.md", "halfway.py", "class Halfway("),
+        ("README.md", "halfway.py", "def halfway("),
+        ("docs/writing-a-method.md", "my_rule.py", "def decaying_step("),
         ("docs/writing-a-method.md", "my_method.py", "class RecentMean("),
     ):
         [method] = [body for body in blocks_of(source, "python") if part in body]
@@ -183,4 +184,4 @@ def test_python_is_shown_only_where_it_is_run() -> None:
     """By tests/api/test_python_page.py, by the contract check above, or as a part of the tested example."""
     with_python = {page for page in PAGES if blocks_of(page, "python")}
     assert with_python == {"README.md", "docs/python-api.md", "docs/writing-a-method.md"}
-    assert len(blocks_of("docs/writing-a-method.md", "python")) == 5  # the last two: tests/method/test_shown_methods.py
+    assert len(blocks_of("docs/writing-a-method.md", "python")) == 6  # the last two: tests/method/test_shown_methods.py

@@ -11,7 +11,7 @@ from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.annotations import SizeMismatch, annotation_name
 from cosam_bench.data.cards import Card, Expected
 from cosam_bench.data.image_counts import count_difference
-from cosam_bench.data.image_files import make_split, no_samples, scan_pair, too_dark
+from cosam_bench.data.image_files import make_splits, no_samples, scan_pair, too_dark
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.opening import empty_parts
@@ -157,7 +157,7 @@ def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list
         return 0
     samples += found.samples
     deepest.append(found.deepest)
-    if found.is_empty and card.empty != "drop":
+    if found.is_empty and card.empty is None:
         report.faults["empty"].append(annotation_name(pair))
         return 0
     return found.left_out
@@ -166,16 +166,19 @@ def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list
 def _divide(card: Card, samples: Sequence[FileSample], report: DomainReport, *, is_test_only: bool) -> None:
     try:
         train, test = assign_parts(card, samples)
-        splits = make_split(card, "train", train, 0), make_split(card, "test", test, 0)
+        trained, tested, negatives = make_splits(card, train, test, 0)
     except CosamError as error:
         report.faults["other"].append(str(error))
         return
     report.faults["twice"] += shared_images(train, test)
     report.train, report.test = (len({sample.pair.key for sample in part}) for part in (train, test))
     report.samples = len(train) + len(test)
-    report.faults["other"] += empty_parts(len(train), len(test), is_retention=is_test_only)
-    trained = empty_split(card.name, part="train") if is_test_only else splits[0]
-    domain = Domain(card.name, card.full_title, trained, splits[1])
+    if card.empty == "keep":
+        kept = 0 if is_test_only else trained.manifest.empty_count, 0 if negatives is None else len(negatives)
+        report.notes.append("kept, as the card says: {} training and {} test images with empty masks".format(*kept))
+    report.faults["other"] += empty_parts(len(train), len(tested), is_retention=is_test_only)
+    trained = empty_split(card.name, part="train") if is_test_only else trained
+    domain = Domain(card.name, card.full_title, trained, tested, negatives)
     report.domain = card, domain
     report.digest = "" if report.fault_count else domain.digest
 

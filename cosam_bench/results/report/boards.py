@@ -17,6 +17,7 @@ from cosam_bench.results.cell_text import told_settings
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard_notes import code_mark
+from cosam_bench.results.prompt_gaps import prompt_notes
 from cosam_bench.results.protocol_match import difference_suffix
 from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
@@ -103,7 +104,7 @@ def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], l
     groups: dict[tuple[str, int, str, str], list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.info.protocol, run.info.protocol_version, run.differs, run.conditions].append(run)
-    notes += repeated
+    notes += [*repeated, *prompt_notes(runs)]
     boards: list[Board] = []
     for (protocol, version, differs, conditions), members in sorted(groups.items()):
         scores, faults = read_table_scores(members, metric=metric)

@@ -31,8 +31,8 @@ class AugModule(SideLayers):
 
     Merging regresses A, B and C on their inputs; A's Gram matrix is pooled over its uses.
 
-    The published prompts are points. For a box the centre is marked, for a mask the mean position of its inside:
-    this project's choice.
+    The published prompts are points. For a box the centre is marked, for a grid that of the image, for a mask the mean
+    position of its inside: this project's choice.
 
     Source: RegCL (arXiv 2507.12297) and SAMCL, released code.
     """
@@ -165,7 +165,7 @@ def _positions(prompts: FramePrompts, size: int) -> Iterator[tuple[Tensor, Tenso
     for row, kind in enumerate(prompts.kinds):
         if kind == "points":
             yield prompts.points[row], prompts.point_labels()[row] > 0
-        elif kind == "box":
+        elif kind in ("box", "grid"):
             centre = prompts.boxes[row].view(2, 2).mean(0, keepdim=True)
             yield centre, torch.ones(1, dtype=torch.bool, device=centre.device)
         else:

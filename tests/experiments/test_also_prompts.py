@@ -1,0 +1,128 @@
+"""Runs that are also scored under other prompts: what is recorded, what stays as it was, and what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.quick_protocol import write_quick_protocol
+from typer.testing import CliRunner
+
+from cosam_bench.cli.main import app
+from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.score_matrix import ScoreMatrix
+from cosam_bench.experiments.experiment import open_experiment
+from cosam_bench.experiments.options import RunOptions, resolve
+from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.runner import Runner
+from cosam_bench.results.conditions import measured_runs
+from cosam_bench.results.prompt_gaps import gap_text, prompt_gaps, prompt_notes
+from cosam_bench.results.records import Record, read_prompt_scores
+from cosam_bench.results.verification import verify_record
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("also")
+    write_quick_protocol(folder, domains=("pitting", "pill"))
+    return folder
+
+
+def run(folder: Path, *overrides: str) -> Record:
+    config = resolve_run(method="finetune", protocol=str(folder / "quick.toml"), overrides=overrides)
+    return Runner(open_experiment(config, folder / "results"), results=folder / "results").run()
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Record:
+    return run(folder)
+
+
+@pytest.fixture(scope="module")
+def also(folder: Path) -> Record:
+    return run(folder, 'also_prompts=["image"]')
+
+
+def matrix_of(record: Record) -> ScoreMatrix:
+    found = [row for row in record.prompt_scores() if row.metric == "iou"]
+    assert [(row.prompt, row.step, row.domain, row.count) for row in found] == [
+        ("image", step, domain, 3) for step in (0, 2) for domain in ("pitting", "pill", "natural")
+    ]
+    values = [[row.value for row in found if row.step == step] for step in (0, 2)]
+    return ScoreMatrix.from_values(
+        [values[0], values[0], values[1]], domains=["pitting", "pill"], retention=["natural"]
+    )
+
+
+def test_the_matrix_and_its_conditions_are_those_without(plain: Record, also: Record) -> None:
+    for name in ("matrix.csv", "scores.csv"):
+        assert (plain.folder / name).read_bytes() == (also.folder / name).read_bytes()
+    assert plain.info.conditions == also.info.conditions
+    assert plain.info.summary == also.info.summary
+    assert plain.folder != also.folder
+    assert plain.prompt_scores() == []
+    assert not (plain.folder / "prompts.csv").exists()
+    assert "prompts.csv" in also.info.files
+    assert verify_record(also.folder).faults == ()
+
+
+def test_the_hash_counts_them_only_if_there_are_some(folder: Path, plain: Record) -> None:
+    experiment = open_experiment(
+        resolve_run(method="finetune", protocol=str(folder / "quick.toml"), overrides=("also_prompts=[]",)),
+        folder / "results",
+    )
+    assert plain.folder.name == experiment.digest[:12]
+
+
+def test_frozen_scores_are_those_of_a_run_with_that_prompt(folder: Path, also: Record) -> None:
+    other = run(folder, "prompts.test=image")
+    assert matrix_of(also).values[0].tolist() == other.score_matrix().values[0].tolist()
+    assert matrix_of(also).values[2].tolist() == other.score_matrix().values[2].tolist()
+
+
+def test_the_gap_is_the_difference_of_the_last_rows(also: Record) -> None:
+    own, image = prompt_gaps(also)
+    lasts = also.score_matrix().values[2, :2].mean(), matrix_of(also).values[2, :2].mean()
+    assert (own.last, image.last) == pytest.approx(lasts)
+    assert image.gap == pytest.approx(lasts[0] - lasts[1])
+    assert image.frozen == pytest.approx(matrix_of(also).values[0, :2].mean())
+    assert own.gap == 0
+    error = prompt_gaps(also, metric="pixel_error")
+    assert error[1].gap == pytest.approx(error[1].last - error[0].last), "a loss is positive by any metric"
+
+
+def test_show_and_leaderboard_print_it(folder: Path, plain: Record, also: Record) -> None:
+    text = gap_text(prompt_gaps(also))
+    assert text.startswith("oracle box ")
+    assert ", whole image " in text
+    assert prompt_notes(measured_runs([plain], metric="iou")[0]) == []
+    environment = {"COLUMNS": "200"}
+    shown = CliRunner().invoke(app, ["show", str(also.folder)], env=environment).output
+    assert f"Last by prompt (IoU): {text}" in shown
+    board = CliRunner().invoke(app, ["leaderboard", "--results", str(folder / "results")], env=environment).output
+    assert f"finetune on quick, Last (IoU) by prompt: {text}." in " ".join(board.split())
+
+
+def test_the_option_names_the_kinds(folder: Path) -> None:
+    [config] = resolve(["finetune"], RunOptions(protocol=str(folder / "quick.toml"), also_prompts="image, grid"))
+    assert config.also_prompts == ("image", "grid")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ('["box"]', "without the protocol's own, 'box': 'box' again"),
+        ('["image", "image"]', "'image' again"),
+        ('["whole"]', "'also_prompts.0' is 'whole'"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(asked: str, said: str, folder: Path) -> None:
+    with pytest.raises(CosamError, match=said):
+        resolve_run(method="finetune", protocol=str(folder / "quick.toml"), overrides=(f"also_prompts={asked}",))
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt,step,domain,metric,value,count\nimage,0,pill,iou,much,3\n")
+    with pytest.raises(CosamError, match="line 2: could not convert"):
+        read_prompt_scores(path)
