@@ -3,6 +3,7 @@
 Modules, bottom to top:
 
 foreground: which pixel values of a mask file are foreground
+mask_content: the values that a mask file holds, with their numbers of pixels
 ignored: which pixel values are neither foreground nor background
 cards: one domain, described by a TOML file
 faults: one error for all faults of a domain

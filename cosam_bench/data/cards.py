@@ -35,6 +35,7 @@ Samples = Literal["union", "component", "polygon", "instance"]
 Pairing = Literal["name", "sorted"]
 Holes = Literal["fill", "cut"]
 Unlabelled = Literal["refuse", "skip"]
+Orientation = Literal["upright", "stored"]
 
 
 class SplitRule(Settings):
@@ -196,6 +197,8 @@ class Card(Settings):
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
         ignore: pixels of a mask image that are neither foreground nor background, see
             :class:`~cosam_bench.data.ignored.Ignored`.
+        orientation: of masks that are images, if the EXIF orientation of an image turns it: ``upright``, as the image
+            is shown (the default), or ``stored``, as its pixels are stored, so that the mask is turned with it.
         samples: ``union``: one sample per image. ``component``: one per connected component of the mask
             (8 neighbours). ``polygon``: one per shape of a labelme file. ``instance``: one per object of
             ``annotations`` or of a text file.
@@ -237,6 +240,7 @@ class Card(Settings):
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
     ignore: Ignored | None = None
+    orientation: Orientation | None = None
     samples: Samples = "union"
     labels: tuple[str, ...] = ()
     levels: int | None = Field(default=None, ge=255, le=65535)
@@ -307,6 +311,7 @@ class Card(Settings):
 
     def _check_annotations(self) -> None:
         unused = {"masks": "masks" in self.model_fields_set, "ignore": self.ignore is not None}
+        unused |= {"orientation": self.orientation is not None}
         unused |= {"foreground": "foreground" in self.model_fields_set, 'pairing = "sorted"': self.pairing == "sorted"}
         if given := [key for key, is_given in unused.items() if is_given]:
             raise ValueError(f"annotations say which pixels are foreground, so leave out {' and '.join(given)}")

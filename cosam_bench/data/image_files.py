@@ -21,7 +21,7 @@ from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, decode_ignored, decode_image, decode_mask, upright_size
+from cosam_bench.data.decoding import DEEPEST, decode_ignored, decode_image, decode_mask, exif_orientation, upright_size
 from cosam_bench.data.faults import DataFault, refuse
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
@@ -117,8 +117,8 @@ class FilePixels:
                 return self._annotated(pair).ignored()
             if card.ignore is None:
                 return None
-            data, name = read_bytes(pair.mask), str(pair.mask)
-            return decode_ignored(data, name=name, foreground=card.foreground, ignore=card.ignore)
+            data, name, turn = read_bytes(pair.mask), str(pair.mask), self._mask_orientation(pair)
+            return decode_ignored(data, name=name, foreground=card.foreground, ignore=card.ignore, orientation=turn)
 
     def _mask(self, index: int) -> Tensor:
         sample, card = self.samples[index], self.card
@@ -128,9 +128,14 @@ class FilePixels:
                 return annotated.draw(sample.component)
             mask = annotated.draw()
         else:
-            path = sample.pair.mask
-            mask = decode_mask(read_bytes(path), name=str(path), foreground=card.foreground, ignore=card.ignore)
+            data, name, turn = read_bytes(sample.pair.mask), str(sample.pair.mask), self._mask_orientation(sample.pair)
+            mask = decode_mask(data, name=name, foreground=card.foreground, ignore=card.ignore, orientation=turn)
         return components(mask) == sample.component if sample.component else mask
+
+    def _mask_orientation(self, pair: Pair) -> int | None:
+        if self.card.orientation != "stored":
+            return None
+        return exif_orientation(read_bytes(pair.image), name=str(pair.image))
 
     def _annotated(self, pair: Pair) -> AnnotatedMask:
         size = upright_size(read_bytes(pair.image), name=str(pair.image))
@@ -174,12 +179,15 @@ class PairScan:
         left_out: the number of the others, at least one if there are no samples.
         is_empty: the mask has no foreground at all.
         deepest: the largest level of an image of 16 bits; 0 for other images.
+        may_be_turned: an EXIF orientation turns the image, the card does not say whether masks are ``stored`` or
+            ``upright``, and both have the same size.
     """
 
     samples: tuple[FileSample, ...]
     left_out: int
     is_empty: bool
     deepest: int = 0
+    may_be_turned: bool = False
 
 
 def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
@@ -198,18 +206,25 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
     image, mask = read_bytes(pair.image), _mask_bytes(pair)
     if changed := pair.changed_files(image_sha256=sha256_bytes(image), mask_sha256=sha256_bytes(mask)):
         raise CosamError("; ".join(changed))
-    size = upright_size(image, name=str(pair.image))
+    size, orientation = upright_size(image, name=str(pair.image)), exif_orientation(image, name=str(pair.image))
     annotated = read_annotation(card, pair, mask, size=size) if is_annotated(pair) else None
-    sizes = _sample_sizes(card, pair, mask, annotated, size=size)
+    sizes = _sample_sizes(card, pair, mask, annotated, size=size, orientation=orientation)
     hashes = sha256_bytes(image), sha256_bytes(mask, *(annotated.hashed() if annotated else ()))
     deepest = opened.check(image, sha256=hashes[0], name=str(pair.image))
+    has_ignored = annotated is not None and annotated.ignored() is not None
     found = []
     for number, pixels in sizes.items():
         key = f"{pair.key}#{number}" if number else pair.key
         if pixels >= card.min_pixels:
-            found.append(FileSample(pair, Entry(key, *hashes, pair.image.name, pair.mask.name), number))
+            entry = Entry(key, *hashes, pair.image.name, pair.mask.name)
+            found.append(FileSample(pair, entry, number, has_ignored=has_ignored))
     left_out = max(len(sizes), 1) - len(found)
-    return PairScan(tuple(found), left_out, is_empty=not any(sizes.values()), deepest=deepest)
+    is_turned = orientation > 1 and (orientation < 5 or size[0] == size[1])
+    may_be_turned = is_turned and not annotated and card.orientation is None
+    if may_be_turned:
+        may_be_turned = exif_orientation(mask, name=str(pair.mask)) == 1  # with a tag of its own it is upright
+    is_empty = not any(sizes.values())
+    return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest, may_be_turned=may_be_turned)
 
 
 def too_dark(card: Card, deepest: Sequence[int]) -> str:
@@ -229,7 +244,13 @@ def too_dark(card: Card, deepest: Sequence[int]) -> str:
 
 
 def _sample_sizes(
-    card: Card, pair: Pair, data: bytes, annotated: AnnotatedMask | None, *, size: tuple[int, int]
+    card: Card,
+    pair: Pair,
+    data: bytes,
+    annotated: AnnotatedMask | None,
+    *,
+    size: tuple[int, int],
+    orientation: int,
 ) -> dict[int, int]:
     """The pixels of each sample by its number; 0 is the number of a whole mask.
 
@@ -239,6 +260,7 @@ def _sample_sizes(
         data: the mask file's bytes.
         annotated: the mask if it is drawn from an annotation file.
         size: height and width of the upright image.
+        orientation: of the image, as in EXIF.
     """
     if annotated:
         if card.samples in _BY_OBJECT:
@@ -247,11 +269,18 @@ def _sample_sizes(
     else:
         if card.samples == "polygon":
             raise CosamError(f'{pair.mask.name} is an image; samples = "polygon" needs labelme files (.json)')
-        mask = decode_mask(data, name=str(pair.mask), foreground=card.foreground, ignore=card.ignore)
+        turn, name = orientation if card.orientation == "stored" else None, str(pair.mask)
+        mask = decode_mask(data, name=name, foreground=card.foreground, ignore=card.ignore, orientation=turn)
         if size != tuple(mask.shape):
+            advice = ""
+            if orientation >= 5 and size == tuple(mask.shape[::-1]) and turn is None:
+                advice = (
+                    f", as the image's pixels are stored, before its EXIF orientation {orientation} turns them; if all "
+                    'masks were drawn on them, say orientation = "stored" in the card, otherwise turn the mask'
+                )
             raise SizeMismatch(
                 f"{pair.image.name} is {size[1]} x {size[0]} pixels upright, "
-                f"but its mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]}"
+                f"but its mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]}{advice}"
             )
     if card.samples == "component":
         return dict(enumerate(components(mask).flatten().bincount()[1:].tolist(), start=1))
@@ -277,10 +306,12 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         rule += f" levels={card.levels}"
     if card.ignore:
         rule += f" ignore={card.ignore.model_dump_json(exclude_defaults=True)}"
+    if card.orientation == "stored":
+        rule += " orientation=stored"
     if card.holes:
         rule += f" holes={card.holes}"
     entries = tuple(sample.entry for sample in samples)
-    has_ignored = card.ignore is not None or bool(card.annotations)
+    has_ignored = card.ignore is not None or bool(card.annotations) or any(sample.has_ignored for sample in samples)
     manifest = Manifest(entries, rule, left_out, has_ignored=has_ignored)
     source = FilePixels(card, tuple(samples))
     return Split(card.name, part=part, manifest=manifest, source=source, points_file=_points_file(card, part))

@@ -26,11 +26,13 @@ class FileSample:
         pair: its files.
         entry: its line in the manifest.
         component: number of its connected component or shape, from 1; 0 for the whole mask.
+        has_ignored: an annotation file marks pixels of the image that are neither foreground nor background.
     """
 
     pair: Pair
     entry: Entry
     component: int = 0
+    has_ignored: bool = False
 
 
 def divide(card: Card, samples: Sequence[FileSample]) -> tuple[list[FileSample], list[FileSample]]:

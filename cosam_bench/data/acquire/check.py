@@ -10,6 +10,7 @@ from cosam_bench.core.progress_bar import no_progress
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.annotations import SizeMismatch, annotation_name
 from cosam_bench.data.cards import Card, Expected
+from cosam_bench.data.faults import first_few
 from cosam_bench.data.image_counts import count_difference
 from cosam_bench.data.image_files import make_split, no_samples, scan_pair, too_dark
 from cosam_bench.data.leakage import check_leaks
@@ -101,10 +102,13 @@ def check_domain(
     begin(sum(_size_bytes(pair) for pair in pairing.pairs))
     samples: list[FileSample] = []
     deepest: list[int] = []
+    turned: list[str] = []
     left_out = 0
     for pair in pairing.pairs:
-        left_out += _check_pair(card, pair, samples, deepest, report)
+        left_out += _check_pair(card, pair, samples, deepest, turned, report)
         advance(_size_bytes(pair))
+    if turned:
+        report.notes.append(_may_be_turned(turned))
     if fault := too_dark(card, deepest):
         report.faults["other"].append(fault)
     if left_out:
@@ -148,7 +152,22 @@ def _report_pairing(card: Card, pairing: Pairing, report: DomainReport) -> None:
         report.faults["no image"] += unused_masks(card, pairing)
 
 
-def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list[int], report: DomainReport) -> int:
+def _may_be_turned(masks: Sequence[str]) -> str:
+    return (
+        "masks taken as upright, though an EXIF orientation turns their images and the sizes fit both ways: "
+        f'{len(masks)} ({first_few(masks, shown=2)}). Look at one of them, and say orientation = "upright" or '
+        '"stored" in the card'
+    )
+
+
+def _check_pair(
+    card: Card,
+    pair: Pair,
+    samples: list[FileSample],
+    deepest: list[int],
+    turned: list[str],
+    report: DomainReport,
+) -> int:
     """Read both files of a pair; returns how many of its samples the card leaves out as too small or empty."""
     try:
         found = scan_pair(card, pair, opened=OpenedImages())
@@ -157,6 +176,7 @@ def _check_pair(card: Card, pair: Pair, samples: list[FileSample], deepest: list
         return 0
     samples += found.samples
     deepest.append(found.deepest)
+    turned += [pair.mask.name] * found.may_be_turned
     if found.is_empty and card.empty != "drop":
         report.faults["empty"].append(annotation_name(pair))
         return 0
