@@ -30,6 +30,7 @@ yolo: YOLO's text files of segments
 labelme: polygons of labelme files
 splits: which images train and which test
 decoding: image and mask files as tensors
+mask_files: the mask of an image from one or several files
 annotations: masks drawn from annotation files
 opened_images: images that could be decoded
 image_files: a domain that is read from files
@@ -37,4 +38,5 @@ leakage: images that one domain trains on and another tests on
 synthetic: domains drawn by code
 opening: streams and domains, ready to use
 acquire: downloading, unpacking and checking published data
+guessing: a stream from folders that nobody has described
 """

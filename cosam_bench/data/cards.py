@@ -36,6 +36,7 @@ Pairing = Literal["name", "sorted"]
 Holes = Literal["fill", "cut"]
 Unlabelled = Literal["refuse", "skip"]
 Orientation = Literal["upright", "stored"]
+Several = Literal["refuse", "union"]
 
 
 class SplitRule(Settings):
@@ -193,6 +194,7 @@ class Card(Settings):
         holes: with ``annotations``, what a polygon inside another one of the same object is: ``fill``
             joins them, as COCO's own tools do, ``cut`` makes it a hole. Without the key such an object is refused.
         pairing: ``name``, or ``sorted``: the n-th image goes with the n-th mask, in order of their paths.
+        several: ``refuse`` an image with several masks, or take their ``union``, if each object has a file of its own.
         unlabelled: ``refuse`` images without a mask, or ``skip`` them.
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
         ignore: pixels of a mask image that are neither foreground nor background, see
@@ -237,6 +239,7 @@ class Card(Settings):
     annotations: Globs = ()
     holes: Holes | None = None
     pairing: Pairing = "name"
+    several: Several = "refuse"
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
     ignore: Ignored | None = None
@@ -291,6 +294,11 @@ class Card(Settings):
                 'samples = "instance" needs annotations (COCO) or masks that end in .txt (YOLO); for labelme files say '
                 '"polygon", for masks that are images "component"'
             )
+        is_images = not any(mask.lower().endswith((".json", ".txt")) for mask in masks)
+        if self.several == "union" and (self.annotations or self.pairing != "name" or not is_images):
+            raise ValueError('several = "union" is for masks that are images, paired by name')
+        if self.several == "union" and self.split.kind == "manifest":
+            raise ValueError("a manifest lists one mask per image, so it cannot be used with several masks")
         if self.holes and not self.annotations:
             raise ValueError("holes is about polygons of COCO, so it needs annotations")
         words = [word for word in ("{stem}", "{name}", "{parent}", "{folder}", "{id}") if word in "".join(masks)]

@@ -106,6 +106,11 @@ def read_mask_content(data: bytes, *, name: str) -> MaskContent:
     return mask_content(_open(data, name=name))
 
 
+def is_lossy(data: bytes, *, name: str) -> bool:
+    """Whether an image file's compression changes levels, from its header alone."""
+    return _open(data, name=name, is_header_enough=True).format in LOSSY
+
+
 def decode_ignored(
     data: bytes, *, name: str, foreground: Foreground, ignore: Ignored, orientation: int | None = None
 ) -> Tensor:

@@ -21,8 +21,9 @@ from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, decode_ignored, decode_image, decode_mask, exif_orientation, upright_size
+from cosam_bench.data.decoding import DEEPEST, decode_image, exif_orientation, upright_size
 from cosam_bench.data.faults import DataFault, refuse
+from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_masks
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.samples import Entry, Manifest, Split
@@ -115,10 +116,7 @@ class FilePixels:
         with _data_at_fault():
             if is_annotated(pair):
                 return self._annotated(pair).ignored()
-            if card.ignore is None:
-                return None
-            data, name, turn = read_bytes(pair.mask), str(pair.mask), self._mask_orientation(pair)
-            return decode_ignored(data, name=name, foreground=card.foreground, ignore=card.ignore, orientation=turn)
+            return decode_ignored_pixels(card, _mask_files(pair), orientation=self._orientation(pair))
 
     def _mask(self, index: int) -> Tensor:
         sample, card = self.samples[index], self.card
@@ -128,22 +126,26 @@ class FilePixels:
                 return annotated.draw(sample.component)
             mask = annotated.draw()
         else:
-            data, name, turn = read_bytes(sample.pair.mask), str(sample.pair.mask), self._mask_orientation(sample.pair)
-            mask = decode_mask(data, name=name, foreground=card.foreground, ignore=card.ignore, orientation=turn)
+            mask = decode_masks(card, _mask_files(sample.pair), orientation=self._orientation(sample.pair))
         return components(mask) == sample.component if sample.component else mask
 
-    def _mask_orientation(self, pair: Pair) -> int | None:
+    def _orientation(self, pair: Pair) -> int:
+        """Of the image, if masks are turned with it."""
         if self.card.orientation != "stored":
-            return None
+            return 1
         return exif_orientation(read_bytes(pair.image), name=str(pair.image))
 
     def _annotated(self, pair: Pair) -> AnnotatedMask:
         size = upright_size(read_bytes(pair.image), name=str(pair.image))
-        return read_annotation(self.card, pair, _mask_bytes(pair), size=size)
+        return read_annotation(self.card, pair, _annotation_bytes(pair), size=size)
 
 
-def _mask_bytes(pair: Pair) -> bytes:
-    """Of a pair's mask file; none of a file of many images, which is parsed once."""
+def _mask_files(pair: Pair) -> list[MaskFile]:
+    return [MaskFile(path, read_bytes(path)) for path in pair.mask_files]
+
+
+def _annotation_bytes(pair: Pair) -> bytes:
+    """Of a pair's annotation file; none of a file of many images, which is parsed once."""
     return b"" if pair.listed_as else read_bytes(pair.mask)
 
 
@@ -203,12 +205,13 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
         CosamError: a file cannot be read or is not the one that a manifest lists, or the mask is not what the card
             says.
     """
-    image, mask = read_bytes(pair.image), _mask_bytes(pair)
+    image, masks = read_bytes(pair.image), [MaskFile(pair.mask, b"")] if pair.listed_as else _mask_files(pair)
+    mask = b"".join(file.data for file in masks)
     if changed := pair.changed_files(image_sha256=sha256_bytes(image), mask_sha256=sha256_bytes(mask)):
         raise CosamError("; ".join(changed))
     size, orientation = upright_size(image, name=str(pair.image)), exif_orientation(image, name=str(pair.image))
     annotated = read_annotation(card, pair, mask, size=size) if is_annotated(pair) else None
-    sizes = _sample_sizes(card, pair, mask, annotated, size=size, orientation=orientation)
+    sizes = _sample_sizes(card, pair, masks, annotated, size=size, orientation=orientation)
     hashes = sha256_bytes(image), sha256_bytes(mask, *(annotated.hashed() if annotated else ()))
     deepest = opened.check(image, sha256=hashes[0], name=str(pair.image))
     has_ignored = annotated is not None and annotated.ignored() is not None
@@ -222,7 +225,7 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
     is_turned = orientation > 1 and (orientation < 5 or size[0] == size[1])
     may_be_turned = is_turned and not annotated and card.orientation is None
     if may_be_turned:
-        may_be_turned = exif_orientation(mask, name=str(pair.mask)) == 1  # with a tag of its own it is upright
+        may_be_turned = exif_orientation(masks[0].data, name=str(pair.mask)) == 1  # with a tag of its own it is upright
     is_empty = not any(sizes.values())
     return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest, may_be_turned=may_be_turned)
 
@@ -246,7 +249,7 @@ def too_dark(card: Card, deepest: Sequence[int]) -> str:
 def _sample_sizes(
     card: Card,
     pair: Pair,
-    data: bytes,
+    masks: Sequence[MaskFile],
     annotated: AnnotatedMask | None,
     *,
     size: tuple[int, int],
@@ -257,7 +260,7 @@ def _sample_sizes(
     Args:
         card: says how masks are read and divided.
         pair: the files.
-        data: the mask file's bytes.
+        masks: its mask files.
         annotated: the mask if it is drawn from an annotation file.
         size: height and width of the upright image.
         orientation: of the image, as in EXIF.
@@ -269,11 +272,10 @@ def _sample_sizes(
     else:
         if card.samples == "polygon":
             raise CosamError(f'{pair.mask.name} is an image; samples = "polygon" needs labelme files (.json)')
-        turn, name = orientation if card.orientation == "stored" else None, str(pair.mask)
-        mask = decode_mask(data, name=name, foreground=card.foreground, ignore=card.ignore, orientation=turn)
+        mask = decode_masks(card, masks, orientation=orientation)
         if size != tuple(mask.shape):
             advice = ""
-            if orientation >= 5 and size == tuple(mask.shape[::-1]) and turn is None:
+            if orientation >= 5 and size == tuple(mask.shape[::-1]) and card.orientation is None:
                 advice = (
                     f", as the image's pixels are stored, before its EXIF orientation {orientation} turns them; if all "
                     'masks were drawn on them, say orientation = "stored" in the card, otherwise turn the mask'
@@ -308,6 +310,8 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         rule += f" ignore={card.ignore.model_dump_json(exclude_defaults=True)}"
     if card.orientation == "stored":
         rule += " orientation=stored"
+    if card.several == "union":
+        rule += " several=union"
     if card.holes:
         rule += f" holes={card.holes}"
     entries = tuple(sample.entry for sample in samples)

@@ -139,7 +139,7 @@ def find_leaks(reports: Sequence[DomainReport], *, stream: str) -> str:
 
 
 def _size_bytes(pair: Pair) -> int:
-    paths = (pair.image,) if pair.listed_as else (pair.image, pair.mask)
+    paths = (pair.image,) if pair.listed_as else (pair.image, *pair.mask_files)
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
