@@ -190,7 +190,7 @@ def check(
     "found" and "stated" are numbers of images for training and test; the source states the latter.
     """
     from cosam_bench.cli.data_check_table import show_reports
-    from cosam_bench.data.acquire.check import find_leaks
+    from cosam_bench.data.acquire.check import find_leaks, find_near_copies
     from cosam_bench.data.locations import data_folder, location_path
     from cosam_bench.data.streams import names_of
 
@@ -202,11 +202,13 @@ def check(
         )
     reports: dict[str, DomainReport] = {}
     leaks: list[str] = []
+    alike: dict[str, None] = {}
     for name in asked:
         checked = list(_check(name))
         reports |= {report.name: report for report in checked if report.name not in reports}
         leaks += [fault] if (fault := find_leaks(checked, stream=name)) else []
-    show_reports(list(reports.values()), leaks)
+        alike |= dict.fromkeys(find_near_copies(checked))
+    show_reports(list(reports.values()), leaks, list(alike))
     if count := sum(report.fault_count for report in reports.values()) + len(leaks):
         raise Failed(f"{count} {'fault' if count == 1 else 'faults'} in the data; see above.")
 

@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 from cosam_bench.core.settings import Settings, form
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.ignored import Ignored
+from cosam_bench.data.image_groups import group_fault
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
@@ -211,6 +212,9 @@ class Card(Settings):
         min_pixels: samples with fewer foreground pixels are left out and counted.
         empty: ``drop`` says that images with empty masks, such as good parts, are meant to be left out; without it
             ``data check`` reports them as faults. Runs leave them out either way, and say how many.
+        group: pattern of the end of an image's path without suffix, such as ``{group}_*`` or ``{group}/*``: images with
+            the same ``{group}``, such as those of one patient, stay in one part of a split by ``ratio`` or ``counts``;
+            for other splits ``data check`` reports groups that are in both parts.
         split: see :class:`SplitRule`. Synthetic domains need ``counts``; its seed draws the images.
         points: file of published point prompts, relative to the root, with ``{part}`` for train or test.
         generator: name of the synthetic generator.
@@ -249,6 +253,7 @@ class Card(Settings):
     levels: int | None = Field(default=None, ge=255, le=65535)
     min_pixels: int = Field(default=1, ge=1, le=2**40)
     empty: Literal["drop"] | None = None
+    group: str = ""
     split: SplitRule = SplitRule()
     points: str = ""
     generator: str = ""
@@ -280,6 +285,8 @@ class Card(Settings):
             raise ValueError('a domain of files needs root, the folder of its data ("." for the TOML\'s own)')
         if self.layout and self.layout not in self.layouts:
             raise ValueError(f"no layout {self.layout!r} among {', '.join(self.layouts) or 'none'}")
+        if self.group and (fault := group_fault(self.group)):
+            raise ValueError(fault)
         if self.images is not None and self.split.kind == "folders":
             raise ValueError("split.train and split.test name the images already, so leave images out")
         self._check_masks()

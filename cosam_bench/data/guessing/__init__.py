@@ -11,8 +11,8 @@ name_patterns: from the names of images and masks to patterns
 candidates: cards that may fit a folder
 annotation_files: COCO's, labelme's and YOLO's files
 image_headers: sizes, orientations and depths of images
-mask_choice: which pixels of masks are foreground
 toml_text: values and comments of TOML
+mask_choice: which pixels of masks are foreground
 domain_guess: one domain
 stream_guess: all domains of a folder, and the file
 """
