@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 _SHOWN = 5  # faults of one kind
 
 
-def show_reports(reports: Sequence[DomainReport], leaks: Sequence[str]) -> None:
+def show_reports(reports: Sequence[DomainReport], leaks: Sequence[str], alike: Sequence[str]) -> None:
     """Print one row per domain, and below them all faults and notes.
 
     Args:
         reports: in the order of their rows.
         leaks: faults between domains.
+        alike: notes on images of different domains that look the same.
     """
     from cosam_bench.data.acquire.check import KINDS
 
@@ -36,6 +37,8 @@ def show_reports(reports: Sequence[DomainReport], leaks: Sequence[str]) -> None:
         _show_faults(console, report)
     for fault in leaks:
         _line(console, "between domains", fault, style="bold red")
+    for note in alike:
+        _line(console, "between domains", note, style="bold")
 
 
 def _table(reports: Sequence[DomainReport], kinds: Sequence[str]) -> Table:

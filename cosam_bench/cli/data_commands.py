@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cosam_bench.cli.data_check_table import legible
 from cosam_bench.cli.error_handling import Failed
 from cosam_bench.core.console import results_console, say
 from cosam_bench.core.errors import CosamError
@@ -137,6 +138,47 @@ def _locate_all(
     return located, faults
 
 
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="One domain, or one folder per domain.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The TOML file to write; by default stream.toml in FOLDER.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Look at a folder of images and masks, and write the stream that they seem to be.
+
+    The file says as comments what was found. What is not clear, such as which levels of a mask are foreground, is left
+    to you as alternatives, and `cosam-bench data check` refuses it until you have chosen.
+    """
+    from cosam_bench.core.files import expanded
+    from cosam_bench.data.guessing.stream_guess import guess_stream, write_stream
+
+    folder = expanded(folder)
+    path = folder / "stream.toml" if out is None else expanded(out)
+    if path.suffix != ".toml":
+        raise CosamError(f"{path} does not end in .toml. Give --out a name that does.")
+    if path.exists() and not force:
+        raise CosamError(f"{path} exists already. Give --force to replace it, or another name by --out.")
+    guess = guess_stream(folder)
+    write_stream(guess, path)
+    console = results_console()
+    for name, domain in guess.domains.items():
+        keys = ", ".join(dict.fromkeys(line.partition(" ")[0] for line, _ in domain.choices))
+        state = f"choose {keys}" if keys else "decided"
+        console.print(legible(f"{name}: {domain.images} images, {domain.pairs} with masks; {state}"), soft_wrap=True)
+    for name, reason in guess.left_out.items():
+        _note(f"{name} is not a domain: {reason}.")
+    if guess.undecided:
+        _note(f"Open {path} and choose for {', '.join(guess.undecided)}, where the comments say so.")
+    console.print(f"Written: {path}. Next:", soft_wrap=True)
+    for command in (
+        ["data", "check", str(path)],
+        ["run", "--method", "average", "--model", "tiny", "--stream", str(path)],
+    ):
+        console.print(f"  {shlex.join(['cosam-bench', *command])}", soft_wrap=True)
+
+
 def check(
     names: Annotated[
         list[str] | None,
@@ -148,7 +190,7 @@ def check(
     "found" and "stated" are numbers of images for training and test; the source states the latter.
     """
     from cosam_bench.cli.data_check_table import show_reports
-    from cosam_bench.data.acquire.check import find_leaks
+    from cosam_bench.data.acquire.check import find_leaks, find_near_copies
     from cosam_bench.data.locations import data_folder, location_path
     from cosam_bench.data.streams import names_of
 
@@ -160,11 +202,13 @@ def check(
         )
     reports: dict[str, DomainReport] = {}
     leaks: list[str] = []
+    alike: dict[str, None] = {}
     for name in asked:
         checked = list(_check(name))
         reports |= {report.name: report for report in checked if report.name not in reports}
         leaks += [fault] if (fault := find_leaks(checked, stream=name)) else []
-    show_reports(list(reports.values()), leaks)
+        alike |= dict.fromkeys(find_near_copies(checked))
+    show_reports(list(reports.values()), leaks, list(alike))
     if count := sum(report.fault_count for report in reports.values()) + len(leaks):
         raise Failed(f"{count} {'fault' if count == 1 else 'faults'} in the data; see above.")
 

@@ -51,8 +51,8 @@ for _panel, _commands in _PANELS.items():
         usage = RunUsage if _command is run else None
         app.command(rich_help_panel=_panel, cls=usage)(guarded(_command))
 
-_data = typer.Typer(no_args_is_help=True, help="Get published data: download it, say where it is, check every file.")
-for _command in (data.fetch, data.prepare, data.check):
+_data = typer.Typer(no_args_is_help=True, help="Describe your own data, get published data, check every file.")
+for _command in (data.init, data.fetch, data.prepare, data.check):
     _data.command()(guarded(_command))
 app.add_typer(_data, name="data", rich_help_panel="Get data")
 

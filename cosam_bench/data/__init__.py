@@ -3,7 +3,9 @@
 Modules, bottom to top:
 
 foreground: which pixel values of a mask file are foreground
+mask_content: the values that a mask file holds, with their numbers of pixels
 ignored: which pixel values are neither foreground nor background
+image_groups: images that a split keeps together
 cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
 availability: whether a card's data is on this machine
@@ -29,11 +31,14 @@ yolo: YOLO's text files of segments
 labelme: polygons of labelme files
 splits: which images train and which test
 decoding: image and mask files as tensors
+mask_files: the mask of an image from one or several files
 annotations: masks drawn from annotation files
 opened_images: images that could be decoded
 image_files: a domain that is read from files
+near_copies: images that look the same though their bytes differ
 leakage: images that one domain trains on and another tests on
 synthetic: domains drawn by code
 opening: streams and domains, ready to use
 acquire: downloading, unpacking and checking published data
+guessing: a stream from folders that nobody has described
 """

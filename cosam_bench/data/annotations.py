@@ -17,7 +17,9 @@ from cosam_bench.data.instances import Instance, draw_instance, read_polygon, re
 from cosam_bench.data.labelme import (
     BACKGROUND,
     Shape,
+    draw_ignored,
     draw_shapes,
+    has_ignored,
     has_special_labels,
     is_foreground,
     read_shapes,
@@ -103,12 +105,16 @@ class LabelmeMask:
             shapes = [shapes[number - 1], *(shape for shape in shapes[number:] if shape.label == BACKGROUND)]
         return draw_shapes(shapes, size=self.size, labels=self.labels)
 
-    def ignored(self) -> None:
-        """All pixels count."""
+    def ignored(self) -> Tensor | None:
+        """The regions labelled ``__ignore__``, without the pixels of objects."""
+        if not has_ignored(self.shapes, self.labels):
+            return None
+        return draw_ignored(self.shapes, size=self.size) & ~self.draw()
 
     def hashed(self) -> list[bytes]:
-        """Since holes are holes, a file that has some is another mask."""
-        return [b"holes"] * (not self.labels and has_special_labels(self.shapes))
+        """Since holes are holes and ignored regions are ignored, a file that has some is another mask."""
+        holes = [b"holes"] * (not self.labels and has_special_labels(self.shapes))
+        return holes + [b"ignored"] * has_ignored(self.shapes, self.labels)
 
 
 @dataclass(frozen=True)

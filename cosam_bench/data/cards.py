@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 from cosam_bench.core.settings import Settings, form
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.ignored import Ignored
+from cosam_bench.data.image_groups import group_fault
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
@@ -35,6 +36,8 @@ Samples = Literal["union", "component", "polygon", "instance"]
 Pairing = Literal["name", "sorted"]
 Holes = Literal["fill", "cut"]
 Unlabelled = Literal["refuse", "skip"]
+Orientation = Literal["upright", "stored"]
+Several = Literal["refuse", "union"]
 
 
 class SplitRule(Settings):
@@ -192,10 +195,13 @@ class Card(Settings):
         holes: with ``annotations``, what a polygon inside another one of the same object is: ``fill``
             joins them, as COCO's own tools do, ``cut`` makes it a hole. Without the key such an object is refused.
         pairing: ``name``, or ``sorted``: the n-th image goes with the n-th mask, in order of their paths.
+        several: ``refuse`` an image with several masks, or take their ``union``, if each object has a file of its own.
         unlabelled: ``refuse`` images without a mask, or ``skip`` them.
         foreground: see :class:`~cosam_bench.data.foreground.Foreground`.
         ignore: pixels of a mask image that are neither foreground nor background, see
             :class:`~cosam_bench.data.ignored.Ignored`.
+        orientation: of masks that are images, if the EXIF orientation of an image turns it: ``upright``, as the image
+            is shown (the default), or ``stored``, as its pixels are stored, so that the mask is turned with it.
         samples: ``union``: one sample per image. ``component``: one per connected component of the mask
             (8 neighbours). ``polygon``: one per shape of a labelme file. ``instance``: one per object of
             ``annotations`` or of a text file.
@@ -207,6 +213,9 @@ class Card(Settings):
         empty: what becomes of images with empty masks, such as good parts. ``drop``: they are meant to be left out.
             ``keep``: they are trained on as negatives, and those for testing are scored by false positives, apart from
             the other images. Without it ``data check`` reports them as faults, and runs leave them out and say so.
+        group: pattern of the end of an image's path without suffix, such as ``{group}_*`` or ``{group}/*``: images with
+            the same ``{group}``, such as those of one patient, stay in one part of a split by ``ratio`` or ``counts``;
+            for other splits ``data check`` reports groups that are in both parts.
         split: see :class:`SplitRule`. Synthetic domains need ``counts``; its seed draws the images.
         points: file of published point prompts, relative to the root, with ``{part}`` for train or test.
         generator: name of the synthetic generator.
@@ -235,14 +244,17 @@ class Card(Settings):
     annotations: Globs = ()
     holes: Holes | None = None
     pairing: Pairing = "name"
+    several: Several = "refuse"
     unlabelled: Unlabelled = "refuse"
     foreground: Foreground = Foreground()
     ignore: Ignored | None = None
+    orientation: Orientation | None = None
     samples: Samples = "union"
     labels: tuple[str, ...] = ()
     levels: int | None = Field(default=None, ge=255, le=65535)
     min_pixels: int = Field(default=1, ge=1, le=2**40)
     empty: Literal["drop", "keep"] | None = None
+    group: str = ""
     split: SplitRule = SplitRule()
     points: str = ""
     generator: str = ""
@@ -274,6 +286,8 @@ class Card(Settings):
             raise ValueError('a domain of files needs root, the folder of its data ("." for the TOML\'s own)')
         if self.layout and self.layout not in self.layouts:
             raise ValueError(f"no layout {self.layout!r} among {', '.join(self.layouts) or 'none'}")
+        if self.group and (fault := group_fault(self.group)):
+            raise ValueError(fault)
         if self.images is not None and self.split.kind == "folders":
             raise ValueError("split.train and split.test name the images already, so leave images out")
         self._check_masks()
@@ -288,6 +302,11 @@ class Card(Settings):
                 'samples = "instance" needs annotations (COCO) or masks that end in .txt (YOLO); for labelme files say '
                 '"polygon", for masks that are images "component"'
             )
+        is_images = not any(mask.lower().endswith((".json", ".txt")) for mask in masks)
+        if self.several == "union" and (self.annotations or self.pairing != "name" or not is_images):
+            raise ValueError('several = "union" is for masks that are images, paired by name')
+        if self.several == "union" and self.split.kind == "manifest":
+            raise ValueError("a manifest lists one mask per image, so it cannot be used with several masks")
         if self.holes and not self.annotations:
             raise ValueError("holes is about polygons of COCO, so it needs annotations")
         words = [word for word in ("{stem}", "{name}", "{parent}", "{folder}", "{id}") if word in "".join(masks)]
@@ -308,6 +327,7 @@ class Card(Settings):
 
     def _check_annotations(self) -> None:
         unused = {"masks": "masks" in self.model_fields_set, "ignore": self.ignore is not None}
+        unused |= {"orientation": self.orientation is not None}
         unused |= {"foreground": "foreground" in self.model_fields_set, 'pairing = "sorted"': self.pairing == "sorted"}
         if given := [key for key, is_given in unused.items() if is_given]:
             raise ValueError(f"annotations say which pixels are foreground, so leave out {' and '.join(given)}")

@@ -13,8 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.foreground import Foreground, foreground_pixels
+from cosam_bench.data.foreground import CHOICES, Foreground, foreground_pixels
 from cosam_bench.data.ignored import Ignored
+from cosam_bench.data.mask_content import MaskContent, mask_content
 
 Array = NDArray[Any]
 
@@ -65,20 +66,28 @@ def check_image(data: bytes, *, name: str) -> int:
     return 0
 
 
-def decode_mask(data: bytes, *, name: str, foreground: Foreground, ignore: Ignored | None = None) -> Tensor:
-    """A mask file's foreground, bool ``(H, W)``, turned upright by its own EXIF orientation.
+def decode_mask(
+    data: bytes, *, name: str, foreground: Foreground, ignore: Ignored | None = None, orientation: int | None = None
+) -> Tensor:
+    """A mask file's foreground, bool ``(H, W)``, turned upright.
 
     Args:
         data: the file's bytes.
         name: the file's name, for errors.
         foreground: which pixels are foreground.
         ignore: which are neither foreground nor background; they are not in the mask, whatever ``foreground`` says.
+        orientation: the EXIF orientation, 1 to 8, that turns the mask upright; None for its own.
 
     Raises:
-        CosamError: as for :func:`decode_image`, or it is ambiguous which pixels are foreground.
+        CosamError: as for :func:`decode_image`, or it is ambiguous or undecided which pixels are foreground.
     """
     image = _open(data, name=name)
-    orientation = _orientation(image)
+    if foreground.rule == "undecided":
+        raise CosamError(
+            f"{name}: it is undecided which of its pixels are foreground ({mask_content(image).described()}). Write "
+            f"into the card {CHOICES}."
+        )
+    orientation = orientation or _orientation(image)
     ignored = None if ignore is None else _ignored(image, name=name, foreground=foreground, ignore=ignore)
     if foreground.rule == "colours":
         mask = _of_colours(image, name=name, rule=foreground)
@@ -88,7 +97,23 @@ def decode_mask(data: bytes, *, name: str, foreground: Foreground, ignore: Ignor
     return torch.from_numpy(_upright(mask if ignored is None else mask & ~ignored, orientation))
 
 
-def decode_ignored(data: bytes, *, name: str, foreground: Foreground, ignore: Ignored) -> Tensor:
+def read_mask_content(data: bytes, *, name: str) -> MaskContent:
+    """The values that a mask file stores, and how many pixels have each.
+
+    Raises:
+        CosamError: as for :func:`decode_image`.
+    """
+    return mask_content(_open(data, name=name))
+
+
+def is_lossy(data: bytes, *, name: str) -> bool:
+    """Whether an image file's compression changes levels, from its header alone."""
+    return _open(data, name=name, is_header_enough=True).format in LOSSY
+
+
+def decode_ignored(
+    data: bytes, *, name: str, foreground: Foreground, ignore: Ignored, orientation: int | None = None
+) -> Tensor:
     """The pixels of a mask file that are neither foreground nor background, bool ``(H, W)``, turned upright.
 
     Args:
@@ -96,12 +121,13 @@ def decode_ignored(data: bytes, *, name: str, foreground: Foreground, ignore: Ig
         name: the file's name, for errors.
         foreground: its channel is the one whose levels count.
         ignore: which pixels they are.
+        orientation: as for :func:`decode_mask`.
 
     Raises:
         CosamError: as for :func:`decode_image`, or the file cannot hold such levels or colours exactly.
     """
     image = _open(data, name=name)
-    orientation = _orientation(image)
+    orientation = orientation or _orientation(image)
     return torch.from_numpy(_upright(_ignored(image, name=name, foreground=foreground, ignore=ignore), orientation))
 
 
@@ -133,6 +159,11 @@ def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     # PIL's size of a TIFF is upright already, from Pillow 11 on.
     is_turned = image.format != "TIFF" and _orientation(image) >= 5
     return (width, height) if is_turned else (height, width)
+
+
+def exif_orientation(data: bytes, *, name: str) -> int:
+    """An image file's EXIF orientation, 1 to 8, from its header alone; 1 (upright) if it states none."""
+    return _orientation(_open(data, name=name, is_header_enough=True))
 
 
 def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Image:
@@ -270,7 +301,8 @@ def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground, ig
     if foreground.rule == "above":
         raise CosamError(f"{name} has a coloured palette, which has no levels. Give foreground as values or colours.")
     if unclear := _unclear_palette(colours, used):
-        raise CosamError(f"{name} has a coloured palette {unclear} (indices in use: {_listed(used)}). {_advice(used)}")
+        shares = mask_content(image).described()
+        raise CosamError(f"{name} has a coloured palette {unclear} ({shares}). {_advice(used)}")
     return np.asarray(indices != 0).astype(np.uint8)
 
 
@@ -289,10 +321,6 @@ def _advice(used: Array) -> str:
             "are foreground, such as foreground = { values = [1, 255] }."
         )
     return "Say which indices are foreground, such as foreground = { values = [1] }, or which colours."
-
-
-def _listed(indices: Array) -> str:
-    return ", ".join(map(str, indices[:6].tolist())) + (", ..." if len(indices) > 6 else "")
 
 
 def _is_neutral(colours: Array) -> bool:

@@ -15,6 +15,7 @@ Array = NDArray[Any]
 
 CLASS_IDS = 32  # a mask with levels below this and 255 holds class ids and an ignored one
 AREA_SHARE = 0.02  # of the pixels that are not black; soft edges have hardly four equal neighbours
+TRIMAP_SHARE = 0.05  # likewise, of the only level between black and the largest
 JPEG_NOISE = 16  # the noise of a black JPEG stays below this
 
 
@@ -22,24 +23,26 @@ Level = Annotated[int, Field(ge=0, le=65535)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Channel, Channel, Channel]
 _OURS = "this project"
+CHOICES = 'foreground = { values = [1] }, or "nonzero" for all but 0'
 
 
 class Foreground(Settings):
     """Which pixels of a mask file are foreground.
 
     In TOML one of ``"auto"``, ``"nonzero"``, ``{ above = 127 }``, ``{ values = [255] }``,
-    ``{ colours = [[255, 0, 0]] }``; the first three may name a ``channel`` as well.
+    ``{ colours = [[255, 0, 0]] }``; the first three may name a ``channel`` as well. ``"undecided"`` refuses every mask:
+    ``cosam-bench data init`` writes it if somebody must choose.
 
     ``auto`` reads 1 bit masks as they are, values 0 and 1 as ids, and all other greys as foreground
     from the middle of the range on (128 of 255), so the soft edges of a JPEG are cut in the middle.
     Neutral RGB counts as grey, alpha is laid over black, and in a coloured palette whose index 0 is black every
     other index is foreground. Refused, since they may mean several things: masks of class ids (a largest value from
-    2 to 127, ids below 32 beside 255, or whole areas of middle levels, as dense ids and trimaps have), a coloured
-    palette with another index 0 or with 255 beside other indices, and coloured masks. Say which values or colours
-    are meant.
+    2 to 127, ids below 32 beside 255, whole areas of middle levels, as dense ids have, or a single middle level, as
+    trimaps have), a coloured palette with another index 0 or with 255 beside other indices, and coloured masks. Say
+    which values or colours are meant.
     """
 
-    rule: Literal["auto", "nonzero", "above", "values", "colours"] = setting(
+    rule: Literal["auto", "nonzero", "above", "values", "colours", "undecided"] = setting(
         "auto", "which rule applies; follows from the key that is given", source=_OURS
     )
     above: int | None = setting(
@@ -70,6 +73,8 @@ class Foreground(Settings):
         given = {"above": self.above is not None, "values": bool(self.values), "colours": bool(self.colours)}
         if any(is_given != (key == self.rule) for key, is_given in given.items()):
             raise ValueError(f"the rule {self.rule!r} contradicts the other keys of this table")
+        if self.channel and self.rule == "undecided":
+            raise ValueError('"undecided" names no pixels, so leave channel out')
         if self.channel and self.rule == "colours":
             raise ValueError("colours use all channels, so leave channel out")
         return self
@@ -101,17 +106,33 @@ def _auto(levels: Array, *, name: str, is_lossy: bool) -> Array:
     if largest <= 1 or (is_lossy and largest < JPEG_NOISE):
         return np.asarray((levels == 1) & (not is_lossy))
     half = 128 if largest <= 255 else 32768
+    if largest >= half and not is_lossy and _has_one_middle_level(levels, unit=half // 8):
+        middle = int(np.unique(levels)[1])
+        raise CosamError(
+            f"{name} looks like a trimap ({listed_levels(levels)}). Say which are foreground, such as "
+            f"foreground = {{ values = [{largest}] }}, and whether ignore = {middle} leaves level {middle} out of loss "
+            "and metrics."
+        )
     is_ids_and_ignored = not is_lossy and largest == 255 and _has_low_ids(levels)
     if largest < half or is_ids_and_ignored or (not is_lossy and _has_middle_areas(levels, largest, unit=half // 8)):
         raise CosamError(
-            f"{name} looks like a mask of class ids (levels {_some_levels(levels)}). "
-            f"Say which are foreground, such as foreground = {{ values = [1] }}{_or_ignored(is_ids_and_ignored)}."
+            f"{name} looks like a mask of class ids ({listed_levels(levels)}). "
+            f"Say which are foreground, such as {CHOICES}{_or_ignored(is_ids_and_ignored)}."
         )
     return np.asarray(levels >= half)
 
 
 def _or_ignored(is_usual: bool) -> str:
     return ", and whether ignore = 255 leaves level 255 out of loss and metrics" if is_usual else ""
+
+
+def _has_one_middle_level(levels: Array, *, unit: int) -> bool:
+    """Whether there are three levels, as in a trimap; soft edges have more, or few pixels."""
+    found, counts = np.unique(levels, return_counts=True)
+    if len(found) != 3 or found[0] != 0:
+        return False
+    is_middle = unit <= found[1] <= found[2] - unit
+    return bool(is_middle and counts[1] > TRIMAP_SHARE * counts[1:].sum())
 
 
 def _has_low_ids(levels: Array) -> bool:
@@ -130,6 +151,23 @@ def _has_middle_areas(levels: Array, largest: int, *, unit: int) -> bool:
     return bool(flat.sum() > AREA_SHARE * (levels > 0).sum())
 
 
-def _some_levels(levels: Array) -> str:
-    found = np.unique(levels)
-    return ", ".join(map(str, found[:6])) + (", ..." if len(found) > 6 else "")
+def listed_levels(levels: Array) -> str:
+    """The levels of a mask with their shares of its pixels; of many the first six, and how many there are.
+
+    >>> listed_levels(np.array([[0, 0, 0, 7]]))
+    'levels 0: 75.0 %, 7: 25.0 %'
+    """
+    found, counts = np.unique(levels, return_counts=True)
+    shares = [f"{level}: {share(count, levels.size)}" for level, count in zip(found[:6], counts[:6], strict=True)]
+    more = [f"... ({len(found)} in all)"] if len(found) > 6 else []
+    return f"levels {', '.join([*shares, *more])}"
+
+
+def share(count: int, total: int) -> str:
+    """A share in per cent, one decimal.
+
+    >>> share(1, 3), share(1, 100000)
+    ('33.3 %', 'under 0.1 %')
+    """
+    percent = 100 * count / max(total, 1)
+    return "under 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"

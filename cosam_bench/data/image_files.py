@@ -21,8 +21,9 @@ from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, decode_ignored, decode_image, decode_mask, upright_size
+from cosam_bench.data.decoding import DEEPEST, decode_image, exif_orientation, upright_size
 from cosam_bench.data.faults import DataFault, refuse
+from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_masks
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.samples import Entry, Manifest, Split
@@ -114,10 +115,7 @@ class FilePixels:
         with _data_at_fault():
             if is_annotated(pair):
                 return self._annotated(pair).ignored()
-            if card.ignore is None:
-                return None
-            data, name = read_bytes(pair.mask), str(pair.mask)
-            return decode_ignored(data, name=name, foreground=card.foreground, ignore=card.ignore)
+            return decode_ignored_pixels(card, _mask_files(pair), orientation=self._orientation(pair))
 
     def _mask(self, index: int) -> Tensor:
         sample, card = self.samples[index], self.card
@@ -127,17 +125,26 @@ class FilePixels:
                 return annotated.draw(sample.component)
             mask = annotated.draw()
         else:
-            path = sample.pair.mask
-            mask = decode_mask(read_bytes(path), name=str(path), foreground=card.foreground, ignore=card.ignore)
+            mask = decode_masks(card, _mask_files(sample.pair), orientation=self._orientation(sample.pair))
         return components(mask) == sample.component if sample.component else mask
+
+    def _orientation(self, pair: Pair) -> int:
+        """Of the image, if masks are turned with it."""
+        if self.card.orientation != "stored":
+            return 1
+        return exif_orientation(read_bytes(pair.image), name=str(pair.image))
 
     def _annotated(self, pair: Pair) -> AnnotatedMask:
         size = upright_size(read_bytes(pair.image), name=str(pair.image))
-        return read_annotation(self.card, pair, _mask_bytes(pair), size=size)
+        return read_annotation(self.card, pair, _annotation_bytes(pair), size=size)
 
 
-def _mask_bytes(pair: Pair) -> bytes:
-    """Of a pair's mask file; none of a file of many images, which is parsed once."""
+def _mask_files(pair: Pair) -> list[MaskFile]:
+    return [MaskFile(path, read_bytes(path)) for path in pair.mask_files]
+
+
+def _annotation_bytes(pair: Pair) -> bytes:
+    """Of a pair's annotation file; none of a file of many images, which is parsed once."""
     return b"" if pair.listed_as else read_bytes(pair.mask)
 
 
@@ -173,12 +180,15 @@ class PairScan:
         left_out: the number of the others, at least one if there are no samples.
         is_empty: the mask has no foreground at all.
         deepest: the largest level of an image of 16 bits; 0 for other images.
+        may_be_turned: an EXIF orientation turns the image, the card does not say whether masks are ``stored`` or
+            ``upright``, and both have the same size.
     """
 
     samples: tuple[FileSample, ...]
     left_out: int
     is_empty: bool
     deepest: int = 0
+    may_be_turned: bool = False
 
 
 def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
@@ -194,25 +204,33 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
         CosamError: a file cannot be read or is not the one that a manifest lists, or the mask is not what the card
             says.
     """
-    image, mask = read_bytes(pair.image), _mask_bytes(pair)
+    image, masks = read_bytes(pair.image), [MaskFile(pair.mask, b"")] if pair.listed_as else _mask_files(pair)
+    mask = b"".join(file.data for file in masks)
     if changed := pair.changed_files(image_sha256=sha256_bytes(image), mask_sha256=sha256_bytes(mask)):
         raise CosamError("; ".join(changed))
-    size = upright_size(image, name=str(pair.image))
+    size, orientation = upright_size(image, name=str(pair.image)), exif_orientation(image, name=str(pair.image))
     annotated = read_annotation(card, pair, mask, size=size) if is_annotated(pair) else None
-    sizes = _sample_sizes(card, pair, mask, annotated, size=size)
+    sizes = _sample_sizes(card, pair, masks, annotated, size=size, orientation=orientation)
     hashes = sha256_bytes(image), sha256_bytes(mask, *(annotated.hashed() if annotated else ()))
     deepest = opened.check(image, sha256=hashes[0], name=str(pair.image))
+    has_ignored = annotated is not None and annotated.ignored() is not None
     found = []
     for number, pixels in sizes.items():
         key = f"{pair.key}#{number}" if number else pair.key
         if pixels >= card.min_pixels:
-            found.append(FileSample(pair, Entry(key, *hashes, pair.image.name, pair.mask.name), number))
+            entry = Entry(key, *hashes, pair.image.name, pair.mask.name)
+            found.append(FileSample(pair, entry, number, has_ignored=has_ignored))
     left_out = max(len(sizes), 1) - len(found)
+    is_turned = orientation > 1 and (orientation < 5 or size[0] == size[1])
+    may_be_turned = is_turned and not annotated and card.orientation is None
+    if may_be_turned:
+        may_be_turned = exif_orientation(masks[0].data, name=str(pair.mask)) == 1  # with a tag of its own it is upright
     is_empty = not any(sizes.values())
     if is_empty and card.empty == "keep":
         entry = Entry(pair.key, *hashes, pair.image.name, pair.mask.name, is_empty=True)
-        return PairScan((FileSample(pair, entry),), 0, is_empty=True, deepest=deepest)
-    return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest)
+        kept = FileSample(pair, entry, has_ignored=has_ignored)
+        return PairScan((kept,), 0, is_empty=True, deepest=deepest, may_be_turned=may_be_turned)
+    return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest, may_be_turned=may_be_turned)
 
 
 def too_dark(card: Card, deepest: Sequence[int]) -> str:
@@ -232,16 +250,23 @@ def too_dark(card: Card, deepest: Sequence[int]) -> str:
 
 
 def _sample_sizes(
-    card: Card, pair: Pair, data: bytes, annotated: AnnotatedMask | None, *, size: tuple[int, int]
+    card: Card,
+    pair: Pair,
+    masks: Sequence[MaskFile],
+    annotated: AnnotatedMask | None,
+    *,
+    size: tuple[int, int],
+    orientation: int,
 ) -> dict[int, int]:
     """The pixels of each sample by its number; 0 is the number of a whole mask.
 
     Args:
         card: says how masks are read and divided.
         pair: the files.
-        data: the mask file's bytes.
+        masks: its mask files.
         annotated: the mask if it is drawn from an annotation file.
         size: height and width of the upright image.
+        orientation: of the image, as in EXIF.
     """
     if annotated:
         if card.samples in _BY_OBJECT:
@@ -250,11 +275,17 @@ def _sample_sizes(
     else:
         if card.samples == "polygon":
             raise CosamError(f'{pair.mask.name} is an image; samples = "polygon" needs labelme files (.json)')
-        mask = decode_mask(data, name=str(pair.mask), foreground=card.foreground, ignore=card.ignore)
+        mask = decode_masks(card, masks, orientation=orientation)
         if size != tuple(mask.shape):
+            advice = ""
+            if orientation >= 5 and size == tuple(mask.shape[::-1]) and card.orientation is None:
+                advice = (
+                    f", as the image's pixels are stored, before its EXIF orientation {orientation} turns them; if all "
+                    'masks were drawn on them, say orientation = "stored" in the card, otherwise turn the mask'
+                )
             raise SizeMismatch(
                 f"{pair.image.name} is {size[1]} x {size[0]} pixels upright, "
-                f"but its mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]}"
+                f"but its mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]}{advice}"
             )
     if card.samples == "component":
         return dict(enumerate(components(mask).flatten().bincount()[1:].tolist(), start=1))
@@ -302,10 +333,14 @@ def make_split(card: Card, part: Part, samples: Sequence[FileSample], left_out: 
         rule += f" ignore={card.ignore.model_dump_json(exclude_defaults=True)}"
     if card.empty == "keep":
         rule += " empty=keep"
+    if card.orientation == "stored":
+        rule += " orientation=stored"
+    if card.several == "union":
+        rule += " several=union"
     if card.holes:
         rule += f" holes={card.holes}"
     entries = tuple(sample.entry for sample in samples)
-    has_ignored = card.ignore is not None or bool(card.annotations)
+    has_ignored = card.ignore is not None or bool(card.annotations) or any(sample.has_ignored for sample in samples)
     manifest = Manifest(entries, rule, left_out, has_ignored=has_ignored)
     source = FilePixels(card, tuple(samples))
     return Split(card.name, part=part, manifest=manifest, source=source, points_file=_points_file(card, part))

@@ -81,6 +81,16 @@ def has_special_labels(shapes: list[Shape]) -> bool:
     return any(shape.label in (BACKGROUND, IGNORED) for shape in shapes)
 
 
+def has_ignored(shapes: list[Shape], labels: tuple[str, ...]) -> bool:
+    """Whether a file has regions labelled ``__ignore__``, unless that label is chosen as foreground."""
+    return IGNORED not in labels and any(shape.label == IGNORED for shape in shapes)
+
+
+def draw_ignored(shapes: list[Shape], *, size: tuple[int, int]) -> Tensor:
+    """The regions labelled ``__ignore__``, bool ``(H, W)``, whatever else is drawn there."""
+    return draw_shapes(shapes, size=size, labels=(IGNORED,))
+
+
 def draw_shapes(shapes: list[Shape], *, size: tuple[int, int], labels: tuple[str, ...] = ()) -> Tensor:
     """The foreground of all the shapes together, bool ``(H, W)``; what is outside the image is cut off.
 

@@ -47,6 +47,7 @@ class Pair:
         image_sha256: of the image file, if the card has a manifest.
         mask_sha256: of the mask file, likewise.
         listed_as: the image's name in the mask file if that is one of COCO's, which holds many images.
+        more_masks: the other mask files, if the card takes the union of several.
     """
 
     key: str
@@ -56,6 +57,12 @@ class Pair:
     image_sha256: str = ""
     mask_sha256: str = ""
     listed_as: str = ""
+    more_masks: tuple[Path, ...] = ()
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        """All its mask files."""
+        return (self.mask, *self.more_masks)
 
     def changed_files(self, *, image_sha256: str, mask_sha256: str) -> list[str]:
         """The files, with their hashes, that are not those of the card's manifest; none without a manifest."""
@@ -157,6 +164,8 @@ def pair_files(card: Card) -> Pairing:
         pairs = _pair_by_position(card, root, images, faults)
     else:
         pairs, skipped = _pair_by_name(card, root, images, faults, others)
+    only_masks = {mask for pair in pairs for mask in pair.mask_files} - {pair.image for pair in pairs}
+    images = [image for image in images if image.path not in only_masks]
     unique = _unique(pairs, root, faults)
     if listed:
         faults += _missing(card, images, root, listed)
@@ -271,13 +280,14 @@ def _pair_by_name(
     without: list[ImageFile] = []
     for image in images:
         candidates = lookup.masks_of(image.path)
-        if len(candidates) == 1:
-            pairs.append(_pair(image, candidates[0], root))
+        if len(candidates) == 1 or (candidates and card.several == "union"):
+            pairs.append(replace(_pair(image, candidates[0], root), more_masks=tuple(candidates[1:])))
         elif candidates:
             faults.append(_not_one_mask(image, candidates, root))
         else:
             without.append(image)
-    used = {pair.mask for pair in pairs}
+    used = {mask for pair in pairs for mask in pair.mask_files}
+    without = [image for image in without if image.path not in used]
     faults += [PairingFault("unread", text) for text in unread_images(others, root, lookup, used)]
     is_skipped = card.unlabelled == "skip" and bool(pairs)
     named: set[Path] = set()
@@ -337,7 +347,7 @@ def _not_one_mask(image: ImageFile, masks: Sequence[Path], root: Path, *, wanted
 def _unique(pairs: Sequence[Pair], root: Path, faults: list[PairingFault]) -> list[Pair]:
     """The pairs that share neither key nor mask with another and whose key can be hashed."""
     keys = Counter(pair.key for pair in pairs)
-    masks = Counter((pair.mask, pair.listed_as) for pair in pairs)
+    masks = Counter((mask, pair.listed_as) for pair in pairs for mask in pair.mask_files)
     unique = []
     for pair in pairs:
         name = relative(pair.image, root)
@@ -345,7 +355,7 @@ def _unique(pairs: Sequence[Pair], root: Path, faults: list[PairingFault]) -> li
             faults.append(PairingFault("name", f"the path {pair.key!r} is not UTF-8; rename it"))
         elif keys[pair.key] > 1:
             faults.append(PairingFault("name", f"{name} shares its name with another image"))
-        elif masks[pair.mask, pair.listed_as] > 1:
+        elif any(masks[mask, pair.listed_as] > 1 for mask in pair.mask_files):
             mask = f"{pair.listed_as} in {pair.mask.name}" if pair.listed_as else pair.mask.name
             is_json = not pair.listed_as and pair.mask.suffix.lower() == ".json"
             hint = "; if that is a COCO file, say annotations instead of masks" if is_json else ""

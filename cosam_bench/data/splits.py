@@ -10,7 +10,8 @@ from pathlib import Path
 from cosam_bench.core.hashing import sha256_text
 from cosam_bench.core.reading import read_text
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.faults import refuse
+from cosam_bench.data.faults import first_few, refuse
+from cosam_bench.data.image_groups import groups_of
 from cosam_bench.data.pairing import Pair
 from cosam_bench.data.samples import Entry
 
@@ -26,11 +27,13 @@ class FileSample:
         pair: its files.
         entry: its line in the manifest.
         component: number of its connected component or shape, from 1; 0 for the whole mask.
+        has_ignored: an annotation file marks pixels of the image that are neither foreground nor background.
     """
 
     pair: Pair
     entry: Entry
     component: int = 0
+    has_ignored: bool = False
 
 
 def divide(card: Card, samples: Sequence[FileSample]) -> tuple[list[FileSample], list[FileSample]]:
@@ -75,44 +78,86 @@ def _parts(card: Card, samples: Sequence[FileSample]) -> dict[str, Part | None]:
     if card.split.kind == "lists":
         listed = _by_lists(card, [sample.pair for sample in samples])
         return {sample.entry.key: listed.get(sample.pair.key) for sample in samples}
+    units = _units(card, samples)
+    ranked = sorted(units, key=lambda unit: _rank(unit, seed=card.split.seed))
+    if card.split.kind == "counts":
+        return _by_counts(card, ranked, units)
+    return _by_ratio(card, ranked, units)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Images that stay in one part: one, or those of a group.
+
+    Attributes:
+        images: their number.
+        samples: the keys of their samples.
+    """
+
+    images: int
+    samples: tuple[str, ...]
+
+
+def _units(card: Card, samples: Sequence[FileSample]) -> dict[str, _Unit]:
+    """What is divided, by the name that ranks it: an image's key, or the name of a group."""
     by_image: dict[str, list[str]] = {}
     for sample in samples:
         by_image.setdefault(sample.pair.key, []).append(sample.entry.key)
-    ranked = sorted(by_image, key=lambda image: _rank(image, seed=card.split.seed))
-    if card.split.kind == "counts":
-        return _by_counts(card, ranked, by_image)
-    return _by_ratio(card, ranked, by_image)
+    if not card.group:
+        return {image: _Unit(1, tuple(keys)) for image, keys in by_image.items()}
+    groups, others = groups_of(card.group, list(by_image))
+    if others:
+        refuse(card, [f"group = {card.group!r} does not fit {len(others)} of its images: {first_few(others)}"])
+    members: dict[str, list[str]] = {}
+    for image, group in groups.items():
+        members.setdefault(group, []).append(image)
+    return {
+        group: _Unit(len(images), tuple(key for image in images for key in by_image[image]))
+        for group, images in members.items()
+    }
 
 
 def _rank(image: str, *, seed: int) -> str:
     return sha256_text(f"{seed}/{image}")
 
 
-def _by_ratio(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, Part | None]:
-    share = card.split.test
-    count = len(ranked)
+def _by_ratio(card: Card, ranked: Sequence[str], units: Mapping[str, _Unit]) -> dict[str, Part | None]:
+    """Whole units go to test until it has its share of the images; at least one is left for training."""
+    share, images = card.split.test, sum(unit.images for unit in units.values())
+    wanted, most = images, len(ranked)
     if isinstance(share, float | int) and share < 1:
         if len(ranked) < 2:
-            refuse(card, [f"{len(ranked)} image cannot be divided into training and test; add images"])
-        count = min(max(round(share * len(ranked)), 1), len(ranked) - 1)
-    parts: dict[str, Part] = {image: "test" if rank < count else "train" for rank, image in enumerate(ranked)}
-    return {sample: parts[image] for image in ranked for sample in by_image[image]}
+            what = "group of images" if card.group else "image"
+            refuse(card, [f"{len(ranked)} {what} cannot be divided into training and test; add images"])
+        wanted, most = max(round(share * images), 1), len(ranked) - 1
+    parts: dict[str, Part | None] = {}
+    tested = 0
+    for rank, name in enumerate(ranked):
+        part: Part = "test" if tested < wanted and rank < most else "train"
+        tested += units[name].images if part == "test" else 0
+        parts |= dict.fromkeys(units[name].samples, part)
+    return parts
 
 
-def _by_counts(card: Card, ranked: Sequence[str], by_image: Mapping[str, Sequence[str]]) -> dict[str, Part | None]:
-    """Whole images go to test until it is full, then to training; the rest is left out."""
-    images = iter(ranked)
+def _by_counts(card: Card, ranked: Sequence[str], units: Mapping[str, _Unit]) -> dict[str, Part | None]:
+    """Whole units go to test until it is full, then to training; the rest is left out."""
+    names = iter(ranked)
     parts: dict[str, Part | None] = {}
     for part, wanted in card.split.counts.items():
         chosen: list[str] = []
-        while len(chosen) < wanted and (image := next(images, None)) is not None:
-            chosen += by_image[image]
+        while len(chosen) < wanted and (name := next(names, None)) is not None:
+            chosen += units[name].samples
         if len(chosen) < wanted:
-            total = sum(map(len, by_image.values()))
-            asked = f"{card.split.train} training and {card.split.test} test samples"
-            refuse(card, [f"its split asks for {asked}, but {len(ranked)} images hold {total}; ask for fewer"])
+            refuse(card, [_too_few(card, units)])
         parts |= dict.fromkeys(chosen[:wanted], part)
     return parts
+
+
+def _too_few(card: Card, units: Mapping[str, _Unit]) -> str:
+    images, total = sum(unit.images for unit in units.values()), sum(len(unit.samples) for unit in units.values())
+    asked = f"{card.split.train} training and {card.split.test} test samples"
+    groups = f" in {len(units)} groups, of which each stays in one part," if card.group else ""
+    return f"its split asks for {asked}, but {images} images{groups} hold {total}; ask for fewer"
 
 
 def _by_lists(card: Card, pairs: Sequence[Pair]) -> dict[str, Part]:

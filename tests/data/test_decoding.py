@@ -308,7 +308,7 @@ def test_coloured_masks_need_a_rule() -> None:
 def test_class_ids_need_a_rule(levels: list[int]) -> None:
     ids = np.resize(np.array(levels, np.uint8), (6, 8))
     data = encoded(Image.fromarray(ids))
-    with pytest.raises(CosamError, match=r"x looks like a mask of class ids \(levels 0, .*values = \[1\]"):
+    with pytest.raises(CosamError, match=r"x looks like a mask of class ids \(levels 0: .*values = \[1\]"):
         mask_of(data)
     assert (mask_of(data, {"values": levels[1:2]}) == (ids == levels[1])).all()
     assert (mask_of(data, {"above": 4}) == (ids > 4)).all()

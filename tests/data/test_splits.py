@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.acquire.check import check_domain
 from cosam_bench.data.cards import Card
 from cosam_bench.data.image_files import components
+from cosam_bench.data.image_groups import GroupPattern
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.pairing import Pair
 from cosam_bench.data.samples import Domain, Entry, Manifest, Pixels, Split, union
@@ -310,3 +312,97 @@ def test_a_json_list_that_is_no_object_is_refused(tmp_path: Path, content: str) 
     lists = {"kind": "lists", "train": "train.json", "test": "test.json"}
     with pytest.raises(CosamError, match=r"train\.json cannot be read: it does not hold an object"):
         open_domain(card(tmp_path, split=lists))
+
+
+# Groups
+
+
+def grouped(counts: dict[str, int]) -> list[FileSample]:
+    """So many images of each group, called ``images/GROUP_NUMBER``."""
+    return items({f"images/{group}_{number}": 1 for group, count in counts.items() for number in range(count)})
+
+
+@given(
+    counts=st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(1, 6), min_size=2),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 5),
+)
+def test_groups_stay_whole_in_a_split_by_ratio(counts: dict[str, int], share: float, seed: int) -> None:
+    rule = card(split={"kind": "ratio", "test": share, "seed": seed}, group="{group}_*")
+    train, test = divide(rule, grouped(counts))
+    groups = [{image.split("/")[1].split("_")[0] for image in images_of(part)} for part in (train, test)]
+    assert groups[0] | groups[1] == set(counts)
+    assert not groups[0] & groups[1]
+    assert groups[0]
+    assert groups[1]
+    wanted = max(round(share * sum(counts.values())), 1)
+    is_all_but_one = len(groups[0]) == 1
+    assert len(test) >= wanted or is_all_but_one
+    assert len(test) - max(counts[group] for group in groups[1]) < wanted
+
+
+def test_groups_stay_whole_in_a_split_by_counts() -> None:
+    rule = card(split={"kind": "counts", "train": 4, "test": 4}, group="{group}_*")
+    train, test = divide(rule, grouped({"a": 3, "b": 3, "c": 3, "d": 3}))
+    assert (len(train), len(test)) == (4, 4)
+    groups = [{image.split("/")[1][0] for image in images_of(part)} for part in (train, test)]
+    assert not groups[0] & groups[1]
+    with pytest.raises(CosamError, match=r"12 images in 4 groups, of which each stays in one part, hold 12"):
+        divide(
+            card(split={"kind": "counts", "train": 7, "test": 5}, group="{group}_*"), grouped(dict.fromkeys("abcd", 3))
+        )
+
+
+def test_without_groups_the_division_is_as_it_was() -> None:
+    """The names that were chosen before there were groups."""
+    names = {f"i{number}": 1 for number in range(12)}
+    tested = images_of(divide(card(split={"kind": "ratio", "test": 0.25, "seed": 3}), items(names))[1])
+    assert sorted(tested) == ["i2", "i4", "i7"]
+    counted = divide(card(split={"kind": "counts", "train": 5, "test": 3, "seed": 1}), items(names))
+    assert [sorted(images_of(part)) for part in counted] == [["i3", "i4", "i6", "i7", "i8"], ["i10", "i2", "i5"]]
+
+
+def test_a_group_that_does_not_fit_or_is_the_only_one_is_refused() -> None:
+    with pytest.raises(CosamError, match=r"group = '\{group\}_\*' does not fit 1 of its images: images/x"):
+        divide(card(group="{group}_*"), [*grouped({"a": 3}), *items({"images/x": 1})])
+    with pytest.raises(CosamError, match="1 group of images cannot be divided"):
+        divide(card(group="{group}_*"), grouped({"a": 3}))
+
+
+@pytest.mark.parametrize("pattern", ["{id}_*", "*_*", "{group}_{group}", "{group}_{", "group"])
+def test_other_patterns_of_groups_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"group needs \{group\} once"):
+        card(group=pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "group"),
+    [
+        ("{group}_*", "images/p07_1_2", "p07"),
+        ("{group}/*", "scans/p07/1", "p07"),
+        ("{group}/*/*", "p07/a/1", "p07"),
+        ("scan-{group}-??", "images/scan-4-b-01", "4-b"),
+        ("*_{group}", "a_b_c", "c"),
+        ("{group}_*", "p07/x", None),
+        ("a.{group}", "axb", None),
+    ],
+)
+def test_the_group_of_an_image(pattern: str, key: str, group: str | None) -> None:
+    assert GroupPattern(pattern).of(key) == group
+
+
+def test_a_check_reports_groups_in_both_parts_of_a_fixed_split(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    names = ["p1_a", "p1_b", "p2_a", "p3_a", "p3_b"]
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{name}.png")
+        Image.fromarray(np.full((16, 20), 255, np.uint8)).save(tmp_path / f"masks/{name}.png")
+    (tmp_path / "train.txt").write_text("p1_a\np2_a\np3_a\n")
+    (tmp_path / "test.txt").write_text("p1_b\np3_b\n")
+    split = {"kind": "lists", "train": "train.txt", "test": "test.txt"}
+    assert check_domain(card(tmp_path, split=split)).fault_count == 0
+    report = check_domain(card(tmp_path, split=split, group="{group}_*"))
+    assert report.faults["group"] == ["p1", "p3"]
+    assert report.fault_count == 2

@@ -33,7 +33,7 @@ def unused_masks(card: Card, pairing: Pairing) -> list[str]:
     if card.annotations:
         return _listed_only(card, root, pairing)
     found = _by_position(card, root, pairing) if card.pairing == "sorted" else _by_name(card, root, pairing)
-    used = {pair.mask for pair in pairing.pairs} | {image.path for image in pairing.images}
+    used = {mask for pair in pairing.pairs for mask in pair.mask_files} | {image.path for image in pairing.images}
     return [relative(path, root) for path in sorted(set(found) - used)]
 
 

@@ -1,0 +1,251 @@
+"""The guess of one domain: its card, what was seen, and what somebody must choose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.acquire.unused_masks import unused_masks
+from cosam_bench.data.decoding import DEEPEST, exif_orientation, upright_size
+from cosam_bench.data.faults import first_few
+from cosam_bench.data.file_patterns import has_image_name, relative
+from cosam_bench.data.guessing.annotation_files import (
+    AnnotationFiles,
+    coco_candidate,
+    coco_categories,
+    find_annotations,
+    labelme_labels,
+    yolo_classes,
+)
+from cosam_bench.data.guessing.candidates import Candidate, best_candidate, mask_candidates
+from cosam_bench.data.guessing.folder_listing import FolderListing
+from cosam_bench.data.guessing.folder_words import Division, division_of
+from cosam_bench.data.guessing.image_headers import ImageHeaders, read_headers
+from cosam_bench.data.guessing.mask_choice import choose_foreground
+from cosam_bench.data.guessing.toml_text import toml_line
+from cosam_bench.data.image_files import read_bytes, too_dark
+from cosam_bench.data.labelme import BACKGROUND, IGNORED
+from cosam_bench.data.pairing import Pair
+
+SHOWN = 3
+_LISTED = 0.9  # of the lines of a list must name images
+_KINDS = {
+    "masks": "a mask image",
+    "labelme": "a labelme file",
+    "yolo": "a text file of YOLO's segments",
+    "coco": "an entry in a COCO file",
+}
+
+
+@dataclass
+class DomainGuess:
+    """One domain as it is written.
+
+    Attributes:
+        folder: that holds it.
+        keys: of the card, without name and root; empty if the domain could not be guessed.
+        seen: what was found, a comment each.
+        choices: for each thing that somebody must choose, the lines of TOML to choose from with their meanings.
+        offers: lines of TOML that may be added, with their meanings.
+        fault: why the domain could not be guessed.
+        images: number of images.
+        pairs: number of images with a mask.
+    """
+
+    folder: Path
+    keys: dict[str, Any] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+    choices: list[tuple[str, str]] = field(default_factory=list)
+    offers: list[tuple[str, str]] = field(default_factory=list)
+    fault: str = ""
+    images: int = 0
+    pairs: int = 0
+
+
+def guess_domain(listing: FolderListing) -> DomainGuess:
+    """The guess of the domain whose files a listing has."""
+    root = listing.root
+    guess = DomainGuess(root)
+    images = [path for path in listing.paths("") if has_image_name(path)]
+    if not images:
+        guess.fault = "there are no images in it"
+        return guess
+    found = find_annotations(listing)
+    best = best_candidate(list(_candidates(listing, found)), root)
+    if best is None:
+        guess.fault = _why_none(listing, images, found)
+        return guess
+    guess.keys = dict(best.keys)
+    pairs = best.pairing.pairs
+    guess.images, guess.pairs = len(best.pairing.images), len(pairs)
+    headers = read_headers(pairs)
+    guess.seen.append(f"{guess.images} images, {headers.described()}. {_pairing_in_words(best, root)}")
+    guess.seen += [*best.notes, *found.damaged[:SHOWN], *headers.faults[:SHOWN]]
+    _add_unpaired(guess, best, root)
+    _add_lists(guess, listing, best)
+    if best.kind == "masks":
+        _add_masks(guess, pairs, headers)
+    else:
+        _add_labels(guess, best, pairs, found)
+    if fault := too_dark(best.card(root), headers.deepest):
+        guess.seen.append(f"Images: not clear what white is, since {fault.partition(';')[0]}.")
+        guess.choices += [("levels = 4095", "if a camera of 12 bits filled them"), (f"levels = {DEEPEST}", "if not")]
+    _add_unused(guess, listing, images, best)
+    return guess
+
+
+def _candidates(listing: FolderListing, found: AnnotationFiles) -> Iterator[Candidate]:
+    yield from mask_candidates(listing, kind="masks")
+    if found.coco and (coco := coco_candidate(listing, found.coco)):
+        yield coco
+    if found.labelme:
+        yield from mask_candidates(listing, kind="labelme", files=found.labelme)
+    if found.yolo:
+        yield from mask_candidates(listing, kind="yolo", files=found.yolo)
+
+
+def _why_none(listing: FolderListing, images: Sequence[Path], found: AnnotationFiles) -> str:
+    """Why no image has a mask."""
+    held = f"it holds {len(images)} images ({first_few([relative(one, listing.root) for one in images], shown=SHOWN)})"
+    if found.boxes:
+        return f"{held} and {len(found.boxes)} text files of boxes, which are not masks; export segments"
+    if found.coco:
+        return f"{held}, but {found.coco[0].path.name} lists images of other names"
+    if found.damaged:
+        return f"{held}; {found.damaged[0]}"
+    return f"{held}, but none is called as the mask of another"
+
+
+def _pairing_in_words(best: Candidate, root: Path) -> str:
+    pairs = best.pairing.pairs
+    first = pairs[0]
+    mask = f"its entry in {relative(first.mask, root)}" if first.listed_as else relative(first.mask, root)
+    count = sum(len(pair.mask_files) for pair in pairs)
+    kind = f"several mask images ({count} in all)" if count > len(pairs) else _KINDS[best.kind]
+    return f"{len(pairs)} have {kind}, as {relative(first.image, root)} has {mask}."
+
+
+def _add_unpaired(guess: DomainGuess, best: Candidate, root: Path) -> None:
+    lacking = [fault.text.partition(" ")[0] for fault in best.pairing.faults if fault.kind == "no mask"]
+    if lacking:
+        guess.seen.append(f"{len(lacking)} images have no mask: {first_few(lacking, shown=SHOWN)}.")
+        guess.choices.append((toml_line("unlabelled", "skip"), "leaves images without a mask out"))
+    others = [fault.text for fault in best.pairing.faults if fault.kind != "no mask"]
+    if others:
+        guess.seen.append(f"{len(others)} files do not fit: {first_few(others, shown=SHOWN, separator='; ')}.")
+    if alone := unused_masks(best.card(root), best.pairing):
+        guess.seen.append(f"{len(alone)} masks have no image: {first_few(alone, shown=SHOWN)}.")
+    numbered = {_numbers(name): name for name in alone}
+    if same := [(name, numbered[_numbers(name)]) for name in lacking if _numbers(name) in numbered]:
+        guess.seen.append(
+            f"{len(same)} of these images and masks have the same number with other digits, such as {same[0][0]} and "
+            f"{same[0][1]}; write all numbers with the same digits, as 01 and 10, and run data init again."
+        )
+
+
+def _numbers(name: str) -> tuple[int, ...] | str:
+    """The numbers in a file's name; the name if it has none."""
+    return tuple(int(digits) for digits in re.findall(r"[0-9]{1,18}", Path(name).stem)) or name
+
+
+def _add_lists(guess: DomainGuess, listing: FolderListing, best: Candidate) -> None:
+    """Take lists of names, such as train.txt and test.txt, as the split."""
+    if "split" in guess.keys:
+        return
+    known = {name for pair in best.pairing.pairs for name in (pair.key, pair.image.name, pair.image.stem)}
+    lists: dict[Division, str] = {}
+    for path in listing.paths(".txt"):
+        part = division_of(path.stem)
+        lines = _lines(path) if part and part not in lists else []
+        if part and lines and sum(line in known for line in lines) >= _LISTED * len(lines):
+            lists[part] = relative(path, listing.root)
+    test = lists.get("test") or lists.get("validation")
+    if "train" in lists and test:
+        guess.keys["split"] = {"kind": "lists", "train": lists["train"], "test": test}
+        guess.seen.append(f"The split is that of {lists['train']} and {test}; images in neither list are left out.")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _add_masks(guess: DomainGuess, pairs: Sequence[Pair], headers: ImageHeaders) -> None:
+    choice = choose_foreground(pairs)
+    guess.keys |= choice.keys
+    guess.seen += choice.comments
+    guess.choices += choice.alternatives
+    if not headers.turned:
+        return
+    count = len(headers.turned)
+    kinds = {_orientation_of_mask(pair) for pair, _ in headers.turned}
+    text = f"An EXIF orientation turns {count} images"
+    if kinds == {"upright"}:
+        guess.seen.append(f"{text}; their masks have the size of the upright images.")
+    elif kinds <= {"stored", "either"} and "stored" in kinds:
+        guess.keys["orientation"] = "stored"
+        guess.seen.append(f"{text}; their masks have the size of the stored pixels, so they are turned with them.")
+    elif kinds <= {"upright", "either"} and "upright" in kinds:
+        guess.keys["orientation"] = "upright"
+        guess.seen.append(f"{text}; masks whose size tells have that of the upright images.")
+    else:
+        guess.seen.append(f"{text}, and the sizes of masks do not tell whether they are turned. Look at one.")
+        guess.choices += [
+            (toml_line("orientation", "upright"), "masks fit the image as it is shown"),
+            (toml_line("orientation", "stored"), "masks fit the pixels as they are stored"),
+        ]
+
+
+def _orientation_of_mask(pair: Pair) -> str:
+    """Whether a mask has the size of the upright image, of the stored one, or either."""
+    try:
+        image, mask = (read_bytes(path) for path in (pair.image, pair.mask))
+        upright = upright_size(image, name=str(pair.image))
+        size = upright_size(mask, name=str(pair.mask))
+        if exif_orientation(mask, name=str(pair.mask)) > 1:
+            return "upright"
+        is_swapped = exif_orientation(image, name=str(pair.image)) >= 5 and upright[0] != upright[1]
+    except CosamError:
+        return "either"
+    if not is_swapped:
+        return "either"
+    return "upright" if size == upright else "stored"
+
+
+def _add_labels(guess: DomainGuess, best: Candidate, pairs: Sequence[Pair], found: AnnotationFiles) -> None:
+    if best.kind == "coco":
+        counts, without = coco_categories(found.coco)
+        word = "categories"
+        if without:
+            guess.seen.append(f"{without} objects have no segmentation, only a box; a check refuses their images.")
+    elif best.kind == "labelme":
+        counts, word = labelme_labels([pair.mask for pair in pairs]), "labels"
+    else:
+        counts, word = yolo_classes([pair.mask for pair in pairs]), "classes"
+    listed = ", ".join(f"{label} ({count})" for label, count in counts.most_common())
+    guess.seen.append(f"Objects by their {word}: {listed or 'none'}.")
+    special = [label for label in (BACKGROUND, IGNORED) if best.kind == "labelme" and label in counts]
+    chosen = [label for label, _ in counts.most_common() if label not in special]
+    if special:
+        guess.seen.append(f"{BACKGROUND} is a hole, and {IGNORED} is left out of loss and metrics.")
+    if len(chosen) > 1:
+        guess.seen.append("All of them together are foreground, in one mask per image.")
+        guess.offers.append((toml_line("labels", [chosen[0]]), "if only some count"))
+    by_object = "polygon" if best.kind == "labelme" else "instance"
+    guess.offers.append((toml_line("samples", by_object), "one sample per object"))
+
+
+def _add_unused(guess: DomainGuess, listing: FolderListing, images: Sequence[Path], best: Candidate) -> None:
+    """Name the images that the guess leaves out."""
+    used = {image.path for image in best.pairing.images}
+    used |= {mask for pair in best.pairing.pairs for mask in pair.mask_files}
+    used |= {listing.root / name for name in unused_masks(best.card(listing.root), best.pairing)}
+    rest = [relative(path, listing.root) for path in images if path not in used]
+    if rest:
+        guess.seen.append(f"{len(rest)} other images are not used: {first_few(rest, shown=SHOWN)}.")
