@@ -50,6 +50,7 @@ class _Options(TypedDict, total=False):
     device: str | None
     experts: str | Path | None
     settings: Mapping[str, object] | None
+    tuned: str | Path | None
     results: str | Path
     fresh: bool
     progress: bool | None
@@ -79,6 +80,7 @@ def run(
     device: str | None = None,
     experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
+    tuned: str | Path | None = None,
     results: str | Path = "results",
     fresh: bool = False,
     progress: bool | None = None,
@@ -104,6 +106,7 @@ def run(
         experts: a folder with an expert per domain, or a TOML file with a table ``[experts]``, to merge in place of
             training any; docs/your-experts.md describes them.
         settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
+        tuned: the file that ``tune`` wrote for the method, whose settings are used, or a folder with a file for each.
         results: the folder of records.
         fresh: measure again, and use nothing that earlier runs left.
         progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
@@ -137,6 +140,7 @@ def run(
         device=device,
         experts=_text(experts),
         settings=setting_texts(settings or {}),
+        tuned=None if tuned is None else expanded(tuned),
         isolated=isolated,
     )
     configs = resolve(names, options)

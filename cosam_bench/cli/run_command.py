@@ -69,6 +69,10 @@ Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
+Tuned = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Use tuned settings: a file that `tune` wrote, or a folder of them."),
+]
 Scales = Annotated[
     bool,
     typer.Option(
@@ -112,6 +116,7 @@ def run(
     device: Device = None,
     experts: Experts = None,
     settings: Set = None,
+    tuned: Tuned = None,
     scales: Scales = False,
     results: Results = Path("results"),
     csv: Csv = None,
@@ -141,6 +146,7 @@ def run(
             settings=tuple(settings or ()),
             scales=scales,
             limit=limit,
+            tuned=tuned,
             isolated=isolated,
         )
         prepare_isolation(names, isolated)

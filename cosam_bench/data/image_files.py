@@ -26,7 +26,7 @@ from cosam_bench.data.faults import DataFault, refuse
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.samples import Entry, Manifest, Split
-from cosam_bench.data.splits import FileSample, divide
+from cosam_bench.data.splits import FileSample, divide, parts_by_name
 
 _FILE_BYTES = 1 << 30  # of an image or a mask; Pillow's own limit of pixels is 89 million
 _MOST_THREADS = 4
@@ -34,13 +34,21 @@ _TWELVE_BITS = 4095
 _BY_OBJECT = ("polygon", "instance")
 
 
-def open_files(card: Card) -> tuple[Split, Split]:
+def open_files(card: Card, *, is_training_only: bool = False) -> tuple[Split, Split]:
     """The training and the test part of a domain of files.
+
+    Args:
+        card: of the domain.
+        is_training_only: read no file of an image that is known by its name to be for testing; the test part then
+            lacks these.
 
     Raises:
         CosamError: files are missing or damaged, or images and masks do not fit.
     """
     pairs = find_pairs(card)
+    parts = parts_by_name(card, pairs) if is_training_only else {}
+    if parts:
+        pairs = tuple(pair for pair in pairs if parts.get(pair.key) == "train")
     opened = OpenedImages.of_this_machine()
     scans: list[PairScan] = []
     faults: list[str] = []
@@ -66,7 +74,7 @@ def open_files(card: Card) -> tuple[Split, Split]:
     left_out = sum(scan.left_out for scan in scans)
     if not samples:
         refuse(card, [no_samples(card, len(pairs))])
-    train, test = divide(card, samples)
+    train, test = (samples, []) if parts else divide(card, samples)
     return make_split(card, "train", train, left_out), make_split(card, "test", test, left_out)
 
 

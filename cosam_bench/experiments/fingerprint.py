@@ -14,6 +14,7 @@ from cosam_bench.data.samples import Domain
 from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.results.conditions import protocol_digest
 from cosam_bench.results.run_info import Conditions
+from cosam_bench.results.tuning import Tuning
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.given_experts import GivenExperts
 
@@ -58,6 +59,7 @@ def run_fingerprint(
     seed: int,
     device: str,
     scales: tuple[float, ...] = (),
+    tuning: Tuning | None = None,
     deterministic: bool = False,
 ) -> str:
     """Hash of all that decides a run's scores: two runs with the same hash are the same run.
@@ -72,6 +74,7 @@ def run_fingerprint(
         seed: the run's.
         device: the kind of device, such as ``cuda``.
         scales: those at which each merge is scored.
+        tuning: of the settings.
         deterministic: whether only deterministic operations are used.
     """
     facts = {
@@ -85,5 +88,9 @@ def run_fingerprint(
         "device": device,
         "harness": __version__,
     }
-    later = {"scales": scales, "deterministic": deterministic}  # absent from the facts of runs before these settings
+    later = {
+        "scales": scales,
+        "deterministic": deterministic,
+        "tuning": None if tuning is None else tuning.model_dump(mode="json"),
+    }  # absent from the facts of runs before these settings
     return sha256_json(facts | {name: value for name, value in later.items() if value})

@@ -34,6 +34,7 @@ class RunOptions:
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         scales: score each merge at ``SCALES``.
         limit: the most training images and test images of each domain.
+        tuned: the file of the method's tuned settings, or a folder with a file for each method.
         isolated: whether methods run in processes of their own; None: those that are not built in.
     """
 
@@ -50,6 +51,7 @@ class RunOptions:
     settings: tuple[str, ...] = ()
     scales: bool = False
     limit: int | None = None
+    tuned: Path | None = None
     isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
@@ -85,6 +87,8 @@ def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
         raise CosamError("A config holds a protocol already. Leave out --protocol, or change single keys by --set.")
     if options.config is not None and options.mode is not None:
         raise CosamError("A config holds a protocol in its mode already. Leave out --mode or --config.")
+    if options.config is not None and options.tuned is not None:
+        raise CosamError("A config holds the method's settings already. Leave out --tuned or --config.")
     _check_several(methods, options)
     from cosam_bench.method.registry import check_offered
 
@@ -130,6 +134,7 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
             tables=tables,
             isolated=options.isolated,
             overrides=(*options.overrides(), *last),
+            tuned=options.tuned,
         )
 
     config = resolved()
