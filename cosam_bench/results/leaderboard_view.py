@@ -210,8 +210,9 @@ def _row(
 
 
 def _settings(row: Series, rows: Sequence[Series]) -> tuple[str, ...]:
-    """The settings in which the rows of the method differ."""
-    others = [json.loads(other["settings"]) for other in rows if other["method"] == row["method"]]
+    """The settings in which the rows of the method differ, those of other budgets of tuning left out."""
+    alike = [other for other in rows if (other["method"], other["tuned"]) == (row["method"], row["tuned"])]
+    others = [json.loads(other["settings"]) for other in alike]
     return told_settings(json.loads(row["settings"]), others)
 
 

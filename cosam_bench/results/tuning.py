@@ -17,6 +17,7 @@ class Tuning(Settings):
         trials: settings that were tried, the defaults and those that failed included.
         objective: what was maximised: Last of the mean IoU on the images held out.
         held_out: share of each domain's training images that was scored, and not trained on.
+        images: held-out samples that each trial was scored on.
         protocol: the protocol that was tuned on.
         domains: those that were tuned on, in the order of learning.
         seed: of the sampler, and of training and prompts in the trials.
@@ -28,11 +29,12 @@ class Tuning(Settings):
     trials: int = Field(ge=1)
     objective: Literal["last_iou"] = "last_iou"
     held_out: float = Field(gt=0, lt=1)
+    images: int = Field(ge=1)
     protocol: str
     domains: tuple[str, ...]
     seed: int = Field(ge=0)
     sampler: Literal["tpe", "random"]
-    optuna: str = ""
+    optuna: str
     file: str = Field(default="", pattern="^([0-9a-f]{64})?$")
 
 
@@ -44,7 +46,8 @@ def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]
         protocol: the run's, which is named only if another one was tuned on.
         domains: the run's.
 
-    >>> entry = Tuning(trials=20, held_out=0.25, protocol="mini", domains=("pill",), seed=0, sampler="tpe")
+    >>> facts = {"trials": 20, "held_out": 0.25, "images": 6, "seed": 0, "sampler": "tpe", "optuna": "5.0.0"}
+    >>> entry = Tuning(protocol="mini", domains=("pill",), **facts)
     >>> tuned_text(entry, protocol="mini", domains=["pill"]), tuned_text(entry, protocol="open", domains=["polyp"])
     ('20 trials', '20 trials on mini')
     >>> tuned_text(entry, protocol="mini", domains=["pill", "polyp"])

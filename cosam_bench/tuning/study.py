@@ -23,6 +23,7 @@ Sampler = Literal["tpe", "random"]
 _NAME = "tuning"
 _SETTINGS, _SCORES, _ERROR = "settings", "scores", "error"  # attributes of a trial in the file
 _SEEDS = 1 << 32  # numpy's
+_DIGITS = 3  # significant ones of a number that is tried: trials do not tell more apart, and people read them
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Study:
             return trial.suggest_categorical(name, wanted.choices)
         if wanted.is_whole:
             return trial.suggest_int(name, int(wanted.low), int(wanted.high), log=wanted.is_log)
-        return trial.suggest_float(name, wanted.low, wanted.high, log=wanted.is_log)
+        found = trial.suggest_float(name, wanted.low, wanted.high, log=wanted.is_log)
+        return min(max(float(f"{found:.{_DIGITS}g}"), wanted.low), wanted.high)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

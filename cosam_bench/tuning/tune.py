@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import CannotWrite, hold_alone
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.search_ranges import SearchRange
 from cosam_bench.experiments.experiment import Experiment, chosen_method, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
+from cosam_bench.experiments.options import RunOptions, resolve
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.run_data import Validation
@@ -28,7 +29,6 @@ HELD_OUT_SHARE = 0.25
 """Of each domain's training images: enough to choose by, while most are still trained on."""
 
 FOLDER = "_tune"
-_SAMPLERS = ("tpe", "random")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Budget:
     """
 
     trials: int
-    sampler: Sampler = "tpe"
+    sampler: str = "tpe"
     domains: tuple[str, ...] = ()
 
 
@@ -75,6 +75,18 @@ class Tuned:
     changed: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, SearchRange] = field(default_factory=dict)
     trained: int = 0
+
+
+def resolve_methods(names: Sequence[str], options: RunOptions) -> tuple[list[RunConfig], set[str]]:
+    """The configurations of methods that are to be tuned, and the names of the settings that the options fix.
+
+    Raises:
+        CosamError: as for ``resolve``; or Optuna is not installed.
+    """
+    load_optuna()
+    keys = [text.partition("=")[0].strip().split(".") for text in options.settings]
+    fixed = {rest[0] for table, *rest in keys if table in ("method", "settings") and rest}
+    return resolve(names, options), fixed
 
 
 def tune_methods(
@@ -123,8 +135,7 @@ def tune_methods(
 def _check(configs: Sequence[RunConfig], budget: Budget) -> None:
     if budget.trials < 1:
         raise CosamError(f"{budget.trials} trials were asked for. Ask for 1 or more; the first has the settings as is.")
-    if budget.sampler not in _SAMPLERS:
-        raise CosamError(f"No sampler is called {budget.sampler!r}. Offered: {', '.join(_SAMPLERS)}.")
+    _sampler(budget.sampler)
     if configs[0].scales:
         raise CosamError("Tuning has its own images held out. Leave out scales.")
     if configs[0].experts is not None:
@@ -132,6 +143,13 @@ def _check(configs: Sequence[RunConfig], budget: Budget) -> None:
             "Experts from elsewhere may have been trained on the images that tuning holds out. Leave out experts."
         )
     load_optuna()
+
+
+def _sampler(name: str) -> Sampler:
+    found: Sampler | None = next((one for one in get_args(Sampler) if one == name), None)
+    if found is None:
+        raise unknown_name("sampler", name, get_args(Sampler))
+    return found
 
 
 class _Experiments:
@@ -173,9 +191,10 @@ class _Method:
         self, config: RunConfig, space: Space, budget: Budget, experiments: _Experiments, folder: Path
     ) -> None:
         self._config, self._space, self._budget, self._experiments = config, space, budget, experiments
-        self._name = short_name(config.method)
+        self._name, self._sampler = short_name(config.method), _sampler(budget.sampler)
         opened = experiments.of(config)
         self._domains = tuple(domain.name for domain in opened.domains)
+        self._images = sum(len(domain.test) for domain in opened.domains)
         self._units = units(opened)
         identity = [opened.digest, {name: one.as_table() for name, one in space.items()}, budget.sampler]
         self._folder = folder / self._name / sha256_json(identity)[:12]
@@ -189,7 +208,7 @@ class _Method:
                 space=self._space,
                 defaults=self._config.settings,
                 seed=self._config.seed,
-                sampler=self._budget.sampler,
+                sampler=self._sampler,
             )
             missing = self._budget.trials - len(study.results)
             reporter.begin(max(missing, 0) * self._units)
@@ -241,10 +260,11 @@ class _Method:
         tuning = Tuning(
             trials=len(results),
             held_out=HELD_OUT_SHARE,
+            images=self._images,
             protocol=self._config.protocol.name,
             domains=self._domains,
             seed=self._config.seed,
-            sampler=self._budget.sampler,
+            sampler=self._sampler,
             optuna=load_optuna().__version__,
         )
         TunedFile(

@@ -159,8 +159,8 @@ def _labels(keys: Sequence[Variant]) -> dict[Variant, str]:
     labels = {}
     for key in keys:
         others = [other for other in keys if other.method == key.method]
-        told = list(told_settings(json.loads(key.settings), [json.loads(other.settings) for other in others]))
-        if len({other.tuned for other in others}) > 1:
-            told.append(f"tuned by {key.tuned}" if key.tuned else "not tuned")
+        told = [f"tuned by {key.tuned}" if key.tuned else "not tuned"] * (len({other.tuned for other in others}) > 1)
+        alike = [json.loads(other.settings) for other in others if other.tuned == key.tuned]
+        told += told_settings(json.loads(key.settings), alike)
         labels[key] = " ".join(filter(None, [key.method, *told, code_mark(key, keys)]))
     return labels
