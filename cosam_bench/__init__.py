@@ -16,7 +16,7 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import compare, export, leaderboard, merge, predict, report, run, sweep
+    from cosam_bench.api import compare, export, leaderboard, merge, predict, report, run, sweep, tune
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -78,11 +78,12 @@ __all__ = [
     "run",
     "setting",
     "sweep",
+    "tune",
     "weight_changes",
 ]
 
 _HOMES = {
-    "api": ("compare", "export", "leaderboard", "merge", "predict", "report", "run", "sweep"),
+    "api": ("compare", "export", "leaderboard", "merge", "predict", "report", "run", "sweep", "tune"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cosam_bench.results.report.page import WrittenReport
     from cosam_bench.sweeps.sweep import SweepResult
     from cosam_bench.training.fit import TrainingStep
+    from cosam_bench.tuning.tune import Tuned
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
 
@@ -51,6 +52,7 @@ class _Options(TypedDict, total=False):
     device: str | None
     experts: str | Path | None
     settings: Mapping[str, object] | None
+    tuned: str | Path | None
     results: str | Path
     fresh: bool
     progress: bool | None
@@ -101,6 +103,7 @@ def run(
     device: str | None = None,
     experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
+    tuned: str | Path | None = None,
     results: str | Path = "results",
     fresh: bool = False,
     progress: bool | None = None,
@@ -128,6 +131,7 @@ def run(
         experts: a folder with an expert per domain, or a TOML file with a table ``[experts]``, to merge in place of
             training any; docs/your-experts.md describes them.
         settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
+        tuned: the file that ``tune`` wrote for the method, whose settings are used, or a folder with a file for each.
         results: the folder of records.
         fresh: measure again, and use nothing that earlier runs left.
         progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
@@ -167,6 +171,7 @@ def run(
         device=device,
         experts=_text(experts),
         settings=setting_texts(settings or {}),
+        tuned=None if tuned is None else expanded(tuned),
         isolated=isolated,
     )
     repeats = resolve_repeats(names, options, seeds=seeds or (), orders=() if orders is None else orders)
@@ -267,6 +272,100 @@ def sweep(
         found = validate(Grid, given, source="The sweep's arguments")
     choice = EngineChoice(engine, dict(engine_options or {}))
     return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run, engine=choice)
+
+
+def tune(
+    methods: MethodLike | Sequence[MethodLike],
+    *,
+    trials: int = 20,
+    protocol: str | Path | None = None,
+    mode: str | None = None,
+    stream: str | Path | None = None,
+    model: str | None = None,
+    checkpoint: str | Path | None = None,
+    seed: int | None = None,
+    order: str | Sequence[str] | None = None,
+    domains: Sequence[str] = (),
+    device: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    space: Mapping[str, Mapping[str, Mapping[str, Any]]] | str | Path | None = None,
+    sampler: Literal["tpe", "random"] = "tpe",
+    results: str | Path = "results",
+    out: str | Path | None = None,
+    progress: bool | None = None,
+    isolated: bool | None = None,
+) -> list[Tuned]:
+    """Find the settings of methods that score best on held-out training images, with as many trials for each.
+
+    A quarter of each domain's training images is held out: each trial trains on the rest, and is scored by the mean IoU
+    over the domains after the last one. Test images are not used. A second call continues, or adds trials. See
+    docs/tuning.md.
+
+    Args:
+        methods: one or several, each as for ``run``.
+        trials: settings that are tried of each method, at least 1; the first has the settings without tuning.
+        protocol: as for ``run``.
+        mode: as for ``run``.
+        stream: as for ``run``.
+        model: as for ``run``.
+        checkpoint: as for ``run``.
+        seed: of proposals, training, prompts and method; None: 0.
+        order: as for ``run``.
+        domains: those of the stream that are tuned on; empty: all.
+        device: as for ``run``.
+        settings: as for ``run``; a setting of the method is then not tuned.
+        space: by method and setting, a range that replaces the declared one, such as
+            ``{"regcl": {"ridge": {"low": 1e-6, "high": 1.0, "log": True}, "space": {"choices": ["product"]}}}``; or a
+            TOML file of these tables.
+        sampler: ``tpe``, which learns from earlier trials, or ``random``.
+        results: the folder of records; experts and the trials are kept there.
+        out: the folder for a file of settings per method, which ``run`` takes as ``tuned``; None: ``_tune/PROTOCOL`` in
+            ``results``.
+        progress: as for ``run``.
+        isolated: as for ``run``.
+
+    Returns:
+        One per method: ``file``, ``default_score`` and ``best_score``, the best ``settings``, what they ``changed``,
+        the number of ``trials`` and why trials had ``failures``.
+
+    Raises:
+        MethodFailed: every trial of a method failed; all others are tuned first.
+        CosamError: anything else that does not fit or is missing.
+    """
+    from cosam_bench.experiments.method_faults import MethodFailed
+    from cosam_bench.experiments.progress import make_reporter
+    from cosam_bench.tuning.space import read_ranges
+    from cosam_bench.tuning.tune import Budget, resolve_methods, tune_methods
+
+    options = RunOptions(
+        protocol=_text(protocol),
+        mode=mode,
+        stream=_text(stream),
+        model=model,
+        checkpoint=_text(checkpoint),
+        seed=seed,
+        order=order if order is None or isinstance(order, str) else ",".join(order),
+        device=device,
+        settings=setting_texts(settings or {}),
+        isolated=isolated,
+    )
+    configs, fixed = resolve_methods(_references(methods), options)
+    tuned = list(
+        tune_methods(
+            configs,
+            Budget(trials, sampler, tuple(domains)),
+            results=expanded(results),
+            out=None if out is None else expanded(out),
+            ranges=read_ranges(expanded(space)) if isinstance(space, str | Path) else space,
+            fixed=fixed,
+            isolated=isolated,
+            make_reporter=partial(make_reporter, progress),
+        )
+    )
+    failed = [one for one in tuned if one.file is None]
+    if failed:
+        raise MethodFailed(f"Every trial of {failed[0].method!r} failed, the first with: {failed[0].failures[0]}")
+    return tuned
 
 
 def _references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:

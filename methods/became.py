@@ -61,10 +61,13 @@ class BecameSettings(Settings):
         0.97,
         "share of past inputs' energy that the first training must not affect",
         source="GPM on CIFAR-100",
+        search=(0.8, 1.0),
         ge=0,
         le=1,
     )
-    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench's Fisher", ge=1)
+    images: int = setting(
+        256, "maximum number of images used to estimate F", source="FusionBench's Fisher", search=None, ge=1
+    )
 
 
 class Became(MergingMethod[BecameSettings]):

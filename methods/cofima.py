@@ -27,8 +27,12 @@ class CoFiMASettings(Settings):
     weight: float = setting(
         0.4, "the new model's weight l, before Fisher information", source="LAMDA-PILOT, wt_lambda", gt=0, lt=1
     )
-    maximum: float = setting(1e-4, "F is clipped at it", source="LAMDA-PILOT, fishermax", gt=0)
-    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench's Fisher", ge=1)
+    maximum: float = setting(
+        1e-4, "F is clipped at it", source="LAMDA-PILOT, fishermax", search=(1e-6, 1e-2, "log"), gt=0
+    )
+    images: int = setting(
+        256, "maximum number of images used to estimate F", source="FusionBench's Fisher", search=None, ge=1
+    )
 
 
 class CoFiMA(MergingMethod[CoFiMASettings]):

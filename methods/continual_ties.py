@@ -29,9 +29,13 @@ from cosam_bench.merging.updates import lazy_weight_changes
 class ContinualTiesSettings(Settings):
     """The settings of continual TIES."""
 
-    density: float = setting(0.2, "share of entries kept of each side", source="FusionBench", gt=0, le=1)
+    density: float = setting(
+        0.2, "share of entries kept of each side", source="FusionBench", search=(0.05, 1.0), gt=0, le=1
+    )
     merge: Literal["sum", "mean", "max"] = setting("sum", "how entries that agree are combined", source="FusionBench")
-    scale: float = setting(0.5, "factor of each election's result", source="FusionBench", gt=0)
+    scale: float = setting(
+        0.5, "factor of each election's result", source="FusionBench", search=(0.05, 2.0, "log"), gt=0
+    )
 
 
 class ContinualTies(MergingMethod[ContinualTiesSettings]):

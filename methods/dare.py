@@ -40,10 +40,19 @@ class DareSettings(Settings):
         "sum", "how the thinned experts are merged: task arithmetic or TIES", source="the paper has both"
     )
     scale: Scale = setting(
-        0.3, "factor of the sum or the election; 1/t for the mean", source="FusionBench", allow_inf_nan=None
+        0.3,
+        "factor of the sum or the election; 1/t for the mean",
+        source="FusionBench",
+        search=(0.05, 2.0, "log"),
+        allow_inf_nan=None,
     )
     density: float = setting(
-        0.2, "with combine=ties: share of entries that trimming keeps", source="the TIES paper", gt=0, le=1
+        0.2,
+        "with combine=ties: share of entries that trimming keeps",
+        source="the TIES paper",
+        search=(0.05, 1.0),
+        gt=0,
+        le=1,
     )
 
 

@@ -63,7 +63,10 @@ class DOPSettings(ServedScale):
     """The settings of DOP."""
 
     solver: Literal["adam", "closed"] = setting(
-        "adam", "`adam`, the published steps; `closed`, their minimum at a fixed alpha (derived)", source="the paper"
+        "adam",
+        "`adam`, the published steps; `closed`, their minimum at a fixed alpha (derived)",
+        source="the paper",
+        search=None,
     )
     alpha: float = setting(
         0.8, "weight of the merged change against the new one; adam starts from it", source="FusionBench", ge=0, le=1
@@ -72,14 +75,17 @@ class DOPSettings(ServedScale):
         1.0,
         "cumulative share of the singular values at which the leading directions end",
         source="FusionBench's 0.99999 leaves out one direction, too many at a low rank",
+        search=(0.5, 1.0),
         gt=0,
         le=1,
     )
     space: Space = setting("uv", "which sides are projected: left, right or both", source="FusionBench")
     mgda: bool = setting(True, "adam moves alpha to the shortest combination of the gradients", source="the paper")
     ema: float = setting(0.999, "share of alpha kept in each such move; 0: none", source="FusionBench", ge=0, le=1)
-    steps: int = setting(200, "steps of adam", source="FusionBench", ge=1)
-    learning_rate: float = setting(1e-4, "learning rate of adam", source="FusionBench", gt=0)
+    steps: int = setting(200, "steps of adam", source="FusionBench", search=None, ge=1)
+    learning_rate: float = setting(
+        1e-4, "learning rate of adam", source="FusionBench", search=(1e-5, 1e-2, "log"), gt=0
+    )
 
 
 class DOP(MergingMethod[DOPSettings]):

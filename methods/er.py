@@ -50,7 +50,7 @@ from cosam_bench.data.prompts import MASK_SIZE
 class ERSettings(Settings):
     """The settings of experience replay."""
 
-    memory: int = setting(10, "samples kept per domain", source="as many as MoDA's images", ge=1)
+    memory: int = setting(10, "samples kept per domain", source="as many as MoDA's images", search=None, ge=1)
     mixing: Literal["half", "shuffled"] = setting(
         "half",
         "`half`, half of each step's samples are from the memory; `shuffled`, it joins the new domain's samples",

@@ -47,7 +47,11 @@ class EWCSettings(Settings):
     """The settings of online EWC."""
 
     strength: float = setting(
-        0.02, "lambda, the factor of the penalty", source="the better of two on mini, seed 0", ge=0
+        0.02,
+        "lambda, the factor of the penalty",
+        source="the better of two on mini, seed 0",
+        search=(1e-4, 10.0, "log"),
+        ge=0,
     )
     decay: float = setting(
         0.95,
@@ -62,7 +66,9 @@ class EWCSettings(Settings):
         "masks drawn from the model's prediction, or the true ones",
         source="the definition of Fisher information",
     )
-    images: int = setting(256, "maximum number of images used to estimate F", source="this project's", ge=1)
+    images: int = setting(
+        256, "maximum number of images used to estimate F", source="this project's", search=None, ge=1
+    )
 
 
 class EWC(MergingMethod[EWCSettings]):

@@ -31,12 +31,12 @@ from cosam_bench.merging.updates import lazy_weight_changes
 class FisherSettings(ServedScale):
     """The settings of Fisher merging; the defaults are FusionBench's."""
 
-    minimum: float = setting(1e-6, "added to each entry of F", source="FusionBench", gt=0)
+    minimum: float = setting(1e-6, "added to each entry of F", source="FusionBench", search=(1e-12, 1e-2, "log"), gt=0)
     normalise: bool = setting(True, "weight each expert by the inverse of its F's norm", source="FusionBench")
     labels: Literal["true", "sampled"] = setting(
         "sampled", "masks drawn from the model's prediction, or the true ones", source="the paper's Fisher information"
     )
-    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench", ge=1)
+    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench", search=None, ge=1)
 
 
 class Fisher(MergingMethod[FisherSettings]):

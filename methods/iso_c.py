@@ -30,7 +30,11 @@ class IsoCSettings(Settings):
     """The settings of Iso-C."""
 
     scale: float = setting(
-        1.0, "factor of the merged change", source="FusionBench; the paper chooses it on validation data", gt=0
+        1.0,
+        "factor of the merged change",
+        source="FusionBench; the paper chooses it on validation data",
+        search=(0.25, 4.0, "log"),
+        gt=0,
     )
 
 

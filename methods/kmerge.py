@@ -47,11 +47,14 @@ from cosam_bench.merging.updates import check_same_layers
 class KMergeSettings(Settings):
     """The settings of K-Merge."""
 
-    slots: int = setting(5, "K, the number of adapters that are kept", source="the released code, 1 to 8", ge=1)
+    slots: int = setting(
+        5, "K, the number of adapters that are kept", source="the released code, 1 to 8", search=None, ge=1
+    )
     threshold: float | None = setting(
         None,
         "similarity from which an expert joins a slot while others are free; none: it never does",
         source="the paper: none is K-Merge, and K-Merge++ has 0.02 in the released scripts",
+        search=(0.0, 1.0),
         ge=-1,
         le=1,
     )

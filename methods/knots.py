@@ -42,13 +42,16 @@ class KnotsSettings(Settings):
         0.2,
         "with rule=ties: share of an expert's coordinates that are kept",
         source="released settings, 20 to 30 %",
+        search=(0.05, 1.0),
         gt=0,
         le=1,
     )
     merge: Literal["sum", "mean"] = setting(
         "mean", "how coordinates that agree are combined, or all of them without ties", source="the released settings"
     )
-    scale: float = setting(0.6, "factor of the merged change", source="the released ViT-B/32 settings", gt=0)
+    scale: float = setting(
+        0.6, "factor of the merged change", source="the released ViT-B/32 settings", search=(0.1, 4.0, "log"), gt=0
+    )
 
 
 class Knots(MergingMethod[KnotsSettings]):

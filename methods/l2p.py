@@ -45,21 +45,32 @@ _LEAST_SHARE = 1e-6  # of a prompt that was never chosen; far below one choice a
 class L2PSettings(Settings):
     """The settings of L2P; the pool is the released code's for CORe50, whose tasks are domains, too."""
 
-    pool: int = setting(10, "M, prompts in the pool", source="released code, CORe50", ge=1)
-    length: int = setting(5, "L, tokens per prompt", source="released code, CORe50", ge=1)
-    chosen: int = setting(4, "N, prompts per image", source="released code, CORe50", ge=1)
+    pool: int = setting(10, "M, prompts in the pool", source="released code, CORe50", search=None, ge=1)
+    length: int = setting(5, "L, tokens per prompt", source="released code, CORe50", search=None, ge=1)
+    chosen: int = setting(4, "N, prompts per image", source="released code, CORe50", search=(1, 10), ge=1)
     learning_rate: float = setting(
-        0.03, "of prompts and keys, before the schedule", source="released code, 5-datasets", gt=0
+        0.03,
+        "of prompts and keys, before the schedule",
+        source="released code, 5-datasets",
+        search=(1e-3, 0.3, "log"),
+        gt=0,
     )
     pull: float = setting(
-        0.5, "weight of the pull of chosen keys towards their queries", source="released code, 5-datasets", ge=0
+        0.5,
+        "weight of the pull of chosen keys towards their queries",
+        source="released code, 5-datasets",
+        search=(0.01, 10.0, "log"),
+        ge=0,
     )
     diversify: bool = setting(
         True, "in training, multiply distances by the share of earlier choices", source="the paper, section 4.2"
     )
-    init_low: float = setting(0.0, "least value of the first prompts and keys", source="released code")
+    init_low: float = setting(0.0, "least value of the first prompts and keys", source="released code", search=None)
     init_high: float = setting(
-        0.01, "bound of the first prompts and keys", source="released code: flax's uniform initialiser"
+        0.01,
+        "bound of the first prompts and keys",
+        source="released code: flax's uniform initialiser",
+        search=(1e-3, 1.0, "log"),
     )
 
     @model_validator(mode="after")

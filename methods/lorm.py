@@ -45,7 +45,11 @@ class LoRMSettings(ServedScale):
     """The settings of LoRM with a shared A."""
 
     ridge: Ridge = setting(
-        1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the paper", ge=0
+        1e-6,
+        "added to each Gram sum's diagonal, as a share of its mean",
+        source="0 in the paper",
+        search=(1e-9, 1.0, "log"),
+        ge=0,
     )
 
 

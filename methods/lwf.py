@@ -49,8 +49,12 @@ from cosam_bench.training.training_batch import TrainingBatch
 class LwFSettings(Settings):
     """The settings of LwF; the defaults are the paper's."""
 
-    weight: float = setting(1.0, "lambda_o, of the distance to the old model's masks", source="the paper", ge=0)
-    temperature: float = setting(2.0, "T, by which both models' logits are divided", source="the paper", gt=0)
+    weight: float = setting(
+        1.0, "lambda_o, of the distance to the old model's masks", source="the paper", search=(0.01, 10.0, "log"), ge=0
+    )
+    temperature: float = setting(
+        2.0, "T, by which both models' logits are divided", source="the paper", search=(0.5, 8.0, "log"), gt=0
+    )
     distance: Literal["cross_entropy", "bce_dice"] = setting(
         "cross_entropy",
         "`cross_entropy`, of all pixels; `bce_dice`, with Dice added, at the points of the protocol's loss",

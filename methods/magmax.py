@@ -32,9 +32,14 @@ from cosam_bench.merging.updates import check_same_parameters, lazy_weight_chang
 class MagMaxSettings(Settings):
     """The settings of MagMax."""
 
-    scale: float = setting(0.5, "factor of the merged change", source="the released scripts", gt=0)
+    scale: float = setting(
+        0.5, "factor of the merged change", source="the released scripts", search=(0.1, 4.0, "log"), gt=0
+    )
     start: Literal["expert", "base"] = setting(
-        "expert", "where an expert's training starts: at the last expert, or at the frozen base", source="the paper"
+        "expert",
+        "where an expert's training starts: at the last expert, or at the frozen base",
+        source="the paper",
+        search=None,
     )
 
 

@@ -42,11 +42,15 @@ from cosam_bench.sam.inputs import BatchInputs, chunks
 class MoDASettings(Settings):
     """The settings of MoDA; the defaults are the released code's, except for the trained tokens."""
 
-    tokens: int = setting(10, "one global feature token and its assistants", source="released code", ge=1)
-    memory: int = setting(10, "images kept per domain, its first ones", source="released code", ge=1)
-    router_epochs: int = setting(10, "passes over the memory after each domain", source="released code", ge=1)
-    router_learning_rate: float = setting(1e-3, "Adam's, for keys and tokens", source="released code", gt=0)
-    router_batch: int = setting(4, "images per step of the router", source="released code", ge=1)
+    tokens: int = setting(10, "one global feature token and its assistants", source="released code", search=None, ge=1)
+    memory: int = setting(10, "images kept per domain, its first ones", source="released code", search=None, ge=1)
+    router_epochs: int = setting(
+        10, "passes over the memory after each domain", source="released code", search=None, ge=1
+    )
+    router_learning_rate: float = setting(
+        1e-3, "Adam's, for keys and tokens", source="released code", search=(1e-4, 0.1, "log"), gt=0
+    )
+    router_batch: int = setting(4, "images per step of the router", source="released code", search=None, ge=1)
     train_tokens: bool = setting(
         True,
         "train the tokens too; off, they stay as they were drawn",

@@ -39,14 +39,24 @@ class NufiltSettings(ServedScale):
     """The settings of NUFILT."""
 
     null_rank: int = setting(
-        128, "leading right singular vectors of the merged change that are filtered", source="the released code", ge=1
+        128,
+        "leading right singular vectors of the merged change that are filtered",
+        source="the released code",
+        search=(1, 256, "log"),
+        ge=1,
     )
     task_rank: int = setting(
-        8, "leading right singular vectors of the expert that stand for its inputs", source="the released code", ge=1
+        8,
+        "leading right singular vectors of the expert that stand for its inputs",
+        source="the released code",
+        search=(1, 64, "log"),
+        ge=1,
     )
-    adapter_rank: int = setting(64, "k, the rank of the adapter that is trained", source="the released code", ge=1)
-    steps: int = setting(50, "steps of Adam", source="the released code", ge=1)
-    learning_rate: float = setting(1e-3, "Adam's", source="the released code", gt=0)
+    adapter_rank: int = setting(
+        64, "k, the rank of the adapter that is trained", source="the released code", search=(1, 128, "log"), ge=1
+    )
+    steps: int = setting(50, "steps of Adam", source="the released code", search=None, ge=1)
+    learning_rate: float = setting(1e-3, "Adam's", source="the released code", search=(1e-5, 0.1, "log"), gt=0)
 
 
 class Nufilt(MergingMethod[NufiltSettings]):

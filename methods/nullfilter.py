@@ -33,6 +33,7 @@ class NullFilterSettings(ServedScale):
         128,
         "leading right singular vectors of the merged change that stay untouched; none: all",
         source="the paper, for changes of full rank; for low-rank ones this is all until t r exceeds it",
+        search=(1, 256, "log"),
         ge=1,
     )
 

@@ -73,6 +73,7 @@ class OPCMSettings(ServedScale):
         None,
         "factors of the sum kept per layer, which makes the state constant; none: all",
         source="the paper, which keeps all",
+        search=None,
         ge=1,
     )
 

@@ -44,9 +44,16 @@ class PcbSettings(Settings):
     """The settings of PCB-Merging."""
 
     ratio: float = setting(
-        0.1, "share of an expert's entries that keep a weight", source="the paper, 0.05 to 0.2", gt=0, le=1
+        0.1,
+        "share of an expert's entries that keep a weight",
+        source="the paper, 0.05 to 0.2",
+        search=(0.01, 1.0, "log"),
+        gt=0,
+        le=1,
     )
-    scale: float = setting(1.2, "factor of the merged change", source="the released vision code", gt=0)
+    scale: float = setting(
+        1.2, "factor of the merged change", source="the released vision code", search=(0.1, 4.0, "log"), gt=0
+    )
     source: Literal["top", "vision"] = setting(
         "vision", "which of the two released versions", source="this project: the models here are vision models"
     )

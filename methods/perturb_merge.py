@@ -55,7 +55,9 @@ class PerturbMergeSettings(Settings):
         ge=0,
         lt=1,
     )
-    images: int = setting(256, "maximum number of images used to estimate F", source="FusionBench's Fisher", ge=1)
+    images: int = setting(
+        256, "maximum number of images used to estimate F", source="FusionBench's Fisher", search=None, ge=1
+    )
 
 
 class PerturbMerge(MergingMethod[PerturbMergeSettings]):

@@ -61,9 +61,14 @@ class RegCLSettings(ServedScale):
         "base",
         "where an expert's training starts: at the base, or at the previous domain's expert",
         source="the released code's default; its published runs start from the previous expert",
+        search=None,
     )
     ridge: Ridge = setting(
-        1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
+        1e-6,
+        "added to each Gram sum's diagonal, as a share of its mean",
+        source="0 in the released code",
+        search=(1e-9, 1.0, "log"),
+        ge=0,
     )
     ridge_to: RidgeTo = setting(
         "zero",
@@ -74,6 +79,7 @@ class RegCLSettings(ServedScale):
         "float64",
         "a solution in float64, or an inverse in float32 as in the released code",
         source="this project: float32 has too few digits for these sums",
+        search=None,
     )
 
 

@@ -56,9 +56,15 @@ class RegMeanSettings(ServedScale):
         ge=0,
         le=1,
     )
-    rank: int | None = setting(None, "factors served per layer; none: the dense merge", source="derived here", ge=1)
+    rank: int | None = setting(
+        None, "factors served per layer; none: the dense merge", source="derived here", search=None, ge=1
+    )
     ridge: Ridge = setting(
-        1e-6, "added to each Gram sum's diagonal, as a share of its mean", source="0 in the released code", ge=0
+        1e-6,
+        "added to each Gram sum's diagonal, as a share of its mean",
+        source="0 in the released code",
+        search=(1e-9, 1.0, "log"),
+        ge=0,
     )
     ridge_to: RidgeTo = setting(
         "zero",
@@ -69,6 +75,7 @@ class RegMeanSettings(ServedScale):
         "float64",
         "a solution in float64, or an inverse in float32 as in released codes",
         source="this project: float32 has too few digits for these sums",
+        search=None,
     )
 
 

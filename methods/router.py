@@ -50,6 +50,7 @@ class RouterSettings(Settings):
         0.05,
         "share of a domain's own training images that may be above its threshold",
         source="this project; not tuned",
+        search=(0.0, 0.5),
         ge=0,
         lt=1,
     )

@@ -56,12 +56,17 @@ class TaskArithmeticSettings(Settings):
     """The settings of task arithmetic."""
 
     scale: Scale = setting(
-        0.3, "factor of each expert's change; 1/t for the mean", source="FusionBench", allow_inf_nan=None
+        0.3,
+        "factor of each expert's change; 1/t for the mean",
+        source="FusionBench",
+        search=(0.05, 2.0, "log"),
+        allow_inf_nan=None,
     )
     first_factors: Literal["shared", "osrm"] = setting(
         "shared",
         "how the experts' A is initialised: the same random factors for all, or orthogonal to past domains' inputs",
         source="this project: all methods can share experts that start equally",
+        search=None,
     )
 
 

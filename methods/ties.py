@@ -28,12 +28,12 @@ class TiesSettings(Settings):
     """The settings of TIES."""
 
     density: float = setting(
-        0.2, "share of an expert's entries that are kept", source="the paper, K = 20 %", gt=0, le=1
+        0.2, "share of an expert's entries that are kept", source="the paper, K = 20 %", search=(0.05, 1.0), gt=0, le=1
     )
     merge: Literal["sum", "mean", "max"] = setting(
         "sum", "how entries that agree are combined", source="FusionBench; the paper's text has mean"
     )
-    scale: float = setting(0.3, "factor of the merged change", source="FusionBench", gt=0)
+    scale: float = setting(0.3, "factor of the merged change", source="FusionBench", search=(0.05, 4.0, "log"), gt=0)
 
 
 class Ties(MergingMethod[TiesSettings]):

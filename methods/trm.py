@@ -84,12 +84,20 @@ _CHOSEN = "this reconstruction, chosen on the development stream of docs/methods
 class TRMSettings(Settings):
     """The settings of the reconstruction; each objective is switched off by the weight 0."""
 
-    alignment: float = setting(1.0, "weight of the training loss", source=_OURS, ge=0)
-    consistency: float = setting(0.1, "weight of staying with the old predictions", source=_CHOSEN, ge=0)
-    responsiveness: float = setting(0.0, "weight of keeping the gradient alive", source=_OURS, ge=0)
-    anchor: float = setting(0.7, "mu, the weight of how far the trajectory was followed", source=_CHOSEN, ge=0)
+    alignment: float = setting(1.0, "weight of the training loss", source=_OURS, search=(0.1, 10.0, "log"), ge=0)
+    consistency: float = setting(
+        0.1, "weight of staying with the old predictions", source=_CHOSEN, search=(0.01, 10.0, "log"), ge=0
+    )
+    responsiveness: float = setting(0.0, "weight of keeping the gradient alive", source=_OURS, search=(0.0, 2.0), ge=0)
+    anchor: float = setting(
+        0.7, "mu, the weight of how far the trajectory was followed", source=_CHOSEN, search=(0.0, 2.0), ge=0
+    )
     floor: float = setting(
-        0.5, "rho, the share of the old model's gradient norm that the merged one should keep", source=_OURS, gt=0
+        0.5,
+        "rho, the share of the old model's gradient norm that the merged one should keep",
+        source=_OURS,
+        search=(0.1, 2.0),
+        gt=0,
     )
     normalised: Literal["old", "range", "none"] = setting(
         "old",
@@ -106,19 +114,26 @@ class TRMSettings(Settings):
     prompts: Literal["own", "other", "both"] = setting(
         "own", "prompts that consistency looks at: those of the images, those of other images, or both", source=_OURS
     )
-    snapshots: int = setting(1, "K, snapshots along the training, the last included", source=_OURS, ge=1)
+    snapshots: int = setting(1, "K, snapshots along the training, the last included", source=_OURS, search=None, ge=1)
     history: bool = setting(False, "let the search rescale the old factors B, too", source=_OURS)
     per_layer: bool = setting(False, "each layer has its own coefficients; off: one row for all layers", source=_CHOSEN)
-    steps: int = setting(30, "most steps of Adam on the coefficients; 0: the middle of the path", source=_OURS, ge=0)
-    tolerance: float = setting(
-        0.005, "stop once a pass over the images lowers the objective by less than this", source=_OURS, ge=0
+    steps: int = setting(
+        30, "most steps of Adam on the coefficients; 0: the middle of the path", source=_OURS, search=None, ge=0
     )
-    learning_rate: float = setting(0.05, "Adam's, for the coefficients", source=_OURS, gt=0)
-    batch: int = setting(4, "images per step", source=_OURS, ge=1)
+    tolerance: float = setting(
+        0.005,
+        "stop once a pass over the images lowers the objective by less than this",
+        source=_OURS,
+        search=None,
+        ge=0,
+    )
+    learning_rate: float = setting(0.05, "Adam's, for the coefficients", source=_OURS, search=(0.005, 0.5, "log"), gt=0)
+    batch: int = setting(4, "images per step", source=_OURS, search=None, ge=1)
     images: int = setting(
         64,
         "maximum number of training images that the search uses, and keeps in memory meanwhile; the first ones",
         source=_OURS,
+        search=None,
         ge=1,
     )
 

@@ -36,7 +36,7 @@ from cosam_bench.merging.updates import check_same_layers
 class TSVMSettings(Settings):
     """The settings of TSV-Merge."""
 
-    scale: float = setting(1.0, "factor of the merged change", source="the paper", gt=0)
+    scale: float = setting(1.0, "factor of the merged change", source="the paper", search=(0.25, 4.0, "log"), gt=0)
 
 
 class TSVM(MergingMethod[TSVMSettings]):

@@ -45,10 +45,12 @@ class WUDISettings(ServedScale):
     """The settings of WUDI-Merging."""
 
     solver: Literal["adam", "closed"] = setting(
-        "adam", "`adam`, the published steps; `closed`, their minimum (derived)", source="the paper"
+        "adam", "`adam`, the published steps; `closed`, their minimum (derived)", source="the paper", search=None
     )
-    steps: int = setting(300, "steps of adam", source="the released code", ge=1)
-    learning_rate: float = setting(1e-5, "learning rate of adam", source="the released code", gt=0)
+    steps: int = setting(300, "steps of adam", source="the released code", search=None, ge=1)
+    learning_rate: float = setting(
+        1e-5, "learning rate of adam", source="the released code", search=(1e-6, 1e-3, "log"), gt=0
+    )
 
 
 class WUDI(MergingMethod[WUDISettings]):

@@ -91,12 +91,14 @@ def _method_parts(name: str, method: MethodDescription) -> Iterator[str]:
     else:
         yield "**Deviations:** none."
     if method.settings.model_fields:
-        yield "\n".join(["| setting | default | meaning | default from |", "|---|---|---|---|", *_settings(method)])
+        head = "| setting | default | meaning | default from | tuned in |"
+        yield "\n".join([head, "|---|---|---|---|---|", *_settings(method)])
 
 
 def _settings(method: MethodDescription) -> Iterator[str]:
     for key in setting_keys(method.settings, prefix="method."):
-        cells = (f"`{key.name}`", f"`{key.default}`", _cell(key.meaning), _cell(key.source))
+        words = map(_cell, (key.meaning, key.source, key.search or "not tuned"))
+        cells = (f"`{key.name}`", f"`{key.default}`", *words)
         yield f"| {' | '.join(cells)} |"
 
 

@@ -28,6 +28,7 @@ run_command: `run`
 run_usage: a method's name without its option
 sweep_view: how far a sweep is
 sweep_command: `sweep`, many runs as one graph of tasks
+tune_command: `tune`, the best settings on held-out training images
 predict_command: `predict`, one image by a run's final model
 settings_command: `settings`
 methods_commands: `methods`, `check` and `new-method`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _HEAD = "method"
-_BUDGET = "budget"
+_TUNED = "tuned"
 _ALWAYS_SHOWN = 3  # of the most important columns, however long the names are
 _SHORTEST_LABEL = 16  # characters to which names are folded for them
 _GAP = 2  # characters between two columns: one of padding, one of the box
@@ -44,11 +44,14 @@ def render_leaderboard(frame: DataFrame, *, width: int = 100) -> Group:
 
 
 def _table(board: Board, width: int) -> Table:
-    labels, budgets = [_label(row) for row in board.rows], [row.budget for row in board.rows]
+    labels = [_label(row) for row in board.rows]
     label_width = max(
         cell_len(line) for label in (_HEAD, *(label.plain for label in labels)) for line in label.split("\n")
     )
     fields = {"runs": [row.runs for row in board.rows]} | ({"rank": _ranks(board)} if board.has_ranks else {})
+    facts = dict(board.facts)
+    if _TUNED in facts:  # scores of other budgets must not be taken for comparable
+        fields[_TUNED] = facts.pop(_TUNED)
     heads = list(fields)
     fixed = [max(len(head), *map(len, texts)) + _GAP for head, texts in fields.items()]
     # Long names are folded rather than that the table lacks what it is sorted by.
@@ -57,12 +60,12 @@ def _table(board: Board, width: int) -> Table:
     label_width = min(label_width, max(_SHORTEST_LABEL, room - sum(needed)))
     shown, hidden = _fitting_columns(board, room - label_width)
     left = room - label_width - sum(_width(board, column) for column in shown)
-    has_budgets = board.has_budgets and max(cell_len(text) for text in [_BUDGET, *budgets]) + _GAP <= left
-    omitted = [column.title for column in hidden] + ([_BUDGET] if board.has_budgets and not has_budgets else [])
+    fitting = _fitting_facts(facts, left)
+    omitted = [column.title for column in hidden] + [head for head in facts if head not in fitting]
     hidden_text = [f"too wide, only in the CSV: {', '.join(omitted)}"] if omitted else []
     table = _empty_table(board.title, heads, shown, caption="\n".join([*board.legend, *hidden_text]))
-    if has_budgets:
-        table.add_column(_BUDGET, no_wrap=True)
+    for head in fitting:
+        table.add_column(head, no_wrap=True)
     table.columns[0].min_width = table.columns[0].max_width = min(label_width, room)
     for index, (row, label) in enumerate(zip(board.rows, labels, strict=True)):
         texts = [Text(row.cells[column.name], style="bold" if column.name in row.best else "") for column in shown]
@@ -71,7 +74,7 @@ def _table(board: Board, width: int) -> Table:
         cells: list[str | Text] = [
             *(own[index] for own in fields.values()),
             *texts,
-            *([row.budget] if has_budgets else []),
+            *(own[index] for own in fitting.values()),
         ]
         table.add_row(label, *cells, style="dim" if row.is_marked else "")
     return table
@@ -101,6 +104,16 @@ def _fitting_columns(board: Board, room: int) -> tuple[list[Column], list[Column
             room -= needed
             fitting.append(column)
     return in_table_order(fitting), in_table_order([column for column in columns if column not in fitting])
+
+
+def _fitting_facts(facts: Mapping[str, list[str]], room: int) -> dict[str, list[str]]:
+    """The columns of words that fit into ``room`` characters."""
+    fitting = {}
+    for head, cells in facts.items():
+        if (needed := max(map(cell_len, [head, *cells])) + _GAP) <= room:
+            room -= needed
+            fitting[head] = cells
+    return fitting
 
 
 def _by_importance(board: Board) -> list[Column]:

@@ -29,6 +29,7 @@ from cosam_bench.cli.run_usage import RunUsage
 from cosam_bench.cli.settings_command import settings
 from cosam_bench.cli.signals import end_as_by_ctrl_c
 from cosam_bench.cli.sweep_command import sweep
+from cosam_bench.cli.tune_command import tune
 from cosam_bench.cli.verify_command import verify
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Measure": (run, sweep, leaderboard, compare, show, records, report, verify),
+    "Measure": (run, sweep, tune, leaderboard, compare, show, records, report, verify),
     "Use a result": (predict, export, merge, log),
     "Look up": (methods, settings, domains, models),
     "Write a method": (new_method, check),

@@ -59,6 +59,8 @@ def _facts(info: RunInfo) -> Table:
         facts.add_row("marks", Text(", ".join(info.marks)))
     if info.budget:
         facts.add_row("budget", Text(info.budget))
+    if info.tuned:
+        facts.add_row("tuned", Text(info.tuned))
     facts.add_row("order", Text(", ".join(info.order)))
     for column in COSTS.values():
         value = _cost_text(column, info.cost)

@@ -81,7 +81,7 @@ def _show(name: str) -> None:
             console.print(_pairs({"-": deviation}))
     keys = list(setting_keys(method.settings, prefix="method."))
     if keys:
-        print_settings(console, "Settings, given as --set method.KEY=VALUE", keys)
+        print_settings(console, "Settings, given as --set method.KEY=VALUE", keys, shows_search=True)
     else:
         console.print("\nIt has no settings.")
 

@@ -69,6 +69,10 @@ Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
 ]
+Tuned = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Use tuned settings: a file that `tune` wrote, or a folder of them."),
+]
 Scales = Annotated[
     bool,
     typer.Option(
@@ -120,6 +124,7 @@ def run(
     device: Device = None,
     experts: Experts = None,
     settings: Set = None,
+    tuned: Tuned = None,
     scales: Scales = False,
     also_prompts: AlsoPrompts = None,
     results: Results = Path("results"),
@@ -151,6 +156,7 @@ def run(
             scales=scales,
             also_prompts=also_prompts,
             limit=limit,
+            tuned=tuned,
             isolated=isolated,
         )
         prepare_isolation(names, isolated)

@@ -40,7 +40,9 @@ def render_scales(frame: DataFrame) -> Group:
     best = max if FIGURES["last"].prefers_high(metric) else min
     for (protocol, version, differs, conditions), rows in frame.groupby([*_TABLE], sort=False):
         listed = [row for _, row in rows.iterrows()]
-        title = f"{protocol_title(str(protocol), version, str(differs))}, conditions {conditions}: {METRICS[metric].title}"
+        title = (
+            f"{protocol_title(str(protocol), version, str(differs))}, conditions {conditions}: {METRICS[metric].title}"
+        )
         parts += [_chosen(title, listed), Text(), _curve(listed, frame.attrs["curve"], best), Text()]
     return Group(*parts, *(Text(f"Note: {note}", style="yellow") for note in frame.attrs["notes"]))
 

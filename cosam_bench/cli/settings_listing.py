@@ -24,11 +24,13 @@ def print_settings(
     keys: Iterable[SettingKey],
     *,
     values: Mapping[str, str] = MappingProxyType({}),
+    shows_search: bool = False,
 ) -> None:
     """Print a title and, below it, the keys.
 
     Args:
         values: by the key's name, its value as in TOML, if that is not the default.
+        shows_search: say in which range `tune` searches each key.
     """
     console.print(f"\n{title}", style="bold")
     for key in keys:
@@ -39,3 +41,5 @@ def print_settings(
         console.print(Padding(key.meaning, _INDENT))
         if key.source:
             console.print(Padding(f"default from: {key.source}", _INDENT, style="dim"))
+        if shows_search:
+            console.print(Padding(f"tuned in: {key.search}" if key.search else "not tuned", _INDENT, style="dim"))

@@ -7,6 +7,7 @@ deferred: packages without what they import at first
 version: the version of this package
 sums: sums of floats with the same bits everywhere
 reading: files up to a stated size
+search_ranges: in which ranges settings are tuned
 settings: settings as frozen models, read from TOML and from key=value
 defaults: settings without those at their defaults
 setting_keys: the keys of a settings model as data

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cosam_bench.core.search_ranges import search_range
+
 REQUIRED = "required"
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -26,6 +28,7 @@ class SettingKey:
         default: as in TOML; ``none`` for None, ``required`` for a key that must be given.
         meaning: what it does.
         source: where the default comes from; empty for a required key.
+        search: the range in which it is tuned if it is a method's; empty if it is not.
     """
 
     name: str
@@ -33,6 +36,7 @@ class SettingKey:
     default: str
     meaning: str
     source: str
+    search: str = ""
 
 
 def setting_keys(model: type[BaseModel], *, prefix: str = "") -> Iterator[SettingKey]:
@@ -44,7 +48,9 @@ def setting_keys(model: type[BaseModel], *, prefix: str = "") -> Iterator[Settin
         key = f"{prefix}{field.alias or name}"
         table = _table_in(field.annotation)
         if table is not field.annotation or table is None:
-            yield SettingKey(key, _type(field), _default(field), field.description or "", _source(field))
+            yield SettingKey(
+                key, _type(field), _default(field), field.description or "", _source(field), _search(field)
+            )
         if table is not None:
             yield from setting_keys(table, prefix=f"{key}.")
 
@@ -73,6 +79,11 @@ def _default(field: FieldInfo) -> str:
 def _source(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     return str(extra.get("source", "")) if isinstance(extra, dict) else ""
+
+
+def _search(field: FieldInfo) -> str:
+    found = search_range(field)
+    return "" if found is None else str(found)
 
 
 def _type(field: FieldInfo) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from cosam_bench.core.errors import CosamError, nearest
 from cosam_bench.core.reading import read_text
+from cosam_bench.core.search_ranges import Declared
 
 TOML_BYTES = 1 << 22  # the largest stream of this package has 4 KB
 TOML_DEPTH = 32  # tables and lists within each other; a run's settings have 6 levels
@@ -36,7 +37,9 @@ class NoSettings(Settings):
     """The settings of a method that has none."""
 
 
-def setting(default: Any, meaning: str, *, source: str = "", **bounds: Any) -> Any:
+def setting(
+    default: Any, meaning: str, *, source: str = "", search: Declared | Literal["bounds"] = "bounds", **bounds: Any
+) -> Any:
     """A key of a settings model: what it means, and where its default comes from.
 
     ``cosam-bench settings`` and ``cosam-bench methods NAME`` show all of it.
@@ -45,11 +48,17 @@ def setting(default: Any, meaning: str, *, source: str = "", **bounds: Any) -> A
         default: its value unless it is set; ``...`` for a key that must be given.
         meaning: what it does, in a few words.
         source: of the default: a paper, released code, or this project's reason.
+        search: in which range `cosam-bench tune` searches a number: ``(low, high)``, or ``(low, high, "log")`` by order
+            of magnitude; None to never tune the setting; ``bounds`` for the range that its type and bounds have, if
+            they have one.
         bounds: pydantic's, such as ``ge=0``, ``lt=1`` and ``pattern="..."``; numbers must be finite.
     """
     if isinstance(default, float):
         bounds.setdefault("allow_inf_nan", False)
-    return Field(default, description=meaning, json_schema_extra={"source": source}, **bounds)
+    extra: dict[str, Any] = {"source": source}
+    if search != "bounds":
+        extra["search"] = None if search is None else list(search)
+    return Field(default, description=meaning, json_schema_extra=extra, **bounds)
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)

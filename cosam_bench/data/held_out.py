@@ -26,8 +26,8 @@ def hold_out(split: Split, *, share: float = SHARE) -> tuple[Split, Split]:
     images = dict.fromkeys(entry.image_sha256 for entry in split.manifest.entries if not entry.is_empty)
     if len(images) < 2:
         raise CosamError(
-            f"The training part of {split.domain!r} has {len(images)} image, so none can be held out to choose a "
-            "scale. Add images, or run without --scales."
+            f"The training part of {split.domain!r} has {len(images)} image, so none can be held out to choose by. "
+            "Add images to it."
         )
     ranked = sorted(images, key=lambda image: sha256_text(f"held out/{image}"))
     held = set(ranked[: max(1, round(share * len(ranked)))])

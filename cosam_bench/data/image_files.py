@@ -27,7 +27,7 @@ from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
 from cosam_bench.data.samples import Entry, Manifest, Split
-from cosam_bench.data.splits import FileSample, divide
+from cosam_bench.data.splits import FileSample, divide, parts_by_name
 
 _FILE_BYTES = 1 << 30  # of an image or a mask; Pillow's own limit of pixels is 89 million
 _MOST_THREADS = 4
@@ -35,13 +35,21 @@ _TWELVE_BITS = 4095
 _BY_OBJECT = ("polygon", "instance")
 
 
-def open_files(card: Card) -> tuple[Split, Split, Split | None]:
+def open_files(card: Card, *, is_training_only: bool = False) -> tuple[Split, Split, Split | None]:
     """The training part of a domain of files, the test part, and its samples with empty masks if they are kept.
+
+    Args:
+        card: of the domain.
+        is_training_only: read no file of an image that is known by its name to be for testing; the test part then
+            lacks these.
 
     Raises:
         CosamError: files are missing or damaged, or images and masks do not fit.
     """
     pairs = find_pairs(card)
+    parts = parts_by_name(card, pairs) if is_training_only else {}
+    if parts:
+        pairs = tuple(pair for pair in pairs if parts.get(pair.key) == "train")
     opened = OpenedImages.of_this_machine()
     scans: list[PairScan] = []
     faults: list[str] = []
@@ -67,7 +75,8 @@ def open_files(card: Card) -> tuple[Split, Split, Split | None]:
     left_out = sum(scan.left_out for scan in scans)
     if not samples:
         refuse(card, [no_samples(card, len(pairs))])
-    return make_splits(card, *divide(card, samples), left_out)
+    train, test = (samples, []) if parts else divide(card, samples)
+    return make_splits(card, train, test, left_out)
 
 
 def _threads() -> int:

@@ -37,7 +37,9 @@ class OpenedStream:
     retention: tuple[Domain, ...]
 
 
-def open_stream(stream: Stream, *, foreground: Foreground | None = None) -> OpenedStream:
+def open_stream(
+    stream: Stream, *, foreground: Foreground | None = None, is_training_only: bool = False
+) -> OpenedStream:
     """The stream with its data.
 
     Cards alone determine data and splits, so every run sees the same, whatever its seed.
@@ -45,16 +47,21 @@ def open_stream(stream: Stream, *, foreground: Foreground | None = None) -> Open
     Args:
         stream: the stream.
         foreground: a protocol's rule for all masks that are images; None for each card's own.
+        is_training_only: open the training parts alone, and no retention domain; see ``open_domain``.
 
     Raises:
         CosamError: data is missing (all domains are named, each with the next step) or faulty, or one
             domain trains on an image that another is tested on.
     """
-    cards = [stream.card(name) for name in (*stream.order, *stream.retention)]
+    retention = () if is_training_only else stream.retention
+    cards = [stream.card(name) for name in (*stream.order, *retention)]
     _check_none_missing(stream, cards)
     if foreground is not None:
         cards = [card.model_copy(update={"foreground": foreground}) for card in cards]
-    opened = [(card, open_domain(card, is_retention=card.name in stream.retention)) for card in cards]
+    opened = [
+        (card, open_domain(card, is_retention=card.name in retention, is_training_only=is_training_only))
+        for card in cards
+    ]
     check_leaks(opened, stream=stream.name)
     domains = tuple(domain for _, domain in opened)
     learned = len(stream.order)
@@ -74,39 +81,57 @@ def _check_none_missing(stream: Stream, cards: Sequence[Card]) -> None:
         raise CosamError("\n".join([head, *lines]))
 
 
-def open_domain(card: Card, *, is_retention: bool = False) -> Domain:
+def open_domain(card: Card, *, is_retention: bool = False, is_training_only: bool = False) -> Domain:
     """The domain that a card describes, its data checked.
 
     Args:
         card: the card.
         is_retention: open the test part alone.
+        is_training_only: open the training part alone; the test part is then empty. No file of a test image is read
+            unless only the contents of all files tell which images are for testing, see ``parts_by_name``.
 
     Raises:
         CosamError: data is missing or faulty.
     """
-    train, test, negatives = (*_synthetic(card), None) if card.kind == "synthetic" else open_files(card)
-    if faults := empty_parts(len(train), len(test), is_retention=is_retention):
+    negatives = None
+    if is_training_only:
+        train, test = _training_part(card), empty_split(card.name, part="test")
+    elif card.kind == "synthetic":
+        train, test = _synthetic(card)
+    else:
+        train, test, negatives = open_files(card)
+    if faults := empty_parts(len(train), len(test), is_retention=is_retention, is_training_only=is_training_only):
         refuse(card, faults)
     trained = empty_split(card.name, part="train") if is_retention else train
     return Domain(card.name, card.full_title, trained, test, negatives)
 
 
-def empty_parts(train: int, test: int, *, is_retention: bool) -> list[str]:
+def _training_part(card: Card) -> Split:
+    if card.kind == "synthetic":
+        return _drawn(_with_generator(card), "train")
+    return open_files(card, is_training_only=True)[0]
+
+
+def empty_parts(train: int, test: int, *, is_retention: bool, is_training_only: bool = False) -> list[str]:
     """The faults of a split with these numbers of samples."""
     faults = []
     if not train and not is_retention:
         faults.append("its split leaves nothing to train on; correct it or list the domain as retention")
-    if not test:
+    if not test and not is_training_only:
         faults.append("its split leaves nothing with foreground to test on; correct it")
     return faults
 
 
 def _synthetic(card: Card) -> tuple[Split, Split]:
+    return _drawn(_with_generator(card), "train"), _drawn(card, "test")
+
+
+def _with_generator(card: Card) -> Card:
     from cosam_bench.data.synthetic import GENERATORS
 
     if card.generator not in GENERATORS:
         raise unknown_name("generator of synthetic images", card.generator, GENERATORS)
-    return _drawn(card, "train"), _drawn(card, "test")
+    return card
 
 
 def _drawn(card: Card, part: Part) -> Split:

@@ -117,6 +117,19 @@ def _units(card: Card, samples: Sequence[FileSample]) -> dict[str, _Unit]:
     }
 
 
+def parts_by_name(card: Card, pairs: Sequence[Pair]) -> dict[str, Part]:
+    """The part of each image by its key, as far as that is known before any file is read.
+
+    Nothing is known of splits by numbers or shares, which count only images whose masks hold enough foreground, nor
+    with ``without_test``, which compares the bytes of images.
+    """
+    if card.split.without_test:
+        return {}
+    if card.split.kind == "lists":
+        return _by_lists(card, pairs)
+    return {pair.key: pair.part for pair in pairs if pair.part is not None}
+
+
 def _rank(image: str, *, seed: int) -> str:
     return sha256_text(f"{seed}/{image}")
 

@@ -3,6 +3,7 @@
 Modules, bottom to top:
 
 isolated_methods: which methods run in processes of their own
+tuned_file: settings that were tuned, as a file
 protocol: a protocol and the settings of one run
 own_protocol: the protocol of a stream of one's own
 options: the options of a run as settings
@@ -12,6 +13,7 @@ fingerprint: hashes of what decides a score
 base_model: the frozen model that the settings ask for
 method_faults: a method's faults, told from the harness's
 method_hosts: where a method's code runs
+run_data: the domains of one run
 experiment: data, prompts and model of one run
 step_result: what one step measured
 example_masks: predicted masks for a record's example images

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
-from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.errors import CosamError
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.faults import first_few
-from cosam_bench.data.held_out import hold_out
-from cosam_bench.data.image_counts import count_differences
 from cosam_bench.data.locations import data_folder
-from cosam_bench.data.opening import OpenedStream, open_stream
-from cosam_bench.data.prompt_settings import UNDRAWN, WHOLE, PromptSettings
-from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts
+from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts, joined
 from cosam_bench.data.published_points import published_prompts
-from cosam_bench.data.samples import Domain, Split
+from cosam_bench.data.samples import Domain, Split, union
 from cosam_bench.data.streams import Stream, load_stream
-from cosam_bench.data.subsets import at_most, image_count
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.experiments.base_model import (
@@ -36,8 +31,9 @@ from cosam_bench.experiments.base_model import (
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
 from cosam_bench.experiments.isolated_methods import described, own_files, runs_isolated
 from cosam_bench.experiments.method_faults import FaultWatch
-from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost
+from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
 from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.experiments.run_data import Validation, open_run_data
 from cosam_bench.experts.reading import read_experts
 from cosam_bench.experts.sources import expert_folders, expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
@@ -106,14 +102,14 @@ class Experiment:
         """The same data, prompts and model for another method.
 
         Args:
-            config: as this run's, but for the method and its settings.
+            config: as this run's, but for the method, its settings and their tuning.
             isolated: as for ``open_experiment``.
 
         Raises:
             CosamError: the method, a setting of it or the protocol's adapter does not fit.
         """
         config = with_precision(config, self.bench.view.device)
-        shared = {"method": config.method, "settings": config.settings}
+        shared = {"method": config.method, "settings": config.settings, "tuning": config.tuning}
         if self.config.model_copy(update=shared) != config:
             raise ValueError("these two runs differ in more than their methods")
         method, settings = chosen_method(config, isolated)
@@ -187,6 +183,7 @@ class Experiment:
             seed=self.config.seed,
             device=self.bench.view.device.type,
             scales=self.config.scales,
+            tuning=self.config.tuning,
             deterministic=self.config.deterministic,
             also_prompts=self.config.also_prompts,
         )
@@ -196,6 +193,15 @@ class Experiment:
         """The rows of the matrix that are measured: all, or the first and the last for joint training."""
         last = len(self.domains)
         return (0, last) if self.method.card.all_at_once else tuple(range(last + 1))
+
+    def task(self, step: int) -> Task:
+        """What the method learns at a step: one domain, or all for joint training."""
+        number = self.steps.index(step)
+        if not self.method.card.all_at_once:
+            domain = self.domains[step - 1]
+            return Task(domain.name, domain.train, self.train_prompts[domain.name], number)
+        prompts = joined([self.train_prompts[domain.name] for domain in self.domains])
+        return Task("all", union(self.domains, "all"), prompts, number)
 
     @property
     def prompt_digests(self) -> dict[str, str]:
@@ -271,7 +277,12 @@ class Experiment:
 
 
 def open_experiment(
-    config: RunConfig, results: Path, *, fresh: bool = False, isolated: bool | None = False
+    config: RunConfig,
+    results: Path,
+    *,
+    fresh: bool = False,
+    isolated: bool | None = False,
+    validation: Validation | None = None,
 ) -> Experiment:
     """Open the data, draw or read the frozen prompts, build the model.
 
@@ -280,6 +291,7 @@ def open_experiment(
         results: the folder of records, which also holds what runs share.
         fresh: read no expert, no cached feature and no row of frozen SAM that an earlier run left.
         isolated: whether the method runs in processes of its own; None: unless it is built in.
+        validation: what is scored in place of test images; None: these.
 
     Raises:
         CosamError: anything that is asked for is not there, or does not fit.
@@ -293,30 +305,20 @@ def open_experiment(
         use_model(model_facts(config))  # builds it beside the work that follows
     described = load_stream(protocol.stream)
     sources = None if config.experts is None else expert_sources(Path(config.experts), config.order or described.order)
-    stream = open_stream(described, foreground=protocol.foreground)
-    stream, image_counts = _limited(stream, config.limit, count_differences(described))
-    domains = _ordered(stream, config.order)
-    for name in protocol.fit.rates:
-        if name not in {domain.name for domain in domains}:
-            raise unknown_name("domain of this stream, as fit.rates has it,", name, [d.name for d in domains])
+    data = open_run_data(config, described, validation=validation)
     shared = results / SHARED
-    held_out: dict[str, Split] = {}
-    if config.scales:
-        domains, held_out = _divided(domains)
-    columns = domains + stream.retention
-    _check_empty_masks(domains, columns, protocol.prompts)
 
     def prompts(split: Split) -> Prompts:
         freeze = published_prompts if protocol.prompts.published else frozen_prompts
         return freeze(split, points=protocol.prompts.points, seed=config.seed, folder=shared / "prompts")
 
-    test_prompts = {domain.name: prompts(domain.test) for domain in columns}
-    train_prompts = {domain.name: prompts(domain.train) for domain in domains}
+    test_prompts = {domain.name: prompts(domain.test) for domain in data.columns}
+    train_prompts = {domain.name: prompts(domain.train) for domain in data.domains}
     if protocol.adapter.kind == "lora" and sources is None:
         import cosam_bench.sam.adapters.lean_lora  # noqa: F401 (peft takes seconds, which are no method's training)
     sam = build_base_model(config, device=device)
     given = None if sources is None else read_experts(sources, sam=sam, adapter=protocol.adapter)
-    conditions = run_conditions(protocol, columns=columns, sam=sam, given=given)
+    conditions = run_conditions(protocol, columns=data.columns, sam=sam, given=given)
     view = view_of(protocol, sam, device)
     bench = Workbench(
         sam=sam,
@@ -334,8 +336,8 @@ def open_experiment(
         config=config,
         method=method,
         settings=settings,
-        domains=domains,
-        retention=stream.retention,
+        domains=data.domains,
+        retention=data.retention,
         test_prompts=test_prompts,
         train_prompts=train_prompts,
         bench=bench,
@@ -343,71 +345,9 @@ def open_experiment(
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
         hidden=tuple(_hidden(described, config, results, sources or {})),
-        image_counts=image_counts,
-        held_out={name: (split, prompts(split)) for name, split in held_out.items()},
+        image_counts=data.image_counts,
+        held_out={name: (split, prompts(split)) for name, split in data.held_out.items()},
     )
-
-
-def _limited(
-    stream: OpenedStream, limit: int | None, counts: dict[str, tuple[int, int]]
-) -> tuple[OpenedStream, dict[str, tuple[int, int]]]:
-    """The stream with at most ``limit`` images in each part of each domain, and the numbers of images that differ.
-
-    Args:
-        stream: whole.
-        limit: None: all.
-        counts: by the domain's name, how many images it has and should have, if they differ.
-    """
-    if limit is None:
-        return stream, counts
-
-    def limited(domain: Domain) -> Domain:
-        cut = replace(
-            domain,
-            train=at_most(domain.train, limit),
-            test=at_most(domain.test, limit),
-            negatives=None if domain.negatives is None else at_most(domain.negatives, limit),
-        )
-        kept, whole = (_image_count(one) for one in (cut, domain))
-        if kept < whole:
-            counts[domain.name] = (kept, counts.get(domain.name, (whole, whole))[1])
-        return cut
-
-    return replace(
-        stream,
-        domains=tuple(limited(domain) for domain in stream.domains),
-        retention=tuple(limited(domain) for domain in stream.retention),
-    ), counts
-
-
-def _image_count(domain: Domain) -> int:
-    splits = (domain.train, domain.test, domain.negatives)
-    return sum(image_count(split) for split in splits if split is not None)
-
-
-def _check_empty_masks(learned: Sequence[Domain], tested: Sequence[Domain], prompts: PromptSettings) -> None:
-    """Refuse kept images with empty masks, of which a prompt would have to be drawn.
-
-    Raises:
-        CosamError: naming the setting of the prompt and the domains.
-    """
-    kept = {
-        ("train", prompts.train): [domain.name for domain in learned if domain.train.manifest.empty_count],
-        ("test", prompts.test): [domain.name for domain in tested if domain.negatives is not None],
-    }
-    for (part, kind), names in kept.items():
-        if names and kind not in UNDRAWN:
-            raise CosamError(
-                f"{', '.join(names)}: images with empty masks are kept, and no prompt of kind {kind!r} can be drawn "
-                f'from an empty mask. Say --set prompts.{part}={WHOLE}, or empty = "drop" in the cards.'
-            )
-
-
-def _divided(domains: tuple[Domain, ...]) -> tuple[tuple[Domain, ...], dict[str, Split]]:
-    """The domains with what they train on, and what is held out of it by the domain's name."""
-    parts = {domain.name: hold_out(domain.train) for domain in domains}
-    kept = tuple(replace(domain, train=parts[domain.name][0]) for domain in domains)
-    return kept, {name: out for name, (_, out) in parts.items()}
 
 
 def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
@@ -497,15 +437,3 @@ def _prefix_cache(
     host_bytes = min(limit_bytes - gpu_bytes, machine_memory_bytes() // _SHARE_OF_HOST_MEMORY)
     host = FeatureMemory(limit_bytes=host_bytes, is_pinned=True)
     return PrefixCache.on_gpu(FeatureMemory(limit_bytes=gpu_bytes, beyond=host), sam=sam, depth=depth)
-
-
-def _ordered(stream: OpenedStream, order: tuple[str, ...]) -> tuple[Domain, ...]:
-    by_name = {domain.name: domain for domain in stream.domains}
-    for name in order:
-        if name not in by_name:
-            raise unknown_name("domain of this stream", name, by_name)
-    if order and sorted(order) != sorted(by_name):
-        raise CosamError(
-            f"The order names {', '.join(order)}, but the stream has {', '.join(by_name)}. Name each domain once."
-        )
-    return tuple(by_name[name] for name in order) if order else stream.domains

@@ -14,6 +14,7 @@ from cosam_bench.data.samples import Domain
 from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.results.conditions import protocol_digest
 from cosam_bench.results.run_info import Conditions
+from cosam_bench.results.tuning import Tuning
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.given_experts import GivenExperts
 
@@ -58,6 +59,7 @@ def run_fingerprint(
     seed: int,
     device: str,
     scales: tuple[float, ...] = (),
+    tuning: Tuning | None = None,
     deterministic: bool = False,
     also_prompts: tuple[str, ...] = (),
 ) -> str:
@@ -73,6 +75,7 @@ def run_fingerprint(
         seed: the run's.
         device: the kind of device, such as ``cuda``.
         scales: those at which each merge is scored.
+        tuning: of the settings.
         deterministic: whether only deterministic operations are used.
         also_prompts: further prompts under which the run is scored.
     """
@@ -88,5 +91,10 @@ def run_fingerprint(
         "harness": __version__,
     }
     # Absent from the facts of runs before these settings.
-    later = {"scales": scales, "deterministic": deterministic, "also prompts": also_prompts}
+    later = {
+        "scales": scales,
+        "deterministic": deterministic,
+        "also prompts": also_prompts,
+        "tuning": None if tuning is None else tuning.model_dump(mode="json"),
+    }
     return sha256_json(facts | {name: value for name, value in later.items() if value})

@@ -35,6 +35,7 @@ class RunOptions:
         scales: score each merge at ``SCALES``.
         also_prompts: kinds of prompt under which the first and the last row are also scored, as ``image,grid``.
         limit: the most training images and test images of each domain.
+        tuned: the file of the method's tuned settings, or a folder with a file for each method.
         isolated: whether methods run in processes of their own; None: those that are not built in.
     """
 
@@ -52,6 +53,7 @@ class RunOptions:
     scales: bool = False
     also_prompts: str | None = None
     limit: int | None = None
+    tuned: Path | None = None
     isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
@@ -89,6 +91,8 @@ def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
         raise CosamError("A config holds a protocol already. Leave out --protocol, or change single keys by --set.")
     if options.config is not None and options.mode is not None:
         raise CosamError("A config holds a protocol in its mode already. Leave out --mode or --config.")
+    if options.config is not None and options.tuned is not None:
+        raise CosamError("A config holds the method's settings already. Leave out --tuned or --config.")
     _check_several(methods, options)
     from cosam_bench.method.registry import check_offered
 
@@ -134,6 +138,7 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
             tables=tables,
             isolated=options.isolated,
             overrides=(*options.overrides(), *last),
+            tuned=options.tuned,
         )
 
     config = resolved()

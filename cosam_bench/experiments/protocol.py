@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import reprlib
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,9 @@ from cosam_bench.data.prompt_settings import PromptSettings, TestPrompt
 from cosam_bench.data.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
+from cosam_bench.experiments.tuned_file import read_tuned
 from cosam_bench.method.registry import load_method, method_names, short_name
+from cosam_bench.results.tuning import Tuning
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
@@ -172,6 +175,9 @@ class RunConfig(Settings):
         ge=1,
         le=1_000_000,
     )
+    tuning: Tuning | None = setting(
+        None, "how the method's settings were tuned, as `run --tuned` records it", source="none: they were not"
+    )
     protocol: Protocol = setting(..., "the resolved protocol")
 
     @model_validator(mode="after")
@@ -215,6 +221,7 @@ def resolve_run(
     tables: Mapping[str, Any] | None = None,
     isolated: bool | None = False,
     overrides: tuple[str, ...] = (),
+    tuned: Path | None = None,
 ) -> RunConfig:
     """The run that the options describe, with the method's settings filled in and all paths absolute.
 
@@ -228,10 +235,12 @@ def resolve_run(
         overrides: ``KEY=VALUE`` each: ``method.KEY`` is one of the method's settings, those of ``RUN_KEYS`` are
             the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
             ``settings.KEY`` and ``protocol.KEY``, work as well. A value is read as TOML, or else as text.
+        tuned: the method's tuned settings, see ``read_tuned``; not with ``config`` or overrides of these settings.
 
     A relative path in a file starts at the file's folder, any other at the current one; a stream's path that begins
-    with an environment variable is kept as it is. A method's settings are
-    its defaults, overridden by the protocol's for this method, then by those of ``config``, then by ``overrides``.
+    with an environment variable is kept as it is. A method's settings are its defaults, overridden by the protocol's
+    for this method, then by those of ``config`` or ``tuned``, then by ``overrides``. If these change what ``config``
+    has, the settings no longer count as tuned.
 
     Raises:
         CosamError: an unknown name or key, or a value of the wrong type.
@@ -244,18 +253,35 @@ def resolve_run(
         raise CosamError(f"The method {method!r} is not valid UTF-8, so it cannot be recorded. Rename its file.")
     if method:
         given = _anchored({"method": method}, Path())
-        kept = data.get("settings", {}) if given["method"] == data.get("method") else {}
-        data |= given | {"settings": kept}
+        if given["method"] != data.get("method"):
+            data |= {"settings": {}, "tuning": None}
+        data |= given
+    tuned_settings = copy.deepcopy(data.get("settings"))
     for override in overrides:
         _apply(data, override)
+    if data.get("settings") != tuned_settings:
+        data["tuning"] = None
     if not data.get("method"):
         raise CosamError("No method was given. Give --method NAME; `cosam-bench methods` lists them.")
+    if tuned is not None:
+        _use_tuned(data, tuned)
     run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
     asked, source = _method_settings(run), _settings_source(run)
     if runs_isolated(run.method, isolated):
         return run.model_copy(update={"settings": described(run.method, asked, source=source).given})
     settings = validate(load_method(run.method).Settings, asked, source=source)
     return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
+
+
+def _use_tuned(data: dict[str, Any], tuned: Path) -> None:
+    """Take settings and tuning from a file of tuned settings."""
+    if given := data.get("settings"):
+        raise CosamError(
+            f"{tuned} holds all settings of the method, so method.{next(iter(given))} cannot be set as well. Leave out "
+            "one of them."
+        )
+    found = read_tuned(tuned, str(data["method"]))
+    data |= {"settings": dict(found.settings), "tuning": found.tuning}
 
 
 def method_settings(overrides: Sequence[str]) -> dict[str, Any]:

@@ -11,13 +11,10 @@ from pathlib import Path
 
 from cosam_bench.core.devices import reset_peak_memory
 from cosam_bench.core.hashing import sha256_file
-from cosam_bench.data.prompts import joined
-from cosam_bench.data.samples import union
 from cosam_bench.evaluation.scoring import ignore_predictions
 from cosam_bench.experiments.example_masks import ExampleMasks
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed, guarded_hook
-from cosam_bench.experiments.method_hosts import Task
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.prompt_scorer import PromptScorer
 from cosam_bench.experiments.row_reuse import FrozenRow
@@ -191,7 +188,7 @@ class Runner:
 
     def _learn(self, step: int, before: StepResult | None) -> StepResult:
         """Let the method, as it was after the step before, learn the step's domain, and save its state."""
-        task = self._task(step)
+        task = self._experiment.task(step)
         self._reporter.say(f"Learning {task.name} (step {step} of {self._experiment.steps[-1]})")
         after = self._record.state_file(step)
         learned = self._host.learn(task, before=self._state(before), after=after)
@@ -206,15 +203,6 @@ class Runner:
             state_sha256=sha256_file(after),
             reported=learned.reported,
         )
-
-    def _task(self, step: int) -> Task:
-        experiment = self._experiment
-        number = experiment.steps.index(step)
-        if not experiment.method.card.all_at_once:
-            domain = experiment.domains[step - 1]
-            return Task(domain.name, domain.train, experiment.train_prompts[domain.name], number)
-        prompts = joined([experiment.train_prompts[domain.name] for domain in experiment.domains])
-        return Task("all", union(experiment.domains, "all"), prompts, number)
 
     def _state(self, after: StepResult | None) -> Path | None:
         """The file of the state after a step; None: before the first domain."""

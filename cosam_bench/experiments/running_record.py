@@ -267,6 +267,7 @@ class RunningRecord:
             retention=retention,
             marks=experiment.marks,
             budget=experiment.method.card.budget,
+            tuning=config.tuning,
             conditions=experiment.conditions,
             image_counts=experiment.image_counts,
             weights_sha256=experiment.bench.sam.checkpoint_digest,

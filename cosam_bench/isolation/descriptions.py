@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from cosam_bench.core.search_ranges import SearchRange, range_from
 from cosam_bench.isolation.faults import WorkerFault
 from cosam_bench.isolation.messages import BadMessage
 from cosam_bench.isolation.payloads import (
@@ -29,6 +30,7 @@ class MethodFacts:
         counted: those that differ from their defaults.
         rule: the hash of its code.
         needs_training: why experts that were trained elsewhere are not enough for it; empty if they are.
+        ranges: in which its settings are tuned, by their names.
     """
 
     asked: str
@@ -38,6 +40,7 @@ class MethodFacts:
     counted: Values
     rule: str
     needs_training: str = ""
+    ranges: Mapping[str, SearchRange] = field(default_factory=dict)
 
 
 def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodFacts:
@@ -58,13 +61,17 @@ def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodF
             card = card_from(found.values.get("card"))
         except BadMessage as error:
             raise worker.bad(str(error)) from None
-        parts = [found.values.get(name) for name in ("settings", "given", "counted")]
+        parts = [found.values.get(name) for name in ("settings", "given", "counted", "ranges")]
         rule, needs_training = found.text("rule"), found.text("needs_training")
         if not all(isinstance(part, dict) for part in parts) or len(rule) != 64:
             raise worker.bad("a description without settings or rule")
         worker.finish()
-        resolved, given, counted = (dict(part) for part in parts if isinstance(part, dict))
-        return MethodFacts(asked, card, resolved, given, counted, rule, needs_training)
+        resolved, given, counted, tables = (dict(part) for part in parts if isinstance(part, dict))
+        try:
+            ranges = {str(name): range_from(table) for name, table in tables.items()}
+        except (TypeError, ValueError) as error:
+            raise worker.bad(f"a range of a setting that is none: {error}") from None
+        return MethodFacts(asked, card, resolved, given, counted, rule, needs_training, ranges)
 
 
 def text_of(fault: WorkerFault, asked: str) -> str:

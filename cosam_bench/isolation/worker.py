@@ -19,6 +19,7 @@ from cosam_bench.core.arithmetic import round_as
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.devices import peak_memory_bytes, reset_peak_memory, synchronise
 from cosam_bench.core.hashing import digest_tensors
+from cosam_bench.core.search_ranges import search_ranges
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.isolation.audit import Audit
 from cosam_bench.isolation.faults import WorkerFault, fault_of
@@ -137,6 +138,7 @@ class _Worker:
                 "counted": counted_settings(settings),
                 "rule": rule_digest(method),
                 "needs_training": method.needs_training(settings),
+                "ranges": {name: one.as_table() for name, one in search_ranges(method.Settings).items()},
             }
             self._parent.tell("described", facts)
 

@@ -19,5 +19,6 @@ class ServedScale(Settings):
         1.0,
         "factor of the served change; what the rule carries to the next domain is not scaled",
         source="the paper, whose rule has no such factor",
+        search=(0.25, 4.0, "log"),
         gt=0,
     )

@@ -1,9 +1,13 @@
-"""What a Python file means: its syntax without comments, docstrings, formatting, and the modules' names."""
+"""What a Python file means: its syntax without comments, docstrings, formatting, and the modules' names.
+
+The ranges in which settings are tuned, ``setting(..., search=...)``, decide no score and have no meaning here either.
+"""
 
 from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +83,7 @@ class _Reader:
         if isinstance(value, ast.Constant):
             return ["Constant", type(value.value).__name__, repr(value.value)]
         if isinstance(value, ast.AST):
-            fields = sorted((name, field) for name, field in ast.iter_fields(value) if name not in _NO_MEANING)
+            fields = sorted((name, field) for name, field in _fields(value) if name not in _NO_MEANING)
             forms = ((name, self.form(field)) for name, field in fields if field is not None)
             return [type(value).__name__, *([name, form] for name, form in forms if form != [])]
         if isinstance(value, list):
@@ -100,6 +104,21 @@ class _Reader:
             if statement is not None and not _does_nothing(statement):
                 found.append(self.form(statement))
         return found
+
+
+def _fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """The fields of a node; of the call of ``setting`` without the range of a search."""
+    is_setting = isinstance(node, ast.Call) and (_chain(node.func) or (getattr(node.func, "id", ""),))[-1] == "setting"
+    for name, field in ast.iter_fields(node):
+        if is_setting and name == "keywords":
+            yield name, [word for word in field if word.arg != "search" or not _is_range(word.value)]
+        else:
+            yield name, field
+
+
+def _is_range(value: ast.expr) -> bool:
+    parts = value.elts if isinstance(value, ast.Tuple) else [value]
+    return all(isinstance(part, ast.Constant) for part in parts)
 
 
 def _imports(statement: ast.Import | ast.ImportFrom) -> list[Import]:

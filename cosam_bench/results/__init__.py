@@ -2,6 +2,7 @@
 
 Modules, bottom to top:
 
+tuning: how a run's settings were tuned
 run_info: what run.json holds
 protocol_defaults: what a setting is that nobody gave
 protocol_match: in what a run differs from its protocol

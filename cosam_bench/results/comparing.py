@@ -10,7 +10,7 @@ from cosam_bench.evaluation.contributions import Place, RunScores
 from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.results.comparison import Comparison, Pair, compared
-from cosam_bench.results.conditions import Measured, differing_conditions, measured_runs
+from cosam_bench.results.conditions import Measured, differing_conditions, measured_runs, mixed_budgets
 from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import find_records, load_record
 from cosam_bench.results.row_intervals import RANKED_BY, check_level, latest_runs, place_of
@@ -62,7 +62,11 @@ def compare(
         protocol=_conditions(one[0]),
         experts=_experts(records, one[0], metric) if asked.needs_experts else {},
         level=level,
-        notes=list(dict.fromkeys([*notes, *more, *(f"Left out: {problem}" for problem in unreadable)])),
+        notes=list(
+            dict.fromkeys(
+                [*notes, *more, *mixed_budgets([one[0], other[0]]), *(f"Left out: {problem}" for problem in unreadable)]
+            )
+        ),
     )
 
 
@@ -117,11 +121,14 @@ def _same_conditions(
 
 
 def _check_settings(name: str, runs: Sequence[Measured]) -> None:
-    by_settings = {run.variant[1]: run.record.name for run in runs}
+    by_settings = {(run.variant.settings, run.info.tuned): run.record.name for run in runs}
     if len(by_settings) > 1:
-        listed = "; ".join(f"{record} {settings}" for settings, record in by_settings.items())
+        listed = "; ".join(
+            f"{record} {settings}{f' (tuned: {tuned})' if tuned else ''}"
+            for (settings, tuned), record in by_settings.items()
+        )
         raise CosamError(f"{name!r} was run with several settings. Name one record of: {listed}.")
-    by_code = {run.variant[2]: run.record.name for run in runs}
+    by_code = {run.variant.code: run.record.name for run in runs}
     if len(by_code) > 1:
         raise CosamError(
             f"The code of {name!r} changed between its runs. Name one record of: {', '.join(by_code.values())}."

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
@@ -18,6 +18,22 @@ from cosam_bench.results.run_info import BROUGHT_IN, Conditions, RunInfo
 
 # Parts of a protocol that change nothing, or whose contents are hashed in place of their names.
 _HASHED_ELSEWHERE = (("title",), ("stream",), ("methods",), ("model",), ("adapter", "start"))
+
+
+class Variant(NamedTuple):
+    """What the runs of one row of a table have in common.
+
+    Attributes:
+        method: its name.
+        settings: as JSON.
+        tuned: the budget of their tuning in words; empty without.
+        code: the hash of the method's code.
+    """
+
+    method: str
+    settings: str
+    tuned: str
+    code: str
 
 
 @dataclass(frozen=True)
@@ -45,9 +61,10 @@ class Measured:
         return protocol_title(self.info.protocol, self.info.protocol_version, self.differs)
 
     @property
-    def variant(self) -> tuple[str, str, str]:
-        """What a row of a table has in common: the method, its settings as JSON, and the hash of its code."""
-        return self.info.method, json.dumps(self.info.settings, sort_keys=True), self.info.rule
+    def variant(self) -> Variant:
+        """What a row of a table has in common."""
+        info = self.info
+        return Variant(info.method, json.dumps(info.settings, sort_keys=True), info.tuned, info.rule)
 
 
 def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measured], list[str]]:
@@ -65,7 +82,7 @@ def measured_runs(records: Sequence[Record], *, metric: str) -> tuple[list[Measu
             runs.append(Measured(record, matrix, _comparison_key(record.info, differs), differs))
         except CosamError as error:
             notes.append(f"Left out: {error}")
-    return runs, notes + _set_apart(runs) + _mixed_versions(runs)
+    return runs, notes + _set_apart(runs) + _mixed_versions(runs) + mixed_budgets(runs)
 
 
 def comparison_key(info: RunInfo) -> str:
@@ -160,6 +177,27 @@ def _mixed_versions(runs: Iterable[Measured]) -> list[str]:
             notes.append(
                 f"{protocol}, {conditions}: its runs were measured with different software ({', '.join(differing)}); "
                 "scores may differ for that reason."
+            )
+    return notes
+
+
+def mixed_budgets(runs: Iterable[Measured]) -> list[str]:
+    """One note for each set of comparable runs whose settings were tuned with different budgets.
+
+    Methods without settings fit to every budget.
+    """
+    by_conditions: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.info.settings:
+            methods = by_conditions[run.info.protocol, run.conditions][run.info.tuned or "not tuned"]
+            methods += [run.info.method] * (run.info.method not in methods)
+    notes = []
+    for (protocol, conditions), budgets in by_conditions.items():
+        if len(budgets) > 1:
+            listed = "; ".join(f"{budget}: {', '.join(methods)}" for budget, methods in sorted(budgets.items()))
+            notes.append(
+                f"{protocol}, {conditions}: settings were tuned with different budgets ({listed}). Compare methods "
+                "within one budget; ranks do not tell them apart."
             )
     return notes
 

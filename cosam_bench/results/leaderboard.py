@@ -45,6 +45,7 @@ COLUMNS: tuple[str, ...] = (
     "model",
     "differs",
     "budget",
+    "tuned",
 )
 
 
@@ -59,7 +60,7 @@ def leaderboard(
     level: float = 0.95,
     sort_by: str = RANKED_BY,
 ) -> DataFrame:
-    """One row per protocol, conditions, method, its code and settings; within one set of conditions the best first.
+    """One row per protocol, conditions, method, its code, settings and tuning; within equal conditions the best first.
 
     Each figure is the mean over the complete runs, ``<figure>_std`` the sample deviation (empty for one run);
     a figure that one of the runs lacks is empty. Costs are combined as ``COSTS`` says. Figures that need the
@@ -74,7 +75,7 @@ def leaderboard(
 
     ``differs`` says in what the runs differ from the protocol, see ``protocol_match``; it is empty for the protocol's
     own, which come first, and only beside which published rows belong. ``budget`` is the card's, and empty for
-    records that do not say.
+    records that do not say. ``tuned`` is the budget of tuning, empty for settings that were not tuned.
 
     Rows of ``published`` numbers follow the measured ones, with ``published`` as their origin, conditions and
     mark. They enter no mean and do not affect the order of measured rows.
@@ -247,6 +248,7 @@ def _row(runs: Sequence[Measured], experts: Mapping[_Place, Measured], domains: 
         "model": ", ".join(dict.fromkeys(filter(None, map(model_name, infos)))),
         "differs": runs[0].differs,
         "budget": ", ".join(dict.fromkeys(info.budget for info in infos if info.budget)),
+        "tuned": infos[0].tuned,
     }
     matrices = [run.matrix if domains is None else run.matrix.only(domains) for run in runs]
     theirs = [None if (found := experts.get(_place(run))) is None else found.matrix for run in runs]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _RUN_FACTS = ("origin", "protocol", "version", "conditions", "model", "method", "settings", "marks", "metric")
-_RUN_COUNTS = ("runs", "seeds", "orders", "interval_runs", "interval_basis", "differs", "budget")
+_RUN_COUNTS = ("runs", "seeds", "orders", "interval_runs", "interval_basis", "differs", "budget", "tuned")
 
 
 def csv_text(frame: DataFrame) -> str:
@@ -140,13 +140,13 @@ def _cells(
 ) -> tuple[list[str], list[list[str]]]:
     """The heads, and the cells row by row; columns without values are left out."""
     columns = in_table_order([column for column in board.columns if not board.is_empty(column)])
-    ranks, budgets = ["rank"] if board.has_ranks else [], ["budget"] if board.has_budgets else []
-    heads = ["method", "runs", *ranks, *(column.title for column in columns), *budgets]
+    ranks, facts = ["rank"] if board.has_ranks else [], board.facts
+    heads = ["method", "runs", *ranks, *(column.title for column in columns), *facts]
     return [escaped(head) for head in heads], [
         [escaped(" ".join([row.label, *row.settings])), row.runs, *([escaped(row.rank)] if ranks else [])]
         + [_value(row, column, number, best) for column in columns]
-        + ([escaped(row.budget)] if budgets else [])
-        for row in board.rows
+        + [escaped(cells[index]) for cells in facts.values()]
+        for index, row in enumerate(board.rows)
     ]
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.row_intervals import place_of
 
-Key = tuple[str, int, str, str, str, str]
-"""A row: protocol, its version, conditions, method, settings as JSON, and the hash of the method's code."""
+Key = tuple[str, int, str, str, str, str, str]
+"""A row: protocol, its version, conditions, method, settings as JSON, their tuning, and the hash of the method's
+code."""
 
 
 def notes_on_rows(rows: Mapping[Key, Sequence[Measured]]) -> list[str]:
@@ -33,8 +34,9 @@ def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
     """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
     tables: dict[str, dict[str, list[object]]] = defaultdict(dict)
     for key, members in groups.items():
-        protocol, _, conditions, method, settings, _ = key
+        protocol, _, conditions, method, settings, tuned, _ = key
         row = method if settings == "{}" else f"{method} {settings}"
+        row += f" (tuned: {tuned})" if tuned else ""
         row += f" ({code_mark(key, groups)})" if code_mark(key, groups) else ""
         tables[f"{protocol} {conditions}"][row] = [place_of(run) for run in members]
     notes = []

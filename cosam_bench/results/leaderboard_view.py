@@ -53,6 +53,7 @@ class Row:
         cells: by the column's name.
         best: the columns in which it has the best value of the rows without a mark.
         budget: of what the method keeps between domains, from its card; ``MISSING`` if the record does not say.
+        tuned: the budget of tuning; ``MISSING`` for settings that were not tuned.
         is_marked: whether there is something to know before comparing it.
         is_published: whether a paper printed it.
     """
@@ -64,6 +65,7 @@ class Row:
     cells: Mapping[str, str]
     best: frozenset[str]
     budget: str
+    tuned: str
     is_marked: bool
     is_published: bool
 
@@ -90,9 +92,10 @@ class Board:
         return any(row.rank for row in self.rows)
 
     @property
-    def has_budgets(self) -> bool:
-        """Whether any row's record says what the method keeps."""
-        return any(row.budget != MISSING for row in self.rows)
+    def facts(self) -> dict[str, list[str]]:
+        """The columns of words after the numbers that any row has, by their heads: a cell for each row."""
+        columns = {"budget": [row.budget for row in self.rows], "tuned": [row.tuned for row in self.rows]}
+        return {head: cells for head, cells in columns.items() if set(cells) != {MISSING}}
 
     def is_empty(self, column: Column) -> bool:
         """Whether no row has a value."""
@@ -200,14 +203,16 @@ def _row(
         cells={column.name: _cell(row, column) for column in columns},
         best=frozenset(name for name, value in best.items() if float(row[name]) == value),
         budget=str(row["budget"]) or MISSING,
+        tuned=str(row["tuned"]) or MISSING,
         is_marked=bool(row["marks"]),
         is_published=row["origin"] == "published",
     )
 
 
 def _settings(row: Series, rows: Sequence[Series]) -> tuple[str, ...]:
-    """The settings in which the rows of the method differ."""
-    others = [json.loads(other["settings"]) for other in rows if other["method"] == row["method"]]
+    """The settings in which the rows of the method differ, those of other budgets of tuning left out."""
+    alike = [other for other in rows if (other["method"], other["tuned"]) == (row["method"], row["tuned"])]
+    others = [json.loads(other["settings"]) for other in alike]
     return told_settings(json.loads(row["settings"]), others)
 
 

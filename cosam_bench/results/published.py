@@ -254,6 +254,7 @@ def leaderboard_rows(published: Sequence[Published], *, metric: str) -> list[dic
                     "marks": ", ".join(("published", *row.marks)),
                     "differs": "",
                     "budget": "",
+                    "tuned": "",
                     "runs": row.runs,
                     "seeds": row.runs,
                 }

@@ -15,6 +15,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.reading import read_text
 from cosam_bench.core.settings import Settings, validate
+from cosam_bench.results.tuning import Tuning, tuned_text
 
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
@@ -132,6 +133,7 @@ class RunInfo(Settings):
         retention: the domains that are only ever tested.
         marks: what to know before comparing the result, from the method's card.
         budget: of what the method keeps between domains, from its card; empty in records that do not say.
+        tuning: how the settings were tuned; null if they were not, and in records that do not say.
         conditions: what must be equal for scores to be comparable.
         image_counts: by the domain's name, the number of its images and the one that its card states, if they differ;
             with ``--limit``, the number used and the one there.
@@ -178,11 +180,17 @@ class RunInfo(Settings):
     isolated: bool | None = None
     experts: dict[str, str] = Field(default_factory=dict)
     budget: str = ""
+    tuning: Tuning | None = None
     started: str
     error: str | None = None
     cost: Cost = Cost()
     summary: dict[str, dict[str, NullableFloat]] = Field(default_factory=dict)
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+
+    @property
+    def tuned(self) -> str:
+        """The budget of tuning in words; empty without."""
+        return tuned_text(self.tuning, protocol=self.protocol, domains=self.order)
 
     def to_json(self) -> str:
         """Indented JSON that ends with a line break; undefined numbers are null."""

@@ -130,7 +130,7 @@ def _scale_of(column: str) -> float:
 
 def _row(key: Key, runs: Sequence[Measured], code: str) -> dict[str, Any]:
     marks = dict.fromkeys(mark for run in runs for mark in (*run.info.marks, code) if mark)
-    protocol, version, conditions, method, settings, _ = key
+    protocol, version, conditions, method, settings, *_ = key
     row: dict[str, Any] = {
         "protocol": protocol,
         "version": version,

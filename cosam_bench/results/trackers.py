@@ -67,6 +67,7 @@ def tracked_run(record: Record, *, name: str | None = None) -> TrackedRun:
         "marks": list(info.marks),
         "differs": record.differs,
         "budget": info.budget,
+        "tuned": info.tuned,
         "commit": info.commit,
         "versions": dict(info.versions),
         "hardware": dict(info.hardware),

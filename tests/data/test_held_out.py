@@ -59,5 +59,5 @@ def test_which_images_are_held_out_does_not_depend_on_their_order() -> None:
 
 
 def test_one_image_cannot_be_divided() -> None:
-    with pytest.raises(CosamError, match=r"of 'made' has 1 image, so none can be held out.*without --scales"):
+    with pytest.raises(CosamError, match=r"of 'made' has 1 image, so none can be held out.*Add images"):
         hold_out(split(1, samples=3))

@@ -35,7 +35,7 @@ def test_what_a_model_cannot_take_is_said_before_any_data_is_read(
     quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.setattr(
-        "cosam_bench.experiments.experiment.open_stream", lambda *_, **__: pytest.fail("the data was read")
+        "cosam_bench.experiments.run_data.open_stream", lambda *_, **__: pytest.fail("the data was read")
     )
     defaults = ("adapter.rank=8", "adapter.alpha=8.0")
     run = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=(*defaults, *asked))

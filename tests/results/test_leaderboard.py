@@ -90,7 +90,7 @@ def test_the_budget_is_the_last_column_and_empty_for_records_that_do_not_say(tmp
     records = [record(tmp_path, "kmerge", budget="K adapters"), record(tmp_path, "old")]
     records.append(record(tmp_path, "kmerge", budget="K adapters", seed=1))
     frame = leaderboard(records)
-    assert COLUMNS[-1] == "budget"
+    assert COLUMNS[-2:] == ("budget", "tuned")
     assert row_of(frame, "kmerge")["budget"] == "K adapters"
     assert row_of(frame, "old")["budget"] == ""
     wide = text_of(render_leaderboard(frame, width=160), width=160)

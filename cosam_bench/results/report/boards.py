@@ -14,7 +14,7 @@ from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.intervals import Interval
 from cosam_bench.evaluation.ranks import RankInterval
 from cosam_bench.results.cell_text import told_settings
-from cosam_bench.results.conditions import Measured, measured_runs
+from cosam_bench.results.conditions import Measured, Variant, measured_runs
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard_notes import code_mark
 from cosam_bench.results.prompt_gaps import prompt_notes
@@ -116,9 +116,6 @@ def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], l
     return boards, notes
 
 
-_Variant = tuple[str, str, str]  # as ``Measured.variant``
-
-
 def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
     """The runs, of several with the same method, conditions, seed and order the latest alone."""
     kept: dict[tuple[object, ...], Measured] = {}
@@ -132,7 +129,7 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
 
 
 def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: str) -> tuple[Entry, ...]:
-    groups: dict[_Variant, list[Measured]] = defaultdict(list)
+    groups: dict[Variant, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.variant].append(run)
     found = table_intervals(
@@ -158,12 +155,13 @@ def _best_first(value: float, is_high: bool) -> tuple[bool, float]:
     return math.isnan(value), -value if is_high else value
 
 
-def _labels(keys: Sequence[_Variant]) -> dict[_Variant, str]:
-    """The method's name, with the settings and the code in which entries of that method differ."""
+def _labels(keys: Sequence[Variant]) -> dict[Variant, str]:
+    """The method's name, with the settings, the tuning and the code in which entries of that method differ."""
     labels = {}
     for key in keys:
-        method, text, _ = key
-        others = [json.loads(other) for name, other, _ in keys if name == method]
-        told = [*told_settings(json.loads(text), others), code_mark(key, keys)]
-        labels[key] = " ".join(filter(None, [method, *told]))
+        others = [other for other in keys if other.method == key.method]
+        told = [f"tuned by {key.tuned}" if key.tuned else "not tuned"] * (len({other.tuned for other in others}) > 1)
+        alike = [json.loads(other.settings) for other in others if other.tuned == key.tuned]
+        told += told_settings(json.loads(key.settings), alike)
+        labels[key] = " ".join(filter(None, [key.method, *told, code_mark(key, keys)]))
     return labels

@@ -125,7 +125,7 @@ def board_view(board: Board) -> BoardView:
     ]
     return BoardView(
         board=board,
-        columns=(rank, runs, *figures),
+        columns=(rank, runs, *figures, *([_TUNED] if _has_tuned(board) else [])),
         rows=tuple((entry, _row(entry, board, shown)) for entry in board.entries),
         cost_columns=tuple(costs),
         cost_rows=tuple((entry, tuple(_cost(entry.costs[name]) for name in COSTS)) for entry in board.entries),
@@ -135,6 +135,13 @@ def board_view(board: Board) -> BoardView:
         charts=tuple(_charts(board)),
         entries=tuple(_entry_view(entry, board.file_stem) for entry in board.entries),
     )
+
+
+_TUNED = Column("Tuned", "settings tried on held-out training images", kind="text")
+
+
+def _has_tuned(board: Board) -> bool:
+    return any(entry.info.tuned for entry in board.entries)
 
 
 def _is_known(entry: Entry, name: str) -> bool:
@@ -147,7 +154,8 @@ def _first(figure: Figure, metric: str) -> Literal["ascending", "descending"]:
 
 def _row(entry: Entry, board: Board, figures: Sequence[Figure]) -> tuple[TableCell, ...]:
     runs = TableCell(str(len(entry.runs)), value=str(len(entry.runs)))
-    return (_rank(entry.rank), runs, *(_figure_cell(entry, board, figure) for figure in figures))
+    tuned = [TableCell(entry.info.tuned or "\N{EN DASH}", value=entry.info.tuned)] if _has_tuned(board) else []
+    return (_rank(entry.rank), runs, *(_figure_cell(entry, board, figure) for figure in figures), *tuned)
 
 
 def _rank(rank: RankInterval | None) -> TableCell:
@@ -195,6 +203,7 @@ def _leaderboard_csv(board: Board, figures: Sequence[Figure]) -> str:
             name = figure.name if part == "estimate" else f"{figure.name}_{part}"
             columns[name] = [getattr(entry.figures[figure.name], part) for entry in entries]
     columns |= {"differs": [board.differs] * len(entries), "budget": [entry.info.budget for entry in entries]}
+    columns |= {"tuned": [entry.info.tuned for entry in entries]}
     return csv_of(columns)
 
 

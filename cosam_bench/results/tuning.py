@@ -1,0 +1,63 @@
+"""How a run's settings were tuned: its budget, and how tables name it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+from pydantic import Field
+
+from cosam_bench.core.settings import Settings
+
+
+class Tuning(Settings):
+    """The budget of a method's tuning; ``tuning`` in ``run.json`` and ``config.toml``.
+
+    Attributes:
+        trials: settings that were tried, the defaults and those that failed included.
+        objective: what was maximised: Last of the mean IoU on the images held out.
+        held_out: share of each domain's training images that was scored, and not trained on.
+        images: held-out samples that each trial was scored on.
+        protocol: the protocol that was tuned on.
+        domains: those that were tuned on, in the order of learning.
+        seed: of the sampler, and of training and prompts in the trials.
+        sampler: what proposed the settings.
+        optuna: the version of Optuna.
+        file: the sha256 of the file with the tuned settings.
+    """
+
+    trials: int = Field(ge=1)
+    objective: Literal["last_iou"] = "last_iou"
+    held_out: float = Field(gt=0, lt=1)
+    images: int = Field(ge=1)
+    protocol: str
+    domains: tuple[str, ...]
+    seed: int = Field(ge=0)
+    sampler: Literal["tpe", "random"]
+    optuna: str
+    file: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+
+
+def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]) -> str:
+    """The budget as tables name it; empty for settings that were not tuned.
+
+    Args:
+        tuning: of the run.
+        protocol: the run's, which is named only if another one was tuned on.
+        domains: the run's.
+
+    >>> facts = {"trials": 20, "held_out": 0.25, "images": 6, "seed": 0, "sampler": "tpe", "optuna": "5.0.0"}
+    >>> entry = Tuning(protocol="mini", domains=("pill",), **facts)
+    >>> tuned_text(entry, protocol="mini", domains=["pill"]), tuned_text(entry, protocol="open", domains=["polyp"])
+    ('20 trials', '20 trials on mini')
+    >>> tuned_text(entry, protocol="mini", domains=["pill", "polyp"])
+    '20 trials on 1 of 2 domains'
+    """
+    if tuning is None:
+        return ""
+    text = f"{tuning.trials} trials" if tuning.trials > 1 else "1 trial"
+    if tuning.protocol != protocol:
+        return f"{text} on {tuning.protocol}"
+    if set(tuning.domains) != set(domains):
+        return f"{text} on {len(tuning.domains)} of {len(domains)} domains"
+    return text
