@@ -212,6 +212,7 @@ def sweep(
     workers: int | None = None,
     engine: str = "local",
     engine_options: Mapping[str, str] | None = None,
+    store: str | None = None,
     results: str | Path = "results",
     dry_run: bool = False,
 ) -> SweepResult:
@@ -220,8 +221,8 @@ def sweep(
     A second call runs only what is missing. A task that fails keeps those from running that need it, and no others.
 
     Args:
-        grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments;
-            docs/many-runs.md describes it.
+        grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments, and
+            optionally ``store``; docs/many-runs.md describes it.
         methods: each as for ``run``.
         orders: how many: the stream's own, ``random:1``, ``random:2`` and so on; or a list of orders as for ``run``,
             ``stream`` for the stream's own.
@@ -236,6 +237,8 @@ def sweep(
         workers: how many processes, or jobs of Slurm at once; None: one per GPU, or one per ``threads`` cores.
         engine: ``local``, ``ray`` or ``slurm``; docs/many-runs.md describes them.
         engine_options: of the engine, such as the ``address`` of a cluster of Ray.
+        store: the address through which workers exchange files, such as ``s3://bucket/prefix``, which needs the extra
+            ``s3``; None: the grid's, else all workers see ``results``.
         results: the folder of records.
         dry_run: run nothing; only count the tasks and estimate their time.
 
@@ -271,7 +274,7 @@ def sweep(
         }
         found = validate(Grid, given, source="The sweep's arguments")
     choice = EngineChoice(engine, dict(engine_options or {}))
-    return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run, engine=choice)
+    return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run, engine=choice, store=store)
 
 
 def tune(

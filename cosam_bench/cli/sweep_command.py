@@ -51,9 +51,17 @@ EngineOption = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="An option of the engine, such as address of ray; repeatable."),
 ]
+StoreAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Workers exchange files through this address, such as s3://bucket/prefix, not through the folder.",
+    ),
+]
 StatusOf = Annotated[
-    Path | None,
-    typer.Option("--status", metavar="DIR", help="Print how far the sweep of this folder is, and run nothing."),
+    str | None,
+    typer.Option("--status", metavar="DIR", help="Print how far the sweep of this folder or store is; run nothing."),
 ]
 
 
@@ -71,6 +79,7 @@ def sweep(
     workers: Workers = None,
     engine: EngineName = "local",
     engine_option: EngineOption = None,
+    store: StoreAddress = None,
     results: Results = Path("results"),
     dry_run: DryRun = False,
     status: StatusOf = None,
@@ -80,12 +89,12 @@ def sweep(
     Give the same command again to run what is missing. A task that fails keeps those from running that need it, and
     no others.
     """
+    if status is not None:
+        _print_status(status)
+        return
     from cosam_bench.sweeps.engine_choice import EngineChoice, options_from_texts
     from cosam_bench.sweeps.sweep import sweep as run_sweep
 
-    if status is not None:
-        _print_status(expanded(status))
-        return
     names = None if methods is None else comma_separated(methods)
     found = _grid(
         grid,
@@ -104,7 +113,7 @@ def sweep(
         def on_start(result: SweepResult) -> None:
             _print_plan(result)
             if not dry_run:
-                view.enter_context(live_view(results))
+                view.enter_context(live_view(store or found.store or expanded(results)))
 
         try:
             done = run_sweep(
@@ -113,6 +122,7 @@ def sweep(
                 workers=workers,
                 dry_run=dry_run,
                 engine=chosen,
+                store=store,
                 on_start=on_start,
                 on_task=_print_task,
             )
@@ -128,10 +138,12 @@ def sweep(
         raise Failed(f"{len(done.failed)} tasks could not be done. Correct the cause, and give the same command again.")
 
 
-def _print_status(results: Path) -> None:
+def _print_status(place: str) -> None:
+    from cosam_bench.sweeps.artifact_store import is_address
     from cosam_bench.sweeps.status import StatusReader
 
-    results_console().print(status_view(StatusReader(results).read()))
+    reader = StatusReader(place if is_address(place) else expanded(place))
+    results_console().print(status_view(reader.read()))
 
 
 def _grid(file: Path | None, *, orders: str | None, seeds: str | None, **others: object) -> Grid:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from cosam_bench.sweeps.status import Status
 
 _SECONDS = 2.0  # between two looks at the files
+_STORE_SECONDS = 15.0  # at those in a store, which takes one request per thousand
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 _SHOWN = 10  # rows of the leaderboard, running tasks and failures on one screen
 
 
 @contextmanager
-def live_view(results: Path) -> Iterator[None]:
-    """The state of the sweep that runs in a folder, below what is printed; nothing unless on a terminal."""
+def live_view(place: Path | str) -> Iterator[None]:
+    """The state of the sweep that runs, below what is printed; nothing unless on a terminal.
+
+    Args:
+        place: the folder of records, or the address of a store.
+    """
     if not sys.stderr.isatty():
         yield
         return
@@ -31,11 +36,12 @@ def live_view(results: Path) -> Iterator[None]:
 
     from cosam_bench.sweeps.status import StatusReader
 
-    reader = StatusReader(results)
+    reader = StatusReader(place)
+    seconds = _SECONDS if isinstance(place, Path) else _STORE_SECONDS
     with Live(
         get_renderable=lambda: status_view(reader.read()),
         console=notes_console(),
-        refresh_per_second=1 / _SECONDS,
+        refresh_per_second=1 / seconds,
         transient=True,
     ):
         yield

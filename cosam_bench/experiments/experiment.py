@@ -45,6 +45,7 @@ from cosam_bench.method.registry import is_built_in, load_method, short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.protocol_match import is_another_experiment, protocol_differences
+from cosam_bench.results.records import SHARED
 from cosam_bench.results.run_info import BROUGHT_IN, Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
 from cosam_bench.sam.batch_size import resolve_batch_size
@@ -56,7 +57,6 @@ from cosam_bench.sam.sam import Sam
 from cosam_bench.training.expert_store import ExpertStore
 from cosam_bench.training.given_experts import GivenExperts
 
-SHARED = "_shared"
 _SHARE_OF_HOST_MEMORY = 8  # pinned memory cannot be swapped out; the loader of images takes another eighth
 NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
 

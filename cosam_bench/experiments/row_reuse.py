@@ -18,9 +18,10 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.data.prompt_settings import GRID
-from cosam_bench.experiments.experiment import SHARED, Experiment
+from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.fingerprint import SCORE_VERSION
 from cosam_bench.experiments.step_result import StepResult
+from cosam_bench.results.records import SHARED
 
 
 class FrozenRow:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, is_locked, is_temporary
+from cosam_bench.results.records import SHARED
 from cosam_bench.results.run_info import read_run_info
 
 CACHES = ("experts", "image_scores", "prefix", "rows", "tasks")
@@ -78,7 +79,7 @@ def cached(results: Path) -> list[Removable]:
 
     A time of use is that of writing for experts, rows and image scores, and of the last reading for features.
     """
-    folders = [results / "_shared" / name for name in CACHES]
+    folders = [results / SHARED / name for name in CACHES]
     paths = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]
     kept = [_removable(path) for path in paths if not is_temporary(path) and path.suffix != ".lock"]
     return sorted(kept, key=lambda one: (one.used, one.path))

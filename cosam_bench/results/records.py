@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CSV_BYTES = 1 << 28  # of a file of scores: two million lines
 _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
+SHARED = "_shared"
+"""The folder, in a folder of results, of what runs share."""
 SCORES_FILE = "scores.csv"
 SCALES_FILE = "scales.csv"
 PROMPTS_FILE = "prompts.csv"

@@ -23,7 +23,8 @@ SCHEMA: Literal[2] = 2
 BROUGHT_IN = "experts brought in"
 """The mark of a run that trained no expert itself."""
 
-_BYTES = 1 << 24  # a run over a thousand domains writes 2 MB
+RUN_BYTES = 1 << 24
+"""The most that is read: a run over a thousand domains writes 2 MB."""
 
 Status = Literal["running", "complete", "failed", "interrupted"]
 NullableFloat = Annotated[
@@ -204,15 +205,35 @@ def read_run_info(path: Path) -> RunInfo:
         CosamError: the file is missing or damaged, or has a form that this version does not know.
     """
     try:
-        text = read_text(path, limit_bytes=_BYTES)
+        text = read_text(path, limit_bytes=RUN_BYTES)
+    except (OSError, ValueError) as error:
+        raise CosamError(_unreadable(path, error)) from None
+    return parse_run_info(text, source=str(path))
+
+
+def parse_run_info(text: str, *, source: str) -> RunInfo:
+    """The contents of a ``run.json`` from its text; older forms are brought to today's.
+
+    Args:
+        text: of the file.
+        source: the file, in messages.
+
+    Raises:
+        CosamError: the text is damaged, or has a form that this version does not know.
+    """
+    try:
         data = json.loads(text)
         if "\\ud" in text.lower():  # half a pair of surrogates is no text, and cannot be written again
             json.dumps(data, ensure_ascii=False).encode()
-    except (OSError, ValueError, RecursionError) as error:
-        raise CosamError(f"{path} cannot be read: {error}. Run it again, or delete its folder.") from None
+    except (ValueError, RecursionError) as error:
+        raise CosamError(_unreadable(source, error)) from None
     if not isinstance(data, dict):
-        raise CosamError(f"{path} is not a record of a run. Delete it, or choose another folder of results.")
-    return validate(RunInfo, _migrated(data, path), source=str(path))
+        raise CosamError(f"{source} is not a record of a run. Delete it, or choose another folder of results.")
+    return validate(RunInfo, _migrated(data, source), source=source)
+
+
+def _unreadable(source: str | Path, error: Exception) -> str:
+    return f"{source} cannot be read: {error}. Run it again, or delete its folder."
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
@@ -224,18 +245,18 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MappingP
 """By the schema of the old form: the step to the next one. A new schema adds an entry and leaves the others."""
 
 
-def _migrated(data: dict[str, Any], path: Path) -> dict[str, Any]:
+def _migrated(data: dict[str, Any], source: str) -> dict[str, Any]:
     schema = data.get("schema", 0)
     if type(schema) is not int or schema not in (*_MIGRATIONS, SCHEMA):
-        raise CosamError(_other_schema(path, schema))
+        raise CosamError(_other_schema(source, schema))
     while data["schema"] in _MIGRATIONS:
         data = _MIGRATIONS[data["schema"]](data)
     return data
 
 
-def _other_schema(path: Path, schema: object) -> str:
+def _other_schema(source: str, schema: object) -> str:
     readable = ", ".join(map(str, sorted({*_MIGRATIONS, SCHEMA})))
-    found = f"{path} has schema {schema!r}, this version of cosam-bench reads schema {readable}. "
+    found = f"{source} has schema {schema!r}, this version of cosam-bench reads schema {readable}. "
     if type(schema) is int and schema > SCHEMA:
         return found + "A newer version wrote it: update cosam-bench."
     if type(schema) is int:

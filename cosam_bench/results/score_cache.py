@@ -16,7 +16,7 @@ import numpy as np
 from cosam_bench.core.hashing import sha256_bytes, sha256_json
 from cosam_bench.evaluation.contributions import Floats, RunScores
 from cosam_bench.results.image_scores import parse_image_scores, read_scores_file
-from cosam_bench.results.records import Record
+from cosam_bench.results.records import SHARED, Record
 
 FORM = 1
 """Raised whenever the same file would be stored otherwise."""
@@ -45,7 +45,7 @@ def cached_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
 def _folder(record: Record) -> Path | None:
     """Where scores are kept; None if the record is not in a folder of results that runs share."""
     parents = record.folder.absolute().parents
-    shared = parents[2] / "_shared" if len(parents) > 2 else None
+    shared = parents[2] / SHARED if len(parents) > 2 else None
     return shared / "image_scores" if shared is not None and shared.is_dir() else None
 
 

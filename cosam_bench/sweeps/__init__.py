@@ -10,6 +10,8 @@ grid: what a sweep varies
 task: one task and its key
 contents: hashes of what the names in a grid stand for
 planning: from a grid to its tasks
+task_files: where files of tasks are, and a folder
+artifact_store: files of tasks at an address that all workers reach
 task_store: descriptions, outcomes and times of tasks as files
 estimate: what is left to do, and how long that takes
 status: how far a sweep is
@@ -19,6 +21,7 @@ local_engine: processes of this machine
 ray_engine: machines that Ray joins
 slurm_engine: jobs of Slurm
 engine_choice: an engine by its name
+exchange: between the folder of results and a store
 dispatch: tasks through an engine, each after those that it needs
 sweep: a grid planned and run
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from graphlib import TopologicalSorter
 
 from cosam_bench.sweeps.engines import Engine, Outcome
@@ -13,7 +13,7 @@ def dispatch(
     tasks: Iterable[Task],
     engine: Engine,
     *,
-    before: Callable[[Task], None] = lambda task: None,
+    before: Callable[[Sequence[Task]], None] = lambda tasks: None,
     after: Callable[[Task, Outcome], None] = lambda task, outcome: None,
 ) -> dict[str, str]:
     """Run tasks; one that fails keeps those from running that need it, and no others.
@@ -21,7 +21,7 @@ def dispatch(
     Args:
         tasks: a task that is needed but is not among them counts as done.
         engine: what runs them.
-        before: called with each task before it is submitted.
+        before: called with tasks before they are submitted: all that can begin at the same time.
         after: called with each task once it has ended.
 
     Returns:
@@ -34,8 +34,9 @@ def dispatch(
     failed: dict[str, str] = {}
     running = 0
     while True:
-        for key in ready.get_ready():
-            before(by_key[key])
+        if keys := ready.get_ready():
+            before([by_key[key] for key in keys])
+        for key in keys:
             engine.submit(key)
             running += 1
         if not running:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.results.records import SHARED
 from cosam_bench.sweeps.engines import Engine, Perform
 from cosam_bench.sweeps.grid import Grid
 
@@ -26,14 +27,24 @@ class EngineChoice:
     name: str = "local"
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Refuse a name or an option that does not exist; what only the engine knows, it says itself.
+    @property
+    def is_here(self) -> bool:
+        """Whether all tasks run on this machine."""
+        return self.name == "local"
+
+    def check(self, *, store: str | None = None) -> None:
+        """Refuse a name, an option or a store that does not fit; what only the engine knows, it says itself.
+
+        Args:
+            store: the address of a store that the tasks are to use.
 
         Raises:
-            CosamError: there is none of that name, or an option does not fit.
+            CosamError: there is none of that name, an option does not fit, or the store is of one process only.
         """
         if self.name not in ENGINES:
             raise unknown_name("engine", self.name, ENGINES)
+        if store is not None and store.startswith("memory://"):
+            raise CosamError(f"{store} is in the memory of one process; a sweep has several. Give another address.")
         known = {"local": (), "ray": ("address",)}.get(self.name)
         for key in self.options:
             if known is not None and key not in known:
@@ -64,7 +75,7 @@ class EngineChoice:
         if self.name == "slurm":
             from cosam_bench.sweeps.slurm_engine import SlurmEngine
 
-            folder = results / "_shared" / "slurm"
+            folder = results / SHARED / "slurm"
             return SlurmEngine(perform, folder=folder, options=self.options, threads=grid.threads, jobs=len(slots))
         from cosam_bench.sweeps.local_engine import LocalEngine
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from cosam_bench.method.registry import short_name
-from cosam_bench.sweeps.planning import Plan
 from cosam_bench.sweeps.task import Kind, Task
-from cosam_bench.sweeps.task_store import Done, TaskStore
+from cosam_bench.sweeps.task_store import Done
+
+if TYPE_CHECKING:
+    from cosam_bench.sweeps.planning import Plan
 
 
-def missing_tasks(plan: Plan, store: TaskStore, done: Mapping[str, Done]) -> list[Task]:
+def missing_tasks(plan: Plan, there: Container[str]) -> list[Task]:
     """The runs that are not complete, and the tasks that these need and that are not done, in the plan's order.
 
     Args:
-        done: those of the store.
+        plan: of the sweep.
+        there: the keys of tasks that are done, and of which what they made is still there.
     """
-    there = {key for key, one in done.items() if key in plan.tasks and store.is_there(one)}
     wanted: set[str] = set()
     for task in plan.tasks.values():
         if task.kind == "run" and task.key not in there:

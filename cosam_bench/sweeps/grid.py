@@ -50,6 +50,9 @@ class Grid(Settings):
         ge=1,
         le=1024,
     )
+    store: str = setting(
+        "", "the address through which workers exchange files, such as `s3://bucket/prefix`", source="none"
+    )
     isolated: bool | None = setting(
         None, "run methods in processes of their own; not given: those that are not built in", source="as `run`"
     )

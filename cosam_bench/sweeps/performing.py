@@ -4,52 +4,82 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, exclusive, write_atomically
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.experiments.shared_parts import keep_expert, keep_frozen_row
 from cosam_bench.method.registry import short_name
 from cosam_bench.sweeps.engines import Outcome
-from cosam_bench.sweeps.task_store import Described, Done, TaskStore
+from cosam_bench.sweeps.task_store import Described, Done, TaskStore, task_store
 
 
-def perform(results: Path, key: str, device: str | None = None) -> Outcome:
-    """Do the task of a key, and write what came of it to the folder of results.
+def perform(place: str, key: str, device: str | None = None, *, results: Path | None = None) -> Outcome:
+    """Do the task of a key, and write what came of it.
 
     Args:
-        results: the folder of records.
-        key: of a task that is described there.
+        place: the folder of records or the address of the store in which the task is described.
+        key: of the task.
         device: in place of the one in the task's settings, of the same kind.
+        results: the folder of records, with a store; None: this machine's own folder for it.
     """
-    import torch
-
-    store = TaskStore(results)
-    began = time.monotonic()
     try:
-        task = store.described(key)
-        torch.set_num_threads(task.threads)
-        config = task.config if device is None else task.config.model_copy(update={"device": device})
-        with exclusive(store.lock(key)):
-            made = _made(task, config, results)
-        shown = "" if made is None else made.relative_to(results).as_posix()
-        own = short_name(config.method) if task.kind == "run" else task.domain
-        like = (config.protocol.model.name, own, config.protocol.name)
-        store.finish(key, Done(kind=task.kind, like=like, made=shown, seconds=time.monotonic() - began))
+        tasks = task_store(place, results=results)
+    except CosamError as error:
+        return Outcome(key, error=str(error))
+    try:
+        _do(tasks, key, device)
     except CosamError as error:
         _opened.clear()  # a method that failed may have left the model changed
         return Outcome(key, error=str(error))
     except Exception as error:  # a fault of one task ends no other one
         _opened.clear()
-        path = store.folder / f"{key}.error.txt"
-        with suppress(CannotWrite):
-            write_atomically(path, traceback.format_exc())
-        return Outcome(key, error=f"{type(error).__name__}: {error} (traceback: {path})")
+        name = f"{key}.error.txt"
+        with suppress(CosamError):
+            tasks.files.write_all({name: traceback.format_exc()})
+        return Outcome(key, error=f"{type(error).__name__}: {error} (traceback: {tasks.files.where(name)})")
     return Outcome(key)
+
+
+def _do(tasks: TaskStore, key: str, device: str | None) -> None:
+    """Do a task, after what it needs of a store was brought."""
+    import torch
+
+    began = time.monotonic()
+    task = tasks.described(key)
+    if tasks.store is not None:
+        _bring(tasks, task.needs, device)
+    torch.set_num_threads(task.threads)
+    config = task.config if device is None else task.config.model_copy(update={"device": device})
+    with tasks.doing(key):
+        made = _made(task, config, tasks.results)
+    shown = "" if made is None else made.relative_to(tasks.results).as_posix()
+    own = short_name(config.method) if task.kind == "run" else task.domain
+    like = (config.protocol.model.name, own, config.protocol.name)
+    tasks.finish(key, Done(kind=task.kind, like=like, made=shown, seconds=time.monotonic() - began))
+
+
+_brought: set[tuple[Path, str]] = set()
+"""The folders and keys of tasks that this process needs nothing more of."""
+
+
+def _bring(tasks: TaskStore, needs: Sequence[str], device: str | None) -> None:
+    """Have what earlier tasks made in the folder of results; what the store has lost is made again, here.
+
+    If it cannot be made again, the task that needs it makes it for itself, as every run can.
+    """
+    new = [key for key in needs if (tasks.results, key) not in _brought]
+    done = {key: one for key, one in tasks.done(new).items() if tasks.is_there(one)}
+    whole = tasks.bring(done)
+    for key in new:
+        if key not in whole:
+            with suppress(CosamError):
+                _do(tasks, key, device)
+    _brought.update((tasks.results, key) for key in new)
 
 
 def _made(task: Described, config: RunConfig, results: Path) -> Path | None:

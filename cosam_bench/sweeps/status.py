@@ -1,4 +1,4 @@
-"""How far the last sweep of a folder is, read from its files alone: by the process that runs it, or by any other."""
+"""How far the last sweep of a folder or store is, by its files alone: for the process that runs it, or any other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from statistics import fmean
 from typing import Literal, get_args
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import is_locked
-from cosam_bench.results.run_info import read_run_info
 from cosam_bench.sweeps.estimate import Estimate, Times
 from cosam_bench.sweeps.task import Kind
-from cosam_bench.sweeps.task_store import Done, TaskStore
+from cosam_bench.sweeps.task_store import Done, task_store
 
 State = Literal["waiting", "running", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -63,15 +61,18 @@ class Status:
 
 
 class StatusReader:
-    """Reads how far the last sweep of a folder is, as often as asked; what is done is read once."""
+    """Reads how far the last sweep of a folder or store is, as often as asked; what is done is read once."""
 
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Path | str) -> None:
         """Find the sweep's list of tasks.
 
+        Args:
+            results: the folder of records, or the address of a store.
+
         Raises:
-            CosamError: no sweep was started there, or its list is damaged.
+            CosamError: no sweep was started there, its list is damaged, or the store does not answer.
         """
-        self._store = TaskStore(results.absolute())
+        self._store = task_store(str(results))
         self._listed = self._store.listed()
         self._done: dict[str, Done] = {}
         self._scores: dict[str, float] = {}
@@ -79,10 +80,8 @@ class StatusReader:
     def read(self) -> Status:
         """The state of each task now."""
         names = set(self._store.names())
-        for key in self._listed.tasks:
-            done = None if key in self._done else self._store.done(key, names)
-            if done is not None and self._store.is_there(done):
-                self._done[key] = done
+        new = [key for key in self._listed.tasks if key not in self._done and self._store.done_name(key) in names]
+        self._done |= {key: done for key, done in self._store.done(new).items() if self._store.is_there(done)}
         counts: dict[Kind, Counter[State]] = defaultdict(Counter)
         failed: dict[str, str] = {}
         running: list[str] = []
@@ -103,7 +102,7 @@ class StatusReader:
     def _state(self, key: str, names: set[str], *, is_failed: bool) -> State:
         if key in self._done:
             return "done"
-        if (lock := self._store.lock(key)).name in names and is_locked(lock):
+        if self._store.is_running(key, names):
             return "running"
         return "failed" if is_failed else "waiting"
 
@@ -124,6 +123,6 @@ class StatusReader:
 
     def _iou(self, done: Done) -> float | None:
         try:
-            return read_run_info(self._store.results / done.made).summary["iou"]["last"]
+            return self._store.run_info(done).summary["iou"]["last"]
         except (CosamError, KeyError):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,12 @@ from pathlib import Path
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import read_run_info
+from cosam_bench.sweeps.artifact_store import open_store
 from cosam_bench.sweeps.dispatch import dispatch
 from cosam_bench.sweeps.engine_choice import EngineChoice
 from cosam_bench.sweeps.engines import Engine, Outcome
 from cosam_bench.sweeps.estimate import Estimate, Times, like, missing_tasks
+from cosam_bench.sweeps.exchange import done_there, exchange, pull_records
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.local_engine import local_slots
 from cosam_bench.sweeps.performing import perform
@@ -22,6 +24,7 @@ from cosam_bench.sweeps.task import KINDS, Task
 from cosam_bench.sweeps.task_store import Listed, TaskList, TaskStore
 
 LOCAL = EngineChoice()
+_DAMAGED = "A file of its record was damaged in the store."
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def sweep(
     workers: int | None = None,
     dry_run: bool = False,
     engine: EngineChoice = LOCAL,
+    store: str | None = None,
     on_start: Callable[[SweepResult], None] = lambda result: None,
     on_task: Callable[[str, Outcome], None] = lambda name, outcome: None,
 ) -> SweepResult:
@@ -82,29 +86,40 @@ def sweep(
         workers: how many processes, or jobs of Slurm at once; None: one per GPU, or per ``grid.threads`` cores.
         dry_run: only count and estimate.
         engine: what runs the tasks.
+        store: the address through which workers exchange files; None: the grid's, else they all see ``results``.
         on_start: called with the counts and estimates.
         on_task: called with each task, in words, once it has ended.
 
     Raises:
         CosamError: the grid does not fit, what the engine needs is not installed, or a file cannot be written.
     """
-    engine.check()
-    planned, store = plan(grid), TaskStore(results.absolute())
-    done = store.all_done()
-    missing = missing_tasks(planned, store, done)
+    address = store or grid.store or None
+    engine.check(store=address)
+    local = TaskStore(results.absolute())
+    tasks = local if address is None else TaskStore(local.results, open_store(address))
+    planned = plan(grid)
+    if address is None or dry_run:
+        there = done_there(local, planned) | ({} if tasks is local else done_there(tasks, planned))
+    else:
+        there = exchange(planned, grid, local=local, shared=tasks)
+    missing = missing_tasks(planned, there)
     slots = local_slots(grid.device, threads=grid.threads, workers=workers)
-    result = _overview(planned, missing, Times(done.values()), workers=len(slots))
+    times = Times((local.all_done() | there).values())
+    result = _overview(planned, missing, times, workers=len(slots))
     failed: dict[str, str] = {}
     if not dry_run:
-        store.forget_failures(task.key for task in missing)
-        store.write_list(_listed(planned, workers=len(slots)))
+        tasks.forget_failures([task.key for task in missing])
+        tasks.write_list(_listed(planned, workers=len(slots)))
     on_start(result)
     if missing and not dry_run:
-        do = partial(perform, store.results)
+        do = partial(perform, address or str(local.results), results=local.results if engine.is_here else None)
         slots = slots[: len(missing)]
-        opened = engine.open(do, grid=grid, slots=slots, workers=workers, results=store.results)
-        failed = _run(planned, missing, store, opened, grid=grid, on_task=on_task)
-    return replace(result, records=_records(planned, store), failed=_named(planned, failed))
+        opened = engine.open(do, grid=grid, slots=slots, workers=workers, results=local.results)
+        failed = _run(planned, missing, tasks, opened, grid=grid, on_task=on_task)
+        if address is not None:
+            ended = tasks.done(task.key for task in missing if task.key not in failed)
+            failed |= dict.fromkeys(pull_records(ended, local=local, shared=tasks), _DAMAGED)
+    return replace(result, records=_records(planned, local), failed=_named(planned, failed))
 
 
 def _run(
@@ -118,8 +133,9 @@ def _run(
 ) -> dict[str, str]:
     """By the key of each missing task that could not be done, why."""
 
-    def before(task: Task) -> None:
-        store.describe(task, planned.config(task), threads=grid.threads, isolated=grid.isolated)
+    def before(tasks: Sequence[Task]) -> None:
+        described = ((task, planned.config(task)) for task in tasks)
+        store.describe(described, threads=grid.threads, isolated=grid.isolated)
 
     def after(task: Task, outcome: Outcome) -> None:
         if outcome.error:

@@ -26,7 +26,8 @@ EXPERTS = "needs adapters and weights; tests/experiments/test_brought_in.py and 
 WEIGHTS = "needs weights that are not in the package"
 PUBLISHED = "needs published data"
 TRACKER = "needs an extra; tests/results/test_trackers.py covers it"
-CLUSTER = "needs a cluster of Ray; tests/sweeps/test_sweep.py covers it"
+CLUSTER = "needs a cluster of Ray; tests/sweeps/test_machines.py covers it"
+BUCKET = "needs a bucket; tests/sweeps/test_store.py covers it"
 HOURS = "needs published data, weights and a GPU"
 OWN = "cosam-bench run --method regcl --stream path/to/stream.toml"
 NOT_RUN = {
@@ -42,6 +43,8 @@ NOT_RUN = {
     "cosam-bench run --protocol cosam --method moda": HOURS,
     "cosam-bench run --protocol cosam --mode faithful --method moda": HOURS,
     "cosam-bench sweep grid.toml --engine ray --engine-option address=auto": CLUSTER,
+    "cosam-bench sweep grid.toml --engine ray --engine-option address=auto --store s3://bucket/prefix": CLUSTER,
+    "cosam-bench sweep --status s3://bucket/prefix": BUCKET,
     "cosam-bench log regcl --to trackio": TRACKER,
     "cosam-bench log regcl opcm --to wandb --project my-study": TRACKER,
     "cosam-bench run --method regcl,opcm,ties --experts adapters --stream mydata/stream.toml --model vit_b": EXPERTS,

@@ -61,7 +61,7 @@ def test_who_watches_sees_each_task_before_and_after() -> None:
     dispatch(
         TASKS[:2],
         AtOnce(fails=("a",)),
-        before=lambda one: seen.append(f"before {one.key}"),
+        before=lambda ones: seen.extend(f"before {one.key}" for one in ones),
         after=lambda one, outcome: seen.append(f"after {one.key} {outcome.error}"),
     )
     assert seen == ["before row", "before a", "after row ", "after a a broke"]

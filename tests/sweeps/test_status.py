@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +72,13 @@ def test_a_run_whose_record_was_removed_waits_again(store: TaskStore) -> None:
     assert read(store).counts["run"] == {"done": 1, "failed": 1, "waiting": 3}
 
 
+def test_a_damaged_file_is_written_again(store: TaskStore) -> None:
+    (store.folder / store.done_name("run3")).write_bytes(b"\xff")
+    assert read(store).counts["run"]["done"] == 2
+    store.finish("run3", store.all_done()["run1"])
+    assert read(store).counts["run"]["done"] == 3
+
+
 def test_what_is_tried_again_has_not_failed(store: TaskStore) -> None:
     store.forget_failures(["run2", "run3"])
     assert not read(store).failed
@@ -98,6 +107,17 @@ def test_another_terminal_prints_it(cli: Callable[..., Result], store: TaskStore
     shown = cli("sweep", "--status", store.results)
     assert shown.exit_code == 0, shown.output
     assert "Left: 20 s in 2 processes." in shown.output
+
+
+def test_it_is_printed_without_torch(store: TaskStore) -> None:
+    code = (
+        "import sys; from cosam_bench.cli.main import app\n"
+        "try: app(['sweep', '--status', sys.argv[1]])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "found = {'torch', 'scipy', 'pandas', 'fsspec'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store.results)], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_folder_without_a_sweep_is_named(cli: Callable[..., Result], tmp_path: Path) -> None:

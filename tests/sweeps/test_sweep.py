@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Any
 import pytest
 import torch
 from support.quick_protocol import write_quick_protocol
+from support.sweeps import AT_ONCE, AtOnce, assert_same_bytes, missing
 from typer.testing import Result
 
 import cosam_bench as cb
-from cosam_bench.sweeps import performing
-from cosam_bench.sweeps.engine_choice import EngineChoice
-from cosam_bench.sweeps.engines import Engine, Outcome, Perform
+from cosam_bench.sweeps.engines import Outcome, Perform
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.sweep import SweepResult, sweep
 
@@ -40,33 +38,6 @@ class Broken(MergingMethod):
             raise ValueError("as asked")
         return expert
 '''
-
-
-class AtOnce:
-    """Does each task in this process."""
-
-    def __init__(self, perform: Perform) -> None:
-        self._perform = perform
-        self._waiting: deque[str] = deque()
-
-    def submit(self, key: str) -> None:
-        self._waiting.append(key)
-
-    def gather(self) -> list[Outcome]:
-        return [self._perform(self._waiting.popleft(), None)]
-
-    def close(self) -> None:
-        performing._opened.clear()
-
-
-class AtOnceChoice(EngineChoice):
-    """Chooses it."""
-
-    def open(self, perform: Perform, **_: object) -> Engine:
-        return AtOnce(perform)
-
-
-AT_ONCE = AtOnceChoice()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,10 +62,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     methods = ("average", "frozen", str(folder / "broken.py"))
     grid = Grid(methods=methods, protocol=str(protocol), orders=2, isolated=False)
     return Swept(grid, folder / "results", sweep(grid, results=folder / "results", engine=AT_ONCE))
-
-
-def missing(result: SweepResult) -> dict[str, int]:
-    return {count.kind: count.missing for count in result.counts}
 
 
 def files(folder: Path) -> dict[str, float]:
@@ -157,50 +124,11 @@ def test_what_is_removed_is_done_again_only_if_a_run_needs_it(swept: Swept, tmp_
     assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 3, "run": 1}
 
 
-def assert_same_bytes(swept: Swept, done: SweepResult, *, results: Path) -> None:
-    for there, here in zip(swept.first.records, done.records, strict=True):
-        assert there.folder.relative_to(swept.results) == here.folder.relative_to(results)
-        for name in ("matrix.csv", "scores.csv", "update.safetensors", "state.safetensors"):
-            one, other = there.folder / name, here.folder / name
-            assert one.exists() == other.exists()
-            assert not one.exists() or one.read_bytes() == other.read_bytes()
-
-
 @pytest.mark.long
 def test_processes_write_the_bytes_of_one_process(swept: Swept, tmp_path: Path) -> None:
     done = sweep(swept.grid, results=tmp_path, workers=2)
     assert len(done.failed) == 2  # the broken method's
-    assert_same_bytes(swept, done, results=tmp_path)
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore")  # of Ray
-def test_a_cluster_that_loses_a_machine_writes_the_same_bytes(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else other work on this machine stops the tasks
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        lost = cluster.add_node(num_cpus=1)
-        ended: list[str] = []
-
-        def lose_one(name: str, outcome: Outcome) -> None:
-            ended.append(name)
-            if len(ended) == 2:
-                cluster.remove_node(lost, allow_graceful=False)
-
-        choice = EngineChoice("ray", {"address": cluster.address})
-        done = sweep(swept.grid, results=tmp_path, engine=choice, on_task=lose_one)
-        again = sweep(swept.grid, results=tmp_path, dry_run=True)
-    finally:
-        cluster.shutdown()
-    assert len(ended) == 1 + 3 + 6
-    assert [name.partition(" on ")[0] for name in done.failed] == ["broken", "broken"]
-    assert missing(again) == {"frozen row": 0, "expert": 0, "run": 2}
-    assert_same_bytes(swept, done, results=tmp_path)
+    assert_same_bytes(swept.first, done)
 
 
 class StoppedAfterTwo(AtOnce):
