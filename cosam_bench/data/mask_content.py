@@ -14,6 +14,7 @@ from PIL import Image
 from cosam_bench.data.foreground import Colour, share
 
 SHOWN = 6
+MOST_COLOURS = 4_096  # of one file, the most frequent ones; a file with more is a photograph
 
 Value = int | Colour
 Unit = Literal["levels", "indices", "colours"]
@@ -61,7 +62,7 @@ class MaskContent:
 
 
 def mask_content(image: Image.Image) -> MaskContent:
-    """The values of a decoded mask file, as it stores them; alpha is left out."""
+    """The values of a decoded mask file, as it stores them; alpha is laid over black."""
     mode = _MODES.get(image.mode, "16 bit grey" if image.mode.startswith("I") else image.mode)
     if image.mode == "P":
         indices = _counted(np.asarray(image))
@@ -70,23 +71,55 @@ def mask_content(image: Image.Image) -> MaskContent:
         return MaskContent(mode, "indices", indices, {value: _colour(colours[value]) for value in used})
     if image.mode in ("1", "L") or image.mode.startswith("I"):
         return MaskContent(mode, "levels", _counted(np.asarray(image).astype(np.int64)))
-    pixels = np.array(image.convert("RGB"))
+    rgba = np.array(image.convert("RGBA")).astype(np.int64)
+    pixels = rgba[..., :3] * rgba[..., 3:] // 255
     if (pixels == pixels[..., :1]).all():
         return MaskContent(mode, "levels", _counted(pixels[..., 0]))
-    packed = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    packed = pixels @ np.array([1 << 16, 1 << 8, 1])
     found, numbers = np.unique(packed, return_counts=True)
-    colours = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=-1)
-    return MaskContent(mode, "colours", dict(zip(map(_colour, colours), numbers.tolist(), strict=True)))
+    kept = np.argsort(-numbers, kind="stable")[:MOST_COLOURS]
+    colours = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=-1)[kept]
+    return MaskContent(mode, "colours", dict(zip(map(_colour, colours), numbers[kept].tolist(), strict=True)))
 
 
-def joined(contents: list[MaskContent]) -> list[MaskContent]:
-    """One content for each kind of pixels and unit, in the order in which they first occur."""
-    merged: dict[tuple[str, Unit], MaskContent] = {}
-    for one in contents:
-        before = merged.get((one.mode, one.unit), MaskContent(one.mode, one.unit, {}))
-        counts = Counter(before.counts) + Counter(one.counts)
-        merged[one.mode, one.unit] = MaskContent(one.mode, one.unit, counts, {**before.palette, **one.palette})
-    return list(merged.values())
+def by_colour(content: MaskContent) -> MaskContent:
+    """The content of a palette image by its colours; indices without a colour are left out."""
+    counts: Counter[Value] = Counter()
+    for index, colour in content.palette.items():
+        counts[colour] += content.counts[index]
+    return MaskContent(content.mode, "colours", counts)
+
+
+class JoinedContents:
+    """The contents of many masks: one for each kind of pixels and unit, in the order in which they first occur.
+
+    Palettes in which the same index has two colours are joined by colours.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, Unit], Counter[Value]] = {}
+        self._palettes: dict[str, dict[int, Colour]] = {}
+
+    def add(self, content: MaskContent) -> None:
+        """Add the content of one mask."""
+        palette = self._palettes.setdefault(content.mode, {})
+        if content.unit == "indices":
+            is_by_colour = (content.mode, "colours") in self._counts
+            if is_by_colour or any(palette.get(index, colour) != colour for index, colour in content.palette.items()):
+                earlier = self._counts.pop((content.mode, "indices"), None)
+                if earlier is not None:
+                    self.add(by_colour(MaskContent(content.mode, "indices", earlier, dict(palette))))
+                content = by_colour(content)
+            else:
+                palette.update(content.palette)
+        self._counts.setdefault((content.mode, content.unit), Counter()).update(content.counts)
+
+    def contents(self) -> list[MaskContent]:
+        """What has been added."""
+        return [
+            MaskContent(mode, unit, counts, self._palettes[mode] if unit == "indices" else {})
+            for (mode, unit), counts in self._counts.items()
+        ]
 
 
 def _counted(values: NDArray[Any]) -> dict[Value, int]:

@@ -472,6 +472,30 @@ def test_the_palette_may_differ_from_mask_to_mask(tmp_path: Path) -> None:
     assert "foreground = { colours = [[255, 0, 0]] }" in said_of(tmp_path)
 
 
+def test_palettes_that_differ_hide_no_colour(tmp_path: Path) -> None:
+    """The object is red in some masks and blue in others, under the same index."""
+
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        as_palette((200, 0, 0) if index % 2 else (0, 0, 200), (0, 0, 0))(path, ~mask, index)
+
+    write_masks(tmp_path, save)
+    guess, _ = guessed(tmp_path)
+    assert guess.undecided
+    said = said_of(tmp_path)
+    assert "foreground = { colours = [[0, 0, 200]] }" in said
+    assert "foreground = { colours = [[200, 0, 0]] }" in said
+
+
+def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        pixels = np.random.default_rng(index).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path.with_suffix(".png"))
+
+    write_masks(tmp_path, save)
+    guess, _ = guessed(tmp_path)
+    assert guess.undecided
+
+
 def test_twelve_bits_in_sixteen_are_left_open(tmp_path: Path) -> None:
     pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
     for path in (tmp_path / "images").iterdir():
@@ -533,12 +557,15 @@ def test_one_domain_per_folder_and_the_reason_why_another_is_none(tmp_path: Path
     (boxes / "labels/x.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/readme.md").write_text("x")
+    (tmp_path / "meta.json").write_text('{"version": 1}')
+    save_image(tmp_path / "preview.jpg", 1)
     guess, stream = guessed(tmp_path)
     roots = {card.name: card.root for card in stream.cards}
     assert roots == {"leaves_1": str(tmp_path / "Leaves 1"), "human_photo": str(tmp_path / "human_photo")}
     assert "none is called as the mask of another" in guess.left_out["alone"]
     assert "1 text files of boxes, which are not masks" in guess.left_out["boxes"]
     assert guess.left_out["notes"] == "there are no images in it"
+    assert guess.left_out["."] == "its images are beside the folders of domains"
     assert "notes is not a domain" in said_of(tmp_path)
 
 

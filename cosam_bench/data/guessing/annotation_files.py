@@ -63,6 +63,13 @@ def find_annotations(listing: FolderListing) -> AnnotationFiles:
     return AnnotationFiles(tuple(coco), tuple(labelme), tuple(texts["segments"]), tuple(texts["boxes"]), tuple(damaged))
 
 
+def is_coco(path: Path) -> bool:
+    """Whether a file lists images and annotations as COCO's do."""
+    coco: list[CocoFile] = []
+    _json_kind(path, coco, [])
+    return bool(coco)
+
+
 def _json_kind(path: Path, coco: list[CocoFile], damaged: list[str]) -> bool:
     """Whether a file is labelme's; if it is COCO's, it is added to those."""
     try:

@@ -12,7 +12,7 @@ from cosam_bench.data.foreground import Colour, Foreground, share
 from cosam_bench.data.guessing.image_headers import evenly
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.image_files import read_bytes
-from cosam_bench.data.mask_content import MaskContent, Value, joined
+from cosam_bench.data.mask_content import JoinedContents, MaskContent, Value, by_colour
 from cosam_bench.data.pairing import Pair
 
 LOOKED_AT = 2_000  # masks; a check reads all
@@ -73,9 +73,8 @@ def choose_foreground(pairs: Sequence[Pair]) -> MaskChoice:
 
 
 def _look(pairs: Sequence[Pair]) -> _Seen:
-    seen = _Seen()
+    seen, joined = _Seen(), JoinedContents()
     for pair in pairs:
-        name = str(pair.mask)
         for path in pair.mask_files:
             try:
                 data = read_bytes(path)
@@ -83,15 +82,16 @@ def _look(pairs: Sequence[Pair]) -> _Seen:
             except CosamError as error:
                 seen.unread.append(str(error))
                 continue
-            seen.contents = joined([*seen.contents, content])
-            seen.lossy += is_lossy(data, name=name)
+            joined.add(content)
+            seen.lossy += is_lossy(data, name=str(path))
             try:
-                mask = decode_mask(data, name=name, foreground=Foreground())
+                mask = decode_mask(data, name=str(path), foreground=Foreground())
             except CosamError as error:
                 seen.refusal = seen.refusal or str(error)
                 continue
             seen.taken, seen.pixels = seen.taken + int(mask.sum()), seen.pixels + mask.numel()
             seen.empty += not mask.any()
+    seen.contents = joined.contents()
     return seen
 
 
@@ -119,14 +119,14 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
 
 def _two_values(contents: Sequence[MaskContent]) -> tuple[Value, Value] | None:
     """The background and the only other value of all masks, if there is exactly one and the background is black."""
-    if len(contents) != 1:
+    if len(contents) != 1 or "alpha" in contents[0].mode or contents[0].mode == "RGBA":
         return None
     (content,) = contents
-    values: set[Value] = set(content.counts)
     if content.unit == "indices":
-        if len(content.palette) < len(values):
+        if len(content.palette) < len(content.counts):
             return None
-        values = set(content.palette.values())
+        content = by_colour(content)
+    values = set(content.counts)
     dark = [value for value in values if max(value if isinstance(value, tuple) else (value,)) == 0]
     others = sorted(value for value in values if value not in dark)
     return (dark[0], others[0]) if len(dark) == len(others) == 1 else None
@@ -144,6 +144,8 @@ def _open_reason(seen: _Seen) -> str:
         values = len(content.counts)
         if content.unit == "indices" and values > 2:
             return "A palette of several indices may hold classes, objects, or a border that does not count."
+        if content.unit == "colours" and values > 2:
+            return "The palettes of the masks differ, and they hold several colours."
         if content.unit == "levels" and not seen.lossy and 2 < values <= CLASSES:
             return "A few levels may be classes, objects, a trimap, or soft edges."
         if content.unit == "levels" and not seen.lossy and _between(content) > _MOSTLY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.file_patterns import has_image_name
+from cosam_bench.data.guessing.annotation_files import is_coco
 from cosam_bench.data.guessing.domain_guess import DomainGuess, guess_domain
 from cosam_bench.data.guessing.file_groups import case_parents
 from cosam_bench.data.guessing.folder_listing import FolderListing, list_folder
@@ -42,12 +43,11 @@ class StreamGuess:
         return [name for name, domain in self.domains.items() if domain.choices]
 
 
-def guess_stream(folder: Path, *, advance: Callable[[str], None] = lambda name: None) -> StreamGuess:
+def guess_stream(folder: Path) -> StreamGuess:
     """The stream of a folder: one domain, or one per folder in it.
 
     Args:
         folder: with images and masks.
-        advance: called with the name of each domain before its files are read.
 
     Raises:
         CosamError: there is no such folder, or nothing in it can be a domain; the message says why.
@@ -64,12 +64,13 @@ def guess_stream(folder: Path, *, advance: Callable[[str], None] = lambda name: 
     left_out: dict[str, str] = {}
     for name, part in parts.items():
         shown = name or root.name
-        advance(shown)
         guess = guess_domain(_unwrapped(part))
         if guess.fault:
             left_out[shown] = guess.fault
         else:
             domains[_free_name(shown, domains)] = guess
+    if "" not in parts and _holds_images(listing.files.get((), [])):
+        left_out["."] = "its images are beside the folders of domains"
     if not domains:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
         raise CosamError(f"No masks were found in {folder}. {reasons}. See docs/your-data.md for what is recognised.")
@@ -85,14 +86,14 @@ def _unwrapped(listing: FolderListing) -> FolderListing:
 
 def _is_one_domain(listing: FolderListing) -> bool:
     """Whether a folder's own images, or what the folders in it are called, make it one domain."""
-    if _holds_images(listing.files.get((), [])):
+    children, names = listing.children(), listing.files.get((), [])
+    if any(is_division(name) for name in children) or () in case_parents(listing):
         return True
-    if any(
-        is_division(name) or (role_of(name) and not _is_complete(listing.below((name,)))) for name in listing.children()
-    ):
+    if any(_is_complete(listing.below((name,))) for name in children):
+        return False
+    if _holds_images(names) or any(role_of(name) for name in children):
         return True
-    has_annotations = any(name.lower().endswith(".json") for name in listing.files.get((), []))
-    return has_annotations or () in case_parents(listing)
+    return any(is_coco(listing.root / name) for name in names if name.lower().endswith(".json"))
 
 
 def _is_complete(listing: FolderListing) -> bool:
