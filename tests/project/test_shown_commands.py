@@ -29,6 +29,7 @@ TRACKER = "needs an extra; tests/results/test_trackers.py covers it"
 CLUSTER = "needs a cluster of Ray; tests/sweeps/test_machines.py covers it"
 BUCKET = "needs a bucket; tests/sweeps/test_store.py covers it"
 HOURS = "needs published data, weights and a GPU"
+TRIALS = "takes sixty trials; tests/tuning/test_tune.py covers it"
 OWN = "cosam-bench run --method regcl --stream path/to/stream.toml"
 NOT_RUN = {
     "cosam-bench models --fetch mobile_sam": DOWNLOAD,
@@ -53,6 +54,9 @@ NOT_RUN = {
     "cosam-bench run --protocol regcl --mode faithful --method regcl --experts checkpoint --set adapter.mixing=false": (
         EXPERTS
     ),
+    "cosam-bench tune regcl,opcm,ties": TRIALS,
+    "cosam-bench tune ties,opcm,regcl --trials 20": TRIALS,
+    "cosam-bench run --method ties,opcm,regcl --tuned results/_tune/mini": TRIALS,
     OWN: WEIGHTS,
     f"{OWN} --model vit_b --checkpoint path/to/weights.pth": WEIGHTS,
     "cosam-bench run --method frozen,finetune,average,regcl --stream mydata/stream.toml": WEIGHTS,

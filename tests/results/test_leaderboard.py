@@ -25,6 +25,7 @@ from cosam_bench.results.leaderboard import COLUMNS, leaderboard
 from cosam_bench.results.leaderboard_formats import markdown, write_leaderboard
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, Cost
+from cosam_bench.results.tuning import Tuning
 
 ORDER = ("ball_screw", "pill", "polyp")
 DATA = {"ball_screw": "aa", "pill": "bb", "polyp": "cc", "photo": "dd"}
@@ -106,6 +107,47 @@ def test_the_budget_is_the_last_column_and_empty_for_records_that_do_not_say(tmp
     assert "budget" in markdown(frame)
     assert "budget" not in markdown(without)
     assert "budget K adapters" in " ".join(text_of(render_summary(records[0]), width=100).split())
+
+
+def tuned_with(trials: int, **changes: Any) -> Tuning:
+    facts: dict[str, Any] = {"trials": trials, "held_out": 0.25, "images": 48, "protocol": "mini", "domains": ORDER}
+    return Tuning(**(facts | {"seed": 0, "sampler": "tpe", "optuna": "5.0.0", "file": "ab" * 32} | changes))
+
+
+def test_equal_settings_with_another_budget_of_tuning_are_another_row(tmp_path: Path) -> None:
+    settings = {"settings": {"ridge": 1e-3}}
+    records = [record(tmp_path, "regcl", seed=seed, tuning=tuned_with(20), **settings) for seed in (0, 1)]
+    records += [record(tmp_path, "regcl", **settings), record(tmp_path, "opcm", tuning=tuned_with(20), **settings)]
+    records.append(record(tmp_path, "frozen"))
+    frame = leaderboard(records)
+    rows = {(row["method"], row["tuned"]): row["runs"] for _, row in frame.iterrows()}
+    assert rows == {("regcl", "20 trials"): 2, ("regcl", ""): 1, ("opcm", "20 trials"): 1, ("frozen", ""): 1}
+    (note,) = [note for note in frame.attrs["notes"] if "tuned with different budgets" in note]
+    assert "(20 trials: regcl, opcm; not tuned: regcl)" in note  # frozen has nothing to tune
+    shown = text_of(render_leaderboard(frame, width=80), width=80)
+    assert "tuned" in next(line.split() for line in shown.splitlines() if line.split()[:1] == ["method"])
+    assert "tuned" in markdown(frame)
+
+
+def test_one_budget_for_all_needs_no_note_and_without_tuning_there_is_no_column(tmp_path: Path) -> None:
+    settings = {"settings": {"ridge": 1e-3}}
+    alike = leaderboard([record(tmp_path / "a", name, tuning=tuned_with(5), **settings) for name in ("regcl", "opcm")])
+    assert not [note for note in alike.attrs["notes"] if "budgets" in note]
+    plain = leaderboard([record(tmp_path / "b", "regcl", **settings)])
+    assert "tuned" not in text_of(render_leaderboard(plain, width=160), width=160)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "20 trials"),
+        ({"protocol": "open"}, "20 trials on open"),
+        ({"domains": ORDER[:2]}, "20 trials on 2 of 3 domains"),
+        ({"domains": ORDER[::-1]}, "20 trials"),
+    ],
+)
+def test_what_was_tuned_on_is_said_if_it_is_not_what_was_run(tmp_path: Path, changes: Any, text: str) -> None:
+    assert record(tmp_path, "regcl", tuning=tuned_with(20, **changes)).info.tuned == text
 
 
 def test_a_row_is_the_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
