@@ -1,14 +1,13 @@
-"""Foreground without a prompt: one mask per point of a regular grid, pooled by a vote.
+"""Foreground without a prompt: one mask per point of a regular grid, pooled.
 
 SAM's automatic mode (Kirillov et al., "Segment Anything", ICCV 2023, section 5) asks for a mask at each point of a
-grid and keeps the good ones. It returns all objects and does not say which of them are wanted. Here each pixel is put
-to a vote of the masks that cover it: a mask that covers more than half of the image votes for background, any other
-for foreground, with the weight *predicted IoU times stability*. The foreground is where the weight for it is larger.
-A pixel that no mask covers is background.
+grid and keeps the good ones. It returns all objects and does not say which of them are wanted. Here masks that cover
+more than half of the image are taken for the background and left out, and a pixel is foreground if one of the others
+covers it whose predicted IoU is above 0.5. The pooled probability of a pixel is the largest of these predicted IoU.
 
-Deviations from SAM's automatic mode: the decoder's single mask per point instead of the best of three; weights instead
-of thresholds of predicted IoU and stability, which would leave no mask of a model whose own estimates are low; no
-crops and no suppression of duplicates, since a vote needs neither.
+Deviations from SAM's automatic mode: the decoder's single mask per point instead of the best of three; no threshold of
+stability, since single masks of one point have flat logits even where they fit; no crops, and no suppression of
+duplicates, which a maximum does not need.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor
 
 BACKGROUND_SHARE = 0.5  # of the image; a mask that covers more is taken for the background
-STABILITY_OFFSET = 1.0  # of the logits, segment-anything's automatic mode
 POINTS_AT_ONCE = 64  # segment-anything's automatic mode
-LEAST_SHARE = 1e-4  # a vote is at least this far from unanimous, so that its logit is finite
+LEAST = 1e-4  # a probability is at least this far from 0 and 1, so that its logit is finite
 
 
 def grid_points(content: tuple[int, int], *, side: int) -> Tensor:
@@ -37,11 +35,11 @@ def grid_points(content: tuple[int, int], *, side: int) -> Tensor:
     return torch.stack([(width * steps).repeat(side), (height * steps).repeat_interleave(side)], dim=1)
 
 
-class MaskVote:
-    """The vote of the masks of one image, a few at a time."""
+class MaskPool:
+    """The masks of one image's points, pooled a few at a time."""
 
     def __init__(self, points: Tensor, *, image_size: int, grid: int) -> None:
-        """A vote without votes.
+        """A pool without masks.
 
         Args:
             points: float32 ``(n, 2)``, all of the image's ``grid_points``.
@@ -51,35 +49,26 @@ class MaskVote:
         width, height = (points[0] + points[-1]).unbind()  # first and last are as far from opposite corners
         cells = (torch.arange(grid, device=points.device) + 0.5) * (image_size / grid)
         self._inside = (cells < height)[:, None] & (cells < width)
-        self._votes = points.new_zeros(2, grid, grid)  # for the foreground, and for the background
-        self._estimates = points.new_zeros(2)  # sums of weight times predicted IoU, and of weights
+        self._best = points.new_zeros(grid, grid)
+        self._sums = points.new_zeros(2)  # of the kept masks: predicted IoU squared, and predicted IoU
 
     def add(self, logits: Tensor, predicted_iou: Tensor) -> None:
-        """Let some masks vote.
+        """Add some masks.
 
         Args:
             logits: float32 ``(k, grid, grid)``.
             predicted_iou: float32 ``(k,)``.
         """
         masks = (logits > 0) & self._inside
-        shares = _areas(masks) / self._inside.sum()
-        sure, maybe = (_areas((logits > bound) & self._inside) for bound in (STABILITY_OFFSET, -STABILITY_OFFSET))
-        weights = predicted_iou.clamp(0, 1) * (sure / maybe.clamp(min=1))
-        is_object = shares <= BACKGROUND_SHARE
-        sides = torch.stack([weights * is_object, weights * ~is_object])
-        self._votes += (sides @ masks.float().flatten(1)).view_as(self._votes)
-        self._estimates += torch.stack([(weights * predicted_iou).sum(), weights.sum()])
+        shares = masks.flatten(1).sum(dim=1) / self._inside.sum()
+        weights = predicted_iou.clamp(0, 1) * (shares <= BACKGROUND_SHARE)
+        self._best = self._best.maximum((weights[:, None, None] * masks).amax(dim=0))
+        self._sums += torch.stack([(weights * weights).sum(), weights.sum()])
 
     def logits(self) -> Tensor:
-        """The logit of the share of the weight that is for the foreground, float32 ``(grid, grid)``."""
-        total = self._votes.sum(dim=0)
-        shares = torch.where(total > 0, self._votes[0] / total, 0.0)
-        return shares.logit(eps=LEAST_SHARE)
+        """The logits of the pooled probability, float32 ``(grid, grid)``."""
+        return self._best.logit(eps=LEAST)
 
     def predicted_iou(self) -> Tensor:
-        """The weighted mean of the masks' predicted IoU, a float32 scalar."""
-        return self._estimates[0] / self._estimates[1].clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _areas(masks: Tensor) -> Tensor:
-    return masks.flatten(1).sum(dim=1).float()
+        """The mean predicted IoU of the masks that are not left out, weighted by itself: a float32 scalar."""
+        return self._sums[0] / self._sums[1].clamp(min=torch.finfo(torch.float32).tiny)

@@ -17,7 +17,7 @@ from cosam_bench.sam.adapters.hq import HQLayers
 from cosam_bench.sam.adapters.side_layers import SideLayers
 from cosam_bench.sam.encoder_sections import early_section, encoder_sections
 from cosam_bench.sam.frame_prompts import FramePrompts
-from cosam_bench.sam.point_grid import POINTS_AT_ONCE, MaskVote
+from cosam_bench.sam.point_grid import POINTS_AT_ONCE, MaskPool
 
 
 class Features(NamedTuple):
@@ -235,15 +235,15 @@ class Sam(nn.Module):
         """One pooled mask per image; its points are decoded by some at a time, from its one embedding."""
         pooled = []
         for row in range(len(prompts)):
-            vote = MaskVote(prompts.points[row], image_size=self.image_size, grid=self.logits_size)
+            pool = MaskPool(prompts.points[row], image_size=self.image_size, grid=self.logits_size)
             for points in prompts.points[row].split(POINTS_AT_ONCE):
                 rows = [row] * len(points)
                 kinds: tuple[PromptKind, ...] = ("points",) * len(points)
                 alone = replace(prompts.select(rows), kinds=kinds, points=points[:, None])
                 tokens = None if extra is None else select_rows(extra, rows)
                 masks = self._decode_kind(features.select(rows), alone, kind="points", extra=tokens)
-                vote.add(masks.logits, masks.predicted_iou)
-            pooled.append(Masks(vote.logits(), vote.predicted_iou()))
+                pool.add(masks.logits, masks.predicted_iou)
+            pooled.append(Masks(pool.logits(), pool.predicted_iou()))
         return Masks(
             torch.stack([masks.logits for masks in pooled]), torch.stack([masks.predicted_iou for masks in pooled])
         )

@@ -1,4 +1,4 @@
-"""A grid of points as the prompt: where its points are, how their masks vote, and what a whole run makes of it."""
+"""A grid of points as the prompt: where its points are, how their masks are pooled, and whole runs with it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cosam_bench.experiments.runner import Runner
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_prompts import FramePrompts, prompts_in_frame
 from cosam_bench.sam.frames import Frame
-from cosam_bench.sam.point_grid import MaskVote, grid_points
+from cosam_bench.sam.point_grid import MaskPool, grid_points
 from cosam_bench.sam.sam import Sam
 
 
@@ -43,8 +43,8 @@ def placed(sam: Sam, *contents: tuple[int, int], side: int = 3) -> FramePrompts:
     )
 
 
-def vote(*masks: tuple[torch.Tensor, float], content: tuple[int, int] = (4, 4)) -> MaskVote:
-    found = MaskVote(grid_points(content, side=2), image_size=4, grid=4)
+def pool(*masks: tuple[torch.Tensor, float], content: tuple[int, int] = (4, 4)) -> MaskPool:
+    found = MaskPool(grid_points(content, side=2), image_size=4, grid=4)
     for logits, estimate in masks:
         found.add(logits[None], torch.tensor([estimate]))
     return found
@@ -68,15 +68,15 @@ def test_the_points_are_the_centres_of_equal_cells(sam: Sam) -> None:
     assert prompts.kinds == ("grid", "grid")
 
 
-def test_small_masks_vote_for_the_foreground_large_ones_against() -> None:
-    assert (vote((SMALL, 0.75), (EVERYWHERE, 0.5)).logits() > 0).equal(SMALL > 0)
-    assert not (vote((SMALL, 0.5), (EVERYWHERE, 0.75)).logits() > 0).any()
-    assert not (vote((SMALL, 0.5), (EVERYWHERE, 0.5)).logits() > 0).any(), "as much weight on both sides: background"
-    assert (vote((SMALL, 0.5), (SMALL, 0.5), (EVERYWHERE, 0.75)).logits() > 0).equal(SMALL > 0)
+def test_the_foreground_is_what_good_masks_cover_that_are_not_the_background() -> None:
+    other = mask(slice(3, 4), slice(0, 2))
+    assert (pool((SMALL, 0.75), (EVERYWHERE, 0.9)).logits() > 0).equal(SMALL > 0)
+    assert (pool((SMALL, 0.75), (other, 0.6)).logits() > 0).equal((SMALL > 0) | (other > 0))
+    assert not (pool((SMALL, 0.5), (EVERYWHERE, 0.9)).logits() > 0).any()
 
 
-def test_the_logit_is_that_of_the_share_of_the_weight() -> None:
-    found = vote((SMALL, 0.75), (EVERYWHERE, 0.25))
+def test_the_probability_is_the_largest_predicted_iou() -> None:
+    found = pool((SMALL, 0.25), (SMALL, 0.75), (EVERYWHERE, 0.9))
     assert found.logits().sigmoid()[0, 0].item() == pytest.approx(0.75)
     assert found.logits().sigmoid()[3, 3].item() == pytest.approx(0, abs=1e-3)
     assert found.predicted_iou().item() == pytest.approx((0.75**2 + 0.25**2) / 1)
@@ -84,20 +84,14 @@ def test_the_logit_is_that_of_the_share_of_the_weight() -> None:
 
 def test_exactly_half_of_the_image_is_no_background() -> None:
     half = mask(slice(0, 2), slice(None))
-    assert (vote((half, 1.0)).logits() > 0).equal(half > 0)
-
-
-def test_a_mask_that_is_unsure_of_its_border_counts_less() -> None:
-    unsure = torch.where(mask(slice(0, 1), slice(0, 2)) > 0, torch.tensor(0.5), SMALL)  # half of it between -1 and 1
-    assert not (vote((unsure, 0.8), (EVERYWHERE, 0.5)).logits() > 0).any()
-    assert (vote((SMALL, 0.8), (EVERYWHERE, 0.5)).logits() > 0).any()
+    assert (pool((half, 1.0)).logits() > 0).equal(half > 0)
 
 
 def test_nothing_is_found_where_no_mask_is_and_in_the_padding() -> None:
-    nothing = vote((mask(slice(0), slice(0)), 0.9))
+    nothing = pool((mask(slice(0), slice(0)), 0.9))
     assert not (nothing.logits() > 0).any()
     assert nothing.predicted_iou().isfinite()
-    left = vote((mask(slice(None), slice(0, 2)), 0.9), content=(4, 2))  # all of an image that fills half of the input
+    left = pool((mask(slice(None), slice(0, 2)), 0.9), content=(4, 2))  # all of an image that fills half of the input
     assert not (left.logits() > 0).any()
 
 
@@ -107,7 +101,7 @@ def test_decoding_pools_the_masks_of_single_points(sam: Sam) -> None:
     pooled = sam.decode(features, prompts)
     assert pooled.logits.shape == (2, sam.logits_size, sam.logits_size)
     for row in range(2):
-        slow = MaskVote(prompts.points[row], image_size=sam.image_size, grid=sam.logits_size)
+        slow = MaskPool(prompts.points[row], image_size=sam.image_size, grid=sam.logits_size)
         alone = prompts.select([row])
         for point in prompts.points[row]:
             masks = sam.decode(features.select([row]), replace(alone, kinds=("points",), points=point[None, None]))
