@@ -67,7 +67,6 @@ def test_the_same_number_of_trials_for_all_with_experts_that_are_trained_once(
         ("average", TRIALS, 0),
         ("frozen", 0, 0),
     ]
-    assert [one.trained for one in tuned] == [len(QUICK_DOMAINS), 0, 0]
     assert len(list((results / "_shared" / "experts").glob("*.safetensors"))) == len(QUICK_DOMAINS)
     for one in tuned[:2]:
         assert one.default_score is not None
@@ -153,7 +152,6 @@ def test_a_method_with_nothing_to_tune_runs_as_without(tuned: list[Tuned], proto
 def test_some_of_the_domains_are_tuned_on(protocol: Path, results: Path, tmp_path: Path) -> None:
     two = QUICK_DOMAINS[:2]
     (found,) = cb.tune("average", trials=1, protocol=protocol, domains=two, results=results, out=tmp_path)
-    assert found.trained == 0  # the experts are those of all domains
     assert found.file is not None
     entry = read_tuned(found.file, "average").tuning
     assert entry is not None
