@@ -61,7 +61,6 @@ class Tuned:
         settings: the best ones, without null.
         changed: those of them that differ from the settings without tuning.
         space: what was searched.
-        trained: experts that were trained for all of these trials together.
     """
 
     method: str
@@ -74,7 +73,6 @@ class Tuned:
     settings: Mapping[str, Any] = field(default_factory=dict)
     changed: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, SearchRange] = field(default_factory=dict)
-    trained: int = 0
 
 
 def resolve_methods(names: Sequence[str], options: RunOptions) -> tuple[list[RunConfig], set[str]]:
@@ -156,7 +154,7 @@ class _Experiments:
     """Data, model and experts that all methods share."""
 
     def __init__(self, results: Path, validation: Validation, isolated: bool | None) -> None:
-        self.results, self._validation, self._isolated = results, validation, isolated
+        self._results, self._validation, self._isolated = results, validation, isolated
         self._opened: Experiment | None = None
 
     def of(self, config: RunConfig) -> Experiment:
@@ -166,7 +164,7 @@ class _Experiments:
             CosamError: the settings or the data do not fit.
         """
         if self._opened is None:
-            self._opened = open_experiment(config, self.results, isolated=self._isolated, validation=self._validation)
+            self._opened = open_experiment(config, self._results, isolated=self._isolated, validation=self._validation)
             return self._opened
         return self._opened.with_method(config, isolated=self._isolated)
 
@@ -178,10 +176,6 @@ class _Experiments:
         """Open all again, if a method that failed may have left the model changed."""
         if not experiment.is_isolated:
             self._opened = None
-
-    def experts(self) -> set[Path]:
-        """The files of experts that are there."""
-        return set((self.results / "_shared" / "experts").glob("*.safetensors"))
 
 
 class _Method:
@@ -201,7 +195,6 @@ class _Method:
 
     def tune(self, path: Path, reporter: Reporter) -> Tuned:
         """Do the missing trials, and write the best settings."""
-        before = self._experiments.experts()
         with self._alone():
             study = Study(
                 self._folder / "trials.log",
@@ -215,7 +208,7 @@ class _Method:
             for _ in range(missing):
                 self._try(study, reporter)
             results = study.results[: self._budget.trials]
-        return self._written(results, path, trained=len(self._experiments.experts() - before))
+        return self._written(results, path)
 
     def _try(self, study: Study, reporter: Reporter) -> None:
         known = {sha256_json(dict(one.settings)): one for one in study.results if one.score is not None}
@@ -249,11 +242,11 @@ class _Method:
             self._experiments.forget(experiment)
             raise
 
-    def _written(self, results: Sequence[TrialResult], path: Path, *, trained: int) -> Tuned:
+    def _written(self, results: Sequence[TrialResult], path: Path) -> Tuned:
         failures = {one.number: one.error for one in results if one.score is None}
         scores = {one.number: one.score for one in results if one.score is not None}
         if not scores:
-            return Tuned(self._name, None, len(results), failures, space=self._space, trained=trained)
+            return Tuned(self._name, None, len(results), failures, space=self._space)
         best = max(scores, key=lambda number: (scores[number], -number))
         changed = next(one.settings for one in results if one.number == best)
         settings = self._config.settings | dict(changed)
@@ -288,7 +281,6 @@ class _Method:
             settings=settings,
             changed={name: value for name, value in settings.items() if value != default.get(name)},
             space=self._space,
-            trained=trained,
         )
 
     @contextmanager

@@ -22,7 +22,7 @@ PUBLIC = """
 Adapter Batch Comparison ContractViolation CosamError Features LowRank Masks MergingMethod Method MethodCard
 MethodFailed NoSettings Predictor Prompts Record Sam Sample Settings State TrainingDomain TrainingHooks TrainingStep
 Update Workbench __version__ check_method compare export leaderboard load_predictor load_record merge merge_rule predict
-report run setting sweep weight_changes
+report run setting sweep tune weight_changes
 """
 
 

@@ -22,6 +22,7 @@ from cosam_bench.method.source_reading import read_card
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sweeps.grid import read_grid
 from cosam_bench.training.fit import TrainingHooks
+from cosam_bench.tuning.space import read_ranges, space_of
 
 DOCUMENTS = sorted(
     path for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "results/README.md") for path in ROOT.glob(pattern)
@@ -98,6 +99,9 @@ def test_a_toml_block_is_valid(document: str, text: str, tmp_path: Path) -> None
         assert load_stream(str(path)).name == data["name"]
     elif isinstance(data.get("methods"), list):
         assert len(read_grid(path).configs()) == len(data["methods"]) * len(data["settings"])
+    elif document == "docs/tuning.md":
+        for name, table in read_ranges(path).items():
+            assert table.keys() <= space_of(resolve_run(method=name), isolated=False, ranges={name: table}).keys()
     else:
         assert resolve_run(method="frozen", protocol=str(path)).protocol.name == data["name"]
 
