@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-from pydantic import Field
-
-from cosam_bench.core.settings import Settings
+from cosam_bench.core.settings import Settings, setting
 
 
 class Tuning(Settings):
@@ -26,16 +24,18 @@ class Tuning(Settings):
         file: the sha256 of the file with the tuned settings.
     """
 
-    trials: int = Field(ge=1)
-    objective: Literal["last_iou"] = "last_iou"
-    held_out: float = Field(gt=0, lt=1)
-    images: int = Field(ge=1)
-    protocol: str
-    domains: tuple[str, ...]
-    seed: int = Field(ge=0)
-    sampler: Literal["tpe", "random"]
-    optuna: str
-    file: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    trials: int = setting(..., "settings that were tried", ge=1)
+    objective: Literal["last_iou"] = setting("last_iou", "what was maximised", source="this project")
+    held_out: float = setting(..., "share of each domain's training images that was held out", gt=0, lt=1)
+    images: int = setting(..., "held-out samples that each trial was scored on", ge=1)
+    protocol: str = setting(..., "the protocol that was tuned on")
+    domains: tuple[str, ...] = setting(..., "the domains that were tuned on")
+    seed: int = setting(..., "of the sampler, and of training and prompts in the trials", ge=0)
+    sampler: Literal["tpe", "random"] = setting(..., "what proposed the settings")
+    optuna: str = setting(..., "the version of Optuna")
+    file: str = setting(
+        "", "sha256 of the file of tuned settings", source="none: it is not read from one", pattern="^([0-9a-f]{64})?$"
+    )
 
 
 def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]) -> str:

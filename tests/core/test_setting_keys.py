@@ -28,7 +28,7 @@ class Outer(Settings):
 def test_keys_are_listed_in_order_with_those_of_their_tables() -> None:
     assert list(setting_keys(Outer, prefix="x.")) == [
         SettingKey("x.seed", "int", REQUIRED, "where it starts", ""),
-        SettingKey("x.share", "float > 0 <= 1", "0.5", "how much", "a guess"),
+        SettingKey("x.share", "float > 0 <= 1", "0.5", "how much", "a guess", "0.01 to 1"),
         SettingKey("x.size", "int or auto", "8", "at once", "ours"),
         SettingKey("x.inner.rank", "int >= 1", "4", "how many", "a paper"),
         SettingKey("x.perhaps", "table or none", "none", "a table that may be left out", "ours"),
