@@ -179,7 +179,7 @@ def test_unknown_generator(tmp_path: Path) -> None:
 def test_domains_without_training_or_test_samples(tmp_path: Path) -> None:
     with pytest.raises(CosamError, match="leaves nothing to train on"):
         open_stream(load_stream(stream_file(tmp_path, 'name = "s"\n' + synthetic("a", train=0))))
-    with pytest.raises(CosamError, match="leaves nothing to test on"):
+    with pytest.raises(CosamError, match="leaves nothing with foreground to test on"):
         open_stream(load_stream(stream_file(tmp_path, 'name = "s"\n' + synthetic("a", test=0))))
 
 

@@ -67,7 +67,10 @@ def test_an_override_is_typed_and_put_in_its_place(override: str, place: str, va
         ("adapter.rank=0", r"'protocol\.adapter\.rank' is 0: input should be greater than 0"),
         ("adapter.rank=many", r"'protocol\.adapter\.rank' is 'many': input should be a valid integer"),
         ("seed=-1", r"'seed' is -1"),
-        ("prompts.test=mix", r"'protocol\.prompts\.test' is 'mix': input should be 'box', 'points', 'mask' or 'image'"),
+        (
+            "prompts.test=mix",
+            r"'protocol\.prompts\.test' is 'mix': input should be 'box', 'points', 'mask', 'image' or 'grid'",
+        ),
         ("device=gpu", r"'device' is 'gpu'"),
         ("adapter.rank", r"is not KEY=VALUE\. Write, for example, --set adapter\.rank=4"),
         ("adapter..rank=1", "is not KEY=VALUE"),
