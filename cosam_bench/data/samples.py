@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, overload
 
@@ -58,7 +58,7 @@ class Entry:
     mask_sha256: str
     image_name: str = ""
     mask_name: str = ""
-    is_empty: bool = False
+    is_empty: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -236,9 +236,9 @@ class Sam(nn.Module):
         pooled = []
         for row in range(len(prompts)):
             pool = MaskPool(prompts.points[row], image_size=self.image_size, grid=self.logits_size)
-            for points in prompts.points[row].split(POINTS_AT_ONCE):
+            for points in torch.split(prompts.points[row], POINTS_AT_ONCE):
                 rows = [row] * len(points)
-                kinds: tuple[PromptKind, ...] = ("points",) * len(points)
+                kinds: tuple[PromptKind, ...] = tuple("points" for _ in rows)
                 alone = replace(prompts.select(rows), kinds=kinds, points=points[:, None])
                 tokens = None if extra is None else select_rows(extra, rows)
                 masks = self._decode_kind(features.select(rows), alone, kind="points", extra=tokens)
