@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 
 import pytest
-from support.shown_commands import ROOT, text_of
 
 from cosam_bench.core.setting_keys import setting_keys
 from cosam_bench.method.source_reading import describe
+from tools.write_results import label, rows_of
 
-PAGE = text_of("docs/results.md")
-with (ROOT / "results" / "reference" / "mini.csv").open(encoding="utf-8", newline="") as file:
-    ROWS = list(csv.DictReader(file))
-DASH, NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
-SHOWN = ("last", "avg", "ff", "plasticity", "retention")
-
-
-def label(row: dict[str, str]) -> str:
-    """The name that the page gives to a row: a method's second row has the setting in which it differs."""
-    space = json.loads(row["settings"]).get("space", "")
-    return f"`{row['method']}`, product" if row["method"] == "regcl" and space == "product" else f"`{row['method']}`"
-
-
+ROWS = rows_of("mini")
 NUMBERS = {
     label(row): {name: float(text) for name, text in row.items() if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text)}
     for row in ROWS
@@ -32,21 +18,6 @@ NUMBERS = {
 LAST = {name: numbers["last"] for name, numbers in NUMBERS.items()}
 BOUNDS = {"`experts`", "`joint`"}
 STORES_IMAGES = {"`moda`", "`er`"}
-
-
-def cell(row: dict[str, str], name: str) -> str:
-    value, deviation = row[name], row[f"{name}_std"]
-    return f"{float(value):.3f}{NO_BREAK}±{NO_BREAK}{float(deviation):.3f}" if value else DASH
-
-
-def expected(row: dict[str, str]) -> list[str]:
-    state = f"{float(row['state_kib']):,.0f}{NO_BREAK + '↑' if row['state_grows'] == 'yes' else ''}"
-    return [label(row), *(cell(row, name) for name in SHOWN), state, f"{float(row['train_seconds']):.0f}"]
-
-
-def test_the_table_is_the_file() -> None:
-    lines = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
-    assert lines == [expected(row) for row in ROWS]
 
 
 def test_every_row_is_of_three_seeds_and_one_order_under_the_same_conditions() -> None:

@@ -1,4 +1,4 @@
-"""What is submitted under results/reference/records: each record complete, small, verified, and in its own folder."""
+"""The records that belong to the repository: each complete, small, verified, and in its own folder."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from cosam_bench.results.run_info import read_run_info, run_schema
 from cosam_bench.results.verification import REQUIRED, verify_record
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBMITTED = ROOT / "results" / "reference" / "records"
+REFERENCE = ROOT / "results" / "reference"
 SCHEMA = ROOT / "docs" / "schemas" / "run.schema.json"
 MOST_BYTES = 2_000_000  # cosam's nine columns of 952 images make 1.2 MB
 
-RECORDS = [path.parent for path in run_files(SUBMITTED)]
+FOLDERS = (REFERENCE / "records", REFERENCE / "open")
+RECORDS = [path.parent for results in FOLDERS for path in run_files(results)]
 
 
-def test_there_are_records() -> None:
-    assert RECORDS
+@pytest.mark.parametrize("results", FOLDERS, ids=lambda results: results.name)
+def test_every_file_belongs_to_a_record(results: Path) -> None:
+    allowed = {path.parent / name for path in run_files(results) for name in (*REQUIRED, "run.json")}
+    assert allowed
+    assert {path for path in results.rglob("*") if path.is_file()} == allowed
 
 
-def test_every_file_belongs_to_a_record() -> None:
-    allowed = {folder / name for folder in RECORDS for name in (*REQUIRED, "run.json")}
-    assert {path for path in SUBMITTED.rglob("*") if path.is_file()} == allowed
-
-
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.relative_to(SUBMITTED).as_posix())
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.relative_to(REFERENCE).as_posix())
 def test_a_submitted_record_is_what_was_computed(folder: Path) -> None:
     assert [str(fault) for fault in verify_record(folder).faults] == []
     info = read_run_info(folder / "run.json")
     assert set(REQUIRED) <= set(info.files), "Records of older versions have no hashes: run again to submit."
     assert differences(info) == "", "It changes what a built-in protocol fixes."
-    assert folder == record_folder(SUBMITTED, protocol=info.protocol, method=info.method, digest=folder.name)
+    results = folder.parents[2]
+    assert folder == record_folder(results, protocol=info.protocol, method=info.method, digest=folder.name)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.relative_to(SUBMITTED).as_posix())
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.relative_to(REFERENCE).as_posix())
 def test_a_submitted_run_json_fits_the_published_schema(folder: Path) -> None:
     data = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert [error.message for error in validator().iter_errors(data)] == []

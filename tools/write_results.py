@@ -1,0 +1,170 @@
+"""Puts the tables of results/reference/*.csv into README.md and the pages of results.
+
+Usage: python tools/write_results.py
+       python tools/write_results.py --records DIR   (first keeps the records of DIR that belong to open-pairs)
+
+What is between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; ``TABLES`` has the names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from scipy.stats import spearmanr
+
+from cosam_bench.core.files import write_atomically
+from cosam_bench.results.leaderboard_formats import csv_text
+from cosam_bench.results.records import record_folder
+from cosam_bench.results.results_folder import find_records, read_leaderboard
+from cosam_bench.results.selection import Selection
+from cosam_bench.results.verification import REQUIRED
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+RECORDS = REFERENCE / "open"
+PAIRS = "open-pairs"
+PAGES = ("README.md", "docs/results.md", "docs/open-results.md")
+Row = Mapping[str, str]
+
+_PLACE = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+_DASH, _NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
+_SHOWN = {"last": "Last", "avg": "Avg", "ff": "FF", "plasticity": "plasticity lost", "retention": "retention"}
+
+
+def main() -> None:
+    """Keep new records if there are any, write ``open.csv``, and fill the tables of each page."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--records", type=Path, metavar="DIR")
+    if (folder := parser.parse_args().records) is not None:
+        keep_records(folder)
+    write_atomically(REFERENCE / "open.csv", open_board())
+    for name in PAGES:
+        page = ROOT / name
+        write_atomically(page, filled(page.read_text(encoding="utf-8")))
+
+
+def keep_records(folder: Path) -> None:
+    """Copy the four files of each complete record of the pairs to those that belong to the repository."""
+    for record in find_records(folder)[0]:
+        if record.info.protocol != PAIRS or record.status != "complete":
+            continue
+        kept = record_folder(RECORDS, protocol=PAIRS, method=record.info.method, digest=record.folder.name)
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in (*REQUIRED, "run.json"):
+            shutil.copyfile(record.folder / name, kept / name)
+
+
+def open_board() -> str:
+    """``open.csv``: the leaderboard of the kept records of the pairs, with an interval of Last."""
+    return csv_text(read_leaderboard(RECORDS, selection=Selection(protocols=(PAIRS,)), intervals=("last",)))
+
+
+def filled(page: str) -> str:
+    """The page with each of its tables written anew."""
+    return _PLACE.sub(lambda place: f"{place[1]}\n{TABLES[place[2]]()}\n\n{place[3]}", page)
+
+
+def rows_of(name: str) -> list[Row]:
+    """The rows of a file of results, best first."""
+    with (REFERENCE / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def label(row: Row) -> str:
+    """The name of a row: a method's second row has the setting in which it differs."""
+    space = json.loads(row["settings"]).get("space", "")
+    return f"`{row['method']}`, product" if row["method"] == "regcl" and space == "product" else f"`{row['method']}`"
+
+
+def cell(row: Row, name: str) -> str:
+    """A figure and its deviation over runs, if there are several."""
+    if not row[name]:
+        return _DASH
+    deviation = row[f"{name}_std"]
+    value = f"{float(row[name]):.3f}"
+    return f"{value}{_NO_BREAK}±{_NO_BREAK}{float(deviation):.3f}" if deviation else value
+
+
+def state(row: Row) -> str:
+    """What the method keeps, in KiB; an arrow if that grows with the domains."""
+    return f"{float(row['state_kib']):,.0f}{_NO_BREAK + '↑' if row['state_grows'] == 'yes' else ''}"
+
+
+def figures_table(name: str) -> str:
+    """Every row, with what was kept and the seconds of training."""
+    lines = [[label(row), *(cell(row, key) for key in _SHOWN), state(row), _seconds(row)] for row in rows_of(name)]
+    return _markdown(["method", *_SHOWN.values(), "state", "training"], lines)
+
+
+def interval_table(name: str) -> str:
+    """Every row with the interval of Last; without seconds, which are of a machine that did other work as well."""
+    rest = {key: head for key, head in _SHOWN.items() if key != "last"}
+    lines = [
+        [label(row), cell(row, "last"), _interval(row), *(cell(row, key) for key in rest), state(row)]
+        for row in rows_of(name)
+    ]
+    return _markdown(["method", "Last", "low to high", *rest.values(), "state"], lines)
+
+
+def readme_table() -> str:
+    """Every row of ``open``, with what a user pays for the model."""
+    lines = [
+        [label(row), *(cell(row, key) for key in _SHOWN), state(row), f"{float(row['encoder_passes']):.0f}"]
+        for row in rows_of("open")
+    ]
+    return _markdown(["method", *_SHOWN.values(), "state, KiB", "encoder passes"], lines)
+
+
+def agreement_table() -> str:
+    """Last on both protocols, by its value on ``open``, and Spearman's rank correlation."""
+    first, second = ({label(row): row for row in rows_of(name)} for name in ("open", "mini"))
+    common = [name for name in first if name in second]
+    ranks = [_ranks([float(rows[name]["last"]) for name in common]) for rows in (first, second)]
+    lines = [
+        [name, cell(first[name], "last"), cell(second[name], "last"), str(ranks[0][place]), str(ranks[1][place])]
+        for place, name in enumerate(common)
+    ]
+    table = _markdown(["method", "`open`", "`mini`", "rank on `open`", "on `mini`"], lines)
+    return f"{table}\n\nSpearman's rank correlation over these {len(common)} rows is {correlation():.2f}."
+
+
+def correlation(leave_out: Iterable[str] = ()) -> float:
+    """Spearman's rank correlation of Last on ``open`` and ``mini`` over the rows that both have."""
+    first, second = ({label(row): float(row["last"]) for row in rows_of(name)} for name in ("open", "mini"))
+    common = [name for name in first if name in second and name not in set(leave_out)]
+    return float(spearmanr([first[name] for name in common], [second[name] for name in common]).statistic)
+
+
+def _seconds(row: Row) -> str:
+    return f"{float(row['train_seconds']):.0f}"
+
+
+def _ranks(values: Sequence[float]) -> list[int]:
+    return [1 + sum(other > value for other in values) for value in values]
+
+
+def _interval(row: Row) -> str:
+    low, high = row["last_low"], row["last_high"]
+    return f"{float(low):.3f} to {float(high):.3f}" if low and high else _DASH
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "mini": lambda: figures_table("mini"),
+    "open": lambda: interval_table("open"),
+    "readme": readme_table,
+    "agreement": agreement_table,
+}
+
+
+if __name__ == "__main__":
+    main()
