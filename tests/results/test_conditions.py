@@ -44,7 +44,7 @@ def run_info(protocol: dict[str, Any], conditions: Conditions) -> RunInfo:
     )
 
 
-NEWER = {"mixing"}  # settings of the adapter that came later
+NEWER: Any = {"adapter": {"mixing"}, "prompts": {"grid"}}  # settings that came later
 
 
 def old_record(protocol: Protocol) -> RunInfo:
@@ -54,10 +54,11 @@ def old_record(protocol: Protocol) -> RunInfo:
         "stream": True,
         "methods": True,
         "model": True,
-        "adapter": {"start"} | NEWER,
+        "adapter": {"start"} | NEWER["adapter"],
+        "prompts": NEWER["prompts"],
     }
     config = sha256_json(protocol.model_dump(mode="json", exclude=hashed_elsewhere))
-    known = json.loads(protocol.model_dump_json(exclude={"adapter": NEWER}))
+    known = json.loads(protocol.model_dump_json(exclude=NEWER))
     return run_info(known, Conditions(data={"a": "aa"}, checkpoint="cc", config=config))
 
 
