@@ -120,11 +120,11 @@ def update_norm(update: Update) -> float:
 
 
 class UpdateNorm:
-    """``update_norm`` of an update whose low-rank changes are added one after another."""
+    """``update_norm`` of an update whose low-rank changes are added one after another, in any order: the same bits."""
 
     def __init__(self, dense: Mapping[str, Tensor]) -> None:
         self._dense = {name: change.double() for name, change in dense.items()}
-        self._energy = 0.0
+        self._energies: dict[str, float] = {}
 
     def add(self, layer: str, factors: LowRank) -> None:
         """Add one more layer's change."""
@@ -132,11 +132,12 @@ class UpdateNorm:
         if name in self._dense:
             self._dense[name] = self._dense[name] + _finite(factors.b) @ _finite(factors.a)
         else:
-            self._energy += frobenius_norm(factors) ** 2
+            self._energies[layer] = frobenius_norm(factors) ** 2
 
     def value(self) -> float:
         """The norm of all."""
-        return math.sqrt(self._energy + sum(float(change.square().sum()) for change in self._dense.values()))
+        energy = sum(self._energies[layer] for layer in sorted(self._energies))
+        return math.sqrt(energy + sum(float(self._dense[name].square().sum()) for name in sorted(self._dense)))
 
 
 def find_factors(matrix: Tensor, *, tolerance: float) -> LowRank:

@@ -170,3 +170,16 @@ def test_a_guess_that_is_too_low_is_doubled_and_a_full_rank_is_left_as_it_is() -
     # noise of a share far above the tolerance must not be taken for rounding
     noisy = half + 1e-3 * torch.randn(500, 450, generator=draws)
     torch.testing.assert_close(find_factors(noisy, tolerance=1e-5).dense(), noisy.double())
+
+
+def test_the_norm_does_not_depend_on_the_order_of_the_layers() -> None:
+    draws = torch.Generator().manual_seed(0)
+    layers = {
+        f"layer{number}": LowRank(*(torch.randn(4, 4, generator=draws) for _ in range(2))) for number in range(40)
+    }
+    dense = {f"other{number}": torch.randn(3, 5, generator=draws) for number in range(40)}
+    known = update_norm(Update(layers, dense))
+    for seed in range(20):
+        order = torch.randperm(40, generator=draws.manual_seed(seed)).tolist()
+        shuffled = {f"layer{number}": layers[f"layer{number}"] for number in order}
+        assert update_norm(Update(shuffled, {f"other{number}": dense[f"other{number}"] for number in order})) == known
