@@ -167,7 +167,7 @@ def run(
         model=model,
         checkpoint=_text(checkpoint),
         seed=seed,
-        order=order if order is None or isinstance(order, str) else ",".join(order),
+        order=_order_text(order),
         device=device,
         experts=_text(experts),
         settings=setting_texts(settings or {}),
@@ -347,7 +347,7 @@ def tune(
         model=model,
         checkpoint=_text(checkpoint),
         seed=seed,
-        order=order if order is None or isinstance(order, str) else ",".join(order),
+        order=_order_text(order),
         device=device,
         settings=setting_texts(settings or {}),
         isolated=isolated,
@@ -375,6 +375,10 @@ def _references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:
     if isinstance(methods, str | Path | type):
         return [method_reference(methods)]
     return [method_reference(method) for method in methods]
+
+
+def _order_text(order: str | Sequence[str] | None) -> str | None:
+    return order if order is None or isinstance(order, str) else ",".join(order)
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -13,10 +13,10 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from cosam_bench.core.files import write_atomically
 from cosam_bench.results.leaderboard_formats import csv_text
@@ -123,30 +123,29 @@ def readme_table() -> str:
 
 def agreement_table() -> str:
     """Last on both protocols, by its value on ``open``, and Spearman's rank correlation."""
-    first, second = ({label(row): row for row in rows_of(name)} for name in ("open", "mini"))
-    common = [name for name in first if name in second]
-    ranks = [_ranks([float(rows[name]["last"]) for name in common]) for rows in (first, second)]
+    pairs = _common_rows()
+    ranks = [rankdata([-float(pair[side]["last"]) for pair in pairs], method="min") for side in (0, 1)]
     lines = [
-        [name, cell(first[name], "last"), cell(second[name], "last"), str(ranks[0][place]), str(ranks[1][place])]
-        for place, name in enumerate(common)
+        [label(real), cell(real, "last"), cell(drawn, "last"), f"{first:.0f}", f"{second:.0f}"]
+        for (real, drawn), first, second in zip(pairs, *ranks, strict=True)
     ]
     table = _markdown(["method", "`open`", "`mini`", "rank on `open`", "on `mini`"], lines)
-    return f"{table}\n\nSpearman's rank correlation over these {len(common)} rows is {correlation():.2f}."
+    return f"{table}\n\nSpearman's rank correlation over these {len(pairs)} rows is {correlation():.2f}."
 
 
-def correlation(leave_out: Iterable[str] = ()) -> float:
+def correlation() -> float:
     """Spearman's rank correlation of Last on ``open`` and ``mini`` over the rows that both have."""
-    first, second = ({label(row): float(row["last"]) for row in rows_of(name)} for name in ("open", "mini"))
-    common = [name for name in first if name in second and name not in set(leave_out)]
-    return float(spearmanr([first[name] for name in common], [second[name] for name in common]).statistic)
+    return float(spearmanr([[float(row["last"]) for row in pair] for pair in _common_rows()]).statistic)
+
+
+def _common_rows() -> list[tuple[Row, Row]]:
+    """The rows of ``open`` that ``mini`` has, too, each with that of ``mini``."""
+    drawn = {label(row): row for row in rows_of("mini")}
+    return [(row, drawn[label(row)]) for row in rows_of("open") if label(row) in drawn]
 
 
 def _seconds(row: Row) -> str:
     return f"{float(row['train_seconds']):.0f}"
-
-
-def _ranks(values: Sequence[float]) -> list[int]:
-    return [1 + sum(other > value for other in values) for value in values]
 
 
 def _interval(row: Row) -> str:

@@ -17,6 +17,9 @@ from cosam_bench.core.errors import CosamError
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
+LOCK = ".lock"
+"""The file in a folder that only its writer holds open and locked."""
+
 ABANDONED_SECONDS = 3600
 """A temporary file this old was left by a process that was killed: writing one takes seconds."""
 
@@ -132,6 +135,28 @@ def exclusive(path: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: Path, *, busy: CosamError) -> Iterator[None]:
+    """Be the only writer of a folder, which is made if need be, within the context; a killed process leaves no lock.
+
+    Args:
+        folder: gets the file ``LOCK``.
+        busy: raised if another process is the writer.
+
+    Raises:
+        CannotWrite: the folder cannot be created.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
+    with file:
+        hold_alone(file, busy=busy)
+        yield
 
 
 def _is_still(file: IO[Any], path: Path) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cosam_bench.core.environment import commit, hardware, utc_now, versions
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite, hold_alone, is_temporary, replacing, write_atomically
+from cosam_bench.core.files import LOCK, CannotWrite, is_temporary, only_writer, replacing, write_atomically
 from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.tensor_files import write_tensors
 from cosam_bench.evaluation.figures import summary
@@ -36,8 +36,6 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
 from cosam_bench.results.verification import verify_files
-
-LOCK = ".lock"
 
 
 class RunningRecord:
@@ -63,18 +61,11 @@ class RunningRecord:
             CosamError: another process is writing.
             CannotWrite: the folder cannot be created.
         """
-        path = self.folder / LOCK
         busy = CosamError(
             f"Another process is writing this same run to {self.folder}. Wait for it, stop it, or give another "
             "folder with --results."
         )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-        except OSError as error:
-            raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
-        with file:
-            hold_alone(file, busy=busy)
+        with only_writer(self.folder, busy=busy):
             yield
 
     def finished(self) -> Record | None:

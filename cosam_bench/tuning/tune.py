@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.core.files import CannotWrite, hold_alone
+from cosam_bench.core.files import only_writer
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.search_ranges import SearchRange
 from cosam_bench.experiments.experiment import Experiment, chosen_method, open_experiment
@@ -283,15 +283,6 @@ class _Method:
             space=self._space,
         )
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        path = self._folder / ".lock"
+    def _alone(self) -> AbstractContextManager[None]:
         busy = CosamError(f"Another process is tuning {self._name!r} in {self._folder}. Wait for it, or stop it.")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-        except OSError as error:
-            raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
-        with file:
-            hold_alone(file, busy=busy)
-            yield
+        return only_writer(self._folder, busy=busy)
