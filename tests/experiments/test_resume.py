@@ -18,8 +18,6 @@ from support.small_runs import (
     Opener,
     contents,
     raising,
-    small_experiments,
-    software_looked_up_once,
     status,
     stopped_after,
 )
@@ -34,18 +32,6 @@ from cosam_bench.experiments.running_record import RunningRecord
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
 from cosam_bench.training.expert_store import ExpertStore
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
-    with software_looked_up_once():
-        yield small_experiments(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture
-def whole(small: Opener, tmp_path: Path) -> dict[str, bytes]:
-    """What the quick method's record holds when nothing went wrong."""
-    return contents(Runner(small("Quick"), results=tmp_path / "whole").run().folder)
 
 
 class Killer:

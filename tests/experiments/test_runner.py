@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from support.small_runs import (
     Opener,
     contents,
     raising,
-    small_experiments,
-    software_looked_up_once,
     status,
 )
 
@@ -27,18 +24,6 @@ from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import BarReporter, LineReporter
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
-    with software_looked_up_once():
-        yield small_experiments(tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture
-def whole(small: Opener, tmp_path: Path) -> dict[str, bytes]:
-    """What the quick method's record holds when nothing went wrong."""
-    return contents(Runner(small("Quick"), results=tmp_path / "whole").run().folder)
 
 
 def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], small: Opener) -> None:

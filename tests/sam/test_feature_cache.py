@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.cached_features import DEPTH, LATER, an_update, files, some_images, tiny_with_positions
+from support.cached_features import DEPTH, LATER, an_update, files, some_images
 from torch import Tensor, nn
 
 from cosam_bench.merging.updates import Update
@@ -29,24 +29,9 @@ EARLIER = "image_encoder.blocks.1.attn.qkv"
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return tiny_with_positions()
-
-
-@pytest.fixture(scope="module")
 def small_mobile() -> Sam:
     """MobileSAM, whose encoder takes any square that its windows and strides divide or pad."""
     return build_sam("mobile_sam", checkpoint="random")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "prefix"
-
-
-@pytest.fixture
-def cache(tiny: Sam, folder: Path) -> PrefixCache:
-    return PrefixCache(FeatureFiles(folder, limit_bytes=2**30), sam=tiny, depth=DEPTH)
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -10,28 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cached_features import DEPTH, files, some_images, tiny_with_positions
+from support.cached_features import DEPTH, files, some_images
 
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.sam import cache_backends
 from cosam_bench.sam.cache_backends import FeatureFiles
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return tiny_with_positions()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "prefix"
-
-
-@pytest.fixture
-def cache(tiny: Sam, folder: Path) -> PrefixCache:
-    return PrefixCache(FeatureFiles(folder, limit_bytes=2**30), sam=tiny, depth=DEPTH)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a file of tensors", None])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cached_features import DEPTH, LATER, an_update, files, tiny_with_positions
+from support.cached_features import LATER, an_update, files
 
 from cosam_bench.data.samples import Split
 from cosam_bench.experiments.experiment import open_experiment
@@ -17,28 +17,12 @@ from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
-from cosam_bench.sam.cache_backends import FeatureFiles
 from cosam_bench.sam.feature_cache import PrefixCache, encode
 from cosam_bench.sam.inputs import collate
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.augmentation import mirror
 from cosam_bench.training.expert_store import ExpertStore
 from cosam_bench.training.fit_settings import FitSettings
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Sam:
-    return tiny_with_positions()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "prefix"
-
-
-@pytest.fixture
-def cache(tiny: Sam, folder: Path) -> PrefixCache:
-    return PrefixCache(FeatureFiles(folder, limit_bytes=2**30), sam=tiny, depth=DEPTH)
 
 
 @pytest.fixture
