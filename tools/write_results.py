@@ -1,7 +1,8 @@
-"""Puts the tables of results/reference/*.csv into README.md and the pages of results.
+"""Puts the tables of results/reference/*.csv into README.md and the pages of docs.
 
-Usage: python tools/write_results.py
-       python tools/write_results.py --records DIR   (first keeps the records of DIR that belong to open-pairs)
+Usage: python -m tools.write_results
+       python -m tools.write_results --records DIR   (first keeps the records of DIR that belong to open-pairs)
+       python -m tools.write_results --mini DIR      (first writes mini.csv from the records of DIR)
 
 What is between ``<!-- results: NAME -->`` and ``<!-- end -->`` is replaced; ``TABLES`` has the names.
 """
@@ -18,7 +19,9 @@ from pathlib import Path
 
 from scipy.stats import rankdata, spearmanr
 
+from benchmarks.ablations import markdown, read
 from cosam_bench.core.files import write_atomically
+from cosam_bench.method.registry import load_method
 from cosam_bench.results.leaderboard_formats import csv_text
 from cosam_bench.results.records import record_folder
 from cosam_bench.results.results_folder import find_records, read_leaderboard
@@ -29,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 RECORDS = REFERENCE / "open"
 PAIRS = "open-pairs"
-PAGES = ("README.md", "docs/results.md", "docs/open-results.md")
+PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.md")
+# Beside each method's defaults, the settings that have a row of their own in the table of mini.
+FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}}
 Row = Mapping[str, str]
 
 _PLACE = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -40,9 +45,13 @@ _SHOWN = {"last": "Last", "avg": "Avg", "ff": "FF", "plasticity": "plasticity lo
 def main() -> None:
     """Keep new records if there are any, write ``open.csv``, and fill the tables of each page."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--records", type=Path, metavar="DIR")
-    if (folder := parser.parse_args().records) is not None:
-        keep_records(folder)
+    parser.add_argument("--records", type=Path, metavar="DIR", help="keep its complete records of the pairs")
+    parser.add_argument("--mini", type=Path, metavar="DIR", help="write mini.csv from its records")
+    given = parser.parse_args()
+    if given.records is not None:
+        keep_records(given.records)
+    if given.mini is not None:
+        write_atomically(REFERENCE / "mini.csv", mini_board(given.mini))
     write_atomically(REFERENCE / "open.csv", open_board())
     for name in PAGES:
         page = ROOT / name
@@ -63,6 +72,19 @@ def keep_records(folder: Path) -> None:
 def open_board() -> str:
     """``open.csv``: the leaderboard of the kept records of the pairs, with an interval of Last."""
     return csv_text(read_leaderboard(RECORDS, selection=Selection(protocols=(PAIRS,)), intervals=("last",)))
+
+
+def mini_board(folder: Path) -> str:
+    """``mini.csv``: the leaderboard of ``mini`` without the rows of settings that were tried for other tables."""
+    board = read_leaderboard(folder, selection=Selection(protocols=("mini",)))
+    return csv_text(board[[is_shown(*row) for row in zip(board["method"], board["settings"], strict=True)]])
+
+
+def is_shown(method: str, settings: str) -> bool:
+    """Whether a row of ``mini`` has the method's defaults or those of ``FURTHER_ROWS``."""
+    kind = load_method(method).Settings
+    wanted = [{}, *([FURTHER_ROWS[method]] if method in FURTHER_ROWS else [])]
+    return kind.model_validate_json(settings) in [kind.model_validate(each) for each in wanted]
 
 
 def filled(page: str) -> str:
@@ -121,6 +143,25 @@ def readme_table() -> str:
     return _markdown(["method", *_SHOWN.values(), "state, KiB", "encoder passes"], lines)
 
 
+def ablation_table(name: str) -> str:
+    """The variants of a method, as ``python -m benchmarks.ablations`` measures them."""
+    return markdown(read(REFERENCE / f"{name}.csv"))
+
+
+def scale_table() -> str:
+    """Last of each merge at several lengths, the best in bold, and at the lengths that held-out images chose."""
+    rows = rows_of("scales-mini")
+    lengths = [name for name in rows[0] if name.startswith("last_at_")]
+    chosen = ("last_current", "last_seen")
+    lines = []
+    for row in rows:
+        best = max(lengths, key=lambda name: float(row[name]))
+        figures = [f"**{_short(row[name])}**" if name == best else _short(row[name]) for name in lengths]
+        lines.append([label(row), *figures, *(_short(row[name]) for name in chosen)])
+    heads = [name.replace("last_at_", "x") for name in lengths]
+    return _markdown(["method", *heads, "current", "seen"], lines)
+
+
 def agreement_table() -> str:
     """Last on both protocols, by its value on ``open``, and Spearman's rank correlation."""
     pairs = _common_rows()
@@ -148,6 +189,10 @@ def _seconds(row: Row) -> str:
     return f"{float(row['train_seconds']):.0f}"
 
 
+def _short(text: str) -> str:
+    return f"{float(text):.3f}".removeprefix("0")
+
+
 def _interval(row: Row) -> str:
     low, high = row["last_low"], row["last_high"]
     return f"{float(low):.3f} to {float(high):.3f}" if low and high else _DASH
@@ -162,6 +207,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "open": lambda: interval_table("open"),
     "readme": readme_table,
     "agreement": agreement_table,
+    "ridge": lambda: ablation_table("ridge-mini"),
+    "scales": scale_table,
+    "trm": lambda: ablation_table("trm-ablation"),
 }
 
 

@@ -84,6 +84,9 @@ class ExpertStore:
     def read_or_train(self, name: str, train: Callable[[], Fitted]) -> tuple[Fitted, bool]:
         """The expert of a name from ``expert_name``, and whether it was trained now.
 
+        One that was trained now is read back, too: sums over its layers depend in their last bits on the layers'
+        order and on how tensors lie in memory, and both are to be the same for whoever comes later.
+
         Raises:
             CannotWrite: the folder cannot be written or the disk is full.
         """
@@ -96,7 +99,7 @@ class ExpertStore:
             fitted = train()
             write_sealed(path, fitted.update.tensors(), fitted.facts)
             self._reusable.add(name)
-            return fitted, True
+            return self._read(path) or fitted, True
 
     def path(self, name: str) -> Path:
         """The file of an expert, whether it is there or not."""

@@ -19,7 +19,7 @@ MINI = REFERENCE / "records" / "mini" / "regcl" / "491715b33763"
 def test_a_page_has_the_tables_of_the_files(page: str) -> None:
     text = text_of(page)
     assert "<!-- results: " in text
-    assert text == filled(text), "Run: python tools/write_results.py"
+    assert text == filled(text), "Run: python -m tools.write_results"
 
 
 def test_every_table_is_on_a_page() -> None:
@@ -28,7 +28,7 @@ def test_every_table_is_on_a_page() -> None:
 
 
 def test_the_file_of_open_is_the_leaderboard_of_the_records() -> None:
-    assert (REFERENCE / "open.csv").read_text(encoding="utf-8") == open_board(), "Run: python tools/write_results.py"
+    assert (REFERENCE / "open.csv").read_text(encoding="utf-8") == open_board(), "Run: python -m tools.write_results"
 
 
 def test_a_row_without_deviation_or_value() -> None:

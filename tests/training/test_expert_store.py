@@ -34,6 +34,17 @@ def test_the_second_asker_reads_what_the_first_has_trained(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_a_trained_expert_has_the_order_and_layout_of_a_read_one(tmp_path: Path) -> None:
+    def in_order_of_the_model() -> Fitted:
+        factors = {layer: LowRank(a=torch.ones(3, 2).T, b=torch.ones(4, 2)) for layer in ("qkv", "proj")}
+        return Fitted(Update(factors), epoch_losses=(), trainable_parameters=28, seconds=1.0)
+
+    trained, read = (ExpertStore(tmp_path).read_or_train("a", train)[0] for train in (in_order_of_the_model, refuse))
+    assert list(trained.update.low_rank) == list(read.update.low_rank)
+    strides = [[factors.a.stride() for factors in each.update.low_rank.values()] for each in (trained, read)]
+    assert strides[0] == strides[1]
+
+
 @pytest.mark.parametrize("damage", ["bit", "swap", "cut"])
 def test_an_expert_that_is_not_the_trained_one_is_trained_again(tmp_path: Path, damage: str) -> None:
     store = ExpertStore(tmp_path)
