@@ -16,7 +16,10 @@ from cosam_bench import _moved
 from cosam_bench.core.version import __version__
 
 if TYPE_CHECKING:
-    from cosam_bench.api import compare, export, leaderboard, merge, predict, report, run, sweep, tune
+    from cosam_bench.api.models import export, merge, predict
+    from cosam_bench.api.results import compare, leaderboard, report
+    from cosam_bench.api.runs import run
+    from cosam_bench.api.sweeps import sweep, tune
     from cosam_bench.core.errors import CosamError
     from cosam_bench.core.settings import NoSettings, Settings, setting
     from cosam_bench.data.prompts import Prompts
@@ -83,7 +86,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("compare", "export", "leaderboard", "merge", "predict", "report", "run", "sweep", "tune"),
+    "api.models": ("export", "merge", "predict"),
+    "api.results": ("compare", "leaderboard", "report"),
+    "api.runs": ("run",),
+    "api.sweeps": ("sweep", "tune"),
     "core.errors": ("CosamError",),
     "core.settings": ("NoSettings", "Settings", "setting"),
     "data.prompts": ("Prompts",),

@@ -71,7 +71,7 @@ def predict(
     places = None if not points else [_point(text) for given in points for text in given.split()]
     marks = None if labels is None else [_label(text) for text in labels.replace(",", " ").split()]
 
-    from cosam_bench.api import predict as predict_mask
+    from cosam_bench.api.models import predict as predict_mask
     from cosam_bench.experiments.method_faults import MethodFailed
     from cosam_bench.results.results_folder import load_record
     from cosam_bench.sam.batch_size import ImageDoesNotFit

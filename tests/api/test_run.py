@@ -13,7 +13,7 @@ import pytest
 from support import recorded
 
 import cosam_bench as cb
-from cosam_bench.api import method_reference
+from cosam_bench.api.arguments import method_reference
 from cosam_bench.evaluation.metrics import METRICS
 
 FAILING = """

@@ -1,0 +1,56 @@
+"""What callers may give for a method, an order or a path, as the text that the command line takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.method.registry import FILE_MODULE, GROUP
+
+if TYPE_CHECKING:
+    from cosam_bench.method.interface import Method
+
+MethodLike: TypeAlias = "str | Path | type[Method]"
+
+
+def references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:
+    """What ``--method`` would be given for one method or several."""
+    if isinstance(methods, str | Path | type):
+        return [method_reference(methods)]
+    return [method_reference(method) for method in methods]
+
+
+def order_text(order: str | Sequence[str] | None) -> str | None:
+    """What ``--order`` would be given for an order."""
+    return order if order is None or isinstance(order, str) else ",".join(order)
+
+
+def text(value: str | Path | None) -> str | None:
+    """A name or path as text."""
+    return None if value is None else str(value)
+
+
+def method_reference(method: MethodLike) -> str:
+    """What ``--method`` would be given for a method.
+
+    Raises:
+        CosamError: a class that no file of its own defines. The identity of a run covers the source of its method,
+            and a notebook's cell or a running script cannot be read again to repeat it.
+    """
+    if not isinstance(method, type):
+        return str(method)
+    module, name = sys.modules.get(method.__module__), method.__qualname__
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or module.__name__ == "__main__" or getattr(module, name, None) is not method:
+        raise CosamError(
+            f"The class {name!r} is defined in a notebook, a running script or a function, so the run could not be "
+            "repeated from its source. Put it into a file of its own, and give that file's path as the method."
+        )
+    if module.__name__.startswith(FILE_MODULE):
+        return f"{file}:{name}"
+    reference = f"{module.__name__}:{name}"
+    return next((point.name for point in entry_points(group=GROUP) if point.value == reference), reference)
