@@ -11,6 +11,7 @@ from pydantic import Field
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.experiments.options import RunOptions, domain_order, resolve, setting_texts
+from cosam_bench.experiments.repeats import different_orders
 
 if TYPE_CHECKING:
     from cosam_bench.data.streams import Stream
@@ -31,8 +32,8 @@ class Grid(Settings):
     mode: str = setting("clean", "the protocol's mode", source="as `run`")
     orders: _Count | tuple[str, ...] = setting(
         1,
-        "how many: the stream's own, random:1, random:2 and so on; or a list of orders as `run --order` takes each, "
-        "and `stream` for the stream's own",
+        "how many: the stream's own, then random:1, random:2 and so on, without those that an earlier one equals; or a "
+        "list of orders as `run --order` takes each, and `stream` for the stream's own",
         source="one: the stream's own",
     )
     seeds: _Count | tuple[_Seed, ...] = setting(
@@ -63,16 +64,15 @@ class Grid(Settings):
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(dict.fromkeys(self.seeds))
 
     def all_orders(self, stream: Stream) -> tuple[tuple[str, ...], ...]:
-        """The orders of the stream's domains; two that are alike appear once.
+        """The orders of the stream's domains: as many different ones as asked for, or those of a list, each once.
 
         Raises:
-            CosamError: an order does not fit the stream.
+            CosamError: an order does not fit the stream, or so few domains have not so many.
         """
         if isinstance(self.orders, int):
-            asked = (STREAM_ORDER, *(f"random:{number}" for number in range(1, self.orders)))
-        else:
-            asked = self.orders
-        found = (tuple(stream.order) if _is_own(one, stream) else _order(one, stream) for one in asked)
+            different = different_orders(self.orders, tuple(stream.order))
+            return tuple(tuple(stream.order) if one is None else _order(one, stream) for one in different)
+        found = (tuple(stream.order) if _is_own(one, stream) else _order(one, stream) for one in self.orders)
         return tuple(dict.fromkeys(found))
 
     def configs(self) -> list[RunConfig]:

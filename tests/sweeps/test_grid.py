@@ -9,21 +9,37 @@ import pytest
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.streams import load_stream
+from cosam_bench.experiments.options import RunOptions
+from cosam_bench.experiments.repeats import resolve_repeats
 from cosam_bench.sweeps.grid import Grid, grid_from_texts, read_grid
 
 
 def test_a_number_of_orders_begins_with_the_streams_own(quick_protocol: Path) -> None:
     stream = load_stream(str(quick_protocol.parent / "quick-stream.toml"))
-    own, *others = Grid(methods=("average",), orders=3).all_orders(stream)
+    own, *others = Grid(methods=("average",), orders=6).all_orders(stream)
     assert own == ("pitting", "pill", "polyp")
     assert all(sorted(order) == sorted(own) for order in others)
+    assert len({own, *others}) == 6  # all that three domains have, though random:N meets some of them again
+
+
+def test_a_sweep_takes_the_orders_that_run_takes(quick_protocol: Path) -> None:
+    grid = Grid(methods=("average",), protocol=str(quick_protocol), orders=4)
+    options = RunOptions(protocol=str(quick_protocol))
+    repeats = resolve_repeats(["average"], options, orders=4)
+    stream = load_stream(str(quick_protocol.parent / "quick-stream.toml"))
+    assert list(grid.all_orders(stream)) == [one.configs[0].order or tuple(stream.order) for one in repeats]
+
+
+def test_more_orders_than_there_are_are_refused(quick_protocol: Path) -> None:
+    stream = load_stream(str(quick_protocol.parent / "quick-stream.toml"))
+    with pytest.raises(CosamError, match="3 domains have 6 orders"):
+        Grid(methods=("average",), orders=7).all_orders(stream)
 
 
 def test_orders_that_are_alike_appear_once(quick_protocol: Path) -> None:
     stream = load_stream(str(quick_protocol.parent / "quick-stream.toml"))
     grid = Grid(methods=("average",), orders=("stream", "pitting,pill,polyp", "reverse"))
     assert grid.all_orders(stream) == (("pitting", "pill", "polyp"), ("polyp", "pill", "pitting"))
-    assert len(Grid(methods=("average",), orders=100).all_orders(stream)) == 6  # all that three domains have
 
 
 def test_options_and_a_file_describe_the_same_grid(quick_protocol: Path) -> None:
