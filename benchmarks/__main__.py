@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import Figure, machine_name, markdown, read_figures, replaced, table, write_figures
+from benchmarks.figures import Figure, machine_name, read_figures, replaced, table, write_figures
 from benchmarks.measuring import CPU, Skipped
+from benchmarks.pages import markdown
 
 # By stage the function that measures it, imported only when the stage is asked for.
 STAGES = {name: f"stages:{name}" for name in ("encoder", "step", "matrix", "start")}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cosam_bench as cb
+from benchmarks.pages import markdown
 from cosam_bench import CosamError, Record
 from cosam_bench.core.files import write_atomically
 
@@ -109,7 +110,7 @@ def main() -> None:
     if given.csv:
         rows = replaced(variants, read(given.csv) if given.csv.exists() else [], rows)
         write(given.csv, rows)
-    print(markdown(rows))
+    print(table(rows))
 
 
 def measured(
@@ -193,13 +194,13 @@ def replaced(variants: Mapping[str, Variant], known: Sequence[Row], found: Seque
     return [by_variant[name] for name in variants if name in by_variant]
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """The figures as a table of Markdown."""
-    lines = ["| variant | Last | FF | retention | merging, s | seeds |", "|---|---|---|---|---|---|"]
+    lines = [["variant", "Last", "FF", "retention", "merging, s", "seeds"]]
     for each in rows:
-        cells = [_cell(getattr(each, key), getattr(each, f"{key}_std"), seeds=each.seeds) for key in _FIGURES]
-        lines.append(f"| {each.variant} | {' | '.join(cells)} | {_seconds(each)} | {each.seeds} |")
-    return "\n".join(lines)
+        figures = [_cell(getattr(each, key), getattr(each, f"{key}_std"), seeds=each.seeds) for key in _FIGURES]
+        lines.append([each.variant, *figures, _seconds(each), str(each.seeds)])
+    return markdown(lines)
 
 
 def _seconds(row: Row) -> str:

@@ -116,12 +116,6 @@ def table(figures: Sequence[Figure]) -> list[list[str]]:
     return [[line[place] for place in used] for line in [heads, *lines]]
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Heads and lines as a table of Markdown."""
-    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
-
-
 def amount(number: float | None, *, digits: int = 3) -> str:
     """A number to so many digits, with thousands separated; empty for None.
 

@@ -18,10 +18,11 @@ import torch
 
 from benchmarks import subjects
 from benchmarks.__main__ import measured as announced
-from benchmarks.figures import Figure, markdown, read_figures, replaced, table, write_figures
+from benchmarks.figures import Figure, read_figures, replaced, table, write_figures
 from benchmarks.imitation import RETENTION, TEST, write_stream
 from benchmarks.limits import Cost, Machine, counted, limit_figures, measured
 from benchmarks.measuring import in_turns
+from benchmarks.pages import markdown
 from cosam_bench.core.devices import synchronise
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.protocol import resolve_run

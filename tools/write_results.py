@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from scipy.stats import rankdata, spearmanr
 
-from benchmarks.ablations import markdown, read
+from benchmarks import ablations, pages
+from benchmarks.pages import markdown
 from cosam_bench.core.files import write_atomically
 from cosam_bench.method.registry import load_method
 from cosam_bench.results.leaderboard_formats import csv_text
@@ -37,7 +37,6 @@ PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.m
 FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}}
 Row = Mapping[str, str]
 
-_PLACE = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 _DASH, _NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 _SHOWN = {"last": "Last", "avg": "Avg", "ff": "FF", "plasticity": "plasticity lost", "retention": "retention"}
 
@@ -89,7 +88,7 @@ def is_shown(method: str, settings: str) -> bool:
 
 def filled(page: str) -> str:
     """The page with each of its tables written anew."""
-    return _PLACE.sub(lambda place: f"{place[1]}\n{TABLES[place[2]]()}\n\n{place[3]}", page)
+    return pages.filled(page, "results", lambda name: TABLES[name]())
 
 
 def rows_of(name: str) -> list[Row]:
@@ -121,7 +120,7 @@ def state(row: Row) -> str:
 def figures_table(name: str) -> str:
     """Every row, with what was kept and the seconds of training."""
     lines = [[label(row), *(cell(row, key) for key in _SHOWN), state(row), _seconds(row)] for row in rows_of(name)]
-    return _markdown(["method", *_SHOWN.values(), "state", "training"], lines)
+    return markdown([["method", *_SHOWN.values(), "state", "training"], *lines])
 
 
 def interval_table(name: str) -> str:
@@ -131,7 +130,7 @@ def interval_table(name: str) -> str:
         [label(row), cell(row, "last"), _interval(row), *(cell(row, key) for key in rest), state(row)]
         for row in rows_of(name)
     ]
-    return _markdown(["method", "Last", "low to high", *rest.values(), "state"], lines)
+    return markdown([["method", "Last", "low to high", *rest.values(), "state"], *lines])
 
 
 def readme_table() -> str:
@@ -140,12 +139,12 @@ def readme_table() -> str:
         [label(row), *(cell(row, key) for key in _SHOWN), state(row), f"{float(row['encoder_passes']):.0f}"]
         for row in rows_of("open")
     ]
-    return _markdown(["method", *_SHOWN.values(), "state, KiB", "encoder passes"], lines)
+    return markdown([["method", *_SHOWN.values(), "state, KiB", "encoder passes"], *lines])
 
 
 def ablation_table(name: str) -> str:
     """The variants of a method, as ``python -m benchmarks.ablations`` measures them."""
-    return markdown(read(REFERENCE / f"{name}.csv"))
+    return ablations.table(ablations.read(REFERENCE / f"{name}.csv"))
 
 
 def scale_table() -> str:
@@ -159,7 +158,7 @@ def scale_table() -> str:
         figures = [f"**{_short(row[name])}**" if name == best else _short(row[name]) for name in lengths]
         lines.append([label(row), *figures, *(_short(row[name]) for name in chosen)])
     heads = [name.replace("last_at_", "x") for name in lengths]
-    return _markdown(["method", *heads, "current", "seen"], lines)
+    return markdown([["method", *heads, "current", "seen"], *lines])
 
 
 def agreement_table() -> str:
@@ -170,7 +169,7 @@ def agreement_table() -> str:
         [label(real), cell(real, "last"), cell(drawn, "last"), f"{first:.0f}", f"{second:.0f}"]
         for (real, drawn), first, second in zip(pairs, *ranks, strict=True)
     ]
-    table = _markdown(["method", "`open`", "`mini`", "rank on `open`", "on `mini`"], lines)
+    table = markdown([["method", "`open`", "`mini`", "rank on `open`", "on `mini`"], *lines])
     return f"{table}\n\nSpearman's rank correlation over these {len(pairs)} rows is {correlation():.2f}."
 
 
@@ -196,10 +195,6 @@ def _short(text: str) -> str:
 def _interval(row: Row) -> str:
     low, high = row["last_low"], row["last_high"]
     return f"{float(low):.3f} to {float(high):.3f}" if low and high else _DASH
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 TABLES: dict[str, Callable[[], str]] = {

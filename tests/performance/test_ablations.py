@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.ablations import ABLATIONS, TRM, Row, markdown, measured, read, replaced, row, write
+from benchmarks.ablations import ABLATIONS, TRM, Row, measured, read, replaced, row, table, write
 from cosam_bench import CosamError
 from cosam_bench.method.registry import load_method
 
@@ -64,7 +64,7 @@ def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
     found = rows(midpoint=0.51, default=0.51)
     write(tmp_path / "rows.csv", found)
     assert str(read(tmp_path / "rows.csv")) == str(found)
-    assert markdown(found).splitlines()[2:] == [
+    assert table(found).splitlines()[2:] == [
         "| midpoint | 0.510 | 0.250 | 0.500 | 10 | 1 |",
         "| default | 0.510 | 0.250 | 0.500 | 10 | 1 |",
     ]

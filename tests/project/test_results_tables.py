@@ -12,7 +12,7 @@ from support.shown_commands import text_of
 from tools import write_results
 from tools.write_results import PAGES, REFERENCE, TABLES, cell, filled, keep_records, label, open_board, rows_of
 
-MINI = REFERENCE / "records" / "mini" / "regcl" / "491715b33763"
+MINI = REFERENCE / "records" / "mini" / "regcl" / "6e1d72eddabb"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import Figure, amount, read_figures
-from benchmarks.page import draw, filled
+from benchmarks.performance_page import draw, filled
 from benchmarks.shares import KINDS, kind_of
 from cosam_bench.core.errors import CosamError
 
@@ -109,6 +109,6 @@ def test_every_file_that_the_page_names_exists() -> None:
 def test_the_page_in_the_repository_is_filled_from_its_figures() -> None:
     page, figures = (DOCS / "performance.md").read_text(encoding="utf-8"), read_figures(DOCS / "performance.csv")
     assert figures
-    assert filled(page, figures) == page, "run `python -m benchmarks.page`"
+    assert filled(page, figures) == page, "run `python -m benchmarks.performance_page`"
     groups = {figure.group for figure in figures}
     assert not [group for group in sorted(groups) if f"<!-- figures: {group} -->" not in page]

@@ -1,28 +1,26 @@
-"""``python -m benchmarks.page``: puts the figures of docs/performance.csv into docs/performance.md, and draws them."""
+"""``python -m benchmarks.performance_page``: puts docs/performance.csv into docs/performance.md, and draws it."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, amount, markdown, read_figures, table
+from benchmarks import pages
+from benchmarks.figures import Figure, amount, read_figures, table
 from benchmarks.shares import KINDS
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-# What is between the two marks of a group is replaced each time.
-_PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 # Paul Tol's "bright" scheme, which colour-blind readers can tell apart.
 _COLOURS = dict(zip(KINDS, ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#BBBBBB"), strict=True))
 
 
 def main() -> None:
     """Fill the tables of a page from a file of figures, and draw the picture beside it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.performance_page", description=main.__doc__)
     parser.add_argument("--csv", type=Path, default=DOCS / "performance.csv", metavar="FILE")
     parser.add_argument("--page", type=Path, default=DOCS / "performance.md", metavar="FILE")
     given = parser.parse_args()
@@ -37,9 +35,9 @@ def filled(page: str, figures: Sequence[Figure]) -> str:
     Raises:
         CosamError: the page has no such marks.
     """
-    if not _PLACE.search(page):
+    if not pages.places(page, "figures"):
         raise CosamError("The page has no `<!-- figures: GROUP -->` with an `<!-- end -->`; add a pair for each table.")
-    return _PLACE.sub(lambda place: f"{place[1]}\n{_section(place[2], figures)}\n\n{place[3]}", page)
+    return pages.filled(page, "figures", lambda group: _section(group, figures))
 
 
 def _section(group: str, figures: Sequence[Figure]) -> str:
@@ -47,7 +45,7 @@ def _section(group: str, figures: Sequence[Figure]) -> str:
     if not found:
         return "Not measured."
     lines = _crossed(found) if group in ("growth", "shares") else table(found)
-    return f"{markdown(lines)}\n\nMeasured on {'; '.join(dict.fromkeys(figure.machine for figure in found))}."
+    return f"{pages.markdown(lines)}\n\nMeasured on {'; '.join(dict.fromkeys(figure.machine for figure in found))}."
 
 
 def _crossed(figures: Sequence[Figure]) -> list[list[str]]:

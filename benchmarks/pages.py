@@ -1,0 +1,32 @@
+"""Tables of Markdown, and the marked places of a page that they are written to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Heads and lines as a table of Markdown.
+
+    >>> print(markdown([["method", "Last"], ["`average`", "0.5"]]))
+    | method | Last |
+    | --- | --- |
+    | `average` | 0.5 |
+    """
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def places(page: str, kind: str) -> list[str]:
+    """The names of the places of a kind, ``<!-- KIND: NAME -->``, in their order on the page."""
+    return [found[2] for found in _marked(kind).finditer(page)]
+
+
+def filled(page: str, kind: str, content: Callable[[str], str]) -> str:
+    """The page with the content for its name at each place of a kind, which ends at ``<!-- end -->``."""
+    return _marked(kind).sub(lambda place: f"{place[1]}\n{content(place[2])}\n\n{place[3]}", page)
+
+
+def _marked(kind: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {kind}: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
