@@ -13,7 +13,7 @@ import argparse
 import csv
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from scipy.stats import rankdata, spearmanr
@@ -33,8 +33,8 @@ REFERENCE = ROOT / "results" / "reference"
 RECORDS = REFERENCE / "open"
 PAIRS = "open-pairs"
 PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.md")
-# Beside each method's defaults, the settings that have a row of their own in the table of mini.
-FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}}
+# Beside each method's defaults, the settings that have a row of their own.
+FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}, "dop": {"solver": "closed"}}
 Row = Mapping[str, str]
 
 _DASH, _NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
@@ -99,8 +99,10 @@ def rows_of(name: str) -> list[Row]:
 
 def label(row: Row) -> str:
     """The name of a row: a method's second row has the setting in which it differs."""
-    space = json.loads(row["settings"]).get("space", "")
-    return f"`{row['method']}`, product" if row["method"] == "regcl" and space == "product" else f"`{row['method']}`"
+    name, settings = f"`{row['method']}`", json.loads(row["settings"])
+    further = FURTHER_ROWS.get(row["method"], {})
+    differs = bool(further) and all(settings.get(key) == value for key, value in further.items())
+    return f"{name} ({', '.join(map(str, further.values()))})" if differs else name
 
 
 def cell(row: Row, name: str) -> str:
@@ -173,9 +175,10 @@ def agreement_table() -> str:
     return f"{table}\n\nSpearman's rank correlation over these {len(pairs)} rows is {correlation():.2f}."
 
 
-def correlation() -> float:
-    """Spearman's rank correlation of Last on ``open`` and ``mini`` over the rows that both have."""
-    return float(spearmanr([[float(row["last"]) for row in pair] for pair in _common_rows()]).statistic)
+def correlation(*, without: Collection[str] = ()) -> float:
+    """Spearman's rank correlation of Last on ``open`` and ``mini`` over the rows that both have, but some methods'."""
+    kept = [pair for pair in _common_rows() if pair[0]["method"] not in without]
+    return float(spearmanr([[float(row["last"]) for row in pair] for pair in kept]).statistic)
 
 
 def _common_rows() -> list[tuple[Row, Row]]:

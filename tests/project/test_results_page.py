@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import statistics
+from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
+from support.shown_commands import text_of
 
 from cosam_bench.core.setting_keys import setting_keys
+from cosam_bench.data.protocol_files import read_protocol
+from cosam_bench.method.registry import method_names
 from cosam_bench.method.source_reading import describe
-from tools.write_results import label, rows_of
+from tools.write_results import REFERENCE, label, rows_of
 
+PAGE = " ".join(text_of("docs/results.md").split())
 ROWS = rows_of("mini")
 NUMBERS = {
-    label(row): {name: float(text) for name, text in row.items() if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text)}
+    label(row).replace("`", ""): {  # such as regcl, or regcl (product)
+        name: float(text) for name, text in row.items() if re.fullmatch(r"-?[\d.]+(e-?\d+)?", text)
+    }
     for row in ROWS
 }
-LAST = {name: numbers["last"] for name, numbers in NUMBERS.items()}
-BOUNDS = {"`experts`", "`joint`"}
-STORES_IMAGES = {"`moda`", "`er`"}
+BOUNDS = ("experts", "joint")
+SEVERAL_ADAPTERS = ("moda", "router", "kmerge")
 
 
-def test_every_row_is_of_three_seeds_and_one_order_under_the_same_conditions() -> None:
+def figure(name: str, column: str = "last") -> float:
+    return NUMBERS[name][column]
+
+
+def share(name: str) -> str:
+    """What a method gains over frozen SAM, of what the experts gain."""
+    gained = (figure(name) - figure("frozen")) / (figure("experts") - figure("frozen"))
+    return f"{gained:.0%}".replace("%", " %")
+
+
+def quoted(names: Iterable[str]) -> str:
+    """The labels of rows as a sentence lists them."""
+    *first, last = [re.sub(r"^\w+", r"`\g<0>`", name) for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def says(text: str) -> bool:
+    """Whether the page has these words, wherever its lines break."""
+    return text in PAGE
+
+
+def test_what_was_measured() -> None:
     assert {(row["runs"], row["seeds"], row["orders"], row["metric"]) for row in ROWS} == {("3", "3", "1", "iou")}
     assert len({row["conditions"] for row in ROWS}) == 1
+    version = next(iter(read_protocol("mini")[0].values()))["version"]
+    assert {row["version"] for row in ROWS} == {str(version)}
+    assert {row["method"] for row in ROWS} == set(method_names())
+    assert says(f"All {len(method_names())} methods have been measured on `mini` (version {version})")
 
 
 def test_only_one_default_was_chosen_on_this_protocol() -> None:
@@ -32,65 +66,117 @@ def test_only_one_default_was_chosen_on_this_protocol() -> None:
 
 
 def test_what_is_said_of_the_bounds() -> None:
-    experts, joint, moda, frozen = (NUMBERS[f"`{name}`"] for name in ("experts", "joint", "moda", "frozen"))
-    assert f"{experts['last'] - frozen['last']:.3f}" == "0.168"
-    assert experts["last"] - joint["last"] < min(experts["last_std"], joint["last_std"])
-    assert f"{experts['last'] - moda['last']:.3f}" == "0.003"
-    assert moda["encoder_passes"] == 2
-    ordered = [name for name in LAST if name not in BOUNDS]
-    assert ordered[:2] == ["`moda`", "`er`"]
-    assert f"{(NUMBERS['`er`']['last'] - frozen['last']) / (experts['last'] - frozen['last']):.0%}" == "62%"
+    gain = figure("experts") - figure("frozen")
+    text = f"Frozen SAM scores {figure('frozen'):.3f}; separate experts, told the domain, {figure('experts'):.3f}."
+    assert says(f"{text} These {gain:.3f} are what a method can gain")
+    assert says(f"(`joint`) reaches {figure('joint'):.3f}")
+    assert figure("joint") >= figure("experts") - figure("experts", "last_std")
 
 
-def test_what_is_said_of_methods_without_images() -> None:
-    rest = [name for name in LAST if name not in BOUNDS | STORES_IMAGES]
-    assert rest[:7] == ["`ewc`", "`regmean`", "`coma`", "`trm`", "`regcl`, product", "`regcl`", "`lorm`"]
-    assert LAST["`ewc`"] - LAST["`regmean`"] < NUMBERS["`ewc`"]["last_std"]
-    span = LAST["`regmean`"] - LAST["`lorm`"]
-    assert f"{span:.3f}" == "0.014"
-    assert all(LAST[name] > LAST["`average`"] for name in rest[:7])
-    assert f"{LAST['`regcl`'] - LAST['`average`']:.3f}" == "0.034"
+def test_what_is_said_of_several_adapters_and_images() -> None:
+    rest = [name for name in NUMBERS if name not in BOUNDS]
+    assert set(rest[:4]) == {*SEVERAL_ADAPTERS, "er"}
+    assert says(f"is {figure('experts') - figure('moda'):.3f} below the experts, at two encoder passes per image")
+    assert figure("moda", "encoder_passes") == 2
+    assert (
+        f"`router` and `kmerge`, which keep adapters and no image, gain {share('router')} and {share('kmerge')}" in PAGE
+    )
+    assert {row["method"] for row in ROWS if "told the domain" in row["marks"]} == {"experts", "kmerge"}
+    assert says(f"`er`, which trains again on kept images, gains {share('er')}")
+    assert figure("router", "retention") == pytest.approx(figure("frozen", "retention"), abs=0.002)
+    assert {name for name in rest if NUMBERS[name]["retention"] > figure("frozen", "retention") - 0.002} >= {"router"}
 
 
-def test_what_is_said_of_methods_below_frozen_sam() -> None:
-    below = [name for name in LAST if LAST[name] < LAST["`frozen`"]]
-    assert len(below) == 12
-    assert {"`finetune`", "`opcm`", "`ties`", "`task_arithmetic`", "`dare`"} <= set(below)
-    near = [name for name in below if LAST["`frozen`"] - LAST[name] < NUMBERS[name]["last_std"]]
-    assert near == ["`finetune`", "`lwf`", "`perturb_merge`"]
-    assert min(LAST, key=LAST.__getitem__) == "`continual_ties`"
+def test_what_is_said_of_one_adapter_without_images() -> None:
+    rest = [name for name in NUMBERS if name not in (*BOUNDS, *SEVERAL_ADAPTERS, "er")]
+    leading = [name for name in rest if figure(name) > figure("average") + 0.03]
+    assert says(f"Above the plain average's {figure('average'):.3f} by more than 0.03 are {quoted(leading)}")
+    assert set(leading) == {"regmean", "regcl (product)", "regcl", "ewc", "became", "slao", "coma", "trm"}
+
+
+def test_what_is_said_of_merges_by_weights_alone() -> None:
+    by_weights = ("magmax", "opcm", "dop", "dop (closed)", "task_arithmetic", "dare", "average", "ties", "iso_c")
+    at_once = ("knots", "pcb", "tsvm")
+    values = [figure(name) for name in (*by_weights, *at_once)]
+    assert says(f"between {min(values):.3f} and {max(values):.3f}")
+    assert min(values) > figure("frozen")
+    assert max(values) < figure("regcl")
+    ordered = sorted(values)
+    gaps = [high - low for low, high in pairwise(ordered)]
+    deviations = [figure(name, "last_std") for name in (*by_weights, *at_once)]
+    assert statistics.median(gaps) < statistics.median(deviations)
+    gains = [share(name) for name in sorted((*by_weights, *at_once), key=figure)]
+    assert says(f"gain {gains[0].removesuffix(' %')} to {gains[-1]} of what the experts gain")
+
+
+def test_what_is_said_of_rows_below_frozen_sam() -> None:
+    below = [name for name in NUMBERS if figure(name) < figure("frozen")]
+    assert says(f"{quoted(below)} end below frozen SAM")
+    assert all(figure("frozen") - figure(name) > figure(name, "last_std") for name in below)
+    kept = figure("frozen", "retention")
+    assert says(f"lose at least {min(kept - figure(name, 'retention') for name in below):.3f} of retention")
+    near = [name for name in NUMBERS if 0 < figure(name) - figure("frozen") < figure(name, "last_std")]
+    assert says(f"{quoted(near)} are above it by less than their deviations")
+    assert min(NUMBERS, key=figure) == "continual_ties"
 
 
 def test_what_is_said_of_forgetting_and_plasticity() -> None:
-    forgets = {name: numbers["ff"] for name, numbers in NUMBERS.items() if "ff" in numbers}
-    loses = {name: numbers["plasticity"] for name, numbers in NUMBERS.items() if "plasticity" in numbers}
-    low = sorted(name for name, value in forgets.items() if value < 0.01)
-    assert low == ["`experts`", "`fisher`", "`frozen`", "`moda`", "`nullfilter`"]
-    assert [f"{loses[name]:.3f}" for name in ("`fisher`", "`frozen`", "`nullfilter`")] == ["0.142", "0.168", "0.188"]
-    assert (f"{loses['`finetune`']:.3f}", f"{forgets['`finetune`']:.3f}") == ("0.011", "0.182")
+    low = [name for name, numbers in NUMBERS.items() if numbers.get("ff", 1) < 0.01]
+    assert says(f"FF is below 0.01 for {quoted(low)}")
+    lost = [f"{figure(name, 'plasticity'):.3f}" for name in ("nullfilter", "frozen")]
+    assert (
+        f"`nullfilter` loses {lost[0]} of what the experts reach on a domain just learned, frozen SAM {lost[1]}" in PAGE
+    )
+    tuned = [f"{figure('finetune', name):.3f}" for name in ("plasticity", "ff")]
+    assert says(f"it loses {tuned[0]} of plasticity, and forgets {tuned[1]}")
 
 
 def test_what_is_said_of_transfer_and_retention() -> None:
-    changed = {name: numbers for name, numbers in NUMBERS.items() if name not in BOUNDS | {"`frozen`"}}
-    assert all(numbers["fwt"] < 0 for numbers in changed.values())
-    frozen = NUMBERS["`frozen`"]["retention"]
-    assert [name for name, numbers in changed.items() if numbers["retention"] > frozen] == ["`lorm`"]
-    assert NUMBERS["`lorm`"]["retention"] - frozen < NUMBERS["`frozen`"]["retention_std"]
+    measured = {name: numbers for name, numbers in NUMBERS.items() if name not in (*BOUNDS, "frozen")}
+    forward = [name for name, numbers in measured.items() if numbers["fwt"] > 0.0005]
+    assert forward == ["router"]
+    assert (
+        f"FWT, the gain over frozen SAM on the next unseen domain, is {figure('router', 'fwt'):.3f} for `router`"
+        in PAGE
+    )
+    kept = figure("frozen", "retention")
+    above = [name for name, numbers in measured.items() if numbers["retention"] > kept + 0.0005]
+    assert says(f"On the retention domain, {quoted(above)} end above frozen SAM")
+    widest = max(figure(name, "retention") - kept for name in above)
+    assert widest < figure("frozen", "retention_std")
 
 
 def test_what_is_said_of_scatter() -> None:
     deviations = {name: numbers["last_std"] for name, numbers in NUMBERS.items()}
-    wide = {name for name, deviation in deviations.items() if deviation > 0.02}
-    assert wide == {"`became`", "`finetune`", "`lwf`", "`perturb_merge`"}
-    assert max(deviation for name, deviation in deviations.items() if name not in wide) == pytest.approx(
-        0.0164, abs=1e-4
-    )
+    wide = [name for name, deviation in deviations.items() if deviation > 0.015]
+    assert says(f"Deviations of Last above 0.015 occur for {quoted(wide)}")
+    assert says(f"the median is {statistics.median(deviations.values()):.3f}")
 
 
 def test_what_is_said_of_costs() -> None:
-    states = {name: numbers["state_kib"] for name, numbers in NUMBERS.items() if name != "`frozen`"}
-    assert min(states, key=states.__getitem__) == "`l2p`"
-    assert max(states, key=states.__getitem__) == "`moda`"
+    states = {name: numbers["state_kib"] for name, numbers in NUMBERS.items() if name != "frozen"}
+    assert min(states, key=states.__getitem__) == "l2p"
+    assert max(states, key=states.__getitem__) == "moda"
+    assert says(f"`l2p` keeps {states['l2p']:.0f} KiB and `moda` {states['moda']:,.0f}")
     merges = {name: numbers["merge_seconds"] for name, numbers in NUMBERS.items()}
-    assert round(merges["`moda`"]) == 72
-    assert all(value < 20 for name, value in merges.items() if name != "`moda`")
+    rest = sorted(value for name, value in merges.items() if name != "moda")
+    assert (
+        f"Merging takes {merges['moda']:.0f} s for `moda` (training its router), and at most {rest[-1]:.0f} s" in PAGE
+    )
+
+
+def test_what_is_said_of_trm() -> None:
+    page = " ".join(text_of("docs/methods.md").split())
+    said = [f"{figure(name):.3f}" for name in ("trm", "coma")] + [
+        f"{figure(name, 'ff'):.3f}" for name in ("trm", "coma")
+    ]
+    assert f"it scores {said[0]} and forgets {said[2]}, `coma` {said[1]} and {said[3]}" in page
+
+
+def test_the_tables_of_methods_are_of_the_version_that_they_name() -> None:
+    page = " ".join(text_of("docs/methods.md").split())
+    for name in ("ridge-mini", "trm-ablation"):
+        with (REFERENCE / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            (protocol,) = {row["protocol"] for row in csv.DictReader(file)}
+        assert f"results/reference/{name}.csv`" in page
+        assert re.sub(r"^\w+", r"`\g<0>`", protocol) in page

@@ -35,7 +35,7 @@ def test_a_row_without_deviation_or_value() -> None:
     row = {"last": "0.51239", "last_std": "", "ff": "", "ff_std": ""}
     assert (cell(row, "last"), cell(row, "ff")) == ("0.512", "\N{EN DASH}")
     product = {"method": "regcl", "settings": '{"space": "product"}'}
-    assert (label(product), label(product | {"settings": "{}"})) == ("`regcl`, product", "`regcl`")
+    assert (label(product), label(product | {"settings": "{}"})) == ("`regcl` (product)", "`regcl`")
 
 
 def test_only_complete_records_of_the_pairs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
