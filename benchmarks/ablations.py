@@ -189,8 +189,13 @@ def read(path: Path) -> list[Row]:
 
 
 def replaced(variants: Mapping[str, Variant], known: Sequence[Row], found: Sequence[Row]) -> list[Row]:
-    """The known rows with those of the found variants replaced, in the order of the variants."""
-    by_variant = {each.variant: each for each in (*known, *found)}
+    """The known rows with those of the found variants replaced, in the order of the variants.
+
+    Known rows of another protocol than the found ones are dropped: one table has one protocol.
+    """
+    protocols = {each.protocol for each in found}
+    comparable = [each for each in known if not protocols or each.protocol in protocols]
+    by_variant = {each.variant: each for each in (*comparable, *found)}
     return [by_variant[name] for name in variants if name in by_variant]
 
 
