@@ -51,9 +51,10 @@ def test_it_is_open_on_other_images(stream: str) -> None:
     assert own.model_dump(exclude=free) == real.model_dump(exclude=free)
 
 
-def test_the_tiny_model_trains_as_in_mini(stream: str) -> None:
+def test_the_tiny_model_trains_as_in_the_first_version_of_mini(stream: str) -> None:
     own, mini = (protocol_of(stream=stream, model="tiny"), resolve_run(method="average", protocol="mini").protocol)
-    assert own.fit.model_copy(update={"flip": mini.fit.flip}) == mini.fit
+    first = mini.fit.model_copy(update={"learning_rate": 4e-3})
+    assert own.fit.model_copy(update={"flip": mini.fit.flip}) == first
     assert own.adapter == mini.adapter
 
 

@@ -17,6 +17,7 @@ from cosam_bench.cli.leaderboard_table import render_leaderboard
 from cosam_bench.cli.main import app
 from cosam_bench.cli.matrix_table import render_matrix, render_summary
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.protocol_files import read_protocol
 from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import Cell
@@ -27,6 +28,7 @@ from cosam_bench.results.records import Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Conditions, Cost
 from cosam_bench.results.tuning import Tuning
 
+VERSION: int = read_protocol("mini")[0]["clean"]["version"]  # which the records here have
 ORDER = ("ball_screw", "pill", "polyp")
 DATA = {"ball_screw": "aa", "pill": "bb", "polyp": "cc", "photo": "dd"}
 
@@ -218,7 +220,7 @@ def test_joint_training_has_a_last_row_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"protocol_version": 2}, "the protocol's version (1, 2)"),
+        ({"protocol_version": VERSION + 1}, f"the protocol's version ({VERSION}, {VERSION + 1})"),
         ({"config": "00"}, "the protocol's settings"),
         ({"data": DATA | {"pill": "00"}}, "the data of pill"),
     ],
