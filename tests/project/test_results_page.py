@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from support.shown_commands import text_of
 
+from benchmarks import ablations
 from cosam_bench.core.setting_keys import setting_keys
 from cosam_bench.data.protocol_files import read_protocol
 from cosam_bench.method.registry import method_names
@@ -167,10 +168,21 @@ def test_what_is_said_of_costs() -> None:
 
 def test_what_is_said_of_trm() -> None:
     page = " ".join(text_of("docs/methods.md").split())
-    said = [f"{figure(name):.3f}" for name in ("trm", "coma")] + [
-        f"{figure(name, 'ff'):.3f}" for name in ("trm", "coma")
-    ]
-    assert f"it scores {said[0]} and forgets {said[2]}, `coma` {said[1]} and {said[3]}" in page
+    rows = {row.variant: row for row in ablations.read(REFERENCE / "trm-ablation.csv")}
+    default, midpoint, coma, bare = (rows[name] for name in ("default", "midpoint", "`coma`", "no consistency"))
+    assert (default.last, default.ff) == pytest.approx((figure("trm"), figure("trm", "ff")))
+    assert (coma.last, coma.ff) == pytest.approx((figure("coma"), figure("coma", "ff")))
+    assert f"it forgets {default.ff:.3f} instead of {midpoint.ff:.3f}" in page
+    assert f"scores {default.last:.3f} instead of {midpoint.last:.3f}" in page
+    assert f"retention is {default.retention:.3f} instead of {midpoint.retention:.3f}" in page
+    assert f"costs {bare.last - default.last:.3f} of Last and saves {bare.ff - default.ff:.3f} of FF" in page
+    assert f"`coma`**, which scores {coma.last:.3f}, forgets {coma.ff:.3f}" in page
+    four = rows["K = 4"]
+    assert f"K = 4 scores {four.last - default.last:.3f} more and forgets {four.ff - default.ff:.3f} more" in page
+    single = {name: row.last for name, row in rows.items() if row.seeds == 1}
+    assert max(single.values()) < default.last + 0.001
+    assert rows["no alignment"].last < figure("frozen")
+    assert single["divided by ranges"] < default.last - 0.01
 
 
 def test_the_tables_of_methods_are_of_the_version_that_they_name() -> None:
