@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cosam_bench as cb
-from benchmarks.pages import markdown
+from benchmarks.pages import DASH, markdown, with_deviation
 from cosam_bench import CosamError, Record
 from cosam_bench.core.files import write_atomically
 
@@ -203,17 +203,16 @@ def table(rows: Sequence[Row]) -> str:
     """The figures as a table of Markdown."""
     lines = [["variant", "Last", "FF", "retention", "merging, s", "seeds"]]
     for each in rows:
-        figures = [_cell(getattr(each, key), getattr(each, f"{key}_std"), seeds=each.seeds) for key in _FIGURES]
+        figures = [
+            with_deviation(getattr(each, key), getattr(each, f"{key}_std") if each.seeds > 1 else None)
+            for key in _FIGURES
+        ]
         lines.append([each.variant, *figures, _seconds(each), str(each.seeds)])
     return markdown(lines)
 
 
 def _seconds(row: Row) -> str:
-    return "\N{EN DASH}" if math.isnan(row.merge_seconds) else f"{row.merge_seconds:.0f}"
-
-
-def _cell(mean: float, deviation: float, *, seeds: int) -> str:
-    return f"{mean:.3f} ± {deviation:.3f}" if seeds > 1 else f"{mean:.3f}"
+    return DASH if math.isnan(row.merge_seconds) else f"{row.merge_seconds:.0f}"
 
 
 if __name__ == "__main__":

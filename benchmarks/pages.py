@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+DASH, NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
+
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
     """Heads and lines as a table of Markdown.
@@ -16,6 +18,15 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     """
     ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def with_deviation(mean: float, deviation: float | None) -> str:
+    """A mean, and its deviation over runs if there are several, as a cell that no line break divides.
+
+    >>> with_deviation(0.5123, None), with_deviation(0.5123, 0.02).split()
+    ('0.512', ['0.512', '±', '0.020'])
+    """
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f}{NO_BREAK}±{NO_BREAK}{deviation:.3f}"
 
 
 def places(page: str, kind: str) -> list[str]:

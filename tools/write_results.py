@@ -19,7 +19,7 @@ from pathlib import Path
 from scipy.stats import rankdata, spearmanr
 
 from benchmarks import ablations, pages
-from benchmarks.pages import markdown
+from benchmarks.pages import DASH, NO_BREAK, markdown, with_deviation
 from cosam_bench.core.files import write_atomically
 from cosam_bench.method.registry import load_method
 from cosam_bench.results.leaderboard_formats import csv_text
@@ -37,7 +37,6 @@ PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.m
 FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}, "dop": {"solver": "closed"}}
 Row = Mapping[str, str]
 
-_DASH, _NO_BREAK = "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 _SHOWN = {"last": "Last", "avg": "Avg", "ff": "FF", "plasticity": "plasticity lost", "retention": "retention"}
 
 
@@ -108,15 +107,14 @@ def label(row: Row) -> str:
 def cell(row: Row, name: str) -> str:
     """A figure and its deviation over runs, if there are several."""
     if not row[name]:
-        return _DASH
+        return DASH
     deviation = row[f"{name}_std"]
-    value = f"{float(row[name]):.3f}"
-    return f"{value}{_NO_BREAK}±{_NO_BREAK}{float(deviation):.3f}" if deviation else value
+    return with_deviation(float(row[name]), float(deviation) if deviation else None)
 
 
 def state(row: Row) -> str:
     """What the method keeps, in KiB; an arrow if that grows with the domains."""
-    return f"{float(row['state_kib']):,.0f}{_NO_BREAK + '↑' if row['state_grows'] == 'yes' else ''}"
+    return f"{float(row['state_kib']):,.0f}{NO_BREAK + '↑' if row['state_grows'] == 'yes' else ''}"
 
 
 def figures_table(name: str) -> str:
@@ -197,7 +195,7 @@ def _short(text: str) -> str:
 
 def _interval(row: Row) -> str:
     low, high = row["last_low"], row["last_high"]
-    return f"{float(low):.3f} to {float(high):.3f}" if low and high else _DASH
+    return f"{float(low):.3f} to {float(high):.3f}" if low and high else DASH
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.result_figures import share_of_gain
 from support.shown_commands import text_of
 
 from cosam_bench.method.registry import method_names
@@ -22,8 +23,7 @@ def figure(method: str, name: str = "last") -> float:
 
 def share(method: str) -> str:
     """What a method gains over frozen SAM, of what the experts gain."""
-    frozen, experts = figure("frozen"), figure("experts")
-    return f"{(figure(method) - frozen) / (experts - frozen):.0%}".replace("%", " %")
+    return share_of_gain(figure(method), frozen=figure("frozen"), experts=figure("experts"))
 
 
 def record(method: str) -> Record:
