@@ -134,5 +134,7 @@ def _show_rescoring(rescoring: Rescoring) -> None:
     differing = f"{rescoring.differing:,} of {rescoring.images:,} images differ"
     if rescoring.differing:
         differing += f", at most by {rescoring.largest:.2g}, a domain's mean by {rescoring.largest_mean:.2g}"
+    if rescoring.further_prompts:
+        differing += f"; also scored under {' and '.join(rescoring.further_prompts)} prompts"
     results_console().print(f"  {rescoring.served} scored again: {verdict}; {differing} ({how})", soft_wrap=True)
     _show_faults(rescoring.faults)

@@ -14,14 +14,17 @@ from torch import Tensor
 from cosam_bench.core.environment import hardware, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
-from cosam_bench.evaluation.scoring import ImageScore, score_split
+from cosam_bench.evaluation.prompt_scores import PromptScore
+from cosam_bench.evaluation.scoring import ImageScore
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.progress import Reporter, SilentReporter
+from cosam_bench.experiments.prompt_scorer import PromptScorer
 from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import State
-from cosam_bench.results.records import SCORES_FILE, Record
+from cosam_bench.results.records import NEGATIVES_FILE, PROMPTS_FILE, SCORES_FILE, Record
 from cosam_bench.results.run_info import RunInfo
 from cosam_bench.results.score_lines import Fault, ScoreLines, read_score_lines
 from cosam_bench.sam.build import read_checkpoint
@@ -44,9 +47,10 @@ class Rescoring:
         served: the file of the record that was served.
         is_exact: whether equal bits were asked for: the machine and the libraries are those of the run.
         differing: how many of the images have another score by some metric.
-        images: the number of images.
+        images: the number of images, those without foreground included.
         largest: the largest difference of an image's score.
         largest_mean: the largest difference of a domain's mean.
+        further_prompts: the kinds under which the model was scored as well, whose means are compared.
         faults: scores that are not those of the model.
     """
 
@@ -56,14 +60,16 @@ class Rescoring:
     images: int
     largest: float
     largest_mean: float
+    further_prompts: tuple[str, ...]
     faults: tuple[Fault, ...]
 
 
 def rescore(record: Record, *, device: str | None = None, reporter: Reporter | None = None) -> Rescoring:
-    """Serve the record's update, or its state if it has none, and compare with the last row of ``scores.csv``.
+    """Serve the record's update, or its state if it has none, and compare with the last row of each file of scores.
 
-    The scores must be the same bits if the processor, its threads, the GPU and all libraries are those of the run;
-    otherwise each domain's mean may differ by ``MEAN_TOLERANCE``.
+    These are ``scores.csv`` and, if the run wrote them, ``negatives.csv`` and ``prompts.csv``. The scores must be the
+    same bits if the processor, its threads, the GPU and all libraries are those of the run; otherwise each domain's
+    mean may differ by ``MEAN_TOLERANCE``.
 
     Args:
         record: a complete one.
@@ -91,10 +97,16 @@ def rescore(record: Record, *, device: str | None = None, reporter: Reporter | N
         reporter.say("Opening data and model")
         experiment = open_experiment(config, Path(folder), isolated=None)
         _check_same_inputs(experiment, record.info)
-        with _predictor(experiment, record.folder / served) as predict:
-            reporter.begin(sum(len(domain.test) for domain in experiment.columns))
-            found = _scored(experiment, predict, reporter)
-    return _compared(recorded, found, record.info, served=served, is_exact=_is_same_machine(experiment, record.info))
+        watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam)
+        with _predictor(experiment, record.folder / served, watch=watch) as predict:
+            pairs = list(_scored(experiment, predict, watch=watch, reporter=reporter, record=record, lines=recorded))
+    return _compared(
+        pairs,
+        step=len(record.info.order),
+        served=served,
+        is_exact=_is_same_machine(experiment, record.info),
+        further_prompts=tuple(experiment.config.also_prompts),
+    )
 
 
 def _recorded(record: Record) -> ScoreLines:
@@ -124,9 +136,9 @@ def _check_same_inputs(experiment: Experiment, info: RunInfo) -> None:
 
 
 @contextmanager
-def _predictor(experiment: Experiment, path: Path) -> Iterator[Callable[[Batch], Tensor]]:
+def _predictor(experiment: Experiment, path: Path, *, watch: FaultWatch) -> Iterator[Callable[[Batch], Tensor]]:
     """The served update's predictions, or those of the method in its final state."""
-    bench, name = experiment.bench, experiment.method_name
+    bench = experiment.bench
     if path.name == "update.safetensors":
         try:
             update = Update.from_tensors(read_checkpoint(path))
@@ -136,31 +148,28 @@ def _predictor(experiment: Experiment, path: Path) -> Iterator[Callable[[Batch],
         yield lambda batch: bench.predict(update, batch)
         return
     State.read(path)  # a damaged one is not the method's fault
-    watch = FaultWatch(name, sam=bench.sam)
     with experiment.host(bench, watch=watch).predicting(path) as prediction:
         yield prediction
 
 
 def _scored(
-    experiment: Experiment, predict: Callable[[Batch], Tensor], reporter: Reporter
-) -> dict[str, list[ImageScore]]:
-    protocol, found = experiment.config.protocol, {}
-    for domain in experiment.columns:
-        reporter.say(f"Scoring {domain.name} again")
-        found[domain.name] = score_split(
-            predict,
-            domain.test,
-            experiment.test_prompts[domain.name],
-            kind=protocol.prompts.test,
-            view=experiment.bench.view,
-            batch_size=experiment.bench.batch_size,
-            size=protocol.score.size,
-            upsampling=protocol.score.upsampling,
-            tell_domain=experiment.method.card.receives_domain,
-            loader=experiment.loader,
-            advance=reporter.advance,
-        )
-    return found
+    experiment: Experiment,
+    predict: Callable[[Batch], Tensor],
+    *,
+    watch: FaultWatch,
+    reporter: Reporter,
+    record: Record,
+    lines: ScoreLines,
+) -> Iterator[_Pair]:
+    """Every score of the final model that the record has, beside the one found now."""
+    scorer = RowScorer(experiment, watch=watch, reporter=reporter)
+    further, step = PromptScorer(experiment, scorer), experiment.steps[-1]
+    reporter.begin(scorer.images + further.units(step))
+    reporter.say("Scoring the final model again")
+    yield from _image_pairs(lines, scorer.columns(predict), step=step)
+    yield from _negative_pairs(record, scorer.negatives(predict), step=step)
+    if further.is_due(step):
+        yield from _prompt_pairs(record, further.scored(step, predict), step=step)
 
 
 def _is_same_machine(experiment: Experiment, info: RunInfo) -> bool:
@@ -175,67 +184,108 @@ def _is_same_machine(experiment: Experiment, info: RunInfo) -> bool:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A recorded score and the one found now."""
+    """A recorded score and the one found now.
 
+    Attributes:
+        key: of the image; None: the score is the mean of a domain.
+        prompt: the kind of prompt, if it is not the protocol's.
+    """
+
+    file: str
     line: int
     domain: str
-    key: str
     metric: str
     recorded: float
     found: float
+    key: str | None = None
+    prompt: str | None = None
 
     @property
     def difference(self) -> float:
         return abs(self.recorded - self.found)
 
+    @property
+    def mean(self) -> str:
+        """Names the mean of which this is a part."""
+        return f"the mean {self.metric} of {self.domain!r}" + (f" under {self.prompt} prompts" if self.prompt else "")
 
-def _pairs(recorded: ScoreLines, found: Mapping[str, list[ImageScore]], *, step: int) -> Iterator[_Pair]:
+    def __str__(self) -> str:
+        return self.mean if self.key is None else f"{self.metric} of image {self.key!r} of {self.domain!r}"
+
+
+def _image_pairs(recorded: ScoreLines, found: Mapping[str, list[ImageScore]], *, step: int) -> Iterator[_Pair]:
     for domain, scores in found.items():
         group = recorded.groups[step, domain]
         if list(group.scores) != [score.key for score in scores]:
-            raise CosamError(f"The test images of {domain!r} are not those in {SCORES_FILE}. Verify the record first.")
+            raise _other_scores(SCORES_FILE)
         for line, score in enumerate(scores, start=group.first_line):
             for metric, value in zip(recorded.metrics, group.scores[score.key], strict=True):
-                yield _Pair(line, domain, score.key, metric, value, score.values[metric])
+                yield _Pair(SCORES_FILE, line, domain, metric, value, score.values[metric], key=score.key)
+
+
+def _negative_pairs(record: Record, found: Mapping[str, list[ImageScore]], *, step: int) -> Iterator[_Pair]:
+    known = [(line, row) for line, row in enumerate(record.negative_scores(), start=2) if row.step == step]
+    scores = {(domain, score.key): score for domain, group in found.items() for score in group}
+    if sorted((row.domain, row.key) for _, row in known) != sorted(scores):
+        raise _other_scores(NEGATIVES_FILE)
+    for line, row in known:
+        area = scores[row.domain, row.key].values["pixel_error"]
+        yield _Pair(NEGATIVES_FILE, line, row.domain, "area", row.area, area, key=row.key)
+
+
+def _prompt_pairs(record: Record, found: tuple[PromptScore, ...], *, step: int) -> Iterator[_Pair]:
+    known = [(line, row) for line, row in enumerate(record.prompt_scores(), start=2) if row.step == step]
+    means = {(row.prompt, row.domain, row.metric): row for row in found}
+    if sorted((row.prompt, row.domain, row.metric) for _, row in known) != sorted(means):
+        raise _other_scores(PROMPTS_FILE)
+    for line, row in known:
+        value = means[row.prompt, row.domain, row.metric].value
+        yield _Pair(PROMPTS_FILE, line, row.domain, row.metric, row.value, value, prompt=row.prompt)
+
+
+def _other_scores(file: str) -> CosamError:
+    return CosamError(
+        f"{file} does not have one score for each that the run's settings ask for, so it cannot be compared. "
+        "The record is incomplete or was changed; run it again: cosam-bench run --config config.toml."
+    )
 
 
 def _compared(
-    recorded: ScoreLines, found: Mapping[str, list[ImageScore]], info: RunInfo, *, served: str, is_exact: bool
+    pairs: list[_Pair], *, step: int, served: str, is_exact: bool, further_prompts: tuple[str, ...]
 ) -> Rescoring:
-    step = len(info.order)
-    pairs = list(_pairs(recorded, found, step=step))
-    differing = [pair for pair in pairs if pair.difference]
-    means: dict[tuple[str, str], list[_Pair]] = {}
+    groups: dict[tuple[str, str], list[_Pair]] = {}
     for pair in pairs:
-        means.setdefault((pair.domain, pair.metric), []).append(pair)
-    shifts = {place: abs(fmean(one.recorded - one.found for one in group)) for place, group in means.items()}
+        groups.setdefault((pair.file, pair.mean), []).append(pair)
+    shifts = {place: abs(fmean(one.recorded - one.found for one in group)) for place, group in groups.items()}
     if is_exact:
         faults = [
             Fault(
-                SCORES_FILE,
-                f"{pair.metric} of image {pair.key!r} of {pair.domain!r} after step {step} is {pair.recorded!r}, "
-                f"scored again it is {pair.found!r}.",
+                pair.file,
+                f"{pair} after step {step} is {pair.recorded!r}, scored again it is {pair.found!r}.",
                 pair.line,
             )
-            for pair in differing
+            for pair in pairs
+            if pair.difference
         ]
     else:
         faults = [
             Fault(
-                SCORES_FILE,
-                f"the mean {metric} of {domain!r} after step {step} differs by {shift:.4g} from that scored again, "
+                file,
+                f"{mean} after step {step} differs by {shift:.4g} from that scored again, "
                 f"allowed are {MEAN_TOLERANCE}.",
-                means[domain, metric][0].line,
+                groups[file, mean][0].line,
             )
-            for (domain, metric), shift in shifts.items()
+            for (file, mean), shift in shifts.items()
             if shift > MEAN_TOLERANCE
         ]
+    images = [pair for pair in pairs if pair.key is not None]
     return Rescoring(
         served=served,
         is_exact=is_exact,
-        differing=len({(pair.domain, pair.key) for pair in differing}),
-        images=sum(len(scores) for scores in found.values()),
-        largest=max(pair.difference for pair in pairs),
+        differing=len({(pair.domain, pair.key) for pair in images if pair.difference}),
+        images=len({(pair.domain, pair.key) for pair in images}),
+        largest=max(pair.difference for pair in images),
         largest_mean=max(shifts.values()),
+        further_prompts=further_prompts,
         faults=tuple(faults),
     )

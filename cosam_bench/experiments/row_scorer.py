@@ -89,8 +89,8 @@ class RowScorer:
         bench = self._experiment.bench
         began, self._passes = uncached_clock(bench.prefixes), 0
         try:
-            scores = self._columns(self._counted(predict), observers)
-            negatives = self._negatives(self._counted(predict))
+            scores = self.columns(self._counted(predict), observers=observers)
+            negatives = self.negatives(self._counted(predict))
         except BadPrediction as error:
             raise MethodFailed(f"The method {self._experiment.method_name!r} broke its contract: {error}") from error
         finish()
@@ -121,14 +121,18 @@ class RowScorer:
     def _count(self) -> None:
         self._passes += self._tried
 
-    def _columns(self, predict: Callable[[Batch], Tensor], observers: Observers) -> dict[str, list[ImageScore]]:
+    def columns(
+        self, predict: Callable[[Batch], Tensor], *, observers: Observers = lambda name: ignore_predictions
+    ) -> dict[str, list[ImageScore]]:
+        """The scores of every column's test images, by the column's name; raises as ``of_split`` does."""
         prompts = self._experiment.test_prompts
         return {
             domain.name: self.of_split(predict, domain.test, prompts[domain.name], observe=observers(domain.name))
             for domain in self._experiment.columns
         }
 
-    def _negatives(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+    def negatives(self, predict: Callable[[Batch], Tensor]) -> dict[str, list[ImageScore]]:
+        """The scores of the test images without foreground, by column; raises as ``of_split`` does."""
         points = self._experiment.config.protocol.prompts.points
         return {
             name: self.of_split(predict, split, blank_prompts(len(split), points=points))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.edited_record import with_last_field
 from support.quick_protocol import write_quick_protocol
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.options import RunOptions, resolve
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.rescoring import rescore
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.conditions import measured_runs
 from cosam_bench.results.prompt_gaps import gap_text, prompt_gaps, prompt_notes
@@ -64,6 +66,19 @@ def test_the_matrix_and_its_conditions_are_those_without(plain: Record, also: Re
     assert not (plain.folder / "prompts.csv").exists()
     assert "prompts.csv" in also.info.files
     assert verify_record(also.folder).faults == ()
+
+
+def test_their_means_are_compared_if_the_model_is_scored_again(also: Record, tmp_path: Path) -> None:
+    found = rescore(also)
+    assert (found.is_exact, found.further_prompts, found.faults) == (True, ("image",), ())
+    edited = with_last_field(also, "prompts.csv", "0.25", folder=tmp_path / "edited")
+    assert verify_record(edited.folder).faults == ()
+    [fault] = rescore(edited).faults
+    last = also.prompt_scores()[-1]
+    assert f"the mean {last.metric} of 'natural' under image prompts after step 2 is 0.25, scored again it is" in str(
+        fault
+    )
+    assert fault.line == len(also.prompt_scores()) + 1
 
 
 def test_the_hash_counts_them_only_if_there_are_some(folder: Path, plain: Record) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.edited_record import with_last_field
 from typer.testing import CliRunner
 
 from cosam_bench.cli.main import app
@@ -18,6 +19,7 @@ from cosam_bench.data.opening import open_domain
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.rescoring import rescore
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.cell_text import number
 from cosam_bench.results.records import Record, read_negatives
@@ -134,6 +136,22 @@ def test_the_area_is_the_share_of_predicted_pixels(record: Record, folder: Path)
     frozen = run(folder, folder / "results", method="frozen")
     mask = load_predictor(frozen).predict(folder / "gears/images/test_0.png", box=(0, 0, 48, 40))
     assert record.negative_scores()[0].area == mask.mean()
+
+
+def test_they_are_scored_again(record: Record, tmp_path: Path) -> None:
+    found = rescore(record)
+    assert (found.is_exact, found.images, found.faults) == (True, 2 + 3 + 1, ())
+    edited = with_last_field(record, "negatives.csv", "0.125", folder=tmp_path / "edited")
+    [fault] = rescore(edited).faults
+    assert str(fault).startswith(
+        "negatives.csv, line 4: area of image 'images/test_0' of 'gears' after step 2 is 0.125, scored again it is "
+    )
+
+
+def test_a_missing_line_is_not_scored_as_if_it_were_there(record: Record, tmp_path: Path) -> None:
+    edited = with_last_field(record, "negatives.csv", "0.125", folder=tmp_path / "edited", domain="belts")
+    with pytest.raises(CosamError, match=r"negatives\.csv does not have one score for each"):
+        rescore(edited)
 
 
 def test_show_prints_both_figures(record: Record) -> None:
