@@ -5,19 +5,20 @@ the three aims (task alignment, prediction consistency, gradient responsiveness)
 are not kept; every formula below is this project's reading and not the paper's. This method's scores say
 nothing about TRM as published.
 
-Domain t trains the served adapter phi_m on; K snapshots phi(1..K) are taken along the way, phi(0) = phi_m. With
-the segments s_k = phi(k) - phi(k-1), and a direction h = (A: 0, B: B of phi_m) that rescales the earlier change,
+Domain t trains from the served model: a fresh adapter above it, or, with ``fresh`` off, the served adapter itself.
+phi(0) is that adapter before the training, phi(1..K) are K snapshots along the way. With the segments
+s_k = phi(k) - phi(k-1), and a direction h = (A: 0, B: B of phi(0)) that rescales the earlier change,
 
-    phi(c) = phi_m + sum_k c[k] s_k + c[h] h     with one row of coefficients c for all layers, or one per layer
+    phi(c) = phi(0) + sum_k c[k] s_k + c[h] h     with one row of coefficients c for all layers, or one per layer
 
 so c = 0 is the old model and c = 1 the new one. By default K = 1 without h, and the search finds one number. Adam
 moves c from 1/2 (h: 0) to a smaller
 
     J = w_ta L_TA / L_TA(0) + w_pc L_PC / L_PC(1) + w_gr L_GR + mu R
     L_TA  the training loss
-    L_PC  the mean over pixels of u KL(Bernoulli(sigmoid z_prev) || Bernoulli(sigmoid z)), z_prev by phi_m
+    L_PC  the mean over pixels of u KL(Bernoulli(sigmoid z_prev) || Bernoulli(sigmoid z)), z_prev by phi(0)
     L_GR  max(0, 1 - n / (rho n_0))^2, n the norm of the probe's gradient in phi, n_0 that at c = 0
-    R     the mean over rows l of sum_k ||s_k,l||^2 / ||phi(K)_l - phi_m_l||^2 c[l,k]^2
+    R     the mean over rows l of sum_k ||s_k,l||^2 / ||phi(K)_l - phi(0)_l||^2 c[l,k]^2
 
 on a fixed part of the current domain's training data, without augmentation. Undivided, the ratio of L_TA's and L_PC's
 changes differs from domain to domain, by a factor of 5 where it was measured. Divided by its value at the old model,
@@ -32,8 +33,9 @@ side layers that look at the prompt, it is the own one. Blocks before the first 
 features are cached. The search stops once a pass over all batches has lowered J by less than ``tolerance``. The first
 domain is only trained.
 
-Needs the current domain's inputs, labels and gradients. The state is constant: the adapter. The order matters. The
-rank is that of one adapter, because all points lie on one run from a common start.
+Needs the current domain's inputs, labels and gradients. The state is constant: the served update, dense. The order
+matters. The rank grows to full; with ``fresh`` off it is that of one adapter, because all points lie on one run from a
+common start.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from cosam_bench import (
@@ -72,6 +75,7 @@ from cosam_bench.merging.trajectory import (
     search,
     total_norm,
 )
+from cosam_bench.merging.updates import weight_changes
 from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.training.batch_loss import protocol_loss
 from cosam_bench.training.losses import bce_dice
@@ -90,7 +94,7 @@ class TRMSettings(Settings):
     )
     responsiveness: float = setting(0.0, "weight of keeping the gradient alive", source=_OURS, search=(0.0, 2.0), ge=0)
     anchor: float = setting(
-        0.7, "mu, the weight of how far the trajectory was followed", source=_CHOSEN, search=(0.0, 2.0), ge=0
+        0.35, "mu, the weight of how far the trajectory was followed", source=_CHOSEN, search=(0.0, 2.0), ge=0
     )
     floor: float = setting(
         0.5,
@@ -115,7 +119,14 @@ class TRMSettings(Settings):
         "own", "prompts that consistency looks at: those of the images, those of other images, or both", source=_OURS
     )
     snapshots: int = setting(1, "K, snapshots along the training, the last included", source=_OURS, search=None, ge=1)
-    history: bool = setting(False, "let the search rescale the old factors B, too", source=_OURS)
+    history: bool = setting(
+        False, "let the search rescale the old factors B, too; needs fresh = false", source=_OURS, search=None
+    )
+    fresh: bool = setting(
+        True,
+        "train a fresh adapter above the served update, so that its rank grows; off: train the served adapter on",
+        source=_CHOSEN,
+    )
     per_layer: bool = setting(False, "each layer has its own coefficients; off: one row for all layers", source=_CHOSEN)
     steps: int = setting(
         30, "most steps of Adam on the coefficients; 0: the middle of the path", source=_OURS, search=None, ge=0
@@ -136,6 +147,12 @@ class TRMSettings(Settings):
         search=None,
         ge=1,
     )
+
+    @model_validator(mode="after")
+    def _has_a_history(self) -> TRMSettings:
+        if self.history and self.fresh:
+            raise ValueError("history rescales factors that a fresh adapter does not have yet; it needs fresh = false")
+        return self
 
 
 class TRM(MergingMethod[TRMSettings]):
@@ -163,6 +180,7 @@ class TRM(MergingMethod[TRMSettings]):
             settings.alignment, settings.consistency, settings.responsiveness, settings.anchor, settings.floor
         )
         self.snapshots = Snapshots(settings.snapshots)
+        self.from_scratch = settings.fresh
 
     def hooks(self, domain: TrainingDomain, *, step: int) -> TrainingHooks | None:
         """Snapshots along the training."""
@@ -183,12 +201,19 @@ class TRM(MergingMethod[TRMSettings]):
             if options.steps > 0:
                 coefficients = self._searched(trajectory, adapter, domain)
             _move(adapter, trajectory.point_at(coefficients))
-            return adapter.update()
+            update = adapter.update()
+        return Update(dense=dict(weight_changes(update))) if options.fresh else update
 
     def _attached(self) -> AbstractContextManager[Adapter]:
-        """The served adapter, ready to be moved."""
+        """The adapter as it was before the training, ready to be moved."""
         bench = self.bench
-        return attach(bench.sam, bench.adapter, generator=bench.generator("adapter"), start=self.served)
+        return attach(
+            bench.sam,
+            bench.adapter,
+            generator=bench.generator("adapter"),
+            start=self.served,
+            continue_start=not self.from_scratch,
+        )
 
     def _searched(self, trajectory: Trajectory, adapter: Adapter, domain: TrainingDomain) -> Tensor:
         options, weights = self.settings, self.weights

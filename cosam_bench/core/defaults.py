@@ -7,8 +7,9 @@ from typing import Any
 from cosam_bench.core.settings import Settings
 
 DEFAULTS_VERSION = 1
-"""Raised whenever the default of an existing setting changes, since the settings that leave it out then mean
-something else. A new setting needs no new version if its default keeps what was done before."""
+"""Raised whenever the default of a protocol's setting changes, since the settings that leave it out then mean
+something else. A new setting needs no new version if its default keeps what was done before, and a method's defaults
+need none, because they are part of its rule, which has a hash of its own."""
 
 
 def counted_settings(settings: Settings) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from cosam_bench.merging.trajectory import (
     objective_and_gradient,
     search,
 )
+from cosam_bench.merging.updates import weight_changes
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
@@ -301,10 +302,44 @@ def test_the_first_domain_is_only_trained(bench: Workbench, domain: TrainingDoma
     assert method.state().values["values"] == {}
 
 
+def test_without_a_step_the_merge_lies_halfway_along_a_fresh_adapter(bench: Workbench, domain: TrainingDomain) -> None:
+    before = weight_changes(bench.train(domain).update)
+    method = learned(bench, domain, steps=0)
+    assert method.served is not None
+    assert not method.served.low_rank
+    start, end = method.snapshots.points
+    scale = bench.adapter.alpha / bench.adapter.rank
+    for place, layer in enumerate(bench.layers):
+        (a0, b0), (a1, b1) = start[2 * place : 2 * place + 2], end[2 * place : 2 * place + 2]
+        assert not b0.any()
+        name = f"{layer}.weight"
+        expected = before[name] + scale * (b1 / 2) @ ((a0 + a1) / 2)
+        torch.testing.assert_close(method.served.dense[name], expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_fresh_adapter_learns_above_what_is_served(bench: Workbench, domain: TrainingDomain) -> None:
+    """The whole way along it is the training that CoMA has: a fresh adapter above the served update."""
+    before = bench.train(domain).update
+    after = weight_changes(bench.train(domain, start=before, from_scratch=True).update)
+    method = learned(bench, domain, steps=0)
+    end = method.snapshots.points[-1]
+    with attach(bench.sam, bench.adapter, generator=torch.Generator(), start=before, continue_start=False) as adapter:
+        for parameter, tensor in zip(adapter.parameters(), end, strict=True):
+            parameter.data.copy_(tensor)
+        found = weight_changes(adapter.update())
+    for name, change in after.items():
+        torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-6)
+
+
+def test_history_without_a_history_is_refused() -> None:
+    with pytest.raises(ValueError, match="it needs fresh = false"):
+        TRMSettings(history=True)
+
+
 def test_without_a_step_the_merge_lies_halfway_along_the_training(bench: Workbench, domain: TrainingDomain) -> None:
     before = bench.train(domain).update
     after = bench.train(domain, start=before).update
-    served = learned(bench, domain, steps=0).served
+    served = learned(bench, domain, steps=0, fresh=False).served
     assert served is not None
     for layer, factors in served.low_rank.items():
         for part in ("a", "b"):
@@ -315,7 +350,7 @@ def test_without_a_step_the_merge_lies_halfway_along_the_training(bench: Workben
 @pytest.fixture(scope="module")
 def trained(bench: Workbench, squares: Split) -> TRM:
     """After the second domain, with the adapter that was served before it and four snapshots."""
-    domain, method = trial_domain(squares), TRM(TRMSettings(snapshots=4, steps=0), bench)
+    domain, method = trial_domain(squares), TRM(TRMSettings(snapshots=4, steps=0, fresh=False), bench)
     method.learn(domain, step=1)
     first = method.served
     method.learn(domain, step=2)
@@ -325,7 +360,7 @@ def trained(bench: Workbench, squares: Split) -> TRM:
 
 def merged(trained: TRM, domain: TrainingDomain, **settings: Any) -> str:
     """The digest of the merge of one training by some settings; a row per layer, so that all objectives show."""
-    usual = {"steps": 2, "batch": 2, "per_layer": True, "consistency": 1.0}
+    usual = {"steps": 2, "batch": 2, "fresh": False, "per_layer": True, "consistency": 1.0}
     method = TRM(TRMSettings(**usual | settings), trained.bench)
     method.served, points = trained.served, trained.snapshots.points
     method.snapshots.points = points[:: 4 // method.settings.snapshots]
@@ -376,8 +411,8 @@ def test_a_merge_is_the_same_with_cached_features(
         return Sam.suffix(bench.sam, *args, **keys)
 
     monkeypatch.setattr(bench.sam, "suffix", counted)
-    cached = TRM(TRMSettings(steps=2, batch=1), replace(bench, prefixes=cache))
-    plain = TRM(TRMSettings(steps=2, batch=1), bench)
+    cached = TRM(TRMSettings(steps=2, batch=1, fresh=False), replace(bench, prefixes=cache))
+    plain = TRM(TRMSettings(steps=2, batch=1, fresh=False), bench)
     for method in (plain, cached):
         method.served, method.snapshots.points = trained.served, trained.snapshots.points[::4]
     assert trained.served is not None

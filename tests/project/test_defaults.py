@@ -1,4 +1,8 @@
-"""No default changes by accident: hashes leave defaults out, so a changed one needs a new version of them all."""
+"""No default changes by accident.
+
+Hashes leave out what is at a protocol's default, so a changed one needs a new version of them all. A method's defaults
+are part of its rule, whose hash keeps old and new results apart.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from cosam_bench.core.defaults import DEFAULTS_VERSION, counted_settings
 from cosam_bench.core.settings import Settings
 from cosam_bench.experiments.protocol import Protocol
 from cosam_bench.method.registry import load_method, method_names
+from cosam_bench.method.rule_digest import rule_digest
+from cosam_bench.methods import trm
 
 PROTOCOL_FILE = Path(cosam_bench.__file__).parent / "results" / "protocol_defaults.json"
 METHODS_FILE = Path(__file__).parent / "method_defaults.json"
@@ -39,43 +45,54 @@ def is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def faults(current: dict[str, Any], known: dict[str, Any], *, file: Path) -> list[str]:
-    """What is wrong with the file of known defaults, and what to do."""
+def faults(current: dict[str, Any], known: dict[str, Any]) -> list[str]:
+    """What is wrong with the known defaults of protocols, and what to do."""
     found = []
     for name in sorted(current | known):
         line = f"{json.dumps(name)}: {json.dumps(current.get(name))}"
         if name not in known:
-            found.append(f"{name} is new. If its default keeps what was done before, add {line} to {file.name}.")
+            found.append(
+                f"{name} is new. If its default keeps what was done before, add {line} to protocol_defaults.json."
+            )
         elif name not in current:
-            found.append(f"{name} is gone. Raise DEFAULTS_VERSION, and write all defaults to {file.name} under it.")
+            found.append(f"{name} is gone. Raise DEFAULTS_VERSION, and write all to protocol_defaults.json under it.")
         elif current[name] != known[name]:
             found.append(
                 f"The default of {name} was {known[name]!r} and is {current[name]!r}. Raise DEFAULTS_VERSION in "
-                f"core/defaults.py, so that old and new results are kept apart, and write all defaults to {file.name} "
-                "under the new version; leave those of older versions as they are."
+                "core/defaults.py, so that old and new results are kept apart, and write all defaults to "
+                "protocol_defaults.json under the new version; leave those of older versions as they are."
             )
     return found
 
 
-def known_defaults(file: Path, *, version: int = DEFAULTS_VERSION) -> dict[str, Any]:
-    """The defaults of a version; empty if the file has none."""
-    known: dict[str, Any] = json.loads(file.read_text()).get(str(version), {})
-    return known
-
-
 def test_a_protocols_defaults_are_those_of_their_version() -> None:
-    assert not faults(dict(defaults_of(Protocol)), known_defaults(PROTOCOL_FILE), file=PROTOCOL_FILE)
+    known = json.loads(PROTOCOL_FILE.read_text()).get(str(DEFAULTS_VERSION), {})
+    assert not faults(dict(defaults_of(Protocol)), known)
 
 
-def test_the_defaults_of_built_in_methods_are_those_of_their_version() -> None:
+def test_the_defaults_of_built_in_methods_are_the_written_ones() -> None:
+    """If one was meant to change: write it here, measure the method again, and say so in the changelog."""
     built_in = (name for name in method_names() if load_method(name).__module__.startswith("cosam_bench.methods."))
     current = {f"{name}.{key}": value for name in built_in for key, value in defaults_of(load_method(name).Settings)}
-    assert not faults(current, known_defaults(METHODS_FILE), file=METHODS_FILE)
+    assert current == json.loads(METHODS_FILE.read_text())
+
+
+def test_a_methods_default_is_part_of_its_rule(tmp_path: Path) -> None:
+    source = Path(trm.__file__).read_text(encoding="utf-8")
+    changed = source.replace(" 0.35, ", " 0.36, ")
+    assert changed != source
+    digests = []
+    for name, text in (("one", source), ("other", changed), ("again", source)):
+        path = tmp_path / name / "rule.py"
+        path.parent.mkdir()
+        path.write_text(text, encoding="utf-8")
+        digests.append(rule_digest(load_method(f"{path}:TRM")))
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_a_changed_default_needs_a_new_version_and_a_new_key_a_new_line() -> None:
     def told(current: dict[str, Any]) -> str:
-        return "\n".join(faults(current, {"fit.epochs": 24, "fit.flip": True}, file=PROTOCOL_FILE))
+        return "\n".join(faults(current, {"fit.epochs": 24, "fit.flip": True}))
 
     assert not told({"fit.epochs": 24, "fit.flip": True})
     assert "The default of fit.epochs was 24 and is 12. Raise DEFAULTS_VERSION" in told(
