@@ -38,7 +38,7 @@ TRM = {
     "divided by ranges": Variant("trm", {"normalised": "range"}),
     "K = 4": Variant("trm", {"snapshots": 4}),
     "the same, with history": Variant("trm", {"fresh": False, "history": True}),
-    "a row per layer": Variant("trm", {"per_layer": True}),
+    "one row for all layers": Variant("trm", {"per_layer": False}),
     "other prompts": Variant("trm", {"prompts": "other"}),
     "`coma`": Variant("coma", {}),
 }
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument(
         "--protocol", default="mini", metavar="NAME", help="a built-in one or a TOML file; default: mini"
     )
+    parser.add_argument("--stream", metavar="FILE", help="another stream than the protocol's")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records; default: results")
     parser.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
     parser.add_argument("--variants", default="", help="some of them, separated by semicolons; default: all")
@@ -105,7 +106,10 @@ def main() -> None:
     names = given.variants.split(";") if given.variants else list(variants)
     seeds = [int(seed) for seed in given.seeds.split(",")]
     try:
-        rows = list(measured(variants, names, protocol=given.protocol, seeds=seeds, results=given.results))
+        found = measured(
+            variants, names, protocol=given.protocol, stream=given.stream, seeds=seeds, results=given.results
+        )
+        rows = list(found)
     except CosamError as error:
         parser.error(str(error))
     if given.csv:
@@ -115,7 +119,13 @@ def main() -> None:
 
 
 def measured(
-    variants: Mapping[str, Variant], names: Sequence[str], *, protocol: str, seeds: Sequence[int], results: Path
+    variants: Mapping[str, Variant],
+    names: Sequence[str],
+    *,
+    protocol: str,
+    stream: str | None = None,
+    seeds: Sequence[int],
+    results: Path,
 ) -> Iterator[Row]:
     """The figures of each named variant; complete records are read instead of measured again."""
     if unknown := [name for name in names if name not in variants]:
@@ -127,6 +137,7 @@ def measured(
             record = cb.run(
                 method,
                 protocol=protocol,
+                stream=stream,
                 seed=seed,
                 settings={f"method.{key}": value for key, value in settings.items()},
                 results=results,

@@ -130,7 +130,7 @@ class ObjectiveWeights:
     alignment: float = 1.0
     consistency: float = 0.1
     responsiveness: float = 0.1
-    anchor: float = 0.35
+    anchor: float = 0.55
     floor: float = 0.5
 
     def normalised(self, by: Normalisation, *, alignment: tuple[float, float], consistency: float) -> ObjectiveWeights:

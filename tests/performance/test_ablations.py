@@ -72,12 +72,12 @@ def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
 
 
 def test_a_later_measurement_replaces_its_own_variants_alone() -> None:
-    before, after = rows(default=0.1, midpoint=0.1), rows(history=0.2, midpoint=0.2)
+    before, after = rows(default=0.1, midpoint=0.1), rows(responsiveness=0.2, midpoint=0.2)
     assert replaced(TRM, before, after) == [before[0], after[1], after[0]]
 
 
 def test_rows_of_another_version_of_the_protocol_are_dropped() -> None:
-    before = [dataclasses.replace(each, protocol="mini (version 1)") for each in rows(default=0.1, history=0.1)]
+    before = [dataclasses.replace(each, protocol="mini (version 1)") for each in rows(default=0.1, responsiveness=0.1)]
     after = rows(midpoint=0.2)
     assert replaced(TRM, before, after) == after
 

@@ -79,7 +79,7 @@ def test_the_defaults_of_built_in_methods_are_the_written_ones() -> None:
 
 def test_a_methods_default_is_part_of_its_rule(tmp_path: Path) -> None:
     source = Path(trm.__file__).read_text(encoding="utf-8")
-    changed = source.replace(" 0.35, ", " 0.36, ")
+    changed = source.replace(" 0.55, ", " 0.56, ")
     assert changed != source
     digests = []
     for name, text in (("one", source), ("other", changed), ("again", source)):
