@@ -64,6 +64,7 @@ from cosam_bench import (
     Update,
     Workbench,
     setting,
+    weight_changes,
 )
 from cosam_bench.core.sums import plain_sum
 from cosam_bench.merging.consistency import bernoulli_divergence, pixel_weights
@@ -75,7 +76,6 @@ from cosam_bench.merging.trajectory import (
     search,
     total_norm,
 )
-from cosam_bench.merging.updates import weight_changes
 from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.training.batch_loss import protocol_loss
 from cosam_bench.training.losses import bce_dice

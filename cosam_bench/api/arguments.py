@@ -24,9 +24,9 @@ def references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:
     return [method_reference(method) for method in methods]
 
 
-def order_text(order: str | Sequence[str] | None) -> str | None:
-    """What ``--order`` would be given for an order."""
-    return order if order is None or isinstance(order, str) else ",".join(order)
+def joined(names: str | Sequence[str] | None) -> str | None:
+    """What an option that takes names separated by commas, such as ``--order``, would be given for them."""
+    return names if names is None or isinstance(names, str) else ",".join(names)
 
 
 def text(value: str | Path | None) -> str | None:

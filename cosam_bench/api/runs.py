@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
-from cosam_bench.api.arguments import MethodLike, order_text, references, text
+from cosam_bench.api.arguments import MethodLike, joined, references, text
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -33,6 +33,9 @@ class _Options(TypedDict, total=False):
     experts: str | Path | None
     settings: Mapping[str, object] | None
     tuned: str | Path | None
+    limit: int | None
+    scales: bool
+    also_prompts: str | Sequence[str]
     results: str | Path
     fresh: bool
     progress: bool | None
@@ -84,6 +87,9 @@ def run(
     experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     tuned: str | Path | None = None,
+    limit: int | None = None,
+    scales: bool = False,
+    also_prompts: str | Sequence[str] = (),
     results: str | Path = "results",
     fresh: bool = False,
     progress: bool | None = None,
@@ -112,6 +118,11 @@ def run(
             training any; docs/your-experts.md describes them.
         settings: any setting by its key: ``{"adapter.rank": 4, "method.ridge": 0.1}``, or nested.
         tuned: the file that ``tune`` wrote for the method, whose settings are used, or a folder with a file for each.
+        limit: at most so many training and test images of each domain, for a first try; tables mark such records.
+        scales: hold out a tenth of the training data, and score each merge at nine lengths, for
+            ``leaderboard(scales=True)``.
+        also_prompts: prompts under which frozen SAM and the final model are scored as well, such as ``image`` or
+            ``["image", "grid"]``.
         results: the folder of records.
         fresh: measure again, and use nothing that earlier runs left.
         progress: True: a bar on a terminal or in a notebook, plain lines elsewhere; None: the same, but nothing
@@ -147,10 +158,13 @@ def run(
         model=model,
         checkpoint=text(checkpoint),
         seed=seed,
-        order=order_text(order),
+        order=joined(order),
         device=device,
         experts=text(experts),
         settings=setting_texts(settings or {}),
+        scales=scales,
+        also_prompts=joined(also_prompts) or None,
+        limit=limit,
         tuned=None if tuned is None else expanded(tuned),
         isolated=isolated,
     )

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cosam_bench.api.arguments import MethodLike, order_text, references, text
+from cosam_bench.api.arguments import MethodLike, joined, references, text
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -168,7 +168,7 @@ def tune(
         model=model,
         checkpoint=text(checkpoint),
         seed=seed,
-        order=order_text(order),
+        order=joined(order),
         device=device,
         settings=setting_texts(settings or {}),
         isolated=isolated,

@@ -48,6 +48,18 @@ def failing(folder: Path, learn: str = "1 / 0") -> Path:
     return path
 
 
+def test_a_first_try_at_several_lengths_and_under_another_prompt(quick_protocol: Path, quick: Path) -> None:
+    record = cb.run(
+        "average", protocol=quick_protocol, limit=2, scales=True, also_prompts=["image"], results=quick, progress=False
+    )
+    assert record.score_matrix().count.max() == 2
+    assert {row.prompt for row in record.prompt_scores()} == {"image"}
+    assert len({row.scale for row in record.scale_scores()}) == 9
+    assert record == cb.run(
+        "average", protocol=quick_protocol, limit=2, scales=True, also_prompts="image", results=quick, progress=False
+    )
+
+
 def test_a_run_gives_a_record_with_its_matrix_and_figures(quick_protocol: Path, quick: Path) -> None:
     record = cb.run("finetune", protocol=quick_protocol, seed=1, order="reverse", results=quick, progress=False)
     assert (record.method, record.protocol, record.seed, record.status) == ("finetune", "quick", 1, "complete")
