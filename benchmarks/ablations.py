@@ -29,7 +29,7 @@ class Variant(NamedTuple):
 # ``coma`` is the other method that moves part of the way.
 TRM = {
     "default": Variant("trm", {}),
-    "midpoint": Variant("trm", {"steps": 0}),
+    "midpoint": Variant("trm", {"passes": 0}),
     "the served adapter trained on": Variant("trm", {"fresh": False}),
     "no alignment": Variant("trm", {"alignment": 0.0}),
     "no consistency": Variant("trm", {"consistency": 0.0}),
@@ -37,7 +37,7 @@ TRM = {
     "responsiveness": Variant("trm", {"responsiveness": 0.1}),
     "divided by ranges": Variant("trm", {"normalised": "range"}),
     "K = 4": Variant("trm", {"snapshots": 4}),
-    "the same, with history": Variant("trm", {"fresh": False, "history": True}),
+    "the served adapter trained on, with history": Variant("trm", {"fresh": False, "history": True}),
     "one row for all layers": Variant("trm", {"per_layer": False}),
     "other prompts": Variant("trm", {"prompts": "other"}),
     "`coma`": Variant("coma", {}),

@@ -30,8 +30,8 @@ The probe stands for a task that was not trained: each image is prompted for the
 and the loss (cross-entropy and Dice) is with that image's mask; an image alone in its batch is its own. L_PC looks at
 the images' own prompts, at these other ones, or at both. All of this shares one pass of the encoder per batch; for
 side layers that look at the prompt, it is the own one. Blocks before the first adapted one are not run again if their
-features are cached. The search stops once a pass over all batches has lowered J by less than ``tolerance``. The first
-domain is only trained.
+features are cached. The search stops once a pass over all batches has lowered J by less than ``tolerance``, at the
+latest after ``passes``. The first domain is only trained.
 
 Needs the current domain's inputs, labels and gradients. The state is constant: the served update, dense. The order
 matters. The rank grows to full; with ``fresh`` off it is that of one adapter, because all points lie on one run from a
@@ -126,10 +126,15 @@ class TRMSettings(Settings):
         True,
         "train a fresh adapter above the served update, so that its rank grows; off: train the served adapter on",
         source=_CHOSEN,
+        search=None,
     )
     per_layer: bool = setting(True, "each layer has its own coefficients; off: one row for all layers", source=_CHOSEN)
-    steps: int = setting(
-        30, "most steps of Adam on the coefficients; 0: the middle of the path", source=_OURS, search=None, ge=0
+    passes: int = setting(
+        5,
+        "most passes of the search over the images, a step of Adam per batch; 0: the middle of the path",
+        source=_OURS,
+        search=None,
+        ge=0,
     )
     tolerance: float = setting(
         0.005,
@@ -197,7 +202,7 @@ class TRM(MergingMethod[TRMSettings]):
                 history=_history_direction(adapter) if options.history else None,
             )
             coefficients = trajectory.initial_coefficients()
-            if options.steps > 0:
+            if options.passes > 0:
                 coefficients = self._searched(trajectory, adapter, domain)
             _move(adapter, trajectory.point_at(coefficients))
             update = adapter.update()
@@ -224,7 +229,7 @@ class TRM(MergingMethod[TRMSettings]):
             trajectory,
             weights=weights,
             reference_norm=ends.norm,
-            steps=options.steps,
+            steps=options.passes * len(seen.batches),
             learning_rate=options.learning_rate,
             tolerance=options.tolerance,
         ).coefficients

@@ -123,13 +123,15 @@ LEAST_FALL = 0.05  # below the change of a mini-batch's loss from one step to th
 class ObjectiveWeights:
     """The weight of each objective: J = alignment L_TA + consistency L_PC + responsiveness L_GR + anchor R.
 
+    The defaults are those of ``trm``.
+
     Attributes:
         floor: rho; the probe's gradient should keep at least this share of the reference norm.
     """
 
     alignment: float = 1.0
     consistency: float = 0.1
-    responsiveness: float = 0.1
+    responsiveness: float = 0.0
     anchor: float = 0.55
     floor: float = 0.5
 

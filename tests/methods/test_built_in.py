@@ -17,7 +17,7 @@ from cosam_bench.method.source_reading import read_card
 from cosam_bench.methods.finetune import Finetune
 
 SHORTER = {
-    "trm": {"steps": 3},
+    "trm": {"passes": 1},
     "dop": {"steps": 5},
     "wudi": {"steps": 5},
 }  # searches, whose length is no part of the contract

@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "perturb_merge": {},
     "regcl": {"start": "previous"},
     "regmean": {},
-    "trm": {"steps": 2},
+    "trm": {"passes": 1},
 }
 
 

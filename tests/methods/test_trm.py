@@ -289,7 +289,7 @@ def domain(squares: Split) -> TrainingDomain:
 
 
 def learned(bench: Workbench, domain: TrainingDomain, *, domains: int = 2, **settings: Any) -> TRM:
-    method = TRM(TRMSettings(**{"steps": 2, "batch": 2} | settings), bench)
+    method = TRM(TRMSettings(**{"passes": 1, "batch": 2} | settings), bench)
     for step in range(1, domains + 1):
         method.learn(domain, step=step)
     return method
@@ -304,7 +304,7 @@ def test_the_first_domain_is_only_trained(bench: Workbench, domain: TrainingDoma
 
 def test_without_a_step_the_merge_lies_halfway_along_a_fresh_adapter(bench: Workbench, domain: TrainingDomain) -> None:
     before = weight_changes(bench.train(domain).update)
-    method = learned(bench, domain, steps=0)
+    method = learned(bench, domain, passes=0)
     assert method.served is not None
     assert not method.served.low_rank
     start, end = method.snapshots.points
@@ -321,7 +321,7 @@ def test_the_fresh_adapter_learns_above_what_is_served(bench: Workbench, domain:
     """The whole way along it is the training that CoMA has: a fresh adapter above the served update."""
     before = bench.train(domain).update
     after = weight_changes(bench.train(domain, start=before, from_scratch=True).update)
-    method = learned(bench, domain, steps=0)
+    method = learned(bench, domain, passes=0)
     end = method.snapshots.points[-1]
     with attach(bench.sam, bench.adapter, generator=torch.Generator(), start=before, continue_start=False) as adapter:
         for parameter, tensor in zip(adapter.parameters(), end, strict=True):
@@ -329,6 +329,26 @@ def test_the_fresh_adapter_learns_above_what_is_served(bench: Workbench, domain:
         found = weight_changes(adapter.update())
     for name, change in after.items():
         torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-6)
+
+
+def test_the_objectives_weights_have_the_methods_defaults(bench: Workbench) -> None:
+    assert TRM(TRMSettings(), bench).weights == ObjectiveWeights()
+
+
+def test_the_search_can_compare_two_passes_whatever_the_number_of_images(
+    bench: Workbench, domain: TrainingDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one image per batch and a tolerance that anything meets, it stops after the second pass of five."""
+    found: list[int] = []
+
+    def counted(*args: Any, **keys: Any) -> Any:
+        result = search(*args, **keys)
+        found.append(len(result.values))
+        return result
+
+    monkeypatch.setattr("cosam_bench.methods.trm.search", counted)
+    learned(bench, domain, batch=1, passes=5, tolerance=1e9)
+    assert found == [2 * len(domain)]
 
 
 def test_history_without_a_history_is_refused() -> None:
@@ -339,7 +359,7 @@ def test_history_without_a_history_is_refused() -> None:
 def test_without_a_step_the_merge_lies_halfway_along_the_training(bench: Workbench, domain: TrainingDomain) -> None:
     before = bench.train(domain).update
     after = bench.train(domain, start=before).update
-    served = learned(bench, domain, steps=0, fresh=False).served
+    served = learned(bench, domain, passes=0, fresh=False).served
     assert served is not None
     for layer, factors in served.low_rank.items():
         for part in ("a", "b"):
@@ -350,7 +370,7 @@ def test_without_a_step_the_merge_lies_halfway_along_the_training(bench: Workben
 @pytest.fixture(scope="module")
 def trained(bench: Workbench, squares: Split) -> TRM:
     """After the second domain, with the adapter that was served before it and four snapshots."""
-    domain, method = trial_domain(squares), TRM(TRMSettings(snapshots=4, steps=0, fresh=False), bench)
+    domain, method = trial_domain(squares), TRM(TRMSettings(snapshots=4, passes=0, fresh=False), bench)
     method.learn(domain, step=1)
     first = method.served
     method.learn(domain, step=2)
@@ -360,7 +380,7 @@ def trained(bench: Workbench, squares: Split) -> TRM:
 
 def merged(trained: TRM, domain: TrainingDomain, **settings: Any) -> str:
     """The digest of the merge of one training by some settings; a row per layer, so that all objectives show."""
-    usual = {"steps": 2, "batch": 2, "fresh": False, "per_layer": True, "consistency": 1.0}
+    usual = {"passes": 1, "batch": 2, "fresh": False, "per_layer": True, "consistency": 1.0}
     method = TRM(TRMSettings(**usual | settings), trained.bench)
     method.served, points = trained.served, trained.snapshots.points
     method.snapshots.points = points[:: 4 // method.settings.snapshots]
@@ -388,8 +408,8 @@ def merged(trained: TRM, domain: TrainingDomain, **settings: Any) -> str:
         ({}, {"images": 1}),
         ({}, {"batch": 6}),
         ({}, {"learning_rate": 0.2}),
-        ({}, {"steps": 3}),
-        ({"steps": 8}, {"steps": 8, "tolerance": 1e9}),
+        ({}, {"passes": 2}),
+        ({"passes": 3}, {"passes": 3, "tolerance": 1e9}),
     ],
     ids=lambda settings: "-".join(settings) or "default",
 )
@@ -411,15 +431,15 @@ def test_a_merge_is_the_same_with_cached_features(
         return Sam.suffix(bench.sam, *args, **keys)
 
     monkeypatch.setattr(bench.sam, "suffix", counted)
-    cached = TRM(TRMSettings(steps=2, batch=1, fresh=False), replace(bench, prefixes=cache))
-    plain = TRM(TRMSettings(steps=2, batch=1, fresh=False), bench)
+    cached = TRM(TRMSettings(passes=1, batch=1, fresh=False), replace(bench, prefixes=cache))
+    plain = TRM(TRMSettings(passes=1, batch=1, fresh=False), bench)
     for method in (plain, cached):
         method.served, method.snapshots.points = trained.served, trained.snapshots.points[::4]
     assert trained.served is not None
     whole, found = (method.merge(trained.served, domain, step=2).tensors() for method in (plain, cached))
     for name, tensor in whole.items():  # a layout in memory of its own changes the last bits
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
-    assert len(passes) == 2 * len(domain) + 2  # both ends of all images, then two steps
+    assert len(passes) == 3 * len(domain)  # both ends of all images, then a pass
 
 
 def test_a_trained_decoder_takes_part_though_its_iou_head_has_no_gradient(

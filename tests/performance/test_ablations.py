@@ -49,7 +49,7 @@ def test_figures_are_means_deviations_and_seconds_of_a_whole_run() -> None:
     assert (found.protocol, found.method, found.settings, found.seeds) == (
         "mini (version 2)",
         "trm",
-        '{"steps": 0}',
+        '{"passes": 0}',
         2,
     )
     assert math.isnan(found.condition_number)

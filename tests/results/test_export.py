@@ -32,7 +32,7 @@ METHODS = {
     "opcm": (),
     "average": (),
     "finetune": (),
-    "trm": ("method.steps=2",),
+    "trm": ("method.passes=1",),
     "decoder": ("adapter.kind=decoder", "adapter.rank=8", "adapter.alpha=8.0"),
 }
 BOX = (20.0, 24.0, 100.0, 90.0)
