@@ -29,6 +29,37 @@ def joined(names: str | Sequence[str] | None) -> str | None:
     return names if names is None or isinstance(names, str) else ",".join(names)
 
 
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds of a list, or so many: 0, 1, 2 and so on.
+
+    Raises:
+        CosamError: there is none, or one is no whole number.
+    """
+    found = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+    if not isinstance(found, Sequence) or isinstance(found, str) or not all(type(seed) is int for seed in found):
+        raise CosamError(
+            f"seeds is {seeds!r}. Give how many, such as 3, or a list of whole numbers, such as [0, 1, 2]."
+        )
+    if not found:
+        raise CosamError(f"seeds is {seeds!r}, which is none. Give at least one.")
+    return list(found)
+
+
+def order_list(orders: int | Sequence[str | Sequence[str]]) -> int | list[str]:
+    """What ``--order`` would be given for each order of a list; or how many.
+
+    Raises:
+        CosamError: there is none, or it is a single order.
+    """
+    if isinstance(orders, int) and not isinstance(orders, bool):
+        return orders
+    if not isinstance(orders, Sequence) or isinstance(orders, str):
+        raise CosamError(f"orders is {orders!r}. Give how many, such as 3, or a list; a single order is `order`.")
+    if not orders:
+        raise CosamError("The list of orders is empty. Name at least one.")
+    return [joined(order) or "" for order in orders]
+
+
 def text(value: str | Path | None) -> str | None:
     """A name or path as text."""
     return None if value is None else str(value)

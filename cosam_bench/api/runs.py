@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
-from cosam_bench.api.arguments import MethodLike, joined, references, text
+from cosam_bench.api.arguments import MethodLike, joined, order_list, references, seed_list, text
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -55,8 +55,8 @@ def run(method: Sequence[MethodLike], **options: Unpack[_Options]) -> list[Recor
 def run(
     method: MethodLike | Sequence[MethodLike] | None = None,
     *,
-    seeds: Sequence[int],
-    orders: int | Sequence[str] | None = None,
+    seeds: int | Sequence[int],
+    orders: int | Sequence[str | Sequence[str]] | None = None,
     **options: Unpack[_Options],
 ) -> list[Record]: ...
 
@@ -65,7 +65,7 @@ def run(
 def run(
     method: MethodLike | Sequence[MethodLike] | None = None,
     *,
-    orders: int | Sequence[str],
+    orders: int | Sequence[str | Sequence[str]],
     **options: Unpack[_Options],
 ) -> list[Record]: ...
 
@@ -80,9 +80,9 @@ def run(
     model: str | None = None,
     checkpoint: str | Path | None = None,
     seed: int | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     order: str | Sequence[str] | None = None,
-    orders: int | Sequence[str] | None = None,
+    orders: int | Sequence[str | Sequence[str]] | None = None,
     device: str | None = None,
     experts: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
@@ -103,16 +103,16 @@ def run(
     Args:
         method: a registered name, ``package.module:Class``, the path of a file, or a class that a module or file
             defines; or a list of these. Several share data, model and trained experts.
-        protocol: a built-in name or the path of a TOML file; None: ``mini``.
+        protocol: a built-in name or the path of a TOML file; None: ``mini``, or ``own`` if ``stream`` is given.
         mode: the protocol's mode: ``clean``, or ``faithful`` to the paper's code; None: ``clean``.
         config: the ``config.toml`` of a record, to repeat its run; in place of protocol and mode.
-        stream: another stream: a built-in name or the path of a TOML file.
+        stream: another stream than the protocol's: a built-in name or the path of a TOML file.
         model: another base model.
         checkpoint: the model's weights; ``random`` for untrained ones.
         seed: of training, prompts and method; None: 0.
-        seeds: several seeds in place of ``seed``, each with every order.
-        order: the domains' names, an order that the stream names, ``reverse``, or ``random:N``.
-        orders: several orders in place of ``order``; or how many: the stream's own, then random ones.
+        seeds: a list in place of ``seed``, or how many: 0, 1, 2 and so on; each with every order.
+        order: the domains' names, an order that the stream names, ``stream`` for its own, ``reverse``, or ``random:N``.
+        orders: a list in place of ``order``; or how many: the stream's own, then random ones.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: ``auto``.
         experts: a folder with an expert per domain, or a TOML file with a table ``[experts]``, to merge in place of
             training any; docs/your-experts.md describes them.
@@ -142,8 +142,6 @@ def run(
     for name, one, several in (("seed", seed, seeds), ("order", order, orders)):
         if one is not None and several is not None:
             raise CosamError(f"Give {name} or {name}s, not both.")
-        if several is not None and not isinstance(several, int) and not len(several):
-            raise CosamError(f"The list of {name}s is empty. Name at least one.")
     is_one = is_single and seeds is None and orders is None
     names = [] if method is None else references(method)
     if not is_single and not names:
@@ -168,7 +166,12 @@ def run(
         tuned=None if tuned is None else expanded(tuned),
         isolated=isolated,
     )
-    repeats = resolve_repeats(names, options, seeds=seeds or (), orders=() if orders is None else orders)
+    repeats = resolve_repeats(
+        names,
+        options,
+        seeds=() if seeds is None else seed_list(seeds),
+        orders=() if orders is None else order_list(orders),
+    )
     from cosam_bench.experiments.method_faults import MethodFailed
     from cosam_bench.experiments.progress import make_reporter
     from cosam_bench.experiments.run_methods import run_methods
@@ -185,6 +188,6 @@ def run(
         raise failures[0]
     if failures:
         raise MethodFailed(
-            f"{len(failures)} of {len(outcomes)} methods failed: {' '.join(map(str, failures))}", records=records
+            f"{len(failures)} of {len(outcomes)} runs failed: {' '.join(map(str, failures))}", records=records
         ) from failures[0]
     return records[0] if is_one else records

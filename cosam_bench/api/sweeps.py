@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cosam_bench.api.arguments import MethodLike, joined, references, text
+from cosam_bench.api.arguments import MethodLike, joined, order_list, references, seed_list, text
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 def sweep(
     grid: str | Path | None = None,
     *,
-    methods: Sequence[MethodLike] = (),
-    orders: int | Sequence[str] = 1,
-    seeds: int | Sequence[int] = 1,
-    models: Sequence[str] = (),
-    protocol: str | Path = "mini",
-    mode: str = "clean",
-    settings: Sequence[Mapping[str, object]] = ({},),
-    device: str = "auto",
-    threads: int = 1,
+    methods: Sequence[MethodLike] | None = None,
+    orders: int | Sequence[str | Sequence[str]] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    models: Sequence[str] | None = None,
+    protocol: str | Path | None = None,
+    mode: str | None = None,
+    settings: Sequence[Mapping[str, object]] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
     isolated: bool | None = None,
     workers: int | None = None,
     engine: str = "local",
@@ -45,15 +45,14 @@ def sweep(
         grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments, and
             optionally ``store``; docs/many-runs.md describes it.
         methods: each as for ``run``.
-        orders: how many: the stream's own, ``random:1``, ``random:2`` and so on; or a list of orders as for ``run``,
-            ``stream`` for the stream's own.
-        seeds: how many: 0, 1, 2 and so on; or a list.
-        models: base models; empty: the protocol's.
-        protocol: as for ``run``.
+        orders: as for ``run``; None: the stream's own.
+        seeds: as for ``run``; None: 0.
+        models: base models; None: the protocol's.
+        protocol: a built-in name or the path of a TOML file; None: ``mini``.
         mode: as for ``run``.
-        settings: a list of settings as for ``run``.
+        settings: a list of settings as for ``run``; None: the protocol's.
         device: as for ``run``.
-        threads: of each process; experts and rows of frozen SAM are shared between equal numbers only.
+        threads: of each process, None: 1; experts and rows of frozen SAM are shared between equal numbers only.
         isolated: as for ``run``.
         workers: how many processes, or jobs of Slurm at once; None: one per GPU, or one per ``threads`` cores.
         engine: ``local``, ``ray`` or ``slurm``; docs/many-runs.md describes them.
@@ -76,24 +75,22 @@ def sweep(
     from cosam_bench.sweeps.grid import Grid, read_grid
     from cosam_bench.sweeps.sweep import sweep as run_sweep
 
-    if grid is not None and methods:
-        raise CosamError("A sweep takes its methods from the grid's file or from `methods`. Leave one of them out.")
-    if grid is not None:
-        found = read_grid(expanded(grid))
-    else:
-        given = {
-            "methods": references(methods),
-            "orders": orders if isinstance(orders, int) else list(orders),
-            "seeds": seeds if isinstance(seeds, int) else list(seeds),
-            "models": list(models),
-            "protocol": str(protocol),
-            "mode": mode,
-            "settings": [dict(table) for table in settings],
-            "device": device,
-            "threads": threads,
-            "isolated": isolated,
-        }
-        found = validate(Grid, given, source="The sweep's arguments")
+    given = {
+        "methods": None if methods is None else references(methods),
+        "orders": None if orders is None else order_list(orders),
+        "seeds": None if seeds is None else seed_list(seeds),
+        "models": None if models is None else list(models),
+        "protocol": text(protocol),
+        "mode": mode,
+        "settings": None if settings is None else [dict(table) for table in settings],
+        "device": device,
+        "threads": threads,
+        "isolated": isolated,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if grid is not None and given:
+        raise CosamError(f"{grid} says what to vary. Leave out {', '.join(given)}, or write it into the file.")
+    found = validate(Grid, given, source="The sweep's arguments") if grid is None else read_grid(expanded(grid))
     choice = EngineChoice(engine, dict(engine_options or {}))
     return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run, engine=choice, store=store)
 

@@ -48,7 +48,7 @@ Seed = Annotated[
 Seeds = Annotated[str | None, typer.Option(metavar="N,...", help="Run with each of these seeds, as 0,1,2 or 0-4.")]
 Order = Annotated[
     list[str] | None,
-    typer.Option(metavar="ORDER", help="The domains' order: a,b,c or reverse or random:N; repeatable."),
+    typer.Option(metavar="ORDER", help="The domains' order: a,b,c or stream or reverse or random:N; repeatable."),
 ]
 Orders = Annotated[
     int | None,
@@ -58,7 +58,7 @@ Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cud
 Experts = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR", help="Merge experts from here, one per domain, and train none; or a TOML file with [experts]."
+        metavar="DIR", help="Merge experts from here, one per domain, and train none; or a TOML file with \\[experts]."
     ),
 ]
 Set = Annotated[

@@ -24,12 +24,16 @@ SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _DIGITS = 18  # of N in random:N, which fits into 64 bits
 
 
+STREAM_ORDER = "stream"
+"""The order that the stream itself has, unless the stream names another one so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The options of one or more runs; None and empty if not given.
 
     Attributes:
-        order: as in ``domain_order``.
+        order: as in ``domain_order``, or ``stream`` for the stream's own.
         experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         scales: score each merge at ``SCALES``.
@@ -143,7 +147,8 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
 
     config = resolved()
     stream = load_stream(config.protocol.stream)
-    if options.order is not None:
+    is_own = options.order == STREAM_ORDER and STREAM_ORDER not in stream.orders
+    if options.order is not None and not is_own:
         config = resolved(f"order={json.dumps(domain_order(options.order, stream.order, named=stream.orders))}")
     model_spec(config.protocol.model.name)
     return config
@@ -216,7 +221,7 @@ def domain_order(
         return sorted(names, key=lambda name: derived_seed("order", int(number), name))
     wanted = [name.strip() for name in asked.split(",") if name.strip()]
     if len(wanted) == 1 and wanted[0] not in names:
-        raise unknown_name("order of this stream", asked, [*named, "reverse", "random:1"])
+        raise unknown_name("order of this stream", asked, [*named, STREAM_ORDER, "reverse", "random:1"])
     for name in wanted:
         if name not in names:
             raise unknown_name("domain of this stream", name, names)

@@ -79,9 +79,11 @@ def different_orders(count: int, names: tuple[str, ...]) -> list[str | None]:
     >>> different_orders(3, ("a", "b", "c"))
     [None, 'random:2', 'random:3']
     """
+    if count < 1:
+        raise CosamError(f"{count} orders were asked for. Ask for at least one.")
     most = math.factorial(len(names))
     if count > most:
-        raise CosamError(f"--orders {count}: {len(names)} domains have {most} orders. Ask for at most that many.")
+        raise CosamError(f"{count} orders were asked for; {len(names)} domains have {most}. Ask for at most that many.")
     found: dict[tuple[str, ...], str | None] = {names: None}
     for asked, order in _random_orders(names):
         if len(found) >= count:

@@ -10,15 +10,12 @@ from pydantic import Field
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
-from cosam_bench.experiments.options import RunOptions, domain_order, resolve, setting_texts
+from cosam_bench.experiments.options import STREAM_ORDER, RunOptions, domain_order, resolve, setting_texts
 from cosam_bench.experiments.repeats import different_orders
 
 if TYPE_CHECKING:
     from cosam_bench.data.streams import Stream
     from cosam_bench.experiments.protocol import RunConfig
-
-STREAM_ORDER = "stream"
-"""The order that the stream itself has."""
 
 _Count = Annotated[int, Field(ge=1, le=1_000_000)]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]

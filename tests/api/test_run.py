@@ -106,7 +106,7 @@ def test_several_methods_give_a_list_and_a_failure_keeps_the_other_records(
     records = cb.run(["finetune", "average"], protocol=quick_protocol, results=quick)
     assert [record.method for record in records] == ["finetune", "average"]
     assert cb.run(["average"], protocol=quick_protocol, results=quick) == records[1:]
-    with pytest.raises(cb.MethodFailed, match=r"1 of 3 methods failed: .* ZeroDivisionError") as caught:
+    with pytest.raises(cb.MethodFailed, match=r"1 of 3 runs failed: .* ZeroDivisionError") as caught:
         cb.run(["finetune", failing(tmp_path), "average"], protocol=quick_protocol, results=quick)
     assert caught.value.records == records
     with pytest.raises(cb.MethodFailed, match=r"ZeroDivisionError in learn\(\)") as caught:
@@ -119,11 +119,19 @@ def test_several_seeds_and_orders_give_a_list(quick_protocol: Path, tmp_path: Pa
     records = cb.run("frozen", seeds=[0, 1], orders=["reverse"], **options)
     assert [(record.seed, record.order[0]) for record in records] == [(0, "polyp"), (1, "polyp")]
     assert [one.folder for one in cb.run("frozen", seeds=[1], order="reverse", **options)] == [records[1].folder]
+    assert cb.run("frozen", seeds=2, orders=[["polyp", "pill", "pitting"]], **options) == records
+    own = cb.run("frozen", orders=["stream"], **options)
+    assert cb.run("frozen", orders=1, **options) == own == [cb.run("frozen", **options)]
     for given, said in (
         ({"seed": 1, "seeds": [1]}, "Give seed or seeds, not both"),
         ({"orders": []}, "The list of orders is empty"),
+        ({"orders": 0}, "0 orders were asked for"),
+        ({"orders": "reverse"}, "orders is 'reverse'. Give how many, such as 3, or a list"),
         ({"seeds": [1, 1]}, "The seed 1 is given twice"),
-        ({"orders": 7}, "3 domains have 6 orders"),
+        ({"seeds": 0}, "seeds is 0, which is none"),
+        ({"seeds": "12"}, "seeds is '12'. Give how many"),
+        ({"seeds": [0.5]}, "seeds is .0.5.. Give how many"),
+        ({"orders": 7}, "7 orders were asked for; 3 domains have 6"),
     ):
         with pytest.raises(cb.CosamError, match=said):
             cb.run("frozen", **given, **options)
