@@ -17,6 +17,7 @@ import cosam_bench as cb
 from benchmarks.pages import DASH, markdown, with_deviation
 from cosam_bench import CosamError, Record
 from cosam_bench.core.files import write_atomically
+from cosam_bench.results.protocol_match import protocol_title
 
 
 class Variant(NamedTuple):
@@ -154,7 +155,7 @@ def row(name: str, variant: Variant, records: Sequence[Record]) -> Row:
     info = records[0].info
     return Row(
         name,
-        f"{info.protocol} (version {info.protocol_version})",
+        protocol_title(info.protocol, info.protocol_version, records[0].differs),
         variant.method,
         json.dumps(variant.settings, sort_keys=True),
         len(records),
@@ -203,7 +204,8 @@ def read(path: Path) -> list[Row]:
 def replaced(variants: Mapping[str, Variant], known: Sequence[Row], found: Sequence[Row]) -> list[Row]:
     """The known rows with those of the found variants replaced, in the order of the variants.
 
-    Known rows of another protocol than the found ones are dropped: one table has one protocol.
+    Known rows of another protocol than the found ones are dropped: one table has one protocol. Rows of other code are
+    not known as such: after a change of the method, begin a new file.
     """
     protocols = {each.protocol for each in found}
     comparable = [each for each in known if not protocols or each.protocol in protocols]

@@ -43,7 +43,7 @@ the standard output.
 | 1 | a method failed, or a check found a fault |
 | 2 | something you can correct: an option, a file, a name; the message says what |
 | 70 | a defect in cosam-bench; the message says where the traceback is |
-| 130 | stopped by Ctrl-C; give the same command again to continue a run |"""
+| 130, 143, 129 | stopped by Ctrl-C, SIGTERM or SIGHUP; give the same command again to continue a run |"""
     return _joined([head, *_command_parts("cosam-bench", typer.main.get_command(app))])
 
 

@@ -73,9 +73,10 @@ def open_board() -> str:
 
 
 def mini_board(folder: Path) -> str:
-    """``mini.csv``: the leaderboard of ``mini`` without the rows of settings that were tried for other tables."""
+    """``mini.csv``: the leaderboard of ``mini`` itself, without rows of settings that were tried for other tables."""
     board = read_leaderboard(folder, selection=Selection(protocols=("mini",)))
-    return csv_text(board[[is_shown(*row) for row in zip(board["method"], board["settings"], strict=True)]])
+    columns = zip(board["method"], board["settings"], board["differs"], strict=True)
+    return csv_text(board[[not differs and is_shown(method, settings) for method, settings, differs in columns]])
 
 
 def is_shown(method: str, settings: str) -> bool:

@@ -112,6 +112,7 @@ def predict(
     model: str | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
+    results: str | Path = "results",
 ) -> NDArray[np.bool_]:
     """The mask ``(H, W)`` of the object that a prompt marks in an image, by a run's final model.
 
@@ -120,5 +121,5 @@ def predict(
     """
     from cosam_bench.experiments.predictor import load_predictor
 
-    predictor = load_predictor(record, model=model, checkpoint=checkpoint, device=device)
+    predictor = load_predictor(record, model=model, checkpoint=checkpoint, device=device, results=results)
     return predictor.predict(image, box=box, points=points, labels=labels, mask=mask, domain=domain)

@@ -185,5 +185,7 @@ def tune(
     )
     failed = [one for one in tuned if one.file is None]
     if failed:
-        raise MethodFailed(f"Every trial of {failed[0].method!r} failed, the first with: {failed[0].failures[0]}")
+        causes = " ".join(f"Every trial of {one.method!r} failed, the first with: {one.failures[0]}" for one in failed)
+        others = [str(one.file) for one in tuned if one.file is not None]
+        raise MethodFailed(f"{causes} Written for the others: {', '.join(others)}." if others else causes)
     return tuned

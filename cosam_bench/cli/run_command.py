@@ -58,7 +58,8 @@ Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cud
 Experts = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR", help="Merge experts from here, one per domain, and train none; or a TOML file with \\[experts]."
+        metavar="DIR",
+        help="Merge experts from here, one per domain, and train none; or a TOML file with a table `experts`.",
     ),
 ]
 Set = Annotated[

@@ -39,8 +39,8 @@ class SettingGroup:
 def settings(prefix: Prefix = None, *, protocol: ProtocolName = None, mode: Mode = None, method: Method = None) -> None:
     """List the settings: each key's value, type and meaning, and where its default comes from.
 
-    `run --set KEY=VALUE` accepts every key. A protocol file accepts all but those of the run, fit.epochs as epochs in
-    the table [fit].
+    `run --set KEY=VALUE` accepts every key. A protocol file accepts all but those of the run, fit.epochs as
+    epochs in the table `fit`.
     """
     from cosam_bench.cli.settings_listing import print_settings
 

@@ -40,30 +40,40 @@ def verify(
 
     Every cell of matrix.csv is computed again from scores.csv, the summary in run.json from the matrix, and every
     file is compared with its sha256 in run.json. The exit code is 0 if all records verify, 1 if one does not, and 2
-    if one cannot be found.
+    if one cannot be found or not be scored again.
     """
     from cosam_bench.results.verification import verify_record
 
     if device is not None and not is_rescored:
         raise CosamError("--device is for scoring again. Add --rescore, or leave it out.")
-    bad = 0
+    bad = unscored = 0
     notes: dict[str, list[str]] = {}
     paths = _run_files(records or [], is_all=all_records, results=results)
     for path in paths:
         verification = verify_record(path.parent)
         faults = verification.faults
         _show(verification)
+        for note in verification.notes:
+            notes.setdefault(note, []).append(_name(path.parent))
         if is_rescored and not faults:
-            rescoring = _rescored(path.parent, device=device)
+            try:
+                rescoring = _rescored(path.parent, device=device)
+            except CosamError as error:
+                if len(paths) == 1:
+                    raise
+                results_console().print(f"  cannot be scored again: {error}", soft_wrap=True)
+                bad += isinstance(error, Failed)
+                unscored += not isinstance(error, Failed)
+                continue
             faults = rescoring.faults
             _show_rescoring(rescoring)
         bad += bool(faults)
-        for note in verification.notes:
-            notes.setdefault(note, []).append(_name(path.parent))
     for note, names in notes.items():
         say("Note", f"{', '.join(names[:3])}{_and_more(len(names) - 3)}: {note}.", style="bold yellow")
     if bad:
         raise Failed(f"{bad} of {len(paths)} records {'does' if bad == 1 else 'do'} not verify.")
+    if unscored:
+        raise CosamError(f"{unscored} of {len(paths)} records could not be scored again, for the reasons above.")
 
 
 def _run_files(asked: Sequence[str], *, is_all: bool, results: Path) -> list[Path]:

@@ -129,16 +129,18 @@ def load_predictor(
     model: str | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
+    results: str | Path = "results",
 ) -> Predictor:
     """The final model of a complete run, or the one that an update makes of a base model.
 
     Args:
-        record: a record; its folder, or part of its name within the folder ``results``; or the path of an
+        record: a record; its folder, or part of its name within ``results``; or the path of an
             ``update.safetensors``. A record is served by its method's own code, with the protocol's resizing and
             precision; an update alone with SAM's own resizing, in float32.
         model: the base model of an update, as ``cosam-bench models`` lists it.
         checkpoint: the base model's weights, if they are not where the run had them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        results: the folder of records.
 
     Raises:
         CosamError: the record is not complete or is damaged, the weights are missing or not those of the run, or
@@ -149,7 +151,7 @@ def load_predictor(
         return _of_update(expanded(record), model=model, checkpoint=checkpoint, device=device)
     if model is not None:
         raise CosamError("A record names its own model. Leave the model out, or give an update.safetensors.")
-    record = record if isinstance(record, Record) else load_record(record)
+    record = record if isinstance(record, Record) else load_record(record, results=expanded(results))
     return _of_record(record, checkpoint=checkpoint, device=device)
 
 

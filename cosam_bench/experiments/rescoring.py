@@ -15,9 +15,9 @@ from cosam_bench.core.environment import hardware, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
 from cosam_bench.evaluation.prompt_scores import PromptScore
-from cosam_bench.evaluation.scoring import ImageScore
+from cosam_bench.evaluation.scoring import BadPrediction, ImageScore
 from cosam_bench.experiments.experiment import Experiment, open_experiment
-from cosam_bench.experiments.method_faults import FaultWatch
+from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.prompt_scorer import PromptScorer
 from cosam_bench.experiments.protocol import RunConfig
@@ -96,7 +96,7 @@ def rescore(record: Record, *, device: str | None = None, reporter: Reporter | N
     with tempfile.TemporaryDirectory(prefix="cosam-bench-rescore-") as folder:
         reporter.say("Opening data and model")
         experiment = open_experiment(config, Path(folder), isolated=None)
-        _check_same_inputs(experiment, record.info)
+        _check_same_inputs(experiment, record.info, served=served)
         watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam)
         with _predictor(experiment, record.folder / served, watch=watch) as predict:
             pairs = list(_scored(experiment, predict, watch=watch, reporter=reporter, record=record, lines=recorded))
@@ -120,18 +120,20 @@ def _recorded(record: Record) -> ScoreLines:
     return recorded
 
 
-def _check_same_inputs(experiment: Experiment, info: RunInfo) -> None:
-    """Refuse data, prompts, weights and experts that are not those of the run."""
+def _check_same_inputs(experiment: Experiment, info: RunInfo, *, served: str) -> None:
+    """Refuse data, prompts, weights and experts that are not those of the run, and other code if it predicts."""
     here, there = experiment.conditions, info.conditions
     names = [f"the images or masks of {name}" for name in here.data if here.data[name] != there.data.get(name)]
     prompts = experiment.prompt_digests
     names += [f"the prompts of {name}" for name in info.prompts if info.prompts[name] != prompts.get(name)]
     names += ["the model's weights"] if here.checkpoint != there.checkpoint else []
     names += ["the experts"] if here.experts != there.experts else []
+    if served.startswith("state") and info.rule and info.rule != experiment.rule:
+        names.append("the method's code, which predicts from its state")
     if names:
         raise CosamError(
             f"This cannot be scored again with what is here: {', '.join(names)} are not those of the run. "
-            "Get the data and weights that it used."
+            "Get what it used."
         )
 
 
@@ -166,8 +168,12 @@ def _scored(
     further, step = PromptScorer(experiment, scorer), experiment.steps[-1]
     reporter.begin(scorer.images + further.units(step))
     reporter.say("Scoring the final model again")
-    yield from _image_pairs(lines, scorer.columns(predict), step=step)
-    yield from _negative_pairs(record, scorer.negatives(predict), step=step)
+    try:
+        columns, negatives = scorer.columns(predict), scorer.negatives(predict)
+    except BadPrediction as error:
+        raise MethodFailed(f"The method {experiment.method_name!r} broke its contract: {error}") from error
+    yield from _image_pairs(lines, columns, step=step)
+    yield from _negative_pairs(record, negatives, step=step)
     if further.is_due(step):
         yield from _prompt_pairs(record, further.scored(step, predict), step=step)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 from support.command_line import method_file, words
 from support.records import run_info
 from typer.testing import Result
 
 from cosam_bench import __version__
 from cosam_bench.cli.error_handling import guarded
+from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 
 
@@ -66,6 +69,20 @@ def test_a_closed_pipe_ends_quietly() -> None:
 def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "cosam_bench", "--version"]
     assert subprocess.check_output(command, text=True) == f"cosam-bench {__version__}\n"
+
+
+def help_texts(command: Any, name: str = "cosam-bench") -> Iterator[tuple[str, str]]:
+    """Every text that `--help` shows, after the name of its command."""
+    yield name, command.help or ""
+    yield from ((f"{name} {parameter.name}", getattr(parameter, "help", None) or "") for parameter in command.params)
+    for short, inner in getattr(command, "commands", {}).items():
+        yield from help_texts(inner, f"{name} {short}")
+
+
+def test_no_word_of_help_is_taken_for_markup() -> None:
+    texts = dict(help_texts(typer.main.get_command(app)))
+    assert len(texts) > 100
+    assert {name: Text.from_markup(text).plain for name, text in texts.items()} == texts
 
 
 def test_version(cli: Callable[..., Result]) -> None:

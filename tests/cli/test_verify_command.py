@@ -10,6 +10,8 @@ import pytest
 from support.command_line import words
 from typer.testing import Result
 
+import cosam_bench as cb
+
 SUBMITTED = Path(__file__).resolve().parents[2] / "results" / "reference" / "records"
 [HASH] = [path.name for path in (SUBMITTED / "mini" / "regcl").iterdir()]
 
@@ -33,6 +35,22 @@ def test_a_record_that_does_not_verify_ends_with_code_1(cli: Callable[..., Resul
     assert "scores.csv, line 2: iou of 'test-0000' is 7." in found.stdout
     assert "more" in found.stdout.splitlines()[-1]
     assert "Error: 1 of 1 records does not verify." in words(found.stderr)
+
+
+def test_a_record_that_cannot_be_scored_again_keeps_no_other_from_it(
+    cli: Callable[..., Result], quick_protocol: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    for method in ("average", "frozen"):
+        cb.run(method, protocol=quick_protocol, results=results, progress=False)
+    [folder] = (results / "quick" / "average").iterdir()
+    for name in ("update.safetensors", "state.safetensors"):
+        (folder / name).unlink()
+    found = cli("verify", "--all", "--rescore", "--results", results)
+    assert found.exit_code == 2
+    assert "cannot be scored again" in found.stdout
+    assert "state.safetensors scored again: verified; 0 of 12 images differ" in found.stdout
+    assert "Error: 1 of 2 records could not be scored again, for the reasons above." in words(found.stderr)
 
 
 @pytest.mark.parametrize(

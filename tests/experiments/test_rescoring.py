@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from support.quick_protocol import write_quick_protocol
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.evaluation.scoring import BadPrediction
 from cosam_bench.experiments import rescoring
 from cosam_bench.experiments.experiment import open_experiment
+from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.rescoring import MEAN_TOLERANCE, rescore
 from cosam_bench.experiments.runner import Runner
@@ -83,6 +85,23 @@ def test_a_record_without_a_model_says_so(folder: Path) -> None:
     for name in ("update.safetensors", "state.safetensors"):
         (folder / name).unlink()
     with pytest.raises(CosamError, match=r"neither update\.safetensors nor state\.safetensors"):
+        rescore(load_record(folder))
+
+
+def test_other_code_is_refused_where_it_predicts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cosam_bench.experiments.experiment.rule_digest", lambda method: "0" * 64)
+    assert rescore(load_record(folder)).faults == ()  # the update predicts, whatever made it
+    (folder / "update.safetensors").unlink()
+    with pytest.raises(CosamError, match="the method's code, which predicts from its state"):
+        rescore(load_record(folder))
+
+
+def test_a_broken_prediction_is_the_methods_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **settings: object) -> None:
+        raise BadPrediction("nothing was predicted.")
+
+    monkeypatch.setattr(rescoring.RowScorer, "columns", broken)
+    with pytest.raises(MethodFailed, match="The method 'average' broke its contract: nothing was predicted"):
         rescore(load_record(folder))
 
 

@@ -17,10 +17,17 @@ from cosam_bench.method.registry import load_method
 ROOT = Path(__file__).parents[2]
 
 
-def record(*, last: float, seconds: tuple[float, ...], reported: dict[str, tuple[float, ...]] | None = None) -> Any:
+def record(
+    *,
+    last: float,
+    seconds: tuple[float, ...],
+    reported: dict[str, tuple[float, ...]] | None = None,
+    differs: str = "",
+) -> Any:
     figures = {"last": last, "ff": 0.25, "retention": 0.5}
     return SimpleNamespace(
         info=SimpleNamespace(protocol="mini", protocol_version=2),
+        differs=differs,
         summary={"iou": figures},
         cost=SimpleNamespace(merge_seconds=seconds, reported=reported or {}),
     )
@@ -59,6 +66,12 @@ def test_the_condition_number_is_the_largest_of_all_merges() -> None:
     numbers = [{"condition_number": values} for values in ((math.nan, 5.0), (math.nan, 7.0))]
     records = [record(last=0.5, seconds=(0.0,), reported=reported) for reported in numbers]
     assert row("default", TRM["default"], records).condition_number == 7.0
+
+
+def test_runs_on_another_stream_are_not_called_the_protocols() -> None:
+    elsewhere = row("default", TRM["default"], [record(last=0.5, seconds=(1.0,), differs="stream mine.toml")])
+    assert elsewhere.protocol == "mini (version 2), not the protocol (stream mine.toml)"
+    assert replaced(TRM, rows(default=0.1, midpoint=0.1), [elsewhere]) == [elsewhere]
 
 
 def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
