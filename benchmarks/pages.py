@@ -35,9 +35,16 @@ def places(page: str, kind: str) -> list[str]:
 
 
 def filled(page: str, kind: str, content: Callable[[str], str]) -> str:
-    """The page with the content for its name at each place of a kind, which ends at ``<!-- end -->``."""
+    """The page with the content for its name at each place of a kind, which ends at ``<!-- end -->``.
+
+    Raises:
+        ValueError: a place has no end before the next one begins.
+    """
+    begun, whole = page.count(f"<!-- {kind}: "), len(places(page, kind))
+    if begun != whole:
+        raise ValueError(f"{begun} places of the kind {kind!r} begin on the page, and {whole} end. Add <!-- end -->.")
     return _marked(kind).sub(lambda place: f"{place[1]}\n{content(place[2])}\n\n{place[3]}", page)
 
 
 def _marked(kind: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {kind}: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+    return re.compile(rf"(<!-- {kind}: ([\w-]+) -->\n)(?:(?!<!-- {kind}: ).)*?(<!-- end -->)", flags=re.DOTALL)
