@@ -41,13 +41,18 @@ def test_how_many_were_measured_and_how() -> None:
 
 def test_what_is_said_of_the_gain() -> None:
     assert f"scores {figure('frozen'):.3f}, separate experts that are told the domain {figure('experts'):.3f}" in PAGE
-    for method in ("regmean", "regcl", *BY_WEIGHTS):
+    for method in ("er", "regmean", "regcl", "coma", *BY_WEIGHTS):
         assert share(method) in PAGE, method
+    assert f"reaches {share('er')} of the experts' gain" in PAGE
+    assert f"`regmean` reaches {share('regmean')} and `regcl` {share('regcl')}" in PAGE
     assert (
         f"`regmean` and `regcl`, which merge by the layers' inputs, reach {share('regmean')} and {share('regcl')}"
         in README
     )
-    assert figure("regmean", "last_high") > figure("experts", "last_low")
+    assert f"`er`, which keeps ten images per domain, reaches {share('er')}" in README
+    assert min(figure(name, "last_high") for name in ("er", "regmean")) > figure("experts", "last_low")
+    assert figure("er", "state_kib") == max(figure(name, "state_kib") for name in ROWS)
+    assert f"people in photographs fall to {figure('er', 'retention'):.3f}" in PAGE
 
 
 def test_what_is_said_of_domains() -> None:
@@ -91,6 +96,10 @@ def test_what_is_said_of_sequential_training() -> None:
     assert figure("finetune", "last_low") < figure("frozen") < figure("finetune", "last_high")
     assert f"forgets {figure('ewc', 'ff'):.3f} and reaches {share('ewc')} of the experts' gain" in PAGE
     assert max(figure(name) for name in BY_WEIGHTS) < figure("ewc") < min(figure("regmean"), figure("regcl"))
+    assert f"forgets {figure('coma', 'ff'):.3f} and reaches {share('coma')}, as the best merges by weights do" in PAGE
+    assert abs(figure("coma") - figure("opcm")) < 0.005
+    assert f"forgets {figure('lwf', 'ff'):.3f}, hardly less than `finetune`" in PAGE
+    assert figure("finetune", "ff") - figure("lwf", "ff") < 0.02
 
 
 def test_what_is_said_of_retention() -> None:
@@ -99,9 +108,11 @@ def test_what_is_said_of_retention() -> None:
     near = ("experts", "regmean", "regcl", "opcm", "ties", "average", "fisher")
     assert f"Retention is within {max(abs(lost[name]) for name in near):.3f} of frozen SAM's {kept:.3f}" in PAGE
     assert f"but `task_arithmetic`, which loses {lost['task_arithmetic']:.3f}" in PAGE
-    said = [f"`{name}` {lost[name]:.3f}" for name in ("finetune", "ewc", "magmax")]
-    assert f"lose more: {said[0]}, {said[1]} and {said[2]}" in PAGE
-    assert {name for name in ROWS if lost[name] > 0.03} == {"finetune", "ewc", "magmax", "dop (closed)"}
+    said = [f"`{name}` {lost[name]:.3f}" for name in ("finetune", "ewc", "magmax", "er")]
+    assert f"lose more: {said[0]}, {said[1]}, {said[2]} and {said[3]}" in PAGE
+    assert {name for name in ROWS if lost[name] > 0.03} == {"finetune", "ewc", "magmax", "er", "dop (closed)"}
+    gained = [f"`{name}` {-lost[name]:.3f}" for name in ("coma", "lwf")]
+    assert f"Two of them gain: {gained[0]} and {gained[1]}" in PAGE
 
 
 def test_what_is_said_of_mini() -> None:
