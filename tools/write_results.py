@@ -205,6 +205,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "readme": readme_table,
     "agreement": agreement_table,
     "ridge": lambda: ablation_table("ridge-mini"),
+    "ridge-open": lambda: ablation_table("ridge-open"),
     "scales": scale_table,
     "trm": lambda: ablation_table("trm-ablation"),
 }

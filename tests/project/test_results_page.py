@@ -188,6 +188,17 @@ def test_what_is_said_of_trm() -> None:
     assert f"hardly matters: {single['no consistency']:.3f} without it" in page
 
 
+def test_what_is_said_of_ridges_on_real_images() -> None:
+    page = " ".join(text_of("docs/methods.md").split())
+    rows = {row.variant: row for row in ablations.read(REFERENCE / "ridge-open.csv")}
+    change = abs(rows["`regcl`, 1e-6, the default"].last - rows["`regcl`, 1e-2 to the mean"].last)
+    assert f"the ridge to the mean changes Last by {change:.3f}" in page
+    assert {(row.protocol, row.seeds) for row in rows.values()} == {("open-pairs (version 1)", 1)}
+    measured = {row["method"]: float(row["last"]) for row in rows_of("open")}
+    for name in ("regcl", "regmean"):
+        assert rows[f"`{name}`, 1e-6, the default"].last == pytest.approx(measured[name])
+
+
 def test_the_tables_of_methods_are_of_the_version_that_they_name() -> None:
     page = " ".join(text_of("docs/methods.md").split())
     for name in ("ridge-mini", "trm-ablation"):
