@@ -85,7 +85,7 @@ def test_an_image_may_be_a_file_an_array_or_a_pillow_image(record: cb.Record, tm
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     pixels[10:30, 20:40] = 220
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    predictor = cb.load_predictor("average", results=record.folder.parents[2])
+    predictor = cb.load_predictor(f"average/{record.folder.name}", results=record.folder.parents[2])
     mask = predictor.predict(pixels, box=BOX)
     assert 0 < mask.sum() < mask.size
     for image in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(pixels)):

@@ -112,7 +112,7 @@ def test_several_seeds_are_run_and_compared_without_their_matrices(
         ("--seeds 0-5000", "more than 1000 seeds"),
         ("--seeds 0,x", "'x' is not a seed"),
         ("--seeds 3", "Write --seed 3, or a list"),
-        ("--orders 7", "3 domains have 6 orders"),
+        ("--orders 7", "3 domains have 6"),
         ("--seeds 0,1 --dry-run", "Ask for one"),
     ],
 )
