@@ -40,7 +40,7 @@ def verify(
 
     Every cell of matrix.csv is computed again from scores.csv, the summary in run.json from the matrix, and every
     file is compared with its sha256 in run.json. The exit code is 0 if all records verify, 1 if one does not, and 2
-    if one cannot be found or not be scored again.
+    if one cannot be found or scored again.
     """
     from cosam_bench.results.verification import verify_record
 
