@@ -188,6 +188,29 @@ def test_what_is_said_of_trm() -> None:
     assert f"hardly matters: {single['no consistency']:.3f} without it" in page
 
 
+def test_what_is_said_of_lengths() -> None:
+    page = " ".join(text_of("docs/methods.md").split())
+    rows = {row["method"]: row for row in rows_of("scales-mini")}
+    lengths = [name for name in rows["opcm"] if name.startswith("last_at_")]
+    at = {name: {length: float(row[length]) for length in lengths} for name, row in rows.items()}
+    best = {name: max(values.values()) for name, values in at.items()}
+    assert {(row["protocol"], row["version"]) for row in rows.values()} == {("mini", "2")}
+    assert "On `mini` (version 2), seed 0, Last at each length" in page
+    own = {name: values["last_at_1"] for name, values in at.items()}
+    free = ("opcm", "ties", "average")
+    assert sorted(free, key=own.__getitem__, reverse=True) == list(free)
+    assert f"`opcm` leads the rules without data with {own['opcm']:.3f}".replace("0.", ".") in page
+    assert f"`average` is last with {own['average']:.3f}".replace("0.", ".") in page
+    assert at["average"]["last_at_2"] == best["average"]
+    assert f"`average` scores {best['average']:.3f}".replace("0.", ".") in page
+    assert best["opcm"] - best["average"] < (own["opcm"] - own["average"]) / 2
+    for name in ("regmean", "regcl"):
+        assert at[name]["last_at_1.4"] == best[name] > max(best[other] for other in free)
+        assert float(rows[name]["last_current"]) == pytest.approx(best[name])
+    for name in ("ties", "opcm"):
+        assert float(rows[name]["last_current"]) < own[name] - 0.01
+
+
 def test_what_is_said_of_ridges_on_real_images() -> None:
     page = " ".join(text_of("docs/methods.md").split())
     rows = {row.variant: row for row in ablations.read(REFERENCE / "ridge-open.csv")}
