@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import statistics
 from collections.abc import Iterable
@@ -216,6 +217,10 @@ def test_what_is_said_of_ridges_on_real_images() -> None:
     rows = {row.variant: row for row in ablations.read(REFERENCE / "ridge-open.csv")}
     change = abs(rows["`regcl`, 1e-6, the default"].last - rows["`regcl`, 1e-2 to the mean"].last)
     assert f"the ridge to the mean changes Last by {change:.3f}" in page
+    inverse = rows["`regcl`, none, float32 inverse"]
+    gain = inverse.last - rows["`regcl`, 1e-6, the default"].last
+    assert f"scores {gain:.3f} more than the default, at condition numbers of up to 1e13" in page
+    assert round(math.log10(inverse.condition_number)) == 13
     assert {(row.protocol, row.seeds) for row in rows.values()} == {("open-pairs (version 1)", 1)}
     measured = {row["method"]: float(row["last"]) for row in rows_of("open")}
     for name in ("regcl", "regmean"):
