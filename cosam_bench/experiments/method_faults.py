@@ -11,6 +11,7 @@ from pathlib import Path
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, write_atomically
 from cosam_bench.data.faults import DataFault
+from cosam_bench.evaluation.scoring import BadPrediction
 from cosam_bench.method.frozen_base import FrozenBase
 from cosam_bench.results.records import Record
 from cosam_bench.sam.sam import Sam
@@ -42,6 +43,19 @@ def guarded_hook(hook: Callable[[TrainingStep], None], *, method: str) -> Callab
             ) from error
 
     return call
+
+
+@contextmanager
+def prediction_faults(method: str) -> Iterator[None]:
+    """Turn predictions that are no masks into MethodFailed.
+
+    Args:
+        method: its name in the message.
+    """
+    try:
+        yield
+    except BadPrediction as error:
+        raise MethodFailed(f"The method {method!r} broke its contract: {error}") from error
 
 
 @contextmanager

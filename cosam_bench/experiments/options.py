@@ -33,7 +33,7 @@ class RunOptions:
     """The options of one or more runs; None and empty if not given.
 
     Attributes:
-        order: as in ``domain_order``, or ``stream`` for the stream's own.
+        order: as in ``domain_order``.
         experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         scales: score each merge at ``SCALES``.
@@ -198,9 +198,10 @@ def domain_order(
     """The stream's domains in the order that ``--order`` asks for.
 
     Args:
-        asked: ``a,b,c``, an order that the stream names, ``reverse``, or ``random:N`` for the N-th seeded order.
+        asked: ``a,b,c``, an order that the stream names, ``stream`` for its own, ``reverse``, or ``random:N`` for the
+            N-th seeded order.
         names: the domains in the stream's own order.
-        named: the stream's other orders by name; one called ``reverse`` or ``random:N`` takes precedence.
+        named: the stream's other orders by name; one called ``stream``, ``reverse`` or ``random:N`` takes precedence.
 
     Raises:
         CosamError: a domain or an order is unknown, or a domain is missing or named twice.
@@ -210,6 +211,8 @@ def domain_order(
     """
     if asked in named:
         return list(named[asked])
+    if asked == STREAM_ORDER:
+        return list(names)
     if asked == "reverse":
         return list(reversed(names))
     kind, _, number = asked.partition(":")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cosam_bench.evaluation.prompt_scores import PromptScore
-from cosam_bench.evaluation.scoring import BadPrediction, domain_means
+from cosam_bench.evaluation.scoring import domain_means
 from cosam_bench.experiments.experiment import Experiment
-from cosam_bench.experiments.method_faults import MethodFailed
+from cosam_bench.experiments.method_faults import MethodFailed, prediction_faults
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.sam.batch_size import ImageDoesNotFit
 from cosam_bench.sam.inputs import Batch
@@ -37,18 +37,19 @@ class PromptScorer:
         Raises:
             MethodFailed: the method raises, breaks the contract, or runs out of memory even for a single image.
         """
-        named = f"The method {self._experiment.method_name!r}"
+        method = self._experiment.method_name
         try:
-            return tuple(
-                PromptScore(kind, step, domain.name, metric, value, len(scores))
-                for kind in self.kinds
-                for domain in self._experiment.columns
-                for scores in [
-                    self._scorer.of_split(predict, domain.test, self._experiment.test_prompts[domain.name], kind=kind)
-                ]
-                for metric, value in domain_means(scores).items()
-            )
-        except BadPrediction as error:
-            raise MethodFailed(f"{named} broke its contract: {error}") from error
+            with prediction_faults(method):
+                return tuple(
+                    PromptScore(kind, step, domain.name, metric, value, len(scores))
+                    for kind in self.kinds
+                    for domain in self._experiment.columns
+                    for scores in [
+                        self._scorer.of_split(
+                            predict, domain.test, self._experiment.test_prompts[domain.name], kind=kind
+                        )
+                    ]
+                    for metric, value in domain_means(scores).items()
+                )
         except ImageDoesNotFit as error:
-            raise MethodFailed(f"{named} failed in predict(): {error}") from error
+            raise MethodFailed(f"The method {method!r} failed in predict(): {error}") from error

@@ -15,9 +15,9 @@ from cosam_bench.core.environment import hardware, versions
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import validate
 from cosam_bench.evaluation.prompt_scores import PromptScore
-from cosam_bench.evaluation.scoring import BadPrediction, ImageScore
+from cosam_bench.evaluation.scoring import ImageScore
 from cosam_bench.experiments.experiment import Experiment, open_experiment
-from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.method_faults import FaultWatch, prediction_faults
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.prompt_scorer import PromptScorer
 from cosam_bench.experiments.protocol import RunConfig
@@ -168,10 +168,8 @@ def _scored(
     further, step = PromptScorer(experiment, scorer), experiment.steps[-1]
     reporter.begin(scorer.images + further.units(step))
     reporter.say("Scoring the final model again")
-    try:
+    with prediction_faults(experiment.method_name):
         columns, negatives = scorer.columns(predict), scorer.negatives(predict)
-    except BadPrediction as error:
-        raise MethodFailed(f"The method {experiment.method_name!r} broke its contract: {error}") from error
     yield from _image_pairs(lines, columns, step=step)
     yield from _negative_pairs(record, negatives, step=step)
     if further.is_due(step):

@@ -11,9 +11,9 @@ from cosam_bench.core.devices import peak_memory_bytes
 from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts, blank_prompts
 from cosam_bench.data.samples import Split
-from cosam_bench.evaluation.scoring import BadPrediction, ImageScore, Observer, ignore_predictions, score_split
+from cosam_bench.evaluation.scoring import ImageScore, Observer, ignore_predictions, score_split
 from cosam_bench.experiments.experiment import Experiment
-from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed, prediction_faults
 from cosam_bench.experiments.method_hosts import Prediction
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.step_result import StepResult
@@ -88,11 +88,9 @@ class RowScorer:
     ) -> StepResult:
         bench = self._experiment.bench
         began, self._passes = uncached_clock(bench.prefixes), 0
-        try:
+        with prediction_faults(self._experiment.method_name):
             scores = self.columns(self._counted(predict), observers=observers)
             negatives = self.negatives(self._counted(predict))
-        except BadPrediction as error:
-            raise MethodFailed(f"The method {self._experiment.method_name!r} broke its contract: {error}") from error
         finish()
         return replace(
             result,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
-from cosam_bench.experiments.options import STREAM_ORDER, RunOptions, domain_order, resolve, setting_texts
+from cosam_bench.experiments.options import RunOptions, domain_order, resolve, setting_texts
 from cosam_bench.experiments.repeats import different_orders
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class Grid(Settings):
         if isinstance(self.orders, int):
             different = different_orders(self.orders, tuple(stream.order))
             return tuple(tuple(stream.order) if one is None else _order(one, stream) for one in different)
-        found = (tuple(stream.order) if _is_own(one, stream) else _order(one, stream) for one in self.orders)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(_order(one, stream) for one in self.orders))
 
     def configs(self) -> list[RunConfig]:
         """The resolved run of each method, model and table of settings, at the first seed and in the stream's order.
@@ -94,10 +93,6 @@ class Grid(Settings):
                 )
                 found += resolve(self.methods, options)
         return found
-
-
-def _is_own(asked: str, stream: Stream) -> bool:
-    return asked == STREAM_ORDER and asked not in stream.orders
 
 
 def _order(asked: str, stream: Stream) -> tuple[str, ...]:
