@@ -55,7 +55,7 @@ def leaderboard(
         list[str] | None,
         typer.Option(
             metavar="ORDER",
-            help="Only this order: stream, random:N, or the first domains as a,b; repeatable.",
+            help="Only this order: stream, reverse, random:N, or the first domains as a,b; repeatable.",
             rich_help_panel=_FILTERS,
         ),
     ] = None,

@@ -49,7 +49,9 @@ Out = Annotated[
     typer.Option(metavar="DIR", help="Write the best settings here, a file for each; default: DIR/_tune/PROTOCOL."),
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Of proposals, training and prompts; default: 0.")]
-Order = Annotated[str | None, typer.Option(metavar="ORDER", help="The domains' order: a,b,c or reverse or random:N.")]
+Order = Annotated[
+    str | None, typer.Option(metavar="ORDER", help="The domains' order: a,b,c or stream or reverse or random:N.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print each file of settings alone.")]
 
 

@@ -7,12 +7,11 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.core.seeds import derived_seed
+from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import parse_toml
+from cosam_bench.data.orders import STREAM_ORDER, domain_order
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
@@ -21,19 +20,13 @@ if TYPE_CHECKING:
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """The factors of the served update that ``--scales`` stands for, about a square root of two apart."""
 
-_DIGITS = 18  # of N in random:N, which fits into 64 bits
-
-
-STREAM_ORDER = "stream"
-"""The order that the stream itself has, unless the stream names another one so."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The options of one or more runs; None and empty if not given.
 
     Attributes:
-        order: as in ``domain_order``.
+        order: as in ``cosam_bench.data.orders.domain_order``.
         experts: the place of experts to use in place of training.
         settings: ``KEY=VALUE`` each, as ``--set`` takes them.
         scales: score each merge at ``SCALES``.
@@ -190,44 +183,3 @@ def _shortened(value: object) -> str:
         return reprlib.repr(value)
     except (ValueError, RecursionError):  # a number of more digits than Python writes
         return f"a {type(value).__name__} that cannot be written"
-
-
-def domain_order(
-    asked: str, names: tuple[str, ...], *, named: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-) -> list[str]:
-    """The stream's domains in the order that ``--order`` asks for.
-
-    Args:
-        asked: ``a,b,c``, an order that the stream names, ``stream`` for its own, ``reverse``, or ``random:N`` for the
-            N-th seeded order.
-        names: the domains in the stream's own order.
-        named: the stream's other orders by name; one called ``stream``, ``reverse`` or ``random:N`` takes precedence.
-
-    Raises:
-        CosamError: a domain or an order is unknown, or a domain is missing or named twice.
-
-    >>> domain_order("reverse", ("a", "b", "c"))
-    ['c', 'b', 'a']
-    """
-    if asked in named:
-        return list(named[asked])
-    if asked == STREAM_ORDER:
-        return list(names)
-    if asked == "reverse":
-        return list(reversed(names))
-    kind, _, number = asked.partition(":")
-    if kind == "random":
-        if not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
-            shown = reprlib.repr(asked)
-            raise CosamError(f"--order {shown} needs a number, at most {_DIGITS} digits. Write, say, --order random:1.")
-        # Sorted by a hash of each name, so the order is the same under every version of every library.
-        return sorted(names, key=lambda name: derived_seed("order", int(number), name))
-    wanted = [name.strip() for name in asked.split(",") if name.strip()]
-    if len(wanted) == 1 and wanted[0] not in names:
-        raise unknown_name("order of this stream", asked, [*named, STREAM_ORDER, "reverse", "random:1"])
-    for name in wanted:
-        if name not in names:
-            raise unknown_name("domain of this stream", name, names)
-    if sorted(wanted) != sorted(names):
-        raise CosamError(f"--order {asked!r} does not name each domain once. The stream has: {','.join(names)}.")
-    return wanted

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.experiments.options import RunOptions, domain_order, resolve
+from cosam_bench.data.orders import domain_order
+from cosam_bench.experiments.options import RunOptions, resolve
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.core.seeds import derived_seed
+from cosam_bench.data.orders import REVERSE_ORDER, STREAM_ORDER, seeded_order
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import RunInfo
-
-STREAM_ORDER = "stream"
-"""Stands for the order in which the stream itself lists its domains."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,8 @@ class Selection:
         methods: names of methods.
         settings: ``KEY=VALUE`` each: a key of ``--set``, or the name of a setting of the method.
         seeds: ranges of them; each must contain the seed of some run.
-        orders: ``stream``, ``random:N``, or the first domains, separated by commas.
+        orders: ``stream``, ``reverse``, ``random:N``, or the first domains, separated by commas. A reversed order is
+            recognised by a record in the stream's own.
     """
 
     protocols: tuple[str, ...] = ()
@@ -117,9 +115,10 @@ def _equal(value: Any, wanted: str) -> bool:
 
 
 def _in_orders(records: Sequence[Record], orders: Sequence[str]) -> list[Record]:
+    own = {record.info.order for record in records if _is_own_order(record.info)}
     kept: dict[str, Record] = {}
     for order in orders:
-        fitting = [record for record in records if _has_order(record.info, order)]
+        fitting = [record for record in records if _has_order(record.info, order, own=own)]
         if not fitting:
             found = sorted({",".join(record.info.order) for record in records})
             raise CosamError(f"No record here has the order {order!r}. Found: {'; '.join(found[:8])}.")
@@ -127,11 +126,19 @@ def _in_orders(records: Sequence[Record], orders: Sequence[str]) -> list[Record]
     return [record for record in records if not orders or record.name in kept]
 
 
-def _has_order(info: RunInfo, asked: str) -> bool:
+def _has_order(info: RunInfo, asked: str, *, own: Collection[tuple[str, ...]]) -> bool:
+    """Whether a run has the asked order; ``own`` has those that are a stream's own."""
     kind, _, number = asked.partition(":")
     if asked == STREAM_ORDER:
-        return not info.config.get("order")
+        return _is_own_order(info)
+    if asked == REVERSE_ORDER:
+        return not _is_own_order(info) and info.order[::-1] in own
     if kind == "random" and number.isdecimal():
-        return info.order == tuple(sorted(info.order, key=lambda name: derived_seed("order", int(number), name)))
+        return info.order == seeded_order(int(number), info.order)
     first = tuple(name.strip() for name in asked.split(",") if name.strip())
     return bool(first) and info.order[: len(first)] == first
+
+
+def _is_own_order(info: RunInfo) -> bool:
+    """Whether a run has the order in which the stream itself lists its domains."""
+    return not info.config.get("order")

@@ -12,8 +12,8 @@ from cosam_bench.data.cards import Card
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.locations import Archive, Location, data_folder, location_path, read_location, write_location
 from cosam_bench.data.opening import open_stream
+from cosam_bench.data.orders import domain_order
 from cosam_bench.data.streams import Stream, load_card, load_stream, names_of
-from cosam_bench.experiments.options import domain_order
 from cosam_bench.sam.models import cache_folder
 
 C8 = "bsdata rsdd_i rsdd_ii mvtec_i mvtec_ii mvtec_iii camo kvasir"

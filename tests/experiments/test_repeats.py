@@ -9,7 +9,8 @@ import pytest
 
 import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
-from cosam_bench.experiments.options import RunOptions, domain_order
+from cosam_bench.data.orders import domain_order
+from cosam_bench.experiments.options import RunOptions
 from cosam_bench.experiments.repeats import different_orders, resolve_repeats
 
 NAMES = ("a", "b", "c")

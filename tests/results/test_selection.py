@@ -9,12 +9,12 @@ import pytest
 from support.records import run_info
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.experiments.options import domain_order
+from cosam_bench.data.orders import domain_order
 from cosam_bench.results.records import Record
 from cosam_bench.results.selection import Selection
 
 DOMAINS = ("rim", "camo", "pill")
-RANDOM = tuple(domain_order("random:4", DOMAINS, named={}))
+RANDOM = tuple(domain_order("random:2", DOMAINS, named={}))
 
 
 def made(number: int, *, model: str = "tiny", rank: int = 8, given: tuple[str, ...] = (), **facts: Any) -> Record:
@@ -29,17 +29,18 @@ RECORDS = [
     made(2, method="opcm", settings={}, model="vit_b"),
     made(3, method="opcm", settings={}, rank=4),
     made(11, method="opcm", settings={}, given=RANDOM, order=RANDOM),
+    made(12, method="opcm", settings={}, given=DOMAINS[::-1], order=DOMAINS[::-1]),
 ]
 
 
 @pytest.mark.parametrize(
     ("wanted", "seeds"),
     [
-        ({}, [0, 1, 2, 3, 11]),
+        ({}, [0, 1, 2, 3, 11, 12]),
         ({"protocols": ("cosam",)}, [1]),
         ({"models": ("vit_b",)}, [2]),
         ({"methods": ("regcl",)}, [0, 1]),
-        ({"methods": ("regcl", "opcm")}, [0, 1, 2, 3, 11]),
+        ({"methods": ("regcl", "opcm")}, [0, 1, 2, 3, 11, 12]),
         ({"settings": ("ridge=1e-6",)}, [0]),
         ({"settings": ("ridge=0.000001",)}, [0]),
         ({"settings": ("method.ridge=0.1",)}, [1]),
@@ -47,15 +48,16 @@ RECORDS = [
         ({"settings": ("adapter.rank=4",)}, [3]),
         ({"settings": ("adapter.rank=8", "ridge=0.1")}, [1]),
         ({"seeds": (range(0, 1), range(2, 4))}, [0, 2, 3]),
-        ({"seeds": (range(1, 10**12),)}, [1, 2, 3, 11]),
+        ({"seeds": (range(1, 10**12),)}, [1, 2, 3, 11, 12]),
         ({"orders": ("stream",)}, [0, 1, 2, 3]),
-        ({"orders": ("random:4",)}, [11]),
+        ({"orders": ("random:2",)}, [11]),
+        ({"orders": ("reverse",)}, [12]),
         ({"orders": ("rim,camo",)}, [0, 1, 2, 3]),
-        ({"orders": ("stream", "random:4"), "methods": ("opcm",)}, [2, 3, 11]),
+        ({"orders": ("stream", "random:2"), "methods": ("opcm",)}, [2, 3, 11]),
     ],
 )
 def test_what_fits_is_kept_in_its_order(wanted: dict[str, Any], seeds: list[int]) -> None:
-    assert RANDOM != DOMAINS
+    assert len({RANDOM, DOMAINS, DOMAINS[::-1]}) == 3
     assert [record.seed for record in Selection(**wanted).of(RECORDS)] == seeds
 
 
@@ -69,9 +71,9 @@ def test_what_fits_is_kept_in_its_order(wanted: dict[str, Any], seeds: list[int]
         ({"settings": ("=1",)}, "has no value"),
         ({"settings": ("rigde=1",)}, "No record here has the setting 'rigde'"),
         ({"settings": ("ridge=7",)}, "No record here has ridge=7. Found: 0.1, 1e-06."),
-        ({"seeds": (range(0, 2), range(5, 9))}, "No record here has the seed 5-8. Found: 0, 1, 2, 3, 11."),
+        ({"seeds": (range(0, 2), range(5, 9))}, "No record here has the seed 5-8. Found: 0, 1, 2, 3, 11, 12."),
         ({"orders": ("random:5",)}, "No record here has the order 'random:5'"),
-        ({"orders": ("camo",)}, "Found: pill,camo,rim; rim,camo,pill"),
+        ({"orders": ("camo",)}, "Found: pill,camo,rim; rim,camo,pill; rim,pill,camo"),
         ({"orders": (",",)}, "No record here has the order ','"),
     ],
 )
