@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from scipy.stats import rankdata, spearmanr
 from benchmarks import ablations, pages
 from benchmarks.pages import DASH, NO_BREAK, markdown, with_deviation
 from cosam_bench.core.files import write_atomically
+from cosam_bench.data.orders import STREAM_ORDER
 from cosam_bench.method.registry import load_method
 from cosam_bench.results.leaderboard_formats import csv_text
-from cosam_bench.results.records import record_folder
+from cosam_bench.results.records import Record, record_folder
 from cosam_bench.results.results_folder import find_records, read_leaderboard
 from cosam_bench.results.selection import Selection
 from cosam_bench.results.verification import REQUIRED
@@ -68,8 +70,13 @@ def keep_records(folder: Path) -> None:
 
 
 def open_board() -> str:
-    """``open.csv``: the leaderboard of the kept records of the pairs, with an interval of Last."""
-    return csv_text(read_leaderboard(RECORDS, selection=Selection(protocols=(PAIRS,)), intervals=("last",)))
+    """``open.csv``: the leaderboard of the pairs, with an interval of Last, from the run that every method has.
+
+    Some methods were measured with further seeds and orders. Their means would not be comparable with the others' one
+    run, so these stand in a table of their own.
+    """
+    chosen = Selection(protocols=(PAIRS,), seeds=(range(1),), orders=(STREAM_ORDER,))
+    return csv_text(read_leaderboard(RECORDS, selection=chosen, intervals=("last",)))
 
 
 def mini_board(folder: Path) -> str:
@@ -162,6 +169,39 @@ def scale_table() -> str:
     return markdown([["method", *heads, "current", "seen"], *lines])
 
 
+def repeats() -> dict[str, dict[str, Record]]:
+    """The kept records of the pairs with default settings: by seed and order, such as ``seed 1``, and by method.
+
+    Only methods that were measured with several seeds or orders.
+    """
+    records = [one for one in find_records(RECORDS)[0] if _has_defaults(one)]
+    own = {one.order for one in records if not one.info.config["order"]}
+    found: dict[str, dict[str, Record]] = {}
+    for one in sorted(records, key=lambda one: (one.order not in own, one.seed)):
+        if one.order in own or one.order[::-1] in own:
+            found.setdefault(f"seed {one.seed}{'' if one.order in own else ', reversed'}", {})[one.method] = one
+    times = Counter(method for by_method in found.values() for method in by_method)
+    return {run: {name: one for name, one in rows.items() if times[name] > 1} for run, rows in found.items()}
+
+
+def repeats_table() -> str:
+    """Last of each method in each of its runs, by the first, and how far apart these are."""
+    runs = repeats()
+    first = next(iter(runs.values()))
+    lines = []
+    for name in sorted(first, key=lambda name: -last(first[name])):
+        values = [last(rows[name]) if name in rows else None for rows in runs.values()]
+        known = [value for value in values if value is not None]
+        shown = [DASH if value is None else f"{value:.3f}" for value in values]
+        lines.append([f"`{name}`", *shown, f"{max(known) - min(known):.3f}"])
+    return markdown([["method", *runs, "largest difference"], *lines])
+
+
+def last(record: Record) -> float:
+    """The mean IoU over all domains at the end of a run."""
+    return record.summary["iou"]["last"]
+
+
 def agreement_table() -> str:
     """Last on both protocols, by its value on ``open``, and Spearman's rank correlation."""
     pairs = _common_rows()
@@ -186,6 +226,11 @@ def _common_rows() -> list[tuple[Row, Row]]:
     return [(row, drawn[label(row)]) for row in rows_of("open") if label(row) in drawn]
 
 
+def _has_defaults(record: Record) -> bool:
+    kind = load_method(record.method).Settings
+    return kind.model_validate(record.settings) == kind()
+
+
 def _seconds(row: Row) -> str:
     return f"{float(row['train_seconds']):.0f}"
 
@@ -202,6 +247,7 @@ def _interval(row: Row) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "mini": lambda: figures_table("mini"),
     "open": lambda: interval_table("open"),
+    "repeats": repeats_table,
     "readme": readme_table,
     "agreement": agreement_table,
     "ridge": lambda: ablation_table("ridge-mini"),
