@@ -1,0 +1,248 @@
+"""Where ``data init`` finds images, masks, annotations and parts: it loads, and gives the right pixels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.guessed_folders import (
+    COUNT,
+    SIZE,
+    box,
+    opened,
+    pairs,
+    said_of,
+    save_image,
+    truth,
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/a{}.jpg", "masks/a{}.png"),
+        ("img/a{}.png", "gt/a{}.png"),
+        ("imgs/a{}.png", "labels/a{}.png"),
+        ("JPEGImages/a{}.jpg", "SegmentationClass/a{}.png"),
+        ("original/a{}.tif", "ground_truth/a{}.bmp"),
+        ("photos/a{}.png", "annotations/a{}.png"),
+        ("Input Images/a{}.png", "Ground Truth/a{}.png"),
+        ("x-rays/a{}.png", "masks/a{}.png"),
+        ("images/a{}.jpg", "masks/a{}_mask.png"),
+        ("images/a{}.jpg", "masks/a{}.jpg.png"),
+        ("images/img_{}.jpg", "masks/seg_{}.png"),
+        ("images/frame{}.jpg", "masks/gt{}_x.png"),
+        ("a{}.jpg", "a{}.png"),
+        ("a{}.jpg", "a{}_mask.png"),
+        ("a{}.png", "a{}_mask.png"),
+        ("a{}.png", "a{}_m.png"),
+        ("a{}.png", "mask_a{}.png"),
+        ("frame_{}.jpg", "gt_{}.png"),
+        ("frame_{}.png", "gt_{}.png"),
+        ("case{}/image.jpg", "case{}/label.png"),
+        ("cases/{}/image.png", "cases/{}/label.png"),
+        ("cases/{}/p{}.png", "cases/{}/p{}_seg.png"),
+        ("cases/{}/images/p{}.png", "cases/{}/masks/p{}.png"),
+        ("deep/er/images/a{}.jpg", "deep/er/masks/a{}.png"),
+        ("images/[a]{}.png", "masks/[a]{}_m.png"),
+        ("images/IMG{}.JPG", "masks/IMG{}.PNG"),
+    ],
+)
+def test_one_mask_per_image(image: str, mask: str, tmp_path: Path) -> None:
+    pairs(tmp_path, image, mask)
+    domain = opened(tmp_path)
+    assert (len(domain.train), len(domain.test)) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("{part}/images/a{}.png", "{part}/masks/a{}.png"),
+        ("images/{part}/a{}.png", "masks/{part}/a{}.png"),
+        ("{part}_images/a{}.png", "{part}_masks/a{}.png"),
+        ("{part}/a{}.jpg", "{part}/a{}.png"),
+        ("{part}/a{}.png", "{part}/a{}_mask.png"),
+        ("{part}/a{}.png", "masks/a{}.png"),
+        ("set/{part}/images/a{}.png", "set/{part}/labels/a{}.png"),
+    ],
+)
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_ready_made_parts_are_the_split(image: str, mask: str, test: str, tmp_path: Path) -> None:
+    for part, first, count in (("train", 0, 7), (test, 7, 3)):
+        pairs(tmp_path, image.replace("{part}", part), mask.replace("{part}", part), first=first, count=count)
+    domain = opened(tmp_path)
+    assert sorted(key[-2:] for key in (k.removesuffix("_mask") for k in domain.train.keys)) == [
+        f"{index:02}" for index in range(7)
+    ]
+    assert len(domain.test) == 3
+
+
+def test_validation_beside_test_is_named(tmp_path: Path) -> None:
+    for part, first, count in (("train", 0, 6), ("val", 6, 2), ("test", 8, 2)):
+        pairs(tmp_path, f"{part}/images/a{{}}.png", f"{part}/masks/a{{}}.png", first=first, count=count)
+    domain = opened(tmp_path)
+    assert (len(domain.train), len(domain.test)) == (6, 2)
+    assert "2 images for validation (val/images/*) are in neither part" in said_of(tmp_path)
+
+
+def test_lists_of_names_are_the_split(tmp_path: Path) -> None:
+    pairs(tmp_path, "JPEGImages/a{}.jpg", "SegmentationClass/a{}.png")
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("".join(f"a{index:02}\n" for index in range(6)))
+    (lists / "val.txt").write_text("".join(f"a{index:02}\n" for index in range(6, 9)))
+    domain = opened(tmp_path)
+    assert (len(domain.train), len(domain.test)) == (6, 3)
+
+
+def test_several_masks_of_one_image_are_joined(tmp_path: Path) -> None:
+    for index in range(COUNT):
+        save_image(tmp_path / f"images/a{index:02}.png", index)
+        rows = np.arange(SIZE[0])[:, None]
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        for part, half in enumerate((rows < 5, rows >= 5)):
+            Image.fromarray((truth(index) & half) * np.uint8(255)).save(tmp_path / f"masks/a{index:02}_{part}.png")
+    domain = opened(tmp_path)
+    assert "several mask images (20 in all)" in said_of(tmp_path)
+    assert domain.test.manifest.rule.endswith("several=union")
+
+
+def test_several_masks_in_the_folder_of_a_case(tmp_path: Path) -> None:
+    for index in range(COUNT):
+        save_image(tmp_path / f"case{index}/images/whole.png", index)
+        rows = np.arange(SIZE[0])[:, None]
+        (tmp_path / f"case{index}/masks").mkdir()
+        for name, half in (("left", rows < 5), ("b77", rows >= 5)):
+            Image.fromarray((truth(index) & half) * np.uint8(255)).save(tmp_path / f"case{index}/masks/{name}.png")
+    opened(tmp_path)
+
+
+# Annotation files
+
+
+def polygon(index: int) -> list[float]:
+    left, top, right, bottom = box(index)
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def coco(names: dict[int, str], categories: tuple[str, ...] = ("pit",)) -> str:
+    return json.dumps(
+        {
+            "images": [
+                {"id": index, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for index, name in names.items()
+            ],
+            "annotations": [
+                {
+                    "id": index,
+                    "image_id": index,
+                    "category_id": 1 + index % len(categories),
+                    "segmentation": [polygon(index)],
+                    "iscrowd": 0,
+                }
+                for index in names
+            ],
+            "categories": [{"id": number, "name": name} for number, name in enumerate(categories, start=1)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "listed", "file"),
+    [
+        ("images/a{}.png", "a{}.png", "annotations.json"),
+        ("images/a{}.png", "images/a{}.png", "annotations/instances.json"),
+        ("a{}.png", "a{}.png", "_annotations.coco.json"),
+        ("images/a{}.png", "C:\\work\\a{}.png", "coco.json"),
+    ],
+)
+def test_coco(image: str, listed: str, file: str, tmp_path: Path) -> None:
+    for index in range(COUNT):
+        save_image(tmp_path / image.replace("{}", f"{index:02}"), index)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    names = {index: listed.replace("{}", f"{index:02}") for index in range(COUNT)}
+    (tmp_path / file).write_text(coco(names, ("pit", "scratch")))
+    assert len(opened(tmp_path).test) == 2
+    written = said_of(tmp_path)
+    assert "Objects by their categories: pit (5), scratch (5)." in written
+    assert 'labels = ["pit"]' in written
+
+
+@pytest.mark.parametrize("layout", ["roboflow", "official"])
+def test_coco_in_ready_made_parts(layout: str, tmp_path: Path) -> None:
+    for part, first, last in (("train", 0, 7), ("val", 7, 10)):
+        folder, file = {
+            "roboflow": (part, f"{part}/_annotations.coco.json"),
+            "official": (f"{part}2017", f"annotations/instances_{part}2017.json"),
+        }[layout]
+        for index in range(first, last):
+            save_image(tmp_path / folder / f"a{index:02}.png", index)
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(coco({index: f"a{index:02}.png" for index in range(first, last)}))
+    domain = opened(tmp_path)
+    assert (len(domain.train), len(domain.test)) == (7, 3)
+
+
+def test_parts_of_coco_that_share_a_folder_are_not_kept_and_said_so(tmp_path: Path) -> None:
+    for index in range(COUNT):
+        save_image(tmp_path / f"images/a{index:02}.png", index)
+    (tmp_path / "train.json").write_text(coco({index: f"a{index:02}.png" for index in range(7)}))
+    (tmp_path / "test.json").write_text(coco({index: f"a{index:02}.png" for index in range(7, 10)}))
+    assert len(opened(tmp_path).test) == 2
+    assert "so their division is not kept" in said_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/a{}.png", "labels/a{}.txt"),
+        ("a{}.png", "a{}.txt"),
+        ("images/train/a{}.png", "labels/train/a{}.txt"),
+    ],
+)
+def test_yolo(image: str, label: str, tmp_path: Path) -> None:
+    for index in range(COUNT):
+        save_image(tmp_path / image.replace("{}", f"{index:02}"), index)
+        path = tmp_path / label.replace("{}", f"{index:02}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shares = [number / SIZE[1 - place % 2] for place, number in enumerate(polygon(index))]
+        path.write_text(f"0 {' '.join(map(str, shares))}\n")
+    assert len(opened(tmp_path).test) == 2
+    assert "Objects by their classes: 0 (10)." in said_of(tmp_path)
+
+
+def test_yolo_in_ready_made_parts(tmp_path: Path) -> None:
+    for index in range(COUNT):
+        part = "train" if index < 7 else "val"
+        save_image(tmp_path / f"images/{part}/a{index:02}.png", index)
+        path = tmp_path / f"labels/{part}/a{index:02}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shares = [number / SIZE[1 - place % 2] for place, number in enumerate(polygon(index))]
+        path.write_text(f"3 {' '.join(map(str, shares))}\n")
+    domain = opened(tmp_path)
+    assert (len(domain.train), len(domain.test)) == (7, 3)
+
+
+def labelme(index: int) -> str:
+    left, top, right, bottom = box(index)
+    points = [[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]]
+    shapes = [{"label": "crack", "points": points, "shape_type": "polygon"}]
+    shapes += [{"label": "__ignore__", "points": [[0, 20], [9, 20], [9, 22]], "shape_type": "polygon"}] * (index == 3)
+    return json.dumps({"shapes": shapes, "imageHeight": SIZE[0], "imageWidth": SIZE[1]})
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("a{}.png", "a{}.json"), ("images/a{}.png", "labels/a{}.json"), ("images/a{}.png", "images/a{}.json")],
+)
+def test_labelme(image: str, label: str, tmp_path: Path) -> None:
+    for index in range(COUNT):
+        save_image(tmp_path / image.replace("{}", f"{index:02}"), index)
+        path = tmp_path / label.replace("{}", f"{index:02}")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(labelme(index))
+    assert len(opened(tmp_path).test) == 2
+    written = said_of(tmp_path)
+    assert "Objects by their labels: crack (10), __ignore__ (1)." in written
