@@ -13,7 +13,8 @@ file_patterns: the image and mask files that a card's patterns match
 coco_files: the objects that COCO's annotation files list
 unread_files: files that patterns match and nobody reads
 locations: which folder holds a card's data on this machine
-streams: the order of domains
+streams: domains, in the order of learning
+orders: other orders of them, by name
 protocol_files: the TOML files of protocols
 split_manifests: images listed by name, with the hashes of their files
 pairing: image files and their mask files
