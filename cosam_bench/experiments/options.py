@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import parse_toml
-from cosam_bench.data.orders import STREAM_ORDER, domain_order
+from cosam_bench.data.orders import domain_order
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
@@ -140,8 +140,7 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
 
     config = resolved()
     stream = load_stream(config.protocol.stream)
-    is_own = options.order == STREAM_ORDER and STREAM_ORDER not in stream.orders
-    if options.order is not None and not is_own:
+    if options.order is not None:
         config = resolved(f"order={json.dumps(domain_order(options.order, stream.order, named=stream.orders))}")
     model_spec(config.protocol.model.name)
     return config

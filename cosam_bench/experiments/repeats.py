@@ -46,11 +46,12 @@ def resolve_repeats(
     if isinstance(orders, int):
         orders = different_orders(orders, _stream_order(methods, options))
     _refuse_twice("order", orders)
+    own = ",".join(_stream_order(methods, options)) if None in orders else None
     repeats = []
     for order in orders or (options.order,):
         for seed in seeds or (options.seed,):
             named = [f"seed {seed}"] * (len(seeds) > 1) + [f"order {order or 'of the stream'}"] * (len(orders) > 1)
-            configs = resolve(methods, replace(options, seed=seed, order=order))
+            configs = resolve(methods, replace(options, seed=seed, order=order or own))
             repeats.append(Repeat(configs, ", ".join(named)))
     return repeats
 

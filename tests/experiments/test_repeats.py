@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
 import pytest
+from support.quick_protocol import QUICK_DOMAINS
 
 import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.orders import domain_order
-from cosam_bench.experiments.options import RunOptions
+from cosam_bench.data.streams import load_stream
+from cosam_bench.experiments.experiment import open_experiment
+from cosam_bench.experiments.options import RunOptions, resolve
 from cosam_bench.experiments.repeats import different_orders, resolve_repeats
 
 NAMES = ("a", "b", "c")
@@ -24,8 +28,9 @@ def test_each_seed_is_combined_with_each_order() -> None:
         "seed 3, order reverse",
         "seed 5, order reverse",
     ]
-    found = [(config.method, config.seed, bool(config.order)) for one in repeats for config in one.configs]
-    expected = [(seed, is_other) for is_other in (False, True) for seed in (3, 5)]
+    own = load_stream("mini").order
+    found = [(config.method, config.seed, config.order) for one in repeats for config in one.configs]
+    expected = [(seed, order) for order in (own, own[::-1]) for seed in (3, 5)]
     assert found == [(method, *rest) for rest in expected for method in ("average", "opcm")]
 
 
@@ -34,6 +39,27 @@ def test_a_single_run_keeps_its_own_seed_and_order() -> None:
     assert only.label == ""
     assert only.configs[0].seed == 4
     assert only.configs[0].order
+
+
+def test_the_own_order_can_be_asked_for_where_a_file_has_another(quick_protocol: Path, tmp_path: Path) -> None:
+    (backwards,) = resolve(["average"], RunOptions(protocol=str(quick_protocol), order="reverse"))
+    file = tmp_path / "config.toml"
+    file.write_text(backwards.to_toml())
+    given = RunOptions(config=file)
+    assert [one.order for one in resolve([], given)] == [QUICK_DOMAINS[::-1]]
+    assert [one.order for one in resolve([], replace(given, order="stream"))] == [QUICK_DOMAINS]
+    first, second = resolve_repeats([], given, orders=2)
+    assert first.configs[0].order == QUICK_DOMAINS
+    assert second.configs[0].order != QUICK_DOMAINS
+
+
+@pytest.mark.parametrize("order", ["stream", ",".join(QUICK_DOMAINS)])
+def test_the_own_order_written_down_is_the_run_without_one(order: str, quick_protocol: Path, tmp_path: Path) -> None:
+    plain, asked = (
+        open_experiment(resolve(["frozen"], RunOptions(protocol=str(quick_protocol), order=one))[0], tmp_path)
+        for one in (None, order)
+    )
+    assert (asked.digest, asked.config) == (plain.digest, plain.config)
 
 
 def test_orders_are_all_different_and_none_is_left_out() -> None:
