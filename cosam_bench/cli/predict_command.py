@@ -12,6 +12,7 @@ from cosam_bench.cli.error_handling import Failed
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import results_console
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import expanded, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,7 @@ Checkpoint = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The base model's weights, if they have moved since the run.")
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the mask's file if there is one.")]
 
 
 def predict(
@@ -57,6 +59,7 @@ def predict(
     model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
+    force: Force = False,
     results: Results = Path("results"),
 ) -> None:
     """Segment one object in an image with the model of a recorded run, or with an update of a base model.
@@ -64,9 +67,10 @@ def predict(
     Mark the object by a box or by points, unless the run's test prompt was the whole image. The mask is a PNG of the
     image's size: 255 on the object, 0 elsewhere.
     """
-    path = out or Path(f"{image.stem}-mask.png")
+    path = expanded(out or Path(f"{image.stem}-mask.png"))
     if path.suffix.lower() != ".png":
         raise CosamError(f"The mask is written as PNG, and {path} does not end in .png. Give --out another name.")
+    _check_replaceable(path, expanded(image), force=force)
     corners = None if box is None else _numbers(box, "--box", count=4)
     places = None if not points else [_point(text) for given in points for text in given.split()]
     marks = None if labels is None else [_label(text) for text in labels.replace(",", " ").split()]
@@ -97,6 +101,16 @@ def predict(
     console.print(f"Mask: {path}", soft_wrap=True)
 
 
+def _check_replaceable(path: Path, image: Path, *, force: bool) -> None:
+    """Refuse to write over the image, and over another file unless that is wanted."""
+    if not path.exists():
+        return
+    if image.exists() and path.samefile(image):
+        raise CosamError(f"{path} is the image itself. Give --out another file for the mask.")
+    if not force:
+        raise CosamError(f"{path} exists. Give --force to replace it, or --out another file.")
+
+
 def _numbers(text: str, option: str, *, count: int) -> list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -121,8 +135,6 @@ def _label(text: str) -> int:
 def _write_png(mask: NDArray[np.bool_], path: Path) -> None:
     from PIL import Image as PillowImage
 
-    from cosam_bench.core.files import expanded, write_atomically
-
     data = io.BytesIO()
     PillowImage.fromarray(mask.astype("uint8") * 255).save(data, format="PNG")
-    write_atomically(expanded(path), data.getvalue())
+    write_atomically(path, data.getvalue())

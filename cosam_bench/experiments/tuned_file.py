@@ -21,6 +21,7 @@ class TunedFile(Settings):
 
     Attributes:
         method: its name in records.
+        search: a hash of what was searched under which conditions.
         default_score: the objective at the settings without tuning; None if that trial failed or there was none.
         best_score: the objective at the best settings, likewise.
         failed: the number of trials that failed.
@@ -30,6 +31,7 @@ class TunedFile(Settings):
     """
 
     method: str
+    search: str = ""
     default_score: float | None = Field(default=None, allow_inf_nan=False)
     best_score: float | None = Field(default=None, allow_inf_nan=False)
     failed: int = Field(default=0, ge=0)

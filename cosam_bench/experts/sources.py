@@ -62,8 +62,12 @@ def _listing(folder: Path) -> str:
 
 def _from_table(file: Path, domains: Sequence[str]) -> dict[str, Path]:
     table = read_toml(file).get("experts")
-    if not isinstance(table, dict) or not all(isinstance(path, str) and path for path in table.values()):
-        raise CosamError(f"{file} has no table [experts] of domains and paths. Write, say, polyp = 'adapters/polyp'.")
+    example = "Write, say, polyp = 'adapters/polyp'."
+    if not isinstance(table, dict):
+        raise CosamError(f"{file} has no table [experts] of domains and paths. {example}")
+    for name, path in table.items():
+        if not isinstance(path, str) or not path:
+            raise CosamError(f"{name} = {path!r} in [experts] of {file} is no path. {example}")
     missing = [name for name in domains if name not in table]
     if missing:
         raise CosamError(f"[experts] in {file} names no expert for {first_few(missing)}. Add a line for each domain.")

@@ -23,6 +23,9 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.training.fit import TrainingHooks
 
+Start: TypeAlias = Literal["base", "served"]
+"""Where an expert's training starts: at the frozen base, or at the served update."""
+
 Value: TypeAlias = bool | int | float | str | list["Value"] | dict[str, "Value"] | None
 
 
@@ -100,14 +103,23 @@ class Method(ABC, Generic[SettingsT_co]):
         self.bench = bench
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Take ``Settings`` from the brackets behind the base class."""
+        """Take ``Settings`` from the brackets behind the base class, and compare them with the card.
+
+        Raises:
+            ValueError: the card names a setting that there is not.
+        """
         super().__init_subclass__(**kwargs)
-        if "Settings" in vars(cls):
-            return
-        for base in vars(cls).get("__orig_bases__", ()):
-            origin, arguments = get_origin(base), get_args(base)
-            if isinstance(origin, type) and issubclass(origin, Method) and isinstance(arguments[0], type):
-                cls.Settings = arguments[0]
+        if "Settings" not in vars(cls):
+            for base in vars(cls).get("__orig_bases__", ()):
+                origin, arguments = get_origin(base), get_args(base)
+                if isinstance(origin, type) and issubclass(origin, Method) and isinstance(arguments[0], type):
+                    cls.Settings = arguments[0]
+        card = getattr(cls, "card", None)
+        if isinstance(card, MethodCard) and card.budget_setting not in ("", *cls.Settings.model_fields):
+            raise ValueError(
+                f"the card of {cls.__name__} says that the setting {card.budget_setting!r} is K, but "
+                "there is no such setting"
+            )
 
     @classmethod
     def needs_training(cls, settings: Any) -> str:
@@ -156,8 +168,20 @@ class MergingMethod(Method[SettingsT_co]):
         served: the merged update, which the rule carries; None before the first domain.
     """
 
-    start: Literal["base", "served"] = "base"
+    start: Start = "base"
     from_scratch: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse another ``start`` than those that there are.
+
+        Raises:
+            ValueError: ``start`` or ``from_scratch`` has a value that means nothing.
+        """
+        super().__init_subclass__(**kwargs)
+        if cls.start not in get_args(Start):
+            raise ValueError(f"start of {cls.__name__} is {cls.start!r}; it is 'base' or 'served'")
+        if not isinstance(cls.from_scratch, bool):
+            raise ValueError(f"from_scratch of {cls.__name__} is {cls.from_scratch!r}; it is True or False")
 
     def __init__(self, settings: SettingsT_co, bench: Workbench) -> None:
         super().__init__(settings, bench)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import new_class
-from typing import Any, ClassVar, Literal, TypeAlias, get_type_hints
+from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 import torch
 from pydantic import create_model
@@ -15,7 +15,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.merging.updates import Update, weight_changes
 from cosam_bench.method.card import MethodCard
-from cosam_bench.method.interface import MergingMethod
+from cosam_bench.method.interface import MergingMethod, Start
 from cosam_bench.method.places import place_of
 from cosam_bench.method.returned import WrongType, kind_of
 from cosam_bench.method.training_domain import TrainingDomain
@@ -51,10 +51,12 @@ class RuleMethod(MergingMethod[Any]):
 
 
 def merge_rule(
+    undecorated: object = None,
+    /,
     *,
-    title: str,
+    title: str = "",
     paper: str = "",
-    start: Literal["base", "served"] = "base",
+    start: Start = "base",
     order_dependent: bool = True,
     deviations: tuple[str, ...] = (),
 ) -> Callable[[MergeFunction], type[MergingMethod[Any]]]:
@@ -71,15 +73,21 @@ def merge_rule(
     ``Annotated[float, Field(gt=0)]``, or ``setting(...)`` as the default, adds bounds.
 
     Args:
-        title: the name as papers print it.
+        undecorated: nothing; there only to tell that parentheses are missing.
+        title: the name as papers print it; must be given.
         paper: where the rule comes from; empty for one of your own.
         start: where an expert's training starts: at the frozen ``base``, or at the ``served`` model.
         order_dependent: whether another order of the domains gives another final model.
         deviations: each difference from the paper or its released code.
 
     Raises:
-        WrongRule: the function has other parameters, or one without a type or a usable default; with file and line.
+        WrongRule: there is no title, or the function has other parameters, or one without a type or a usable default;
+            with file and line.
+        ValueError: ``start`` is another word.
     """
+    if undecorated is not None or not title:
+        where = f" ({place})" if str(place := place_of(undecorated)) else ""
+        raise WrongRule(f'A merge rule needs a title. Write @merge_rule(title="...") above the function{where}.')
 
     def decorate(function: MergeFunction) -> type[MergingMethod[Any]]:
         name = function.__name__

@@ -124,7 +124,7 @@ def load_method(asked: str) -> type[Method]:
 def _import(module_name: str, asked: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
-    except Exception as error:  # a plugin may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a plugin may raise anything while it is imported, or exit
         if lacks_resources(error) or isinstance(error, CosamError):
             raise  # not the plugin's fault, and the next one would fail likewise; or the message says it all
         raise CosamError(
@@ -144,7 +144,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pydantic look up their own module while it loads
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything
+    except (Exception, SystemExit) as error:  # a user's file may raise anything, or exit
         del sys.modules[name]
         if lacks_resources(error) or isinstance(error, CosamError):
             raise
@@ -157,6 +157,11 @@ def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method
         own = _methods_of(module)
         if not own and (unfinished := _unfinished_methods(module)):
             raise _lacks_functions(unfinished[0])
+        if not own:
+            raise CosamError(
+                f"{asked} defines no method. Write one there: a function under @merge_rule, or a subclass of "
+                "cosam_bench.MergingMethod."
+            )
         if len(own) != 1:
             raise CosamError(f"{asked} defines {len(own)} methods ({_listed(own)}). Choose one as {asked}:ClassName.")
         return next(iter(own.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,14 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, is_locked, is_temporary
-from cosam_bench.results.records import SHARED
+from cosam_bench.results.records import BOARD, SHARED, TUNED
 from cosam_bench.results.run_info import read_run_info
 
 CACHES = ("experts", "image_scores", "prefix", "rows", "tasks")
 """The folders in ``_shared`` whose files are computed again if they are missing; prompts are kept."""
+
+
+_RECORD = re.compile("[0-9a-f]{12}")  # the name of a record's folder, also if a run was killed before its first file
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Removable:
 def leftovers(results: Path) -> list[Removable]:
     """Half-written files, locks that no process holds, and the steps of records that are complete.
 
-    Steps of other records are kept: the same run continues from them.
+    Only in the places that runs write to: whatever else lies in the folder is not this package's. Steps of other
+    records are kept: the same run continues from them.
 
     Raises:
         CosamError: the folder does not exist.
@@ -61,7 +66,7 @@ def leftovers(results: Path) -> list[Removable]:
     if not results.is_dir():
         raise CosamError(f"No folder {results}. Give the folder of results.")
     found = []
-    for path in sorted(results.rglob("*")):
+    for path in sorted(_written_by_runs(results)):
         if path.is_symlink():
             continue
         if path.is_dir():
@@ -72,6 +77,18 @@ def leftovers(results: Path) -> list[Removable]:
         elif path.name == ".lock" or (path.suffix == ".lock" and path.parent.name in CACHES):
             found += [] if is_locked(path) else [path]
     return [_removable(path) for path in found]
+
+
+def _written_by_runs(results: Path) -> Iterator[Path]:
+    """All that is in the records, in what they share and in trials of tuning; and the leaderboard being written."""
+    records = (path for path in results.glob("[!_.]*/*/*") if _RECORD.fullmatch(path.name) or _has_info(path))
+    for folder in (results / SHARED, results / TUNED, *records):
+        yield from folder.rglob("*")
+    yield from results.glob(f".{BOARD}.*")
+
+
+def _has_info(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
 
 
 def cached(results: Path) -> list[Removable]:

@@ -38,6 +38,10 @@ _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
 SHARED = "_shared"
 """The folder, in a folder of results, of what runs share."""
+TUNED = "_tune"
+"""The folder there of tuned settings and their trials."""
+BOARD = "leaderboard.csv"
+"""The file there that runs make from the records."""
 SCORES_FILE = "scores.csv"
 SCALES_FILE = "scales.csv"
 PROMPTS_FILE = "prompts.csv"

@@ -15,7 +15,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.reading import read_text
 from cosam_bench.core.settings import Settings, validate
-from cosam_bench.results.tuning import Tuning, tuned_text
+from cosam_bench.results.tuning import Tuning, conditions_digest, tuned_text
 
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
@@ -191,7 +191,8 @@ class RunInfo(Settings):
     @property
     def tuned(self) -> str:
         """The budget of tuning in words; empty without."""
-        return tuned_text(self.tuning, protocol=self.protocol, domains=self.order)
+        own = conditions_digest(checkpoint=self.conditions.checkpoint, config=self.conditions.config)
+        return tuned_text(self.tuning, protocol=self.protocol, domains=self.order, conditions=own)
 
     def to_json(self) -> str:
         """Indented JSON that ends with a line break; undefined numbers are null."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.settings import Settings, setting
 
 
@@ -17,6 +18,7 @@ class Tuning(Settings):
         held_out: share of each domain's training images that was scored, and not trained on.
         images: held-out samples that each trial was scored on.
         protocol: the protocol that was tuned on.
+        conditions: of the trials, see ``conditions_digest``; empty for files from before they were kept.
         domains: those that were tuned on, in the order of learning.
         seed: of the sampler, and of training and prompts in the trials.
         sampler: what proposed the settings.
@@ -29,6 +31,7 @@ class Tuning(Settings):
     held_out: float = setting(..., "share of each domain's training images that was held out", gt=0, lt=1)
     images: int = setting(..., "held-out samples that each trial was scored on", ge=1)
     protocol: str = setting(..., "the protocol that was tuned on")
+    conditions: str = setting("", "hash of the protocol's settings and the weights", source="none: not known")
     domains: tuple[str, ...] = setting(..., "the domains that were tuned on")
     seed: int = setting(..., "of the sampler, and of training and prompts in the trials", ge=0)
     sampler: Literal["tpe", "random"] = setting(..., "what proposed the settings")
@@ -38,13 +41,24 @@ class Tuning(Settings):
     )
 
 
-def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]) -> str:
+def conditions_digest(*, checkpoint: str, config: str) -> str:
+    """What trials and a run must share, so that settings tuned in the ones are tuned for the other.
+
+    Args:
+        checkpoint: the hash of the base model's weights.
+        config: the hash of the protocol's settings.
+    """
+    return sha256_json([checkpoint, config])
+
+
+def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str], conditions: str = "") -> str:
     """The budget as tables name it; empty for settings that were not tuned.
 
     Args:
         tuning: of the run.
         protocol: the run's, which is named only if another one was tuned on.
         domains: the run's.
+        conditions: of the run, see ``conditions_digest``; empty if they are not known.
 
     >>> facts = {"trials": 20, "held_out": 0.25, "images": 6, "seed": 0, "sampler": "tpe", "optuna": "5.0.0"}
     >>> entry = Tuning(protocol="mini", domains=("pill",), **facts)
@@ -52,6 +66,9 @@ def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]
     ('20 trials', '20 trials on mini')
     >>> tuned_text(entry, protocol="mini", domains=["pill", "polyp"])
     '20 trials on 1 of 2 domains'
+    >>> entry = entry.model_copy(update={"conditions": "a"})
+    >>> tuned_text(entry, protocol="mini", domains=["pill"], conditions="b")
+    '20 trials under other conditions'
     """
     if tuning is None:
         return ""
@@ -60,4 +77,6 @@ def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]
         return f"{text} on {tuning.protocol}"
     if set(tuning.domains) != set(domains):
         return f"{text} on {len(tuning.domains)} of {len(domains)} domains"
+    if conditions and tuning.conditions and tuning.conditions != conditions:
+        return f"{text} under other conditions"
     return text

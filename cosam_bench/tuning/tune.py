@@ -18,17 +18,16 @@ from cosam_bench.experiments.options import RunOptions, resolve
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.run_data import Validation
-from cosam_bench.experiments.tuned_file import TunedFile
+from cosam_bench.experiments.tuned_file import TunedFile, read_tuned
 from cosam_bench.method.registry import short_name
-from cosam_bench.results.tuning import Tuning
+from cosam_bench.results.records import TUNED
+from cosam_bench.results.tuning import Tuning, conditions_digest
 from cosam_bench.tuning.space import Ranges, Space, check_methods, space_of, with_settings
 from cosam_bench.tuning.study import Sampler, Study, TrialResult, load_optuna
 from cosam_bench.tuning.trial import last, last_scores, units
 
 HELD_OUT_SHARE = 0.25
 """Of each domain's training images: enough to choose by, while most are still trained on."""
-
-FOLDER = "_tune"
 
 
 @dataclass(frozen=True)
@@ -116,18 +115,48 @@ def tune_methods(
     _check(configs, budget)
     check_methods(ranges or {}, [short_name(config.method) for config in configs])
     spaces = [space_of(config, isolated=isolated, ranges=ranges, fixed=fixed) for config in configs]
-    folder = results / FOLDER / configs[0].protocol.name
+    folder = results / TUNED / configs[0].protocol.name
     experiments = _Experiments(results, Validation(HELD_OUT_SHARE, budget.domains), isolated)
-    for config, space in zip(configs, spaces, strict=True):
-        path = (out or folder) / f"{short_name(config.method)}.toml"
-        if not space:
+    paths = [(out or folder) / f"{short_name(config.method)}.toml" for config in configs]
+    methods: list[_Method | None] = []
+    with make_reporter() as reporter:
+        reporter.say("Opening data and model")
+        for config, space, path in zip(configs, spaces, paths, strict=True):
+            method = _Method(config, space, budget, experiments, folder) if space else None
+            _check_replaceable(path, short_name(config.method), search=method.search if method else "", budget=budget)
+            methods.append(method)
+    for config, method, path in zip(configs, methods, paths, strict=True):
+        if method is None:
             TunedFile(method=short_name(config.method), settings=config.settings).write(path)
             yield Tuned(short_name(config.method), path, settings=config.settings)
             continue
         with make_reporter() as reporter:
-            reporter.say("Opening data and model")
-            method = _Method(config, space, budget, experiments, folder)
             yield method.tune(path, reporter)
+
+
+def _check_replaceable(path: Path, method: str, *, search: str, budget: Budget) -> None:
+    """Refuse to replace settings that another search found, or this one with more trials.
+
+    Args:
+        path: of the file to write.
+        search: as in ``TunedFile``.
+
+    Raises:
+        CosamError: it says so, or the file is not one of tuned settings.
+    """
+    if not path.exists():
+        return
+    found = read_tuned(path, method)
+    if found.search != search:
+        raise CosamError(
+            f"{path} has settings of {method!r} that were tuned under other conditions: other data, settings, ranges, "
+            "seed, domains, sampler or code. Give --out another folder, or delete the file."
+        )
+    if found.tuning is not None and found.tuning.trials > budget.trials:
+        raise CosamError(
+            f"{path} has the best of {found.tuning.trials} trials, and {budget.trials} were asked for. Ask for as "
+            "many, give --out another folder, or delete the file."
+        )
 
 
 def _check(configs: Sequence[RunConfig], budget: Budget) -> None:
@@ -179,7 +208,11 @@ class _Experiments:
 
 
 class _Method:
-    """The tuning of one method."""
+    """The tuning of one method.
+
+    Attributes:
+        search: as in ``TunedFile``.
+    """
 
     def __init__(
         self, config: RunConfig, space: Space, budget: Budget, experiments: _Experiments, folder: Path
@@ -190,8 +223,10 @@ class _Method:
         self._domains = tuple(domain.name for domain in opened.domains)
         self._images = sum(len(domain.test) for domain in opened.domains)
         self._units = units(opened)
+        self._conditions = conditions_digest(checkpoint=opened.conditions.checkpoint, config=opened.conditions.config)
         identity = [opened.digest, {name: one.as_table() for name, one in space.items()}, budget.sampler]
-        self._folder = folder / self._name / sha256_json(identity)[:12]
+        self.search = sha256_json(identity)[:12]
+        self._folder = folder / self._name / self.search
 
     def tune(self, path: Path, reporter: Reporter) -> Tuned:
         """Do the missing trials, and write the best settings."""
@@ -255,6 +290,7 @@ class _Method:
             held_out=HELD_OUT_SHARE,
             images=self._images,
             protocol=self._config.protocol.name,
+            conditions=self._conditions,
             domains=self._domains,
             seed=self._config.seed,
             sampler=self._sampler,
@@ -262,6 +298,7 @@ class _Method:
         )
         TunedFile(
             method=self._name,
+            search=self.search,
             default_score=scores.get(0),
             best_score=scores[best],
             failed=len(failures),

@@ -34,7 +34,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cli(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Result]:
     monkeypatch.chdir(home)
     monkeypatch.setenv("COLUMNS", "120")
+    Path("image-mask.png").unlink(missing_ok=True)
     return lambda arguments: CliRunner().invoke(app, ["predict", "--record", "average", *arguments.split()])
+
+
+def test_neither_the_image_nor_another_file_is_replaced_unasked(cli: Callable[[str], Result]) -> None:
+    before = Path("image.png").read_bytes()
+    Path("image-mask.png").write_bytes(b"drawn by hand")
+    for out, said in (
+        ("--out image.png --force", "image.png is the image itself. Give --out another file"),
+        (f"--out ../{Path.cwd().name}/image.png", "is the image itself"),
+        ("", "image-mask.png exists. Give --force to replace it, or --out another file."),
+    ):
+        result = cli(f"image.png --box 20,10,40,30 {out}")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert said in " ".join(result.stderr.split())
+    assert Path("image.png").read_bytes() == before
+    assert Path("image-mask.png").read_bytes() == b"drawn by hand"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +64,7 @@ def cli(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Result]:
 def test_the_mask_is_written_and_counted(
     arguments: str, prompt: dict[str, list[float]], cli: Callable[[str], Result]
 ) -> None:
-    result = cli(f"image.png {arguments} --out made/mask.png --device cpu")
+    result = cli(f"image.png {arguments} --out made/mask.png --force --device cpu")
     assert result.exit_code == 0, result.output
     expected = cb.predict(cb.load_record("average"), "image.png", **prompt)  # type: ignore[arg-type]
     with Image.open("made/mask.png") as file:

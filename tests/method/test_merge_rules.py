@@ -130,6 +130,26 @@ def test_a_wrong_function_is_named_with_its_place(signature: str, said: str, tmp
     assert str(error.value).count("wrong_rule.py") == 1
 
 
+@pytest.mark.parametrize(
+    ("decorator", "said"),
+    [
+        (
+            "@merge_rule",
+            r'needs a title\. Write @merge_rule\(title="\.\.\."\) above the function \(.*wrong\.py, line 4\)',
+        ),
+        ("@merge_rule()", r"needs a title\. Write @merge_rule"),
+        ("@merge_rule(title='X', start='Served')", "start of wrong is 'Served'; it is 'base' or 'served'"),
+    ],
+)
+def test_a_wrong_decorator_is_told(decorator: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        f"from cosam_bench import merge_rule\n\n\n{decorator}\ndef wrong(old, new, step):\n    return new\n"
+    )
+    with pytest.raises(CosamError, match=said):
+        load_method(str(file))
+
+
 def test_a_file_with_a_rule_is_described_and_checked_in_processes_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

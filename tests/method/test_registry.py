@@ -152,6 +152,20 @@ def test_a_file_that_fails_leaves_no_half_module(tmp_path: Path) -> None:
         load_method(str(tmp_path / "none.py"))
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", r"none\.py defines no method\. Write one there"),
+        ("import sys\nsys.exit(3)\n", r"none\.py raised SystemExit while loading: 3"),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['--no'])\n", "raised SystemExit while loading: 2"),
+    ],
+)
+def test_a_file_without_a_method_or_that_ends_the_program_is_told(source: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "none.py").write_text(source)
+    with pytest.raises(CosamError, match=said):
+        load_method(str(tmp_path / "none.py"))
+
+
 def test_short_names() -> None:
     asked = ("regcl", "pkg.module:Class", "/a/b.c/mine.py", "./mine.py:Mine")
     assert [short_name(name) for name in asked] == ["regcl", "pkg.module:Class", "mine", "mine:Mine"]

@@ -61,18 +61,22 @@ class KeepsOneMore(KeepsK):
         return expert
 
 
-class HasNoK(KeepsK):
-    card = MethodCard(title="K", state="grows", budget="K adapters", budget_setting="places")
-
-
 def test_a_budget_of_k_adapters_is_measured_with_room_for_one() -> None:
     assert check_method(KeepsK, settings={"slots": 3})[-1].endswith("as the card says: grows, budget K adapters")
     with pytest.raises(
         ContractViolation, match=r"with slots = 1 the state has \[\d+, \d+, \d+\] bytes .* budget='growing'"
     ):
         check_method(KeepsOneMore, settings={"slots": 3})
-    with pytest.raises(ContractViolation, match="'places' is K, but there is no such setting"):
-        check_method(HasNoK, settings={"slots": 3})
+
+
+def test_a_class_that_says_what_means_nothing_is_refused_at_once() -> None:
+    card = MethodCard(title="K", state="grows", budget="K adapters", budget_setting="places")
+    with pytest.raises(ValueError, match="the card of K says that the setting 'places' is K, but there is no such"):
+        type("K", (KeepsK,), {"card": card})
+    with pytest.raises(ValueError, match="start of S is 'Served'; it is 'base' or 'served'"):
+        type("S", (Finetune,), {"start": "Served"})
+    with pytest.raises(ValueError, match="from_scratch of S is 'no'; it is True or False"):
+        type("S", (Finetune,), {"from_scratch": "no"})
 
 
 class ForgetsItsSums(Finetune):

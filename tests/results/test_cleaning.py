@@ -58,6 +58,22 @@ def test_leftovers_are_what_nobody_needs(results: Path) -> None:
     assert found == {stale, free, results / "mini" / "regcl" / "done" / "steps"}
 
 
+def test_what_runs_do_not_write_is_not_theirs(results: Path) -> None:
+    for name in (
+        ".bashrc.20240101", "notes/.env.deadbeef", "sub/.lock", "tasks/mine.lock", "a/b/c/.lock", "a/b/c/.x.0123abcd",
+        ".git/a/0123456789ab/.x.0123abcd",
+    ):  # fmt: skip
+        file(results / name)
+    ours = [
+        file(results / name)
+        for name in (
+            ".leaderboard.csv.0123abcd", "_tune/mini/ties/0123456789ab/.lock", "_shared/rows/.x.json.0123abcd",
+            "mini/ties/0123456789ab/.run.json.0123abcd",
+        )
+    ]  # fmt: skip
+    assert {one.path for one in leftovers(results)} == {*ours, results / "mini" / "regcl" / "done" / "steps"}
+
+
 def test_a_link_is_not_followed(results: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     file(tmp_path / "elsewhere" / ".x.0123abcd")

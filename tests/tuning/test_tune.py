@@ -102,6 +102,8 @@ def test_the_same_call_again_repeats_nothing_and_more_trials_are_added(
     assert (again, scored) == ([tuned[1]], [])
     more = cb.tune("average", trials=TRIALS + 1, protocol=protocol, results=results)[0]
     assert (more.trials, len(scored)) == (TRIALS + 1, 1)
+    with pytest.raises(CosamError, match="has the best of 3 trials, and 1 were asked for"):
+        cb.tune("average", trials=1, protocol=protocol, results=results)
     fewer = cb.tune("average", trials=1, protocol=protocol, results=results, out=results / "fewer")[0]
     assert (fewer.trials, fewer.changed, fewer.best_score) == (1, {}, tuned[1].default_score)
 
@@ -142,6 +144,27 @@ def test_equal_settings_that_were_tuned_are_another_run(protocol: Path, results:
     config = resolve_run(method="average", protocol=str(protocol), tuned=only.file)
     assert (only.changed, config.settings) == ({}, plain.config.settings)
     assert plain.with_method(config).digest != plain.digest
+
+
+def test_settings_that_were_tuned_for_something_else_are_kept_and_named(
+    tuned: list[Tuned], protocol: Path, results: Path, tmp_path: Path
+) -> None:
+    file = tuned[0].file
+    assert file is not None
+    before = file.read_bytes()
+    others: list[dict[str, Any]] = [
+        {"settings": {"adapter.rank": 1}},
+        {"settings": {"method.density": 0.3}},
+        {"domains": ["pill"]},
+        {"seed": 1},
+    ]
+    for other in others:
+        with pytest.raises(CosamError, match="were tuned under other conditions"):
+            cb.tune("ties", trials=TRIALS, protocol=protocol, results=results, **other)
+    assert file.read_bytes() == before
+    (at_rank_1,) = cb.tune("average", trials=1, protocol=protocol, results=results, out=tmp_path, **others[0])
+    record = cb.run("average", protocol=protocol, results=results, tuned=at_rank_1.file)
+    assert record.info.tuned == "1 trial under other conditions"
 
 
 def test_a_method_with_nothing_to_tune_runs_as_without(tuned: list[Tuned], protocol: Path) -> None:
@@ -199,7 +222,7 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(protocol: Path, resu
     assert list(found.failures) == [1]
     assert "not like this" in found.failures[1]
     with pytest.raises(MethodFailed, match=r"Every trial of 'picky' failed, the first with: .*not like this"):
-        cb.tune(file, trials=1, settings={"method.mood": "bad"}, **options)
+        cb.tune(file, trials=1, settings={"method.mood": "bad"}, out=tmp_path / "bad", **options)
 
 
 def folder_stream(folder: Path) -> Path:
