@@ -185,21 +185,20 @@ def repeats() -> dict[str, dict[str, Record]]:
 
 
 def repeats_table() -> str:
-    """Last of each method in each of its runs, by the first, and how far apart these are."""
+    """Last and retention of each method in each of its runs, by Last in the first."""
     runs = repeats()
     first = next(iter(runs.values()))
     lines = []
-    for name in sorted(first, key=lambda name: -last(first[name])):
-        values = [last(rows[name]) if name in rows else None for rows in runs.values()]
-        known = [value for value in values if value is not None]
-        shown = [DASH if value is None else f"{value:.3f}" for value in values]
-        lines.append([f"`{name}`", *shown, f"{max(known) - min(known):.3f}"])
-    return markdown([["method", *runs, "largest difference"], *lines])
+    for name in sorted(first, key=lambda name: -iou(first[name], "last")):
+        records = [rows.get(name) for rows in runs.values()]
+        pairs = [(record, key) for key in ("last", "retention") for record in records]
+        lines.append([f"`{name}`", *(DASH if record is None else f"{iou(record, key):.3f}" for record, key in pairs)])
+    return markdown([["method", *(f"{_SHOWN[key]}, {run}" for key in ("last", "retention") for run in runs)], *lines])
 
 
-def last(record: Record) -> float:
-    """The mean IoU over all domains at the end of a run."""
-    return record.summary["iou"]["last"]
+def iou(record: Record, figure: str) -> float:
+    """A figure of a run's mean IoU."""
+    return record.summary["iou"][figure]
 
 
 def agreement_table() -> str:

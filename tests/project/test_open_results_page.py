@@ -8,7 +8,7 @@ from support.shown_commands import text_of
 from cosam_bench.method.registry import method_names
 from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import find_records
-from tools.write_results import REFERENCE, correlation, label, rows_of
+from tools.write_results import REFERENCE, correlation, iou, label, repeats, rows_of
 
 PAGE = " ".join(text_of("docs/open-results.md").split())
 README = " ".join(text_of("README.md").split())
@@ -102,6 +102,39 @@ def test_what_is_said_of_sequential_training() -> None:
     assert figure("finetune", "ff") - figure("lwf", "ff") < 0.02
 
 
+def test_what_is_said_of_trm() -> None:
+    said = f"it forgets {figure('trm', 'ff'):.3f} and reaches {share('trm')}, less than `coma` without a search"
+    assert said in PAGE
+    assert figure("trm") < figure("coma")
+    assert figure("trm", "ff") > figure("coma", "ff")
+    assert figure("trm", "merge_seconds") == max(figure(name, "merge_seconds") for name in ROWS)
+    numbers = [f"{figure(name, key):.3f}" for key in ("last", "ff") for name in ("trm", "coma")]
+    methods = " ".join(text_of("docs/methods.md").split())
+    assert f"it is behind, too: {numbers[0]} and {numbers[1]}, with FF {numbers[2]} and {numbers[3]}" in methods
+
+
+def test_which_records_name_their_commit() -> None:
+    commits = {record.method: record.info.commit for record in find_records(REFERENCE / "open")[0]}
+    assert [method for method, commit in commits.items() if not commit] == ["trm"]
+    assert "Each record but that of `trm`, which ran outside of git, names its commit" in PAGE
+    assert "**Six versions of the code.**" in PAGE
+    assert len({record.info.commit for record in find_records(REFERENCE / "open")[0]}) == 6
+
+
+def test_what_is_said_of_another_seed() -> None:
+    runs = repeats()
+    assert list(runs) == ["seed 0", "seed 1"]
+    first, second = runs.values()
+    moves = {name: abs(iou(first[name], "last") - iou(second[name], "last")) for name in second}
+    assert f"moved Last of a method by up to {max(moves.values()):.3f}" in PAGE
+    assert max(moves.values()) < 0.03
+    by_last = [sorted(rows, key=lambda name: -iou(rows[name], "last")) for rows in (second, first)]
+    assert by_last[0] == [name for name in by_last[1] if name in second], "the order of methods is said to be the same"
+    lost = {name: iou(second["experts"], "retention") - iou(one, "retention") for name, one in second.items()}
+    said = f"`regmean` and `regcl` lose {lost['regmean']:.3f} and {lost['regcl']:.3f} of retention"
+    assert said in PAGE
+
+
 def test_what_is_said_of_retention() -> None:
     kept = figure("frozen", "retention")
     lost = {name: kept - figure(name, "retention") for name in ROWS}
@@ -111,8 +144,8 @@ def test_what_is_said_of_retention() -> None:
     said = [f"`{name}` {lost[name]:.3f}" for name in ("finetune", "ewc", "magmax", "er")]
     assert f"lose more: {said[0]}, {said[1]}, {said[2]} and {said[3]}" in PAGE
     assert {name for name in ROWS if lost[name] > 0.03} == {"finetune", "ewc", "magmax", "er", "dop (closed)"}
-    gained = [f"`{name}` {-lost[name]:.3f}" for name in ("coma", "lwf")]
-    assert f"Two of them gain: {gained[0]} and {gained[1]}" in PAGE
+    gained = [f"`{name}` {-lost[name]:.3f}" for name in ("coma", "trm", "lwf")]
+    assert f"Three of them gain: {gained[0]}, {gained[1]} and {gained[2]}" in PAGE
 
 
 def test_what_is_said_of_mini() -> None:
