@@ -227,6 +227,29 @@ def test_what_is_said_of_ridges_on_real_images() -> None:
         assert rows[f"`{name}`, 1e-6, the default"].last == pytest.approx(measured[name])
 
 
+def test_what_is_said_of_ridges_on_mini() -> None:
+    page = " ".join(text_of("docs/methods.md").split())
+    rows = {row.variant: row for row in ablations.read(REFERENCE / "ridge-mini.csv")}
+    regcl, regmean = (
+        {name.partition(", ")[2]: row for name, row in rows.items() if name.startswith(one)}
+        for one in ("`regcl`", "`regmean`")
+    )
+    for kind in (regcl, regmean):
+        assert all(abs(kind[ridge].last - kind[f"{ridge} to the mean"].last) < 0.001 for ridge in ("1e-3", "1e-2"))
+        assert kind["1e-1 to the mean"].last == min(row.last for name, row in kind.items() if "inverse" not in name)
+    default, stronger, inverse = (
+        regcl[name] for name in ("1e-6, the default", "1e-2 to the mean", "none, float32 inverse")
+    )
+    said = f"Last {stronger.last:.3f} instead of {default.last:.3f}, and retention {stronger.retention:.3f} instead of"
+    assert f"{said} {default.retention:.3f}, less than seeds differ" in page
+    assert stronger.retention - default.retention < default.retention_std
+    assert f"costs `regcl` {default.last - inverse.last:.3f} of Last" in page
+    assert f"of up to {inverse.condition_number:.1e}" in page
+    assert f"at most {regmean['none, float32 inverse'].condition_number:.1e}, nothing" in page
+    assert regmean["none, float32 inverse"].last == pytest.approx(regmean["1e-6, the default"].last, abs=1e-5)
+    assert default.last == pytest.approx(figure("regcl"))
+
+
 def test_the_tables_of_methods_are_of_the_version_that_they_name() -> None:
     page = " ".join(text_of("docs/methods.md").split())
     for name in ("ridge-mini", "trm-ablation"):
