@@ -130,9 +130,13 @@ def test_what_is_said_of_another_seed() -> None:
     assert max(moves.values()) < 0.03
     by_last = [sorted(rows, key=lambda name: -iou(rows[name], "last")) for rows in (second, first)]
     assert by_last[0] == [name for name in by_last[1] if name in second], "the order of methods is said to be the same"
-    lost = {name: iou(second["experts"], "retention") - iou(one, "retention") for name, one in second.items()}
-    said = f"`regmean` and `regcl` lose {lost['regmean']:.3f} and {lost['regcl']:.3f} of retention"
+    drops = sorted(iou(first[name], "last") - iou(second[name], "last") for name in second if name != "experts")
+    said = f"by {moves['experts']:.3f} for the experts, by {drops[0]:.3f} to {drops[-1]:.3f} for the merges"
     assert said in PAGE
+    frozen = figure("frozen", "retention")
+    lost = sorted(frozen - iou(one, "retention") for name, one in second.items() if name != "experts")
+    assert f"every merge here loses {lost[0]:.3f} to {lost[-1]:.3f} of retention" in PAGE
+    assert all(frozen - iou(first[name], "retention") < 0.001 for name in second)
 
 
 def test_what_is_said_of_retention() -> None:
