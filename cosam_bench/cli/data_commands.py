@@ -11,6 +11,7 @@ import typer
 
 from cosam_bench.cli.data_check_table import legible
 from cosam_bench.cli.error_handling import Failed
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.core.console import results_console, say
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
@@ -96,14 +97,13 @@ def prepare(
 
     From COCO, a selection of images is written, with one mask each.
     """
-    from cosam_bench.core.files import expanded
     from cosam_bench.data.acquire.prepare import expand_streams, open_candidates
     from cosam_bench.data.streams import names_of
 
     if bool(names) == every:
         raise CosamError("Name the domains to look for, or give --all: cosam-bench data prepare --all --from PATH.")
     wanted = names_of("card") if every else expand_streams(names or [])
-    candidates = open_candidates([expanded(path) for path in source])
+    candidates = open_candidates(source)
     located, faults = _locate_all(wanted, candidates, layout, every=every)
     if not located:
         nowhere = f"No domain's data was recognised in {', '.join(map(str, source))}."
@@ -142,7 +142,9 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="One domain, or one folder per domain.")],
     *,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The TOML file to write; by default stream.toml in FOLDER.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The TOML file to write; by default stream.toml in FOLDER."),
+        FILE_TO_WRITE,
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
@@ -151,11 +153,9 @@ def init(
     The file says as comments what was found. What is not clear, such as which levels of a mask are foreground, is left
     to you as alternatives, and `cosam-bench data check` refuses it until you have chosen.
     """
-    from cosam_bench.core.files import expanded
     from cosam_bench.data.guessing.stream_guess import guess_stream, write_stream
 
-    folder = expanded(folder)
-    path = folder / "stream.toml" if out is None else expanded(out)
+    path = folder / "stream.toml" if out is None else out
     if path.suffix != ".toml":
         raise CosamError(f"{path} does not end in .toml. Give --out a name that does.")
     if path.exists() and not force:

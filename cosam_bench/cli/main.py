@@ -21,6 +21,7 @@ from cosam_bench.cli.leaderboard_command import leaderboard
 from cosam_bench.cli.log_command import log
 from cosam_bench.cli.merge_command import merge
 from cosam_bench.cli.methods_commands import check, methods, new_method
+from cosam_bench.cli.option_values import with_checked_values
 from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import records, show
 from cosam_bench.cli.report_command import report
@@ -50,11 +51,11 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         usage = RunUsage if _command is run else None
-        app.command(rich_help_panel=_panel, cls=usage)(guarded(_command))
+        app.command(rich_help_panel=_panel, cls=usage)(guarded(with_checked_values(_command)))
 
 _data = typer.Typer(no_args_is_help=True, help="Describe your own data, get published data, check every file.")
 for _command in (data.init, data.fetch, data.prepare, data.check):
-    _data.command()(guarded(_command))
+    _data.command()(guarded(with_checked_values(_command)))
 app.add_typer(_data, name="data", rich_help_panel="Get data")
 
 

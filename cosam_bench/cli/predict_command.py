@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.error_handling import Failed
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import results_console
 from cosam_bench.core.errors import CosamError
@@ -37,7 +38,11 @@ Labels = Annotated[
 Domain = Annotated[
     str | None, typer.Option(metavar="NAME", help="The image's domain, only for methods that must be told it.")
 ]
-Out = Annotated[Path | None, typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here."),
+    FILE_TO_WRITE,
+]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The base model, only of an update.safetensors.")]
 Checkpoint = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The base model's weights, if they have moved since the run.")
@@ -121,8 +126,8 @@ def _label(text: str) -> int:
 def _write_png(mask: NDArray[np.bool_], path: Path) -> None:
     from PIL import Image as PillowImage
 
-    from cosam_bench.core.files import expanded, write_atomically
+    from cosam_bench.core.files import write_atomically
 
     data = io.BytesIO()
     PillowImage.fromarray(mask.astype("uint8") * 255).save(data, format="PNG")
-    write_atomically(expanded(path), data.getvalue())
+    write_atomically(path, data.getvalue())

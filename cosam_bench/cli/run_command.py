@@ -10,9 +10,10 @@ import typer
 from cosam_bench.cli.error_handling import Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
 from cosam_bench.cli.leaderboard_command import refresh_leaderboard, seed_numbers
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.cli.records_commands import Images, Results
 from cosam_bench.cli.run_session import RunSession
-from cosam_bench.core.console import say
+from cosam_bench.core.console import say, write_data
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.experiments.options import RunOptions
@@ -69,6 +70,7 @@ Set = Annotated[
 Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
+    FILE_TO_WRITE,
 ]
 Tuned = Annotated[
     Path | None,
@@ -167,7 +169,7 @@ def run(
         all_orders = (order or []) if orders is None else orders
         repeats = resolve_repeats(names, options, seeds=all_seeds, orders=all_orders)
         if dry_run:
-            typer.echo(_only(repeats).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
+            write_data(_only(repeats).to_toml())
             return
         has_several = len(repeats) > 1 or len(repeats[0].configs) > 1
         shows = matrices or not has_several

@@ -113,7 +113,7 @@ def sweep(
         def on_start(result: SweepResult) -> None:
             _print_plan(result)
             if not dry_run:
-                view.enter_context(live_view(store or found.store or expanded(results)))
+                view.enter_context(live_view(store or found.store or results))
 
         try:
             done = run_sweep(
@@ -133,7 +133,7 @@ def sweep(
     if done.records:
         refresh_leaderboard(results, results / "leaderboard.csv")
     runs = sum(count.planned for count in done.counts if count.kind == "run")
-    typer.echo(f"{len(done.records)} of {runs} runs are complete in {results}.")
+    results_console().print(f"{len(done.records)} of {runs} runs are complete in {results}.", soft_wrap=True)
     if done.failed:
         raise Failed(f"{len(done.failed)} tasks could not be done. Correct the cause, and give the same command again.")
 

@@ -127,7 +127,7 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("models --fetch tiny", "nothing to fetch"),
         ("leaderboard", "No folder results."),
         ("leaderboard --results .", ". has no record of a run."),
-        ("show regcl", "No record in results fits 'regcl'."),
+        ("show regcl", "No folder results. Give another folder of results, or run a method first."),
         ("records", "No folder results."),
         ("records --results .", ". has no record of a run."),
         ("check nope.py", "No file nope.py."),
