@@ -153,6 +153,7 @@ def init(
     The file says as comments what was found. What is not clear, such as which levels of a mask are foreground, is left
     to you as alternatives, and `cosam-bench data check` refuses it until you have chosen.
     """
+    from cosam_bench.data.guessing.domain_guess import ONE_IMAGE
     from cosam_bench.data.guessing.stream_guess import guess_stream, write_stream
 
     path = folder / "stream.toml" if out is None else out
@@ -165,12 +166,16 @@ def init(
     console = results_console()
     for name, domain in guess.domains.items():
         keys = ", ".join(dict.fromkeys(line.partition(" ")[0] for line, _ in domain.choices))
-        state = f"choose {keys}" if keys else "decided"
-        console.print(legible(f"{name}: {domain.images} images, {domain.pairs} with masks; {state}"), soft_wrap=True)
+        state = f"choose {keys}" if keys else "too few images" if domain.cannot_be_divided else "decided"
+        images = "1 image" if domain.images == 1 else f"{domain.images} images"
+        masks = "1 with a mask" if domain.pairs == 1 else f"{domain.pairs} with masks"
+        console.print(legible(f"{name}: {images}, {masks}; {state}"), soft_wrap=True)
     for name, reason in guess.left_out.items():
         _note(f"{name} is not a domain: {reason}.")
     if guess.undecided:
         _note(f"Open {path} and choose for {', '.join(guess.undecided)}, where the comments say so.")
+    if single := [name for name, domain in guess.domains.items() if domain.cannot_be_divided]:
+        _note(f"{ONE_IMAGE} to {', '.join(single)}, or have it only tested, as the comments in {path} say.")
     console.print(f"Written: {path}. Next:", soft_wrap=True)
     for command in (
         ["data", "check", str(path)],

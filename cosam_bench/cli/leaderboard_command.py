@@ -13,6 +13,7 @@ from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.cli.records_commands import Metric, Results
 from cosam_bench.core.console import notes_console, results_console, say, write_data
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import check_is_file_name, write_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -154,7 +155,6 @@ def _show_scales(results: Path, metric: str, selection: Selection, csv: Path | N
     if others:
         raise CosamError(f"--scales has a table of its own, without {', '.join(others)}. Write it to a file by --csv.")
     from cosam_bench.cli.scale_tables import render_scales
-    from cosam_bench.core.files import write_atomically
     from cosam_bench.results.results_folder import read_scale_table
 
     frame = read_scale_table(results, metric=metric, selection=selection)
@@ -171,6 +171,17 @@ def print_leaderboard(records: Sequence[Record]) -> None:
     from cosam_bench.results.leaderboard_view import shown_figures
 
     _print(build(records, intervals=shown_figures("last")))
+
+
+def leaderboard_file(results: Path) -> Path:
+    """The leaderboard that ``run`` and ``sweep`` keep in a folder of results.
+
+    Raises:
+        CannotWrite: it cannot be a file, which is better known before anything is measured.
+    """
+    path = results / "leaderboard.csv"
+    check_is_file_name(path)
+    return path
 
 
 def refresh_leaderboard(results: Path, path: Path, *, quiet: bool = False) -> None:
@@ -235,7 +246,6 @@ def _check_format(format_name: str | None, out: Path | None) -> None:
 
 
 def _write(frame: DataFrame, format_name: str, out: Path | None) -> None:
-    from cosam_bench.core.files import write_atomically
     from cosam_bench.results.leaderboard_formats import FORMATS
 
     text = FORMATS[format_name](frame)

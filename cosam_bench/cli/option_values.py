@@ -12,7 +12,13 @@ from typing import Any, get_type_hints
 from typer.models import OptionInfo
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import check_file_to_write, check_folder_to_write, check_new_folder, expanded
+from cosam_bench.core.files import (
+    check_file_to_write,
+    check_folder_to_write,
+    check_is_folder_name,
+    check_new_folder,
+    expanded,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Written:
 FILE_TO_WRITE = Written(check_file_to_write)
 FOLDER_TO_WRITE = Written(check_folder_to_write)
 NEW_FOLDER = Written(check_new_folder)
+RESULTS_TO_ADD_TO = Written(check_is_folder_name)  # may be read-only, if what is asked for is there
 
 
 def with_checked_values(command: Callable[..., None]) -> Callable[..., None]:

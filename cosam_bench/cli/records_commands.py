@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosam_bench.cli.option_values import FOLDER_TO_WRITE
+from cosam_bench.cli.option_values import FOLDER_TO_WRITE, RESULTS_TO_ADD_TO
 from cosam_bench.core.console import plain_table, results_console
 from cosam_bench.evaluation.metrics import METRICS
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The folder of records.")]
+ResultsOfRuns = Annotated[Results, RESULTS_TO_ADD_TO]
 Images = Annotated[
     Path | None,
     typer.Option(

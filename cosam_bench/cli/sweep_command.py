@@ -10,8 +10,8 @@ import typer
 
 from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated
-from cosam_bench.cli.leaderboard_command import refresh_leaderboard
-from cosam_bench.cli.records_commands import Results
+from cosam_bench.cli.leaderboard_command import leaderboard_file, refresh_leaderboard
+from cosam_bench.cli.records_commands import ResultsOfRuns
 from cosam_bench.cli.run_command import Device, comma_separated
 from cosam_bench.cli.sweep_view import live_view, shown_time, status_view
 from cosam_bench.core.console import plain_table, results_console, say
@@ -80,7 +80,7 @@ def sweep(
     engine: EngineName = "local",
     engine_option: EngineOption = None,
     store: StoreAddress = None,
-    results: Results = Path("results"),
+    results: ResultsOfRuns = Path("results"),
     dry_run: DryRun = False,
     status: StatusOf = None,
 ) -> None:
@@ -107,6 +107,7 @@ def sweep(
         device=device,
         isolated=isolated,
     )
+    board = leaderboard_file(results)
     chosen = EngineChoice(engine, options_from_texts(engine_option or []))
     with ExitStack() as view:
 
@@ -131,7 +132,7 @@ def sweep(
     if dry_run:
         return
     if done.records:
-        refresh_leaderboard(results, results / "leaderboard.csv")
+        refresh_leaderboard(results, board)
     runs = sum(count.planned for count in done.counts if count.kind == "run")
     results_console().print(f"{len(done.records)} of {runs} runs are complete in {results}.", soft_wrap=True)
     if done.failed:

@@ -10,7 +10,7 @@ import typer
 from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
 from cosam_bench.cli.option_values import FOLDER_TO_WRITE
-from cosam_bench.cli.records_commands import Results
+from cosam_bench.cli.records_commands import ResultsOfRuns
 from cosam_bench.cli.run_command import (
     Checkpoint,
     Device,
@@ -75,7 +75,7 @@ def tune(
     settings: Set = None,
     space: SpaceFile = None,
     sampler: SamplerName = "tpe",
-    results: Results = Path("results"),
+    results: ResultsOfRuns = Path("results"),
     out: Out = None,
     isolated: Isolated = None,
     quiet: Quiet = False,

@@ -114,7 +114,7 @@ def check_file_to_write(path: Path) -> None:
         CannotWrite: as for ``check_is_file_name``; or its folder cannot be made or written.
     """
     check_is_file_name(path)
-    _check_folder(path.parent, path)
+    _check_is_writable(path.parent, path)
 
 
 def check_folder_to_write(folder: Path) -> None:
@@ -123,7 +123,16 @@ def check_folder_to_write(folder: Path) -> None:
     Raises:
         CannotWrite: it is a file, or it cannot be made or written.
     """
-    _check_folder(folder, folder)
+    _check_is_writable(folder, folder)
+
+
+def check_is_folder_name(folder: Path) -> None:
+    """Refuse a path that is a file or within one; a folder that is there may be read-only.
+
+    Raises:
+        CannotWrite: it is one of these.
+    """
+    _nearest_folder(folder, folder)
 
 
 def check_new_folder(folder: Path) -> None:
@@ -134,7 +143,7 @@ def check_new_folder(folder: Path) -> None:
         CannotWrite: it cannot be made.
     """
     check_is_new(folder)
-    _check_folder(folder.parent, folder)
+    _check_is_writable(folder.parent, folder)
 
 
 def check_is_new(folder: Path) -> None:
@@ -149,16 +158,21 @@ def check_is_new(folder: Path) -> None:
         raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
 
 
-def _check_folder(folder: Path, asked: Path) -> None:
-    """Refuse a folder in which nothing can be written; of a missing one, the nearest above it counts."""
+def _check_is_writable(folder: Path, asked: Path) -> None:
+    existing = _nearest_folder(folder, asked)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CannotWrite(f"{asked} cannot be written: {existing} is read-only. Choose another folder.")
+
+
+def _nearest_folder(folder: Path, asked: Path) -> Path:
+    """The folder, or if it is missing, the first one above it that is there."""
     try:
         existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     except OSError as error:
         raise CannotWrite(f"{asked} cannot be written: {error.strerror}. Choose another name.") from None
     if not existing.is_dir():
         raise CannotWrite(f"{asked} cannot be written: {existing} is a file. Choose another folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise CannotWrite(f"{asked} cannot be written: {existing} is read-only. Choose another folder.")
+    return existing
 
 
 def _is_folder(path: Path) -> str:
