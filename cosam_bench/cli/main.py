@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -81,6 +82,8 @@ def main() -> None:
     # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     end_as_by_ctrl_c()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # typer's help pages have characters that not every encoding has
     try:
         app()
     except OSError as error:  # typer's own output, such as a help page, on a full disk
