@@ -186,7 +186,9 @@ def test_a_huge_number_is_no_defect(cli: Cli, tmp_path: Path) -> None:
     whole = [one for one in ALL if int in one.kinds]
     assert len(whole) > 8
     for one in whole:
-        given = [*one.before[:1], "-m", "average", "--dry-run", *one.before[1:]] if one.before[0] == "run" else one.before
+        given = (
+            [*one.before[:1], "-m", "average", "--dry-run", *one.before[1:]] if one.before[0] == "run" else one.before
+        )
         for number in ("9" * 30, "-" + "9" * 30, "9" * 5000):
             refused = cli(*given, number)
             assert refused.exit_code == 2, (str(one), refused.output)
