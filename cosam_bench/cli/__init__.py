@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 data_check_table: what `data check` found
 domain_sheet: one card in full
+option_values: what every option's value goes through: paths written out, and checks
 signals: signals that end the program as Ctrl-C does
 error_handling: from an exception to a message and an exit code
 isolation_option: where a method's code runs

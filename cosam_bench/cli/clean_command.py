@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cosam_bench.core.console import results_console
-from cosam_bench.core.files import expanded
 
 if TYPE_CHECKING:
     from cosam_bench.results.cleaning import Removable
@@ -38,10 +38,9 @@ def clean(
     """
     from cosam_bench.results.cleaning import cached, leftovers, to_free
 
-    folder = expanded(results)
-    left = leftovers(folder)
-    files = cached(folder)
-    limit = None if max_gib is None else round(max_gib * 2**30)
+    left = leftovers(results)
+    files = cached(results)
+    limit = None if max_gib is None else round(Fraction(max_gib) * 2**30)
     freed = to_free(files, older_than_days=older_than, limit_bytes=limit)
     console = results_console()
     for one in (*left, *freed):

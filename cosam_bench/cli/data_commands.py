@@ -11,6 +11,7 @@ import typer
 
 from cosam_bench.cli.data_check_table import legible
 from cosam_bench.cli.error_handling import Failed
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.core.console import results_console, say
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
@@ -96,14 +97,13 @@ def prepare(
 
     From COCO, a selection of images is written, with one mask each.
     """
-    from cosam_bench.core.files import expanded
     from cosam_bench.data.acquire.prepare import expand_streams, open_candidates
     from cosam_bench.data.streams import names_of
 
     if bool(names) == every:
         raise CosamError("Name the domains to look for, or give --all: cosam-bench data prepare --all --from PATH.")
     wanted = names_of("card") if every else expand_streams(names or [])
-    candidates = open_candidates([expanded(path) for path in source])
+    candidates = open_candidates(source)
     located, faults = _locate_all(wanted, candidates, layout, every=every)
     if not located:
         nowhere = f"No domain's data was recognised in {', '.join(map(str, source))}."
@@ -142,7 +142,9 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="One domain, or one folder per domain.")],
     *,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The TOML file to write; by default stream.toml in FOLDER.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The TOML file to write; by default stream.toml in FOLDER."),
+        FILE_TO_WRITE,
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
@@ -151,11 +153,10 @@ def init(
     The file says as comments what was found. What is not clear, such as which levels of a mask are foreground, is left
     to you as alternatives, and `cosam-bench data check` refuses it until you have chosen.
     """
-    from cosam_bench.core.files import expanded
+    from cosam_bench.data.guessing.domain_guess import ONE_IMAGE
     from cosam_bench.data.guessing.stream_guess import guess_stream, write_stream
 
-    folder = expanded(folder)
-    path = folder / "stream.toml" if out is None else expanded(out)
+    path = folder / "stream.toml" if out is None else out
     if path.suffix != ".toml":
         raise CosamError(f"{path} does not end in .toml. Give --out a name that does.")
     if path.exists() and not force:
@@ -165,12 +166,16 @@ def init(
     console = results_console()
     for name, domain in guess.domains.items():
         keys = ", ".join(dict.fromkeys(line.partition(" ")[0] for line, _ in domain.choices))
-        state = f"choose {keys}" if keys else "decided"
-        console.print(legible(f"{name}: {domain.images} images, {domain.pairs} with masks; {state}"), soft_wrap=True)
+        state = f"choose {keys}" if keys else "too few images" if domain.cannot_be_divided else "decided"
+        images = "1 image" if domain.images == 1 else f"{domain.images} images"
+        masks = "1 with a mask" if domain.pairs == 1 else f"{domain.pairs} with masks"
+        console.print(legible(f"{name}: {images}, {masks}; {state}"), soft_wrap=True)
     for name, reason in guess.left_out.items():
         _note(f"{name} is not a domain: {reason}.")
     if guess.undecided:
         _note(f"Open {path} and choose for {', '.join(guess.undecided)}, where the comments say so.")
+    if single := [name for name, domain in guess.domains.items() if domain.cannot_be_divided]:
+        _note(f"{ONE_IMAGE} to {', '.join(single)}, or have it only tested, as the comments in {path} say.")
     console.print(f"Written: {path}. Next:", soft_wrap=True)
     for command in (
         ["data", "check", str(path)],

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cosam_bench.cli.option_values import NEW_FOLDER
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import results_console
 
@@ -18,7 +19,9 @@ def export(
     *,
     format_name: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help=_FORMATS)] = "peft",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="A new folder; default: METHOD-FORMAT.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="A new folder; default: METHOD-FORMAT."),
+        NEW_FOLDER,
     ] = None,
     rank: Annotated[
         int | None, typer.Option(metavar="N", help="peft: at most N factors per layer; default: all that a change has.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.cli.records_commands import Metric, Results
-from cosam_bench.core.console import notes_console, results_console, say
+from cosam_bench.core.console import notes_console, results_console, say, write_data
 from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.files import check_is_file_name, write_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,7 +86,9 @@ def leaderboard(
         ),
     ] = False,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it to this file as CSV too.", rich_help_panel=_OUTPUT)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write it to this file as CSV too.", rich_help_panel=_OUTPUT),
+        FILE_TO_WRITE,
     ] = None,
     format_name: Annotated[
         str | None,
@@ -99,6 +103,7 @@ def leaderboard(
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the format to this file.", rich_help_panel=_OUTPUT),
+        FILE_TO_WRITE,
     ] = None,
 ) -> None:
     """Compare all recorded runs: one row per method and its settings, best first.
@@ -150,7 +155,6 @@ def _show_scales(results: Path, metric: str, selection: Selection, csv: Path | N
     if others:
         raise CosamError(f"--scales has a table of its own, without {', '.join(others)}. Write it to a file by --csv.")
     from cosam_bench.cli.scale_tables import render_scales
-    from cosam_bench.core.files import write_atomically
     from cosam_bench.results.results_folder import read_scale_table
 
     frame = read_scale_table(results, metric=metric, selection=selection)
@@ -167,6 +171,17 @@ def print_leaderboard(records: Sequence[Record]) -> None:
     from cosam_bench.results.leaderboard_view import shown_figures
 
     _print(build(records, intervals=shown_figures("last")))
+
+
+def leaderboard_file(results: Path) -> Path:
+    """The leaderboard that ``run`` and ``sweep`` keep in a folder of results.
+
+    Raises:
+        CannotWrite: it cannot be a file, which is better known before anything is measured.
+    """
+    path = results / "leaderboard.csv"
+    check_is_file_name(path)
+    return path
 
 
 def refresh_leaderboard(results: Path, path: Path, *, quiet: bool = False) -> None:
@@ -231,12 +246,11 @@ def _check_format(format_name: str | None, out: Path | None) -> None:
 
 
 def _write(frame: DataFrame, format_name: str, out: Path | None) -> None:
-    from cosam_bench.core.files import write_atomically
     from cosam_bench.results.leaderboard_formats import FORMATS
 
     text = FORMATS[format_name](frame)
     if out is None:
-        sys.stdout.write(text)
+        write_data(text)
     else:
         write_atomically(out, text)
         notes_console().print(f"Written: {out} ({_rows(len(frame))})", soft_wrap=True)
@@ -255,9 +269,14 @@ def _listed(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
 
 def _ranges(text: str | None) -> tuple[range, ...]:
     """The seeds in ``0,1`` or ``0-4``."""
+    from cosam_bench.data.orders import MOST_DIGITS
+
     found = []
     for part in _listed("--seeds", None if text is None else [text]):
         first, dash, last = part.partition("-")
+        if max(len(first), len(last)) > MOST_DIGITS:
+            shown = reprlib.repr(part)
+            raise CosamError(f"--seeds {shown} is too long: a seed has at most {MOST_DIGITS} digits.")
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
             raise CosamError(f"--seeds {part!r} is not a seed or a range of them. Write 0,1,2 or 0-4.")
         found.append(range(int(first), int(last or first) + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from cosam_bench.cli.leaderboard_command import leaderboard
 from cosam_bench.cli.log_command import log
 from cosam_bench.cli.merge_command import merge
 from cosam_bench.cli.methods_commands import check, methods, new_method
+from cosam_bench.cli.option_values import with_checked_values
 from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import records, show
 from cosam_bench.cli.report_command import report
@@ -50,11 +52,11 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         usage = RunUsage if _command is run else None
-        app.command(rich_help_panel=_panel, cls=usage)(guarded(_command))
+        app.command(rich_help_panel=_panel, cls=usage)(guarded(with_checked_values(_command)))
 
 _data = typer.Typer(no_args_is_help=True, help="Describe your own data, get published data, check every file.")
 for _command in (data.init, data.fetch, data.prepare, data.check):
-    _data.command()(guarded(_command))
+    _data.command()(guarded(with_checked_values(_command)))
 app.add_typer(_data, name="data", rich_help_panel="Get data")
 
 
@@ -80,6 +82,8 @@ def main() -> None:
     # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     end_as_by_ctrl_c()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # typer's help pages have characters that not every encoding has
     try:
         app()
     except OSError as error:  # typer's own output, such as a help page, on a full disk

@@ -17,7 +17,7 @@ from cosam_bench.evaluation.false_positives import false_positives
 from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
-from cosam_bench.results.cell_text import amount, number
+from cosam_bench.results.cell_text import amount, number, short_code
 from cosam_bench.results.costs import COSTS, CostColumn
 from cosam_bench.results.prompt_gaps import gap_text, prompt_gaps
 from cosam_bench.results.protocol_match import protocol_title
@@ -62,6 +62,8 @@ def _facts(info: RunInfo) -> Table:
     if info.tuned:
         facts.add_row("tuned", Text(info.tuned))
     facts.add_row("order", Text(", ".join(info.order)))
+    if info.rule:
+        facts.add_row("code", Text(short_code(info.rule)))
     for column in COSTS.values():
         value = _cost_text(column, info.cost)
         if value:

@@ -9,6 +9,7 @@ import typer
 
 from cosam_bench.cli.error_handling import Failed
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
+from cosam_bench.cli.option_values import NEW_FOLDER
 from cosam_bench.core.console import results_console
 
 
@@ -18,7 +19,7 @@ def merge(
     ],
     *,
     method: Annotated[str, typer.Option("--method", "-m", metavar="NAME", help="A merging method that needs no data.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder."), NEW_FOLDER],
     model: Annotated[
         str, typer.Option(metavar="NAME", help="The base model that they change; `models` lists them.")
     ] = "vit_b",
@@ -41,15 +42,14 @@ def merge(
     weights, and merge.json, which says what was merged and how. Methods that need data merge by run --experts.
     """
     prepare_isolation([method], isolated)
-    from cosam_bench.core.files import expanded
     from cosam_bench.experiments.merging import merge_experts
     from cosam_bench.experiments.method_faults import MethodFailed
 
     try:
         merged = merge_experts(
-            [expanded(path) for path in experts],
+            experts,
             method=method,
-            folder=expanded(out),
+            folder=out,
             format_name=format_name,
             rank=rank,
             model=model,

@@ -14,6 +14,7 @@ import typer
 
 from cosam_bench.cli.error_handling import Failed
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
+from cosam_bench.cli.option_values import FOLDER_TO_WRITE
 from cosam_bench.core.console import plain_table, results_console
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ def new_method(
         str, typer.Argument(metavar="NAME", help="The method's name: lower-case letters, digits, underscores.")
     ],
     folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to write; default: cosam-bench-NAME, here.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write; default: cosam-bench-NAME, here."),
+        FOLDER_TO_WRITE,
     ] = None,
 ) -> None:
     """Write a package with a method of your own, which runs and passes the contract check unchanged."""

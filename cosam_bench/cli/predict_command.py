@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.error_handling import Failed
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import results_console
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import expanded, write_atomically
+from cosam_bench.core.files import check_is_file_name, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,11 @@ Labels = Annotated[
 Domain = Annotated[
     str | None, typer.Option(metavar="NAME", help="The image's domain, only for methods that must be told it.")
 ]
-Out = Annotated[Path | None, typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here."),
+    FILE_TO_WRITE,
+]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="The base model, only of an update.safetensors.")]
 Checkpoint = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The base model's weights, if they have moved since the run.")
@@ -67,10 +72,10 @@ def predict(
     Mark the object by a box or by points, unless the run's test prompt was the whole image. The mask is a PNG of the
     image's size: 255 on the object, 0 elsewhere.
     """
-    path = expanded(out or Path(f"{image.stem}-mask.png"))
+    path = out or Path(f"{image.stem}-mask.png")
     if path.suffix.lower() != ".png":
         raise CosamError(f"The mask is written as PNG, and {path} does not end in .png. Give --out another name.")
-    _check_replaceable(path, expanded(image), force=force)
+    _check_replaceable(path, image, force=force)
     corners = None if box is None else _numbers(box, "--box", count=4)
     places = None if not points else [_point(text) for given in points for text in given.split()]
     marks = None if labels is None else [_label(text) for text in labels.replace(",", " ").split()]
@@ -105,6 +110,7 @@ def _check_replaceable(path: Path, image: Path, *, force: bool) -> None:
     """Refuse to write over the image, and over another file unless that is wanted."""
     if not path.exists():
         return
+    check_is_file_name(path)
     if image.exists() and path.samefile(image):
         raise CosamError(f"{path} is the image itself. Give --out another file for the mask.")
     if not force:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cosam_bench.cli.option_values import FOLDER_TO_WRITE, RESULTS_TO_ADD_TO
 from cosam_bench.core.console import plain_table, results_console
 from cosam_bench.evaluation.metrics import METRICS
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="The folder of records.")]
+ResultsOfRuns = Annotated[Results, RESULTS_TO_ADD_TO]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -21,6 +23,7 @@ Images = Annotated[
         metavar="DIR",
         help="Save the best, median and worst test image of each domain here, with masks.",
     ),
+    FOLDER_TO_WRITE,
 ]
 Metric = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(METRICS)}.")]
 
@@ -62,7 +65,7 @@ def save_images(record: Record, folder: Path) -> str:
 
 
 def records(*, results: Results = Path("results")) -> None:
-    """List all records: seed, order, and the settings in which those of one protocol and method differ."""
+    """List all records: seed, order, and the settings and code in which those of one protocol and method differ."""
     from cosam_bench.results.record_list import list_records
     from cosam_bench.results.results_folder import find_records, no_records
 

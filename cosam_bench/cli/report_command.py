@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cosam_bench.cli.option_values import FILE_TO_WRITE
 from cosam_bench.cli.records_commands import Metric, Results
 from cosam_bench.core.console import results_console, say
 
@@ -14,7 +15,9 @@ from cosam_bench.core.console import results_console, say
 def report(
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: report.html in the folder of records.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Default: report.html in the folder of records."),
+        FILE_TO_WRITE,
     ] = None,
     results: Results = Path("results"),
     protocol: Annotated[str | None, typer.Option(metavar="NAME", help="Only records of this protocol.")] = None,

@@ -9,10 +9,11 @@ import typer
 
 from cosam_bench.cli.error_handling import Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
-from cosam_bench.cli.leaderboard_command import refresh_leaderboard, seed_numbers
-from cosam_bench.cli.records_commands import Images, Results
+from cosam_bench.cli.leaderboard_command import leaderboard_file, refresh_leaderboard, seed_numbers
+from cosam_bench.cli.option_values import FILE_TO_WRITE
+from cosam_bench.cli.records_commands import Images, ResultsOfRuns
 from cosam_bench.cli.run_session import RunSession
-from cosam_bench.core.console import say
+from cosam_bench.core.console import say, write_data
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.experiments.options import RunOptions
@@ -69,6 +70,7 @@ Set = Annotated[
 Csv = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the leaderboard of all records here; default: DIR/leaderboard.csv."),
+    FILE_TO_WRITE,
 ]
 Tuned = Annotated[
     Path | None,
@@ -128,7 +130,7 @@ def run(
     tuned: Tuned = None,
     scales: Scales = False,
     also_prompts: AlsoPrompts = None,
-    results: Results = Path("results"),
+    results: ResultsOfRuns = Path("results"),
     csv: Csv = None,
     images: Images = None,
     fresh: Fresh = False,
@@ -167,8 +169,9 @@ def run(
         all_orders = (order or []) if orders is None else orders
         repeats = resolve_repeats(names, options, seeds=all_seeds, orders=all_orders)
         if dry_run:
-            typer.echo(_only(repeats).to_toml().encode(), nl=False)  # TOML is UTF-8, whatever the terminal has
+            write_data(_only(repeats).to_toml())
             return
+        board = csv or leaderboard_file(results)
         has_several = len(repeats) > 1 or len(repeats[0].configs) > 1
         shows = matrices or not has_several
         session = RunSession(
@@ -178,7 +181,8 @@ def run(
             session.run(repeats)
         finally:  # also if a later method's run is stopped
             if session.done:
-                _refresh(results, csv, is_anything_new=session.has_measured, quiet=quiet)
+                may_fail = csv is None and not session.has_measured
+                _refresh(results, board, may_fail=may_fail, quiet=quiet)
         session.conclude()
     except KeyboardInterrupt as stop:
         raise Stopped(_how_to_continue(names, fresh=fresh)) from stop
@@ -194,12 +198,12 @@ def _refuse_both(one: str, first: object, other: str, second: object) -> None:
         raise CosamError(f"Both {one} and {other} are given. Leave one out.")
 
 
-def _refresh(results: Path, csv: Path | None, *, is_anything_new: bool, quiet: bool) -> None:
-    """Write the leaderboard; a folder that cannot be written keeps its own if nothing was measured."""
+def _refresh(results: Path, board: Path, *, may_fail: bool, quiet: bool) -> None:
+    """Write the leaderboard; a folder that cannot be written keeps its own if it may fail."""
     try:
-        refresh_leaderboard(results, csv or results / "leaderboard.csv", quiet=quiet)
+        refresh_leaderboard(results, board, quiet=quiet)
     except CannotWrite as error:
-        if csv is not None or is_anything_new:
+        if not may_fail:
             raise
         say("Note", f"The leaderboard was left as it is: {error}", style="bold yellow")
 

@@ -10,8 +10,8 @@ import typer
 
 from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated
-from cosam_bench.cli.leaderboard_command import refresh_leaderboard
-from cosam_bench.cli.records_commands import Results
+from cosam_bench.cli.leaderboard_command import leaderboard_file, refresh_leaderboard
+from cosam_bench.cli.records_commands import ResultsOfRuns
 from cosam_bench.cli.run_command import Device, comma_separated
 from cosam_bench.cli.sweep_view import live_view, shown_time, status_view
 from cosam_bench.core.console import plain_table, results_console, say
@@ -80,7 +80,7 @@ def sweep(
     engine: EngineName = "local",
     engine_option: EngineOption = None,
     store: StoreAddress = None,
-    results: Results = Path("results"),
+    results: ResultsOfRuns = Path("results"),
     dry_run: DryRun = False,
     status: StatusOf = None,
 ) -> None:
@@ -107,13 +107,14 @@ def sweep(
         device=device,
         isolated=isolated,
     )
+    board = leaderboard_file(results)
     chosen = EngineChoice(engine, options_from_texts(engine_option or []))
     with ExitStack() as view:
 
         def on_start(result: SweepResult) -> None:
             _print_plan(result)
             if not dry_run:
-                view.enter_context(live_view(store or found.store or expanded(results)))
+                view.enter_context(live_view(store or found.store or results))
 
         try:
             done = run_sweep(
@@ -131,9 +132,9 @@ def sweep(
     if dry_run:
         return
     if done.records:
-        refresh_leaderboard(results, results / "leaderboard.csv")
+        refresh_leaderboard(results, board)
     runs = sum(count.planned for count in done.counts if count.kind == "run")
-    typer.echo(f"{len(done.records)} of {runs} runs are complete in {results}.")
+    results_console().print(f"{len(done.records)} of {runs} runs are complete in {results}.", soft_wrap=True)
     if done.failed:
         raise Failed(f"{len(done.failed)} tasks could not be done. Correct the cause, and give the same command again.")
 

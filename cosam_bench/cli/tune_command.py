@@ -9,7 +9,8 @@ import typer
 
 from cosam_bench.cli.error_handling import Failed, Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
-from cosam_bench.cli.records_commands import Results
+from cosam_bench.cli.option_values import FOLDER_TO_WRITE
+from cosam_bench.cli.records_commands import ResultsOfRuns
 from cosam_bench.cli.run_command import (
     Checkpoint,
     Device,
@@ -21,7 +22,6 @@ from cosam_bench.cli.run_command import (
     comma_separated,
 )
 from cosam_bench.core.console import plain_table, results_console, say
-from cosam_bench.core.files import expanded
 from cosam_bench.core.setting_keys import in_toml
 from cosam_bench.experiments.options import RunOptions
 
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 Methods = Annotated[
     str, typer.Argument(metavar="METHOD[,METHOD...]", help="The methods; each as `run --method` takes it.")
 ]
-Trials = Annotated[int, typer.Option(metavar="N", help="Settings that are tried of each method, its own included.")]
+Trials = Annotated[
+    int,
+    typer.Option(metavar="N", max=1_000_000, help="Settings that are tried of each method, its own included."),
+]
 Domains = Annotated[
     str | None, typer.Option(metavar="a,b,c", help="Tune on these of the stream's domains; default: all.")
 ]
@@ -47,6 +50,7 @@ SpaceFile = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write the best settings here, a file for each; default: DIR/_tune/PROTOCOL."),
+    FOLDER_TO_WRITE,
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Of proposals, training and prompts; default: 0.")]
 Order = Annotated[
@@ -71,7 +75,7 @@ def tune(
     settings: Set = None,
     space: SpaceFile = None,
     sampler: SamplerName = "tpe",
-    results: Results = Path("results"),
+    results: ResultsOfRuns = Path("results"),
     out: Out = None,
     isolated: Isolated = None,
     quiet: Quiet = False,
@@ -109,8 +113,8 @@ def tune(
                 configs,
                 budget,
                 results=results,
-                out=out and expanded(out),
-                ranges=read_ranges(expanded(space)) if space else {},
+                out=out,
+                ranges=read_ranges(space) if space else {},
                 fixed=fixed,
                 isolated=isolated,
                 make_reporter=lambda: make_reporter(not quiet),

@@ -77,15 +77,13 @@ def verify(
 
 
 def _run_files(asked: Sequence[str], *, is_all: bool, results: Path) -> list[Path]:
-    from cosam_bench.core.files import expanded
     from cosam_bench.results.results_folder import find_run_file, run_files
 
     if is_all == bool(asked):
         raise CosamError("Name the records to verify, or give --all for every record in the folder of results.")
     if not is_all:
         return [find_run_file(one, results=results) for one in asked]
-    folder = expanded(results)
-    found = run_files(folder) if folder.is_dir() else []
+    found = run_files(results)
     if not found:
         raise CosamError(f"{results} has no record of a run. Give another folder with --results.")
     return found

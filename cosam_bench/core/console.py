@@ -26,6 +26,16 @@ def notes_console() -> Console:
     return _console(stderr=True)
 
 
+def write_data(text: str) -> None:
+    """Write what could be a file to the standard output: UTF-8, as files are; to a terminal, what it can show."""
+    if sys.stdout.isatty():
+        sys.stdout.write(terminal_text(text, sys.stdout.encoding))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+    sys.stdout.flush()
+
+
 def _console(*, stderr: bool) -> Console:
     from cosam_bench.core.safe_console import SafeConsole
 

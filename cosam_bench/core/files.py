@@ -25,7 +25,7 @@ ABANDONED_SECONDS = 3600
 
 
 class CannotWrite(CosamError):
-    """A folder cannot be written, or the disk is full."""
+    """A file or folder cannot be written, or the disk is full."""
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -45,8 +45,10 @@ def replacing(path: Path) -> Iterator[Path]:
     The bytes are on the disk before the new name is, so that a file is whole also after a power cut.
 
     Raises:
-        CannotWrite: the folder cannot be written or the disk is full; ``path`` is then as it was before.
+        CannotWrite: the path is a folder or another thing that is not a file, the folder cannot be written, or the disk
+            is full; ``path`` is then as it was before.
     """
+    check_is_file_name(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +78,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         CannotWrite: it cannot be written or the disk is full.
     """
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
+        check_is_new(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
             temporary = Path(name) / "new"
@@ -89,6 +90,93 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or error
         raise CannotWrite(f"{folder} cannot be written: {reason}. Free space, or choose another folder.") from None
+
+
+def check_is_file_name(path: Path) -> None:
+    """Refuse the path of a folder, or of anything else that a file cannot replace.
+
+    Raises:
+        CannotWrite: the path is one of these, or too long.
+    """
+    try:
+        if path.is_dir():
+            raise CannotWrite(f"{_is_folder(path)}. Give the name of a file.")
+        if path.exists() and not path.is_file():
+            raise CannotWrite(f"{path} is not a regular file. Give the name of a file.")
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another name.") from None
+
+
+def check_file_to_write(path: Path) -> None:
+    """Refuse a path that no file can be written to, before what is to be written is computed.
+
+    Raises:
+        CannotWrite: as for ``check_is_file_name``; or its folder cannot be made or written.
+    """
+    check_is_file_name(path)
+    _check_is_writable(path.parent, path)
+
+
+def check_folder_to_write(folder: Path) -> None:
+    """Refuse a path that is not a folder, or in which no file can be written.
+
+    Raises:
+        CannotWrite: it is a file, or it cannot be made or written.
+    """
+    _check_is_writable(folder, folder)
+
+
+def check_is_folder_name(folder: Path) -> None:
+    """Refuse a path that is a file or within one; a folder that is there may be read-only.
+
+    Raises:
+        CannotWrite: it is one of these.
+    """
+    _nearest_folder(folder, folder)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse a path at which ``new_folder`` cannot make one.
+
+    Raises:
+        CosamError: the folder exists already and has contents.
+        CannotWrite: it cannot be made.
+    """
+    check_is_new(folder)
+    _check_is_writable(folder.parent, folder)
+
+
+def check_is_new(folder: Path) -> None:
+    """Refuse a path that is neither missing nor an empty folder, or that has no name.
+
+    Raises:
+        CosamError: it is one of these.
+    """
+    if not folder.name:
+        raise CosamError(f"{_is_folder(folder)}. Give the name of a new folder.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
+
+
+def _check_is_writable(folder: Path, asked: Path) -> None:
+    existing = _nearest_folder(folder, asked)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CannotWrite(f"{asked} cannot be written: {existing} is read-only. Choose another folder.")
+
+
+def _nearest_folder(folder: Path, asked: Path) -> Path:
+    """The folder, or if it is missing, the first one above it that is there."""
+    try:
+        existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    except OSError as error:
+        raise CannotWrite(f"{asked} cannot be written: {error.strerror}. Choose another name.") from None
+    if not existing.is_dir():
+        raise CannotWrite(f"{asked} cannot be written: {existing} is a file. Choose another folder.")
+    return existing
+
+
+def _is_folder(path: Path) -> str:
+    return "'.', or an empty name, is the current folder" if path == Path() else f"{path} is a folder"
 
 
 def is_temporary(path: Path) -> bool:

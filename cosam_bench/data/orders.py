@@ -15,7 +15,8 @@ STREAM_ORDER = "stream"
 REVERSE_ORDER = "reverse"
 """The stream's own order from its end, unless the stream names another one so."""
 
-_DIGITS = 18  # of N in random:N, which fits into 64 bits
+MOST_DIGITS = 18
+"""Of a seed, and of N in ``random:N``: it fits into 64 bits."""
 
 
 def seeded_order(number: int, names: Iterable[str]) -> tuple[str, ...]:
@@ -51,9 +52,9 @@ def domain_order(
         return list(reversed(names))
     kind, _, number = asked.partition(":")
     if kind == "random":
-        if not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
-            shown = reprlib.repr(asked)
-            raise CosamError(f"--order {shown} needs a number, at most {_DIGITS} digits. Write, say, --order random:1.")
+        if not (number.isascii() and number.isdigit() and len(number) <= MOST_DIGITS):
+            shown, most = reprlib.repr(asked), MOST_DIGITS
+            raise CosamError(f"--order {shown} needs a number, at most {most} digits. Write, say, --order random:1.")
         return list(seeded_order(int(number), names))
     wanted = [name.strip() for name in asked.split(",") if name.strip()]
     if len(wanted) == 1 and wanted[0] not in names:

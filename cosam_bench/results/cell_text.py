@@ -50,3 +50,26 @@ def told_settings(settings: Mapping[str, object], others: Iterable[Mapping[str, 
         for name, value in settings.items()
         if any(other.get(name) != value for other in others)
     )
+
+
+def code_mark(key: tuple[object, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    """What tells a row from others that differ in the method's code alone; empty if there are none.
+
+    Args:
+        key: of the row, the hash of the code last.
+        rows: the keys of all rows.
+
+    >>> code_mark(("mine", "82eae6f5"), [("mine", "82eae6f5"), ("mine", "428dc7b1")])
+    'code 82eae6'
+    """
+    codes = {other[-1] for other in rows if other[:-1] == key[:-1]}
+    return f"code {short_code(str(key[-1]))}" if len(codes) > 1 else ""
+
+
+def short_code(code: str) -> str:
+    """The hash of a method's code as shown.
+
+    >>> short_code("82eae6f5"), short_code("")
+    ('82eae6', 'not recorded')
+    """
+    return code[:6] or "not recorded"

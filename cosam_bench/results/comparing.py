@@ -45,7 +45,7 @@ def compare(
     asked = _figure(figure)
     find_metric(metric)
     check_level(level)
-    records, unreadable = find_records(results) if results.is_dir() else ([], [])
+    records, unreadable = find_records(results) if protocol is not None or results.is_dir() else ([], [])
     known = {record.protocol for record in records}
     if protocol is not None and protocol not in known:
         raise unknown_name("protocol in these records", protocol, known)

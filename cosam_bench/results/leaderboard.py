@@ -11,9 +11,10 @@ from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.intervals import basis_of
 from cosam_bench.evaluation.metrics import find_metric
+from cosam_bench.results.cell_text import code_mark
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.leaderboard_notes import Key, code_mark, notes_on_rows
+from cosam_bench.results.leaderboard_notes import Key, notes_on_rows
 from cosam_bench.results.prompt_gaps import prompt_notes
 from cosam_bench.results.published import Published, leaderboard_rows
 from cosam_bench.results.records import Record

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from cosam_bench.results.cell_text import code_mark
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.row_intervals import place_of
 
@@ -17,17 +18,6 @@ code."""
 def notes_on_rows(rows: Mapping[Key, Sequence[Measured]]) -> list[str]:
     """The notes, of each table's seeds and orders first."""
     return [*_uneven(rows), *_machines(run for runs in rows.values() for run in runs)]
-
-
-def code_mark(key: tuple[object, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    """What tells a row from others that differ in the method's code alone; empty if there are none.
-
-    Args:
-        key: of the row, the hash of the code last.
-        rows: the keys of all rows.
-    """
-    codes = {other[-1] for other in rows if other[:-1] == key[:-1]}
-    return f"code {str(key[-1])[:6] or 'not recorded'}" if len(codes) > 1 else ""
 
 
 def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:

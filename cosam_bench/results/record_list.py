@@ -1,4 +1,4 @@
-"""Records side by side: seed, order, and the settings in which those of one method differ."""
+"""Records side by side: seed, order, and the settings and code in which those of one method differ."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cosam_bench.results.cell_text import MISSING, code_mark
 from cosam_bench.results.records import Record
 
 _SHOWN_APART = ("seed", "order", "method")
@@ -21,6 +22,7 @@ class ListedRecord:
         seed: of the run.
         order: the domains in the order of learning.
         settings: by dotted key, those in which the listed records of this protocol and method differ.
+        code: ``code 82eae6`` if the listed records of this protocol and method differ in the method's code, else empty.
         started: the time in UTC, ISO 8601.
     """
 
@@ -29,12 +31,14 @@ class ListedRecord:
     seed: int
     order: tuple[str, ...]
     settings: dict[str, Any]
+    code: str
     started: str
 
     @property
     def settings_text(self) -> str:
-        """The settings as ``KEY=VALUE``, separated by commas; ``-`` if there are none."""
-        return ", ".join(f"{key}={value}" for key, value in self.settings.items()) or "-"
+        """The settings as ``KEY=VALUE`` and the code, separated by commas; ``-`` if there are none."""
+        texts = [f"{key}={value}" for key, value in self.settings.items()]
+        return ", ".join(filter(None, [*texts, self.code])) or MISSING
 
 
 def list_records(records: Sequence[Record]) -> list[ListedRecord]:
@@ -43,13 +47,15 @@ def list_records(records: Sequence[Record]) -> list[ListedRecord]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record, keys in zip(records, flat, strict=True):
         groups.setdefault((record.info.protocol, record.info.method), []).append(keys)
+    codes = [(record.info.protocol, record.info.method, record.info.rule) for record in records]
     varying = {group: _varying(members) for group, members in groups.items()}
     listed = []
-    for record, keys in zip(records, flat, strict=True):
+    for record, keys, code in zip(records, flat, codes, strict=True):
         info = record.info
         settings = {_asked(key): keys.get(key) for key in varying[info.protocol, info.method]}
         name = "/".join(record.folder.parts[-3:])
-        listed.append(ListedRecord(name, info.status, info.seed, info.order, settings, info.started))
+        mark = code_mark(code, codes)
+        listed.append(ListedRecord(name, info.status, info.seed, info.order, settings, mark, info.started))
     return listed
 
 

@@ -32,8 +32,6 @@ def find_records(results: Path) -> tuple[list[Record], list[str]]:
     Raises:
         CosamError: the folder does not exist.
     """
-    if not results.is_dir():
-        raise CosamError(f"No folder {results}. Give another folder of results, or run a method first.")
     records, problems = [], []
     for path in run_files(results):
         try:
@@ -53,7 +51,13 @@ def no_records(results: Path, unreadable: Sequence[str]) -> CosamError:
 
 
 def run_files(results: Path) -> list[Path]:
-    """Every ``run.json`` in a folder of results, sorted by path."""
+    """Every ``run.json`` in a folder of results, sorted by path.
+
+    Raises:
+        CosamError: the folder does not exist.
+    """
+    if not results.is_dir():
+        raise CosamError(f"No folder {results}. Give another folder of results, or run a method first.")
     found = results.glob("*/*/*/run.json")
     return sorted(path for path in found if not path.relative_to(results).parts[0].startswith(("_", ".")))
 
@@ -67,7 +71,7 @@ def load_record(asked: str | Path, *, results: str | Path = "results") -> Record
         results: the folder of results.
 
     Raises:
-        CosamError: no record or more than one fits, or the record is damaged.
+        CosamError: no record or more than one fits, the record is damaged, or there is no folder of results.
     """
     path = find_run_file(asked, results=results)
     return Record(path.parent, read_run_info(path))
@@ -77,13 +81,13 @@ def find_run_file(asked: str | Path, *, results: str | Path) -> Path:
     """The ``run.json`` of the record that ``asked`` names, as in ``load_record``; it is not read.
 
     Raises:
-        CosamError: no record or more than one fits.
+        CosamError: no record or more than one fits, or there is no folder of results.
     """
     path, results = expanded(asked), expanded(results)
     for candidate in (path, path / "run.json"):
         if candidate.name == "run.json" and candidate.is_file():
             return candidate
-    files = run_files(results) if results.is_dir() else []
+    files = run_files(results)
     fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
     if len(fitting) == 1:
         return fitting[0]
@@ -109,7 +113,7 @@ def _told_apart(files: Sequence[Path], names: Sequence[str]) -> str:
         one = facts.get(name)
         lines += f"\n  {name}"
         if one is not None:
-            settings = f"; {one.settings_text}" if one.settings else ""
+            settings = f"; {one.settings_text}" if one.settings or one.code else ""
             lines += f"  seed {one.seed}; order {','.join(one.order)}{settings}"
     more = len(names) - _MOST_NAMED
     return lines + (f"\n  and {more} more" if more > 0 else "")

@@ -14,8 +14,9 @@ from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.evaluation.scales import BASES, Basis, ScaleScore, choose_scale, chosen_by
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
+from cosam_bench.results.cell_text import code_mark
 from cosam_bench.results.conditions import Measured, measured_runs
-from cosam_bench.results.leaderboard_notes import Key, code_mark
+from cosam_bench.results.leaderboard_notes import Key
 from cosam_bench.results.records import Record
 from cosam_bench.results.selection import Selection
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.data.orders import REVERSE_ORDER, STREAM_ORDER, seeded_order
+from cosam_bench.data.orders import MOST_DIGITS, REVERSE_ORDER, STREAM_ORDER, seeded_order
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import RunInfo
 
@@ -121,7 +122,7 @@ def _in_orders(records: Sequence[Record], orders: Sequence[str]) -> list[Record]
         fitting = [record for record in records if _has_order(record.info, order, own=own)]
         if not fitting:
             found = sorted({",".join(record.info.order) for record in records})
-            raise CosamError(f"No record here has the order {order!r}. Found: {'; '.join(found[:8])}.")
+            raise CosamError(f"No record here has the order {reprlib.repr(order)}. Found: {'; '.join(found[:8])}.")
         kept |= {record.name: record for record in fitting}
     return [record for record in records if not orders or record.name in kept]
 
@@ -133,7 +134,7 @@ def _has_order(info: RunInfo, asked: str, *, own: Collection[tuple[str, ...]]) -
         return _is_own_order(info)
     if asked == REVERSE_ORDER:
         return not _is_own_order(info) and info.order[::-1] in own
-    if kind == "random" and number.isdecimal():
+    if kind == "random" and number.isdecimal() and len(number) <= MOST_DIGITS:
         return info.order == seeded_order(int(number), info.order)
     first = tuple(name.strip() for name in asked.split(",") if name.strip())
     return bool(first) and info.order[: len(first)] == first

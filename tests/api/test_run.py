@@ -167,7 +167,7 @@ def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Pa
         (lambda: cb.leaderboard("nowhere"), "No folder nowhere"),
         (lambda: cb.report("nowhere"), "No folder nowhere"),
         (lambda: cb.report(metric="iuo"), "Did you mean 'iou'"),
-        (lambda: cb.load_record("regcl", results="nowhere"), "No record in nowhere fits 'regcl'"),
+        (lambda: cb.load_record("regcl", results="nowhere"), "No folder nowhere. Give another folder"),
     ],
 )
 def test_bad_input_raises_one_clear_error(call: object, said: str) -> None:

@@ -15,6 +15,7 @@ from typer.testing import Result
 from cosam_bench.cli.main import app
 
 REFERENCE = next((Path(__file__).parents[2] / "results/reference/records/mini/regcl").iterdir())
+RECORDS = str(REFERENCE.parents[2])
 DEEP = "[" * 500 + "]" * 500
 DIGITS = "1" * 4301
 COMMAND = get_command(app)
@@ -102,6 +103,10 @@ BAD_OPTIONS = [
     ["data", "check", "no"],
     ["data", "prepare", "no", "--from", "."],
     ["leaderboard"],
+    ["run", "-m", "regcl", "--seeds", "0-" + "9" * 30],
+    ["run", "-m", "regcl", "--seeds", "0-" + DIGITS],
+    ["leaderboard", "--results", RECORDS, "--seeds", DIGITS],
+    ["leaderboard", "--results", RECORDS, "--orders", "random:" + DIGITS],
     ["leaderboard", "--results", "/dev/null"],
     ["leaderboard", "--results", "\udcff"],
     ["show", "no"],
@@ -115,6 +120,8 @@ BAD_OPTIONS = [
     ["settings", "--mode", "faithful"],
     ["models", "--fetch", "no"],
     ["export", "no", "--out", "x"],
+    ["data", "init", "/"],
+    ["data", "init", "//"],
 ]
 
 SYNTHETIC = 'kind = "synthetic"\ngenerator = "pill"\n'

@@ -13,6 +13,7 @@ import pytest
 import typer
 from rich.text import Text
 from support.command_line import method_file, words
+from support.recorded import record
 from support.records import run_info
 from typer.testing import Result
 
@@ -127,7 +128,15 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("models --fetch tiny", "nothing to fetch"),
         ("leaderboard", "No folder results."),
         ("leaderboard --results .", ". has no record of a run."),
-        ("show regcl", "No record in results fits 'regcl'."),
+        ("show regcl", "No folder results. Give another folder of results, or run a method first."),
+        ("show regcl --results nope", "No folder nope."),
+        ("verify regcl", "No folder results. Give another folder of results, or run a method first."),
+        ("verify --all", "No folder results. Give another folder of results, or run a method first."),
+        ("compare ties regcl", "No folder results. Give another folder of results, or run a method first."),
+        ("compare ties regcl --protocol mini", "No folder results."),
+        ("log regcl --to trackio", "No folder results. Give another folder of results, or run a method first."),
+        ("export regcl", "No folder results. Give another folder of results, or run a method first."),
+        ("predict a.png --record regcl --box 0,0,1,1", "No folder results."),
         ("records", "No folder results."),
         ("records --results .", ". has no record of a run."),
         ("check nope.py", "No file nope.py."),
@@ -275,3 +284,16 @@ def test_records_lists_all_records_and_show_tells_those_of_one_method_apart(
     assert several.exit_code == 2
     assert re.search(r"mini/regcl/feed seed 4; order pill,camo", words(several.stderr))
     assert "mini/regcl/damaged" in several.stderr
+
+
+def test_records_of_two_versions_of_a_method_are_told_apart(cli: Callable[..., Result], tmp_path: Path) -> None:
+    for seed, rule in enumerate(("82eae6f5", "428dc7b1")):
+        record(tmp_path, method="ed", seed=seed, rule=rule)
+    listed = words(cli("records", "--results", str(tmp_path)).stdout)
+    several = words(cli("show", "ed", "--results", str(tmp_path)).stderr)
+    for seed, mark in enumerate(("code 82eae6", "code 428dc7")):
+        assert f"complete {seed} pill, polyp, rim {mark}" in listed
+        assert f"seed {seed}; order pill,polyp,rim; {mark}" in several
+        assert mark in cli("leaderboard", "--results", str(tmp_path), "--no-intervals").stdout
+    name = several.partition(" seed 0")[0].rpartition(" ")[2]
+    assert "code 82eae6" in words(cli("show", name, "--results", str(tmp_path)).stdout)

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import Result
 
 from cosam_bench.cli import run_command, run_session
+from cosam_bench.core.console import write_data
 from cosam_bench.core.files import CannotWrite
 from cosam_bench.experiments.progress import LineReporter
 
@@ -30,6 +31,38 @@ def test_a_leaderboard_is_shown_in_any_encoding(encoding: str) -> None:
     shown = done.stdout.decode(encoding)
     assert "regcl" in shown
     assert "\ufffd" not in shown
+
+
+@pytest.mark.parametrize("name", ["csv", "markdown"])
+def test_a_format_is_the_same_on_the_output_as_in_a_file(name: str, tmp_path: Path) -> None:
+    command = [*MAIN, "leaderboard", "--no-intervals", "--with-published", "--results", str(RECORDS), "-f", name]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([*command, "--out", str(tmp_path / "file")], capture_output=True, check=False).returncode == 0
+    assert done.stdout == (tmp_path / "file").read_bytes()
+    assert (name == "csv") or not done.stdout.isascii()
+
+
+def test_data_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    shown = {}
+    for kind in (Terminal, io.TextIOWrapper):
+        shown[kind] = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", kind(shown[kind], encoding="ascii"))
+        write_data("0.5 ±0.1 \x1b[2J")
+    assert shown[Terminal].getvalue() == b"0.5 ~0.1 ?[2J"
+    assert shown[io.TextIOWrapper].getvalue() == "0.5 ±0.1 \x1b[2J".encode()
+
+
+def test_help_is_shown_in_any_encoding() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    done = subprocess.run([*MAIN, "data", "fetch", "--help"], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"--accept-l" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

@@ -180,7 +180,8 @@ def test_what_does_not_differ_shows_no_image(invoke: Callable[..., Result]) -> N
         (("regcl", "opcm", "--figure", "ff_max"), "ff_max is not linear"),
         (("regcl", "opcm", "--by", "image"), "'domain'"),
         (("regcl", "opcm", "--images", "-1"), "--images is -1. Give 0 or more"),
-        (("regcl", "opcm", "--level", "nan"), "between 0 and 1"),
+        (("regcl", "opcm", "--level", "1"), "between 0 and 1"),
+        (("regcl", "opcm", "--level", "nan"), "--level is nan. Give a finite number"),
     ],
 )
 def test_comparisons_that_cannot_be_made_end_with_code_2(

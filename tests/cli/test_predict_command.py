@@ -97,7 +97,7 @@ def test_the_mask_is_called_after_the_image(cli: Callable[[str], Result]) -> Non
         ("image.png --box 20,10,40,30 --checkpoint none.pth", "No checkpoint file none.pth"),
         ("none.png --box 20,10,40,30", "none.png cannot be read"),
         ("text.png --box 20,10,40,30", "text.png"),
-        ("image.png --box 20,10,40,30 --results nowhere", "No record in nowhere fits 'average'"),
+        ("image.png --box 20,10,40,30 --results nowhere", "No folder nowhere. Give another folder of results"),
         ("--box 20,10,40,30", "Missing argument 'IMAGE'"),
     ],
 )

@@ -58,8 +58,10 @@ def test_a_record_that_cannot_be_scored_again_keeps_no_other_from_it(
     [
         ((), "Name the records to verify, or give --all"),
         (("regcl", "--all"), "Name the records to verify, or give --all"),
-        (("regcl",), "No record in results fits 'regcl'"),
-        (("--all",), "results has no record of a run"),
+        (("regcl",), "No folder results. Give another folder of results"),
+        (("regcl", "--results", "."), "No record in . fits 'regcl'"),
+        (("--all",), "No folder results. Give another folder of results"),
+        (("--all", "--results", "."), ". has no record of a run"),
         (("--all", "--device", "cpu"), "Add --rescore"),
         (("regcl", "--rescore", "--results", SUBMITTED), "neither update.safetensors nor state.safetensors"),
     ],

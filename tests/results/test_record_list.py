@@ -38,5 +38,20 @@ def test_a_protocols_setting_is_listed_as_set_takes_it_and_a_missing_one_as_none
     assert [one.settings_text for one in listed] == ["fit.epochs=5", "fit.epochs=None"]
 
 
+def test_the_code_is_told_where_that_of_a_method_differs() -> None:
+    records = [
+        made("regcl/aa", config=config(), rule="82eae6f5"),
+        made("regcl/bb", config=config(ridge=0.5), rule="428dc7b1"),
+        made("regcl/cc", config=config(), rule=""),
+        made("opcm/dd", method="opcm", config=config(), rule="428dc7b1"),
+    ]
+    assert [one.settings_text for one in list_records(records)] == [
+        "method.ridge=0.001, code 82eae6",
+        "method.ridge=0.5, code 428dc7",
+        "method.ridge=0.001, code not recorded",
+        "-",
+    ]
+
+
 def test_no_records_make_an_empty_list() -> None:
     assert list_records([]) == []

@@ -35,6 +35,7 @@ def record(
     level: float = 0.5,
     side: int = 0,
     error: str | None = None,
+    rule: str = "",
 ) -> Record:
     """Write a record whose scores lie about ``level``, with examples of ``side`` pixels if that is above 0."""
     columns = (*order, "natural")
@@ -60,6 +61,7 @@ def record(
         status=status,
         started=f"2026-01-01T00:00:{seed:02d}+00:00",
         error=error,
+        rule=rule,
         cost=Cost(
             train_seconds=(1.0,) * len(order),
             merge_seconds=(rng.random(),) * len(order),

@@ -32,6 +32,8 @@ from cosam_bench.data.labelme import BACKGROUND, IGNORED
 from cosam_bench.data.pairing import Pair
 
 SHOWN = 3
+ONE_IMAGE = "One image with a mask cannot be divided into training and test; add images"
+_TEST_ONLY = 'split = { kind = "ratio", test = 1.0 }'
 _LISTED = 0.9  # of the lines of a list must name images
 _KINDS = {
     "masks": "a mask image",
@@ -65,6 +67,11 @@ class DomainGuess:
     images: int = 0
     pairs: int = 0
 
+    @property
+    def cannot_be_divided(self) -> bool:
+        """Whether there is one image alone, and nothing says whether it is for training or for testing."""
+        return self.pairs == 1 and "split" not in self.keys
+
 
 def guess_domain(listing: FolderListing) -> DomainGuess:
     """The guess of the domain whose files a listing has."""
@@ -83,10 +90,13 @@ def guess_domain(listing: FolderListing) -> DomainGuess:
     pairs = best.pairing.pairs
     guess.images, guess.pairs = len(best.pairing.images), len(pairs)
     headers = read_headers(pairs)
-    guess.seen.append(f"{guess.images} images, {headers.described()}. {_pairing_in_words(best, root)}")
+    guess.seen.append(f"{guess.images} {_images(guess.images)}, {headers.described()}. {_pairing_in_words(best, root)}")
     guess.seen += [*best.notes, *found.damaged[:SHOWN], *headers.faults[:SHOWN]]
     _add_unpaired(guess, best, root)
     _add_lists(guess, listing, best)
+    if guess.cannot_be_divided:
+        guess.seen.append(f"{ONE_IMAGE}.")
+        guess.offers.append((_TEST_ONLY, "if the domain is only tested; list its name in retention above"))
     if best.kind == "masks":
         _add_masks(guess, pairs, headers)
     else:
@@ -126,13 +136,18 @@ def _pairing_in_words(best: Candidate, root: Path) -> str:
     mask = f"its entry in {relative(first.mask, root)}" if first.listed_as else relative(first.mask, root)
     count = sum(len(pair.mask_files) for pair in pairs)
     kind = f"several mask images ({count} in all)" if count > len(pairs) else _KINDS[best.kind]
-    return f"{len(pairs)} have {kind}, as {relative(first.image, root)} has {mask}."
+    return f"{len(pairs)} {'has' if len(pairs) == 1 else 'have'} {kind}, as {relative(first.image, root)} has {mask}."
+
+
+def _images(count: int) -> str:
+    return "image" if count == 1 else "images"
 
 
 def _add_unpaired(guess: DomainGuess, best: Candidate, root: Path) -> None:
     lacking = [fault.text.partition(" ")[0] for fault in best.pairing.faults if fault.kind == "no mask"]
     if lacking:
-        guess.seen.append(f"{len(lacking)} images have no mask: {first_few(lacking, shown=SHOWN)}.")
+        have = "image has" if len(lacking) == 1 else "images have"
+        guess.seen.append(f"{len(lacking)} {have} no mask: {first_few(lacking, shown=SHOWN)}.")
         guess.choices.append((toml_line("unlabelled", "skip"), "leaves images without a mask out"))
     others = [fault.text for fault in best.pairing.faults if fault.kind != "no mask"]
     if others:
@@ -183,9 +198,9 @@ def _add_masks(guess: DomainGuess, pairs: Sequence[Pair], headers: ImageHeaders)
     guess.choices += choice.alternatives
     if not headers.turned:
         return
-    count = len(headers.turned)
+    count = f"{len(headers.turned)} {_images(len(headers.turned))}"
     kinds = {_orientation_of_mask(pair) for pair, _ in headers.turned}
-    text = f"An EXIF orientation turns {count} images"
+    text = f"An EXIF orientation turns {count}"
     if kinds == {"upright"}:
         guess.seen.append(f"{text}; their masks have the size of the upright images.")
     elif kinds <= {"stored", "either"} and "stored" in kinds:

@@ -51,14 +51,19 @@ def list_folder(root: Path) -> FolderListing:
     """The files below a folder; hidden ones and what is more than six levels down are left out.
 
     Raises:
-        CosamError: there is no such folder, it cannot be read, or it holds more than a million files.
+        CosamError: there is no such folder, it is the root of the file system, it cannot be read, or it holds more than
+            a million files.
     """
     if not root.is_dir():
         raise CosamError(f"There is no folder {root}. Give the folder that holds your images and masks.")
+    if root.resolve() == Path(root.resolve().anchor):
+        raise CosamError(f"{root} is the whole file system. Give the folder that holds your images and masks.")
     files: dict[Folder, list[str]] = {}
     count = 0
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return  # it was removed in the meantime
         raise CosamError(f"{error.filename} cannot be read: {error.strerror}. Give a folder that you may read.")
 
     for path, folders, names in os.walk(root, followlinks=True, onerror=refuse):

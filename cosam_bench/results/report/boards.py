@@ -13,10 +13,9 @@ from cosam_bench.evaluation.contributions import RunScores
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.intervals import Interval
 from cosam_bench.evaluation.ranks import RankInterval
-from cosam_bench.results.cell_text import told_settings
+from cosam_bench.results.cell_text import code_mark, told_settings
 from cosam_bench.results.conditions import Measured, Variant, measured_runs
 from cosam_bench.results.costs import COSTS
-from cosam_bench.results.leaderboard_notes import code_mark
 from cosam_bench.results.prompt_gaps import prompt_notes
 from cosam_bench.results.protocol_match import difference_suffix
 from cosam_bench.results.records import Record

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from cosam_bench.core.environment import utc_now
-from cosam_bench.core.errors import CosamError, unknown_name
-from cosam_bench.core.files import write_atomically
+from cosam_bench.core.errors import unknown_name
+from cosam_bench.core.files import check_is_file_name, write_atomically
 from cosam_bench.core.version import __version__
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS, find_metric
@@ -70,6 +70,8 @@ def write_report(
         CosamError: there are no records or none of the protocol, an unknown metric, or the file cannot be written.
     """
     find_metric(metric)
+    path = out or results / FILE
+    check_is_file_name(path)
     records, unreadable = find_records(results)
     if not records:
         raise no_records(results, unreadable)
@@ -80,9 +82,6 @@ def write_report(
     boards, notes = boards_of(chosen, metric=metric)
     incomplete = [record for record in chosen if record.info.status != "complete"]
     page = render_page(boards, notes=[*notes, *unreadable], incomplete=incomplete, metric=metric, has_images=has_images)
-    path = out or results / FILE
-    if path.is_dir():
-        raise CosamError(f"{path} is a folder. Give the name of a file, such as {path / FILE}.")
     write_atomically(path, page)
     methods = sum(len(board.entries) for board in boards)
     return WrittenReport(path, len(page.encode()), methods, len(incomplete), tuple(unreadable))

@@ -46,6 +46,34 @@ def test_init_writes_a_stream_that_check_accepts(cli: Callable[..., Result], dat
     assert cli("check", "mine/stream.toml").exit_code == 0
 
 
+def test_one_image_is_too_few_and_said_to_be_so_at_once(cli: Callable[..., Result], data: Path) -> None:
+    write_pairs(Path("mine/leaves"), count=7)
+    for folder in ("images", "masks"):
+        Path("mine/e", folder).mkdir(parents=True)
+        Path("mine/leaves", folder, "6.png").rename(Path("mine/e", folder, "6.png"))
+    result = cli("init", "mine")
+    assert "e: 1 image, 1 with a mask; too few images\n" in result.stdout
+    told = "One image with a mask cannot be divided into training and test; add images to e, or have it only tested"
+    assert told in result.stderr
+    written = Path("mine/stream.toml").read_text()
+    assert "# 1 image, 20 x 16 pixels. 1 has a mask image" in written
+    checked = cli("check", "mine/stream.toml")
+    assert checked.exit_code == 1
+    assert "1 image cannot be divided into training and test; add images" in checked.stdout
+    line = 'split = { kind = "ratio", test = 1.0 }'
+    assert f"# {line}  # if the domain is only tested; list its name in retention above" in written
+    written = written.replace('name = "mine"', 'name = "mine"\nretention = ["e"]').replace(f"# {line}", line)
+    Path("mine/stream.toml").write_text(written)
+    assert cli("check", "mine/stream.toml").exit_code == 0
+
+
+def test_one_image_that_is_divided_already_is_not_too_few(cli: Callable[..., Result], data: Path) -> None:
+    write_pairs(Path("mine/train"), count=3)
+    write_pairs(Path("mine/test"), count=1)
+    assert "decided" in cli("init", "mine").stdout
+    assert "cannot be divided" not in Path("mine/stream.toml").read_text()
+
+
 def test_init_asks_and_check_repeats_the_question(cli: Callable[..., Result], data: Path) -> None:
     write_pairs(Path("mine"), level=250)
     result = cli("init", "mine", "--out", "new/mine.toml")
