@@ -7,7 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
-from cosam_bench.api.arguments import MethodLike, joined, order_list, references, seed_list, text
+from cosam_bench.api.arguments import (
+    METHODS,
+    ORDERS,
+    SEEDS,
+    SETTINGS,
+    MethodLike,
+    joined,
+    order_list,
+    references,
+    seed_list,
+    text,
+)
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -70,6 +82,7 @@ def run(
 ) -> list[Record]: ...
 
 
+@checked_arguments(method=METHODS, seeds=SEEDS, orders=ORDERS, settings=SETTINGS)
 def run(
     method: MethodLike | Sequence[MethodLike] | None = None,
     *,

@@ -42,10 +42,10 @@ def resolve_repeats(
     Raises:
         CosamError: as for ``resolve``; a seed or order is given twice; there are not so many orders.
     """
-    _refuse_twice("seed", seeds)
+    refuse_twice("seed", seeds)
     if isinstance(orders, int):
         orders = different_orders(orders, _stream_order(methods, options))
-    _refuse_twice("order", orders)
+    refuse_twice("order", orders)
     own = ",".join(_stream_order(methods, options)) if None in orders else None
     repeats = []
     for order in orders or (options.order,):
@@ -56,7 +56,12 @@ def resolve_repeats(
     return repeats
 
 
-def _refuse_twice(what: str, given: Sequence[object]) -> None:
+def refuse_twice(what: str, given: Sequence[object]) -> None:
+    """Refuse a list that names something twice.
+
+    Raises:
+        CosamError: naming it.
+    """
     for one in given:
         if given.count(one) > 1:
             raise CosamError(f"The {what} {one} is given twice. Name each {what} once.")
