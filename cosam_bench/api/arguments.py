@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
 
+MOST_SEEDS = 1_000_000  # as in a grid
+
 METHODS = "a method's name, path or class, or a list of these"
 SEEDS = "how many, such as 3, or a list of whole numbers, such as [0, 1, 2]"
 ORDERS = "how many, such as 3, or a list; a single order is `order`"
@@ -39,8 +41,10 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
     """The seeds of a list, or so many: 0, 1, 2 and so on.
 
     Raises:
-        CosamError: there is none.
+        CosamError: there is none, or so many cannot be listed.
     """
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise CosamError(f"seeds is {seeds!r}. Give a number of at most {MOST_SEEDS}, or a list.")
     found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not found:
         raise CosamError(f"seeds is {seeds!r}, which is none. Give at least one.")

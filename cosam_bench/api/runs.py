@@ -47,7 +47,7 @@ class _Options(TypedDict, total=False):
     tuned: str | Path | None
     limit: int | None
     scales: bool
-    also_prompts: str | Sequence[str]
+    also_prompts: str | Sequence[str] | None
     results: str | Path
     fresh: bool
     progress: bool | None
@@ -102,7 +102,7 @@ def run(
     tuned: str | Path | None = None,
     limit: int | None = None,
     scales: bool = False,
-    also_prompts: str | Sequence[str] = (),
+    also_prompts: str | Sequence[str] | None = (),
     results: str | Path = "results",
     fresh: bool = False,
     progress: bool | None = None,

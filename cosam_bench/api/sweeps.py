@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SPACE = """ranges by method and setting, such as {"regcl": {"ridge": {"low": 1e-6, "high": 1.0}}}, or a TOML file"""
 
 
-@checked_arguments(methods=METHODS, seeds=SEEDS, orders=ORDERS, settings=f"a list of {SETTINGS}")
+@checked_arguments(methods=METHODS, seeds=SEEDS, orders=ORDERS, settings='a list such as [{"adapter.rank": 4}]')
 def sweep(
     grid: str | Path | None = None,
     *,

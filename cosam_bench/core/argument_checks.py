@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import math
 import operator
 import os
 import reprlib
@@ -109,12 +110,20 @@ def found_value(value: object) -> str:
     >>> found_value("no"), found_value(object())
     ("'no'", 'of type object')
     """
-    if value is None or isinstance(value, str | bytes | int | float | list | tuple | dict | set | frozenset | range):
+    if type(value).__module__ == "numpy" and hasattr(value, "shape") and hasattr(value, "tolist"):
+        if math.prod(value.shape) > _SHOWN:
+            return f"of type {type(value).__name__} and shape {value.shape}"
+        value = value.tolist()
+    if value is None or isinstance(value, _WRITTEN):
         try:
             return reprlib.repr(value)
         except ValueError:  # a number of more digits than Python writes
             pass
     return f"of type {type(value).__name__}"
+
+
+_SHOWN = 16  # elements of an array
+_WRITTEN = (str, bytes, int, float, list, tuple, dict, set, frozenset, range, Path)
 
 
 def is_truth_value(value: object) -> bool:
@@ -144,7 +153,7 @@ def _parsed(node: ast.expr, names: Mapping[str, object]) -> Kinds:
         case ast.Constant(value=None):
             return (_NOTHING,)
         case ast.Name(id=name) if name in _PLAIN:
-            return (_PLAIN[name],)
+            return _PLAIN[name]
         case ast.Name(id=name) if isinstance(alias := names.get(name), str):  # an alias of types
             return _kinds(alias, names)
         case ast.Subscript(value=ast.Name(id="Sequence"), slice=inner):
@@ -187,22 +196,32 @@ def _instance(types: tuple[type, ...], value: object) -> object:
     return value
 
 
-def _truth_value(value: object) -> object:
-    if not is_truth_value(value):
+def _truth(expected: bool, value: object) -> object:
+    if not is_truth_value(value) or bool(value) is not expected:
         raise TypeError
-    return bool(value)
+    return expected
 
 
 def _whole_number(value: object) -> object:
     if is_truth_value(value) or hasattr(value, "__len__"):  # an array
         raise TypeError
-    return operator.index(value)  # type: ignore[arg-type]  # raises TypeError for what has no __index__
+    number = operator.index(value)  # type: ignore[arg-type]  # raises TypeError for what has no __index__
+    if number.bit_length() > _BITS:
+        raise TypeError
+    return number
+
+
+_BITS = 1024
+"""Of whole numbers: Python does not write or convert much larger ones; functions have narrower limits."""
 
 
 def _number(value: object) -> object:
     if is_truth_value(value) or hasattr(value, "__len__") or not hasattr(value, "__float__"):
         raise TypeError
-    return value if isinstance(value, int | float) else float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise TypeError from None
 
 
 def _path(value: object) -> object:
@@ -220,17 +239,16 @@ def _record(value: object) -> object:
 
 
 _NOTHING = Kind("None", "None", _of(type(None)))
-_PLAIN = {
-    "str": Kind("text", "texts", _of(str)),
-    "bool": Kind("True or False", "truth values", _truth_value),
-    "int": Kind("a whole number", "whole numbers", _whole_number),
-    "float": Kind("a number", "numbers", _number),
-    "Path": Kind("a path", "paths", _path),
-    "Record": Kind("a record", "records", _record),
-    "Any": Kind("any value", "values", _of(object)),
-    "object": Kind("any value", "values", _of(object)),
+_TEXT = Kind("text", "texts", _of(str))
+_ANYTHING = Kind("any value", "values", _of(object))
+_PLAIN: dict[str, tuple[Kind, ...]] = {
+    "str": (_TEXT,),
+    "bool": tuple(Kind(str(one), "truth values", functools.partial(_truth, one)) for one in (True, False)),
+    "int": (Kind("a whole number", "whole numbers", _whole_number),),
+    "float": (Kind("a number", "numbers", _number),),
+    "Path": (Kind("a path", "paths", _path),),
+    "Record": (Kind("a record", "records", _record),),
+    "Any": (_ANYTHING,),
+    "object": (_ANYTHING,),
 }
-_OUTER = {
-    "type": Kind("a class", "classes", _of(type)),
-    "Literal": _PLAIN["str"],
-}
+_OUTER = {"type": Kind("a class", "classes", _of(type)), "Literal": _TEXT}

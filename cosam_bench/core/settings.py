@@ -153,12 +153,12 @@ def _by_value(model: type[BaseModel], faults: Iterable[Any]) -> list[list[Any]]:
         if depth is None:
             values[(number,)] = {"": [fault]}
         else:
-            types = values.setdefault(("", *loc[:depth]), {})
-            types.setdefault(loc[depth], []).append(fault | {"loc": loc[:depth] + loc[depth + 1 :]})
+            by_type = values.setdefault(("", *loc[:depth]), {})
+            by_type.setdefault(loc[depth], []).append(fault | {"loc": loc[:depth] + loc[depth + 1 :]})
     found: dict[tuple[Any, ...], list[Any]] = {}
-    for value, types in values.items():
-        most = max(map(_likeness, types.values()))
-        for fault in (fault for faults in types.values() if _likeness(faults) == most for fault in faults):
+    for value, by_type in values.items():
+        most = max(map(_likeness, by_type.values()))
+        for fault in (fault for faults in by_type.values() if _likeness(faults) == most for fault in faults):
             found.setdefault((value, fault["loc"]), []).append(fault)
     return list(found.values())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -103,7 +102,7 @@ def _numbers(values: object, name: str, *, shape: tuple[int | None, ...], means:
         asked in (None, found) for asked, found in zip(shape, numbers.shape, strict=True)
     )
     if not has_shape or not np.isfinite(numbers).all() or not numbers.size:
-        raise CosamError(f"{name} should be finite numbers, {means}; found {reprlib.repr(values)}.")
+        raise CosamError(f"{name} should be finite numbers, {means}; found {found_value(values)}.")
     return torch.tensor(numbers, dtype=torch.float32)
 
 
@@ -113,7 +112,7 @@ def _number_array(values: object) -> NDArray[np.float64]:
         array, single = np.asarray(values), np.asarray(values, dtype=object)
         if array.dtype.kind in "iufO" and not any(isinstance(one, str) or is_truth_value(one) for one in single.flat):
             return np.asarray(array, dtype=np.float64)
-    except (TypeError, ValueError):  # such as rows of several lengths
+    except (TypeError, ValueError, OverflowError):  # such as rows of several lengths
         pass
     return np.array(np.nan)
 
@@ -152,6 +151,7 @@ def point_labels(labels: Sequence[int], *, count: int) -> Tensor:
     except ValueError:  # rows of several lengths
         array = np.empty(0, dtype=object)
     if not count or array.shape != (count,) or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        found = reprlib.repr(labels)
-        raise CosamError(f"Labels are one per point, 1 on the object or 0 on the background; found {found}.")
+        raise CosamError(
+            f"Labels are one per point, 1 on the object or 0 on the background; found {found_value(labels)}."
+        )
     return torch.tensor(array[None], dtype=torch.float32)

@@ -158,7 +158,10 @@ def setting_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
     texts: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            texts += [f"{key}.{inner}" for inner in setting_texts(value)]
+            try:
+                texts += [f"{key}.{inner}" for inner in setting_texts(value)]
+            except RecursionError:
+                raise CosamError(f"The setting {key!r} is a table that holds itself. Give one that does not.") from None
         else:
             texts.append(f"{key}={_toml_value(key, value)}")
     keys = [text.partition("=")[0] for text in texts]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, refuse_twice
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve
 
@@ -54,17 +54,6 @@ def resolve_repeats(
             configs = resolve(methods, replace(options, seed=seed, order=order or own))
             repeats.append(Repeat(configs, ", ".join(named)))
     return repeats
-
-
-def refuse_twice(what: str, given: Sequence[object]) -> None:
-    """Refuse a list that names something twice.
-
-    Raises:
-        CosamError: naming it.
-    """
-    for one in given:
-        if given.count(one) > 1:
-            raise CosamError(f"The {what} {one} is given twice. Name each {what} once.")
 
 
 def _stream_order(methods: Sequence[str], options: RunOptions) -> tuple[str, ...]:

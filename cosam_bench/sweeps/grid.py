@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, refuse_twice
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
-from cosam_bench.experiments.repeats import different_orders, refuse_twice
+from cosam_bench.experiments.repeats import different_orders
 
 if TYPE_CHECKING:
     from cosam_bench.data.streams import Stream
