@@ -22,6 +22,7 @@ METHODS = "a method's name, path or class, or a list of these"
 SEEDS = "how many, such as 3, or a list of whole numbers, such as [0, 1, 2]"
 ORDERS = "how many, such as 3, or a list; a single order is `order`"
 SETTINGS = """settings by their keys, such as {"adapter.rank": 4}"""
+SCALES = """True or False; lengths of your own are settings={"scales": [0.5, 1.0]}"""
 """What to give for an argument, in messages."""
 
 

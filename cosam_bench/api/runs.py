@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 from cosam_bench.api.arguments import (
     METHODS,
     ORDERS,
+    SCALES,
     SEEDS,
     SETTINGS,
     MethodLike,
@@ -82,7 +83,7 @@ def run(
 ) -> list[Record]: ...
 
 
-@checked_arguments(method=METHODS, seeds=SEEDS, orders=ORDERS, settings=SETTINGS)
+@checked_arguments(method=METHODS, seeds=SEEDS, orders=ORDERS, settings=SETTINGS, scales=SCALES)
 def run(
     method: MethodLike | Sequence[MethodLike] | None = None,
     *,
