@@ -52,9 +52,9 @@ def export(
     return export_record(found, expanded(folder), format_name=format, rank=rank)
 
 
-@checked_arguments(method="a method's name, path or class", settings=SETTINGS)
+@checked_arguments(experts="a list of paths", method="a method's name, path or class", settings=SETTINGS)
 def merge(
-    experts: Sequence[str | Path],
+    experts: str | Path | Sequence[str | Path],
     *,
     method: MethodLike,
     out: str | Path,
@@ -91,7 +91,7 @@ def merge(
     from cosam_bench.experiments.merging import merge_experts
 
     return merge_experts(
-        [expanded(path) for path in experts],
+        [expanded(path) for path in ([experts] if isinstance(experts, str | Path) else experts)],
         method=method_reference(method),
         folder=expanded(out),
         format_name=format,

@@ -233,7 +233,9 @@ def _path(value: object) -> object:
 
 def _record(value: object) -> object:
     """By name, because the class has not been imported while nobody holds a record."""
-    if not any(base.__name__ == "Record" and base.__module__.startswith("cosam_bench.") for base in type(value).mro()):
+    if not any(
+        base.__name__ == "Record" and base.__module__.startswith("cosam_bench.") for base in type(value).__mro__
+    ):
         raise TypeError
     return value
 

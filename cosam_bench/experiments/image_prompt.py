@@ -97,32 +97,37 @@ def image_prompt(
 
 def _numbers(values: object, name: str, *, shape: tuple[int | None, ...], means: str) -> Tensor:
     """Finite numbers, float32, in a shape whose None is any length but 0."""
-    numbers = _number_array(values)
+    numbers = torch.tensor(_number_array(values), dtype=torch.float32)
     has_shape = len(numbers.shape) == len(shape) and all(
         asked in (None, found) for asked, found in zip(shape, numbers.shape, strict=True)
     )
-    if not has_shape or not np.isfinite(numbers).all() or not numbers.size:
+    if not has_shape or not numbers.isfinite().all() or not numbers.numel():
         raise CosamError(f"{name} should be finite numbers, {means}; found {found_value(values)}.")
-    return torch.tensor(numbers, dtype=torch.float32)
+    return numbers
 
 
 def _number_array(values: object) -> NDArray[np.float64]:
     """The values as float64; one NaN for what holds other things than numbers, such as text and truth values."""
+    array, single = _array(values), _array(values, dtype=object)
+    if array.dtype.kind not in "iufO" or any(isinstance(one, str) or is_truth_value(one) for one in single.flat):
+        return np.array(np.nan)
     try:
-        array, single = np.asarray(values), np.asarray(values, dtype=object)
-        if array.dtype.kind in "iufO" and not any(isinstance(one, str) or is_truth_value(one) for one in single.flat):
-            return np.asarray(array, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # such as rows of several lengths
-        pass
-    return np.array(np.nan)
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # other objects, or a number beyond all floats
+        return np.array(np.nan)
+
+
+def _array(values: object, dtype: type | None = None) -> NDArray[Any]:
+    """The values as an array; an array of objects without any for what cannot be one, such as uneven rows."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):  # the last: a tensor that needs gradients
+        return np.empty(0, dtype=object)
 
 
 def _inside(mask: object) -> Tensor:
     """Where a mask is not zero."""
-    try:
-        array = np.asarray(mask)
-    except ValueError:  # rows of several lengths
-        array = np.empty(0, dtype=object)
+    array = _array(mask)
     if array.dtype.kind not in "biuf":
         raise CosamError(f"The mask is {found_value(mask)}. Give an array (H, W) of numbers or truth values.")
     if not np.isfinite(array).all():
@@ -146,10 +151,7 @@ def point_labels(labels: Sequence[int], *, count: int) -> Tensor:
     Raises:
         CosamError: another number of labels, or another label.
     """
-    try:
-        array = np.asarray(labels)
-    except ValueError:  # rows of several lengths
-        array = np.empty(0, dtype=object)
+    array = _array(labels)
     if not count or array.shape != (count,) or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise CosamError(
             f"Labels are one per point, 1 on the object or 0 on the background; found {found_value(labels)}."

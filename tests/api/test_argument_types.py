@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support import recorded
 
 import cosam_bench as cb
@@ -155,10 +156,10 @@ def of_compare(**given: Any) -> Callable[[cb.Record], object]:
         (lambda record: cb.export(record, "x", rank="8"), "rank is '8'. Give a whole number or None."),
         (lambda record: cb.export(record, "x", rank=1.5), "rank is 1.5. Give a whole number or None."),
         (lambda record: cb.export(record, "x", rank=True), "rank is True. Give a whole number or None."),
-        (lambda record: cb.merge("x", method="average", out="y"), "experts is 'x'. Give a list of texts or paths."),
+        (lambda record: cb.merge("x", method="average", out="y"), "A merge needs at least two experts; given: 1."),
         (
             lambda record: cb.merge([3, 4], method="average", out="y"),
-            "experts is [3, 4]. Give a list of texts or paths.",
+            "experts is [3, 4]. Give a list of paths.",
         ),
         (lambda record: record.matrix(3), "metric is 3. Give text."),
         (lambda record: record.score_matrix(None), "metric is None. Give text."),
@@ -199,6 +200,8 @@ def test_a_wrong_type_is_one_error_that_names_the_argument(
         ({"mask": np.full((4, 4), "x")}, "The mask is [['x', 'x', 'x', 'x'], ["),
         ({"mask": np.full((4, 4), None)}, "The mask is [[None, None"),
         ({"mask": [[1, 1], [0]]}, "The mask is [[1, 1], [0]]. Give an array (H, W) of numbers or truth values."),
+        ({"mask": torch.ones(4, 4, requires_grad=True)}, "The mask is of type Tensor. Give an array"),
+        ({"box": (0, 0, 1e39, 2)}, "The box should be finite numbers"),
         ({"mask": "mask.png"}, "The mask is 'mask.png'. Give an array"),
         ({"box": (1, 2, 3, 4), "domain": 3}, "domain is 3. Give text or None."),
     ],
