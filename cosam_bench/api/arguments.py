@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
 
+MOST_SEEDS = 1_000_000  # as in a grid
+
+METHODS = "a method's name, path or class, or a list of these"
+SEEDS = "how many, such as 3, or a list of whole numbers, such as [0, 1, 2]"
+ORDERS = "how many, such as 3, or a list; a single order is `order`"
+SETTINGS = """settings by their keys, such as {"adapter.rank": 4}"""
+SCALES = """True or False; lengths of your own are settings={"scales": [0.5, 1.0]}"""
+"""What to give for an argument, in messages."""
+
 
 def references(methods: MethodLike | Sequence[MethodLike]) -> list[str]:
     """What ``--method`` would be given for one method or several."""
@@ -33,31 +42,32 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
     """The seeds of a list, or so many: 0, 1, 2 and so on.
 
     Raises:
-        CosamError: there is none, or one is no whole number.
+        CosamError: there is none, or so many cannot be listed.
     """
-    found = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-    if not isinstance(found, Sequence) or isinstance(found, str) or not all(type(seed) is int for seed in found):
-        raise CosamError(
-            f"seeds is {seeds!r}. Give how many, such as 3, or a list of whole numbers, such as [0, 1, 2]."
-        )
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise CosamError(f"seeds is {seeds!r}. Give a number of at most {MOST_SEEDS}, or a list.")
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not found:
         raise CosamError(f"seeds is {seeds!r}, which is none. Give at least one.")
-    return list(found)
+    return found
 
 
 def order_list(orders: int | Sequence[str | Sequence[str]]) -> int | list[str]:
     """What ``--order`` would be given for each order of a list; or how many.
 
     Raises:
-        CosamError: there is none, or it is a single order.
+        CosamError: there is none.
     """
-    if isinstance(orders, int) and not isinstance(orders, bool):
+    if isinstance(orders, int):
         return orders
-    if not isinstance(orders, Sequence) or isinstance(orders, str):
-        raise CosamError(f"orders is {orders!r}. Give how many, such as 3, or a list; a single order is `order`.")
     if not orders:
         raise CosamError("The list of orders is empty. Name at least one.")
     return [joined(order) or "" for order in orders]
+
+
+def names(given: str | Sequence[str]) -> list[str]:
+    """One name or several as a list."""
+    return [given] if isinstance(given, str) else list(given)
 
 
 def text(value: str | Path | None) -> str | None:

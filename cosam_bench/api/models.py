@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosam_bench.api.arguments import MethodLike, method_reference
+from cosam_bench.api.arguments import SETTINGS, MethodLike, method_reference
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import setting_texts
 
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cosam_bench.experiments.image_prompt import Box, ImageLike, Point
+    from cosam_bench.experiments.image_prompt import Box, ImageLike, Labels, Point
     from cosam_bench.results.export.formats import Exported
     from cosam_bench.results.records import Record
 
 
+@checked_arguments()
 def export(
     record: Record | str | Path,
     folder: str | Path,
@@ -50,8 +52,9 @@ def export(
     return export_record(found, expanded(folder), format_name=format, rank=rank)
 
 
+@checked_arguments(experts="a list of paths", method="a method's name, path or class", settings=SETTINGS)
 def merge(
-    experts: Sequence[str | Path],
+    experts: str | Path | Sequence[str | Path],
     *,
     method: MethodLike,
     out: str | Path,
@@ -100,13 +103,14 @@ def merge(
     )
 
 
+@checked_arguments()
 def predict(
     record: Record | str | Path,
     image: ImageLike,
     *,
     box: Box | Sequence[float] | None = None,
     points: Sequence[Point] | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     mask: NDArray[Any] | None = None,
     domain: str | None = None,
     model: str | None = None,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosam_bench.api.arguments import names
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.files import expanded
 
 if TYPE_CHECKING:
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
     from cosam_bench.results.report.page import WrittenReport
 
+COMPARED = "a method's name, or a record, its folder or its name"
 
+
+@checked_arguments()
 def leaderboard(
     results: str | Path = "results",
     *,
     metric: str = "iou",
     protocol: str | None = None,
-    domains: Sequence[str] | None = None,
+    domains: str | Sequence[str] | None = None,
     intervals: bool = True,
     level: float = 0.95,
     sort_by: str = "last",
@@ -62,16 +67,17 @@ def leaderboard(
             expanded(results),
             metric=metric,
             selection=selection,
-            domains=domains,
+            domains=None if domains is None else names(domains),
             intervals=tuple(FIGURES) if intervals else (),
             level=level,
             sort_by=sort_by,
         )
     for problem in frame.attrs["unreadable"]:
-        warnings.warn(f"Left out: {problem}", stacklevel=2)
+        warnings.warn(f"Left out: {problem}", stacklevel=3)  # of the caller, beyond the checks
     return frame
 
 
+@checked_arguments(first=COMPARED, second=COMPARED)
 def compare(
     first: Record | str | Path,
     second: Record | str | Path,
@@ -104,6 +110,7 @@ def compare(
     return compared(one, other, results=expanded(results), figure=figure, metric=metric, protocol=protocol, level=level)
 
 
+@checked_arguments()
 def report(
     results: str | Path = "results",
     *,

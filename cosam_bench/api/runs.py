@@ -7,7 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, overload
 
-from cosam_bench.api.arguments import MethodLike, joined, order_list, references, seed_list, text
+from cosam_bench.api.arguments import (
+    METHODS,
+    ORDERS,
+    SCALES,
+    SEEDS,
+    SETTINGS,
+    MethodLike,
+    joined,
+    order_list,
+    references,
+    seed_list,
+    text,
+)
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -35,7 +48,7 @@ class _Options(TypedDict, total=False):
     tuned: str | Path | None
     limit: int | None
     scales: bool
-    also_prompts: str | Sequence[str]
+    also_prompts: str | Sequence[str] | None
     results: str | Path
     fresh: bool
     progress: bool | None
@@ -70,6 +83,7 @@ def run(
 ) -> list[Record]: ...
 
 
+@checked_arguments(method=METHODS, seeds=SEEDS, orders=ORDERS, settings=SETTINGS, scales=SCALES)
 def run(
     method: MethodLike | Sequence[MethodLike] | None = None,
     *,
@@ -89,7 +103,7 @@ def run(
     tuned: str | Path | None = None,
     limit: int | None = None,
     scales: bool = False,
-    also_prompts: str | Sequence[str] = (),
+    also_prompts: str | Sequence[str] | None = (),
     results: str | Path = "results",
     fresh: bool = False,
     progress: bool | None = None,

@@ -7,7 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cosam_bench.api.arguments import MethodLike, joined, order_list, references, seed_list, text
+from cosam_bench.api.arguments import (
+    METHODS,
+    ORDERS,
+    SEEDS,
+    SETTINGS,
+    MethodLike,
+    joined,
+    names,
+    order_list,
+    references,
+    seed_list,
+    text,
+)
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.experiments.options import RunOptions, setting_texts
@@ -16,14 +29,17 @@ if TYPE_CHECKING:
     from cosam_bench.sweeps.sweep import SweepResult
     from cosam_bench.tuning.tune import Tuned
 
+SPACE = """ranges by method and setting, such as {"regcl": {"ridge": {"low": 1e-6, "high": 1.0}}}, or a TOML file"""
 
+
+@checked_arguments(methods=METHODS, seeds=SEEDS, orders=ORDERS, settings='a list such as [{"adapter.rank": 4}]')
 def sweep(
     grid: str | Path | None = None,
     *,
-    methods: Sequence[MethodLike] | None = None,
+    methods: MethodLike | Sequence[MethodLike] | None = None,
     orders: int | Sequence[str | Sequence[str]] | None = None,
     seeds: int | Sequence[int] | None = None,
-    models: Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
     protocol: str | Path | None = None,
     mode: str | None = None,
     settings: Sequence[Mapping[str, object]] | None = None,
@@ -44,10 +60,10 @@ def sweep(
     Args:
         grid: a TOML file with the keys ``methods`` to ``isolated``, in place of these arguments, and
             optionally ``store``; docs/many-runs.md describes it.
-        methods: each as for ``run``.
+        methods: one or several, each as for ``run``.
         orders: as for ``run``; None: the stream's own.
         seeds: as for ``run``; None: 0.
-        models: base models; None: the protocol's.
+        models: one base model or several; None: the protocol's.
         protocol: a built-in name or the path of a TOML file; None: ``mini``.
         mode: as for ``run``.
         settings: a list of settings as for ``run``; None: the protocol's.
@@ -79,7 +95,7 @@ def sweep(
         "methods": None if methods is None else references(methods),
         "orders": None if orders is None else order_list(orders),
         "seeds": None if seeds is None else seed_list(seeds),
-        "models": None if models is None else list(models),
+        "models": None if models is None else names(models),
         "protocol": text(protocol),
         "mode": mode,
         "settings": None if settings is None else [dict(table) for table in settings],
@@ -95,6 +111,7 @@ def sweep(
     return run_sweep(found, results=expanded(results), workers=workers, dry_run=dry_run, engine=choice, store=store)
 
 
+@checked_arguments(methods=METHODS, settings=SETTINGS, space=SPACE)
 def tune(
     methods: MethodLike | Sequence[MethodLike],
     *,
@@ -106,7 +123,7 @@ def tune(
     checkpoint: str | Path | None = None,
     seed: int | None = None,
     order: str | Sequence[str] | None = None,
-    domains: Sequence[str] = (),
+    domains: str | Sequence[str] = (),
     device: str | None = None,
     settings: Mapping[str, object] | None = None,
     space: Mapping[str, Mapping[str, Mapping[str, Any]]] | str | Path | None = None,
@@ -174,7 +191,7 @@ def tune(
     tuned = list(
         tune_methods(
             configs,
-            Budget(trials, sampler, tuple(domains)),
+            Budget(trials, sampler, tuple(names(domains))),
             results=expanded(results),
             out=None if out is None else expanded(out),
             ranges=read_ranges(expanded(space)) if isinstance(space, str | Path) else space,

@@ -179,7 +179,9 @@ def leaderboard_file(results: Path) -> Path:
     Raises:
         CannotWrite: it cannot be a file, which is better known before anything is measured.
     """
-    path = results / "leaderboard.csv"
+    from cosam_bench.results.records import BOARD
+
+    path = results / BOARD
     check_is_file_name(path)
     return path
 

@@ -3,6 +3,7 @@
 Modules, bottom to top:
 
 errors: the error that is meant for the user
+argument_checks: arguments of public functions, checked by the types in their signatures
 deferred: packages without what they import at first
 version: the version of this package
 sums: sums of floats with the same bits everywhere

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CosamError(Exception):
@@ -32,6 +32,17 @@ def nearest(asked: str, offered: Iterable[str]) -> str:
     by_text = {name.casefold(): name for name in offered}
     near = difflib.get_close_matches(asked.casefold(), by_text, n=1)
     return by_text[near[0]] if near else ""
+
+
+def refuse_twice(kind: str, given: Sequence[object]) -> None:
+    """Refuse a list that names something twice.
+
+    Raises:
+        CosamError: naming it.
+    """
+    for one in given:
+        if given.count(one) > 1:
+            raise CosamError(f"The {kind} {one} is given twice. Name each {kind} once.")
 
 
 _NO_MEMORY = (

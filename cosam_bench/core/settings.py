@@ -5,8 +5,9 @@ from __future__ import annotations
 import reprlib
 import tomllib
 import types
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -123,7 +124,7 @@ def validate(model: type[SettingsT], data: object, *, source: str) -> SettingsT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = "; ".join(_fault(model, fault) for fault in error.errors())
+        faults = "; ".join(_fault(model, alternatives) for alternatives in _by_value(model, error.errors()))
         raise CosamError(f"{source}: {faults}.") from None
 
 
@@ -141,7 +142,66 @@ def form(pattern: str, words: str) -> str:
     return pattern
 
 
-def _fault(model: type[BaseModel], fault: Any) -> str:
+def _by_value(model: type[BaseModel], faults: Iterable[Any]) -> list[list[Any]]:
+    """The faults by value; of a value that may have several types, only those of the type that it is most like.
+
+    The places of the faults lose the names that pydantic gives to such types.
+    """
+    values: dict[tuple[Any, ...], dict[str, list[Any]]] = {}
+    for number, fault in enumerate(faults):
+        loc, depth = fault["loc"], _depth_of_choice(model, fault["loc"])
+        if depth is None:
+            values[(number,)] = {"": [fault]}
+        else:
+            by_type = values.setdefault(("", *loc[:depth]), {})
+            by_type.setdefault(loc[depth], []).append(fault | {"loc": loc[:depth] + loc[depth + 1 :]})
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for value, by_type in values.items():
+        most = max(map(_likeness, by_type.values()))
+        for fault in (fault for faults in by_type.values() if _likeness(faults) == most for fault in faults):
+            found.setdefault((value, fault["loc"]), []).append(fault)
+    return list(found.values())
+
+
+def _likeness(faults: Iterable[Any]) -> tuple[int, bool]:
+    """How far a type fits a value: to which depth, and whether the value there is of that type, out of its range."""
+    return max((len(fault["loc"]), not fault["type"].endswith(("_type", "_parsing"))) for fault in faults)
+
+
+def _depth_of_choice(model: type[BaseModel], loc: tuple[Any, ...]) -> int | None:
+    """The index in ``loc`` of the name of a type among several, which pydantic puts after the key; None without one."""
+    annotation: Any = model
+    for depth, part in enumerate(loc):
+        choices = _choices(annotation)
+        if len(choices) > 1:
+            return depth
+        annotation = _at(choices[0], part) if choices else None
+    return None
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The types that a value of this annotation may have, other than None."""
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [one for one in get_args(annotation) if one is not types.NoneType]
+    return [annotation]
+
+
+def _at(annotation: Any, part: Any) -> Any:
+    """The annotation of what a key or an index leads to; None if that is not known."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        return next((field.annotation for name, field in fields if part in (name, field.alias)), None)
+    inner = [one for one in get_args(annotation) if one is not Ellipsis]
+    if not inner:
+        return None
+    return inner[part] if isinstance(part, int) and part < len(inner) else inner[-1]
+
+
+def _fault(model: type[BaseModel], alternatives: Sequence[Any]) -> str:
+    """One value's fault, with the advice of each type that it may have."""
+    fault = alternatives[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         allowed = _fields_at(model, fault["loc"][:-1])
@@ -152,7 +212,8 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
         return f"{key!r} is missing"
     if not key and isinstance(fault.get("input"), dict):
         return _advice(model, fault)  # about several of its keys, which the user has just written
-    return f"{repr(key) if key else 'it'} is {reprlib.repr(fault.get('input'))}: {_advice(model, fault)}"
+    advice = ", or ".join(dict.fromkeys(_advice(model, one) for one in alternatives))
+    return f"{repr(key) if key else 'it'} is {reprlib.repr(fault.get('input'))}: {advice}"
 
 
 def _advice(model: type[BaseModel], fault: Any) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cosam_bench.core.argument_checks import found_value, is_truth_value
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.data.decoding import decode_image
@@ -22,6 +23,7 @@ from cosam_bench.data.prompts import Prompts
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
 Point: TypeAlias = tuple[float, float]
 Box: TypeAlias = tuple[float, float, float, float]
+Labels: TypeAlias = Sequence[int]
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # PIL's, of at most 8 bits per channel
 
@@ -83,24 +85,54 @@ def image_prompt(
             raise CosamError(f"The box {_listed(boxes[0])} is empty: x0 must be below x1, and y0 below y1.")
         _check_inside(boxes.view(2, 2), size, f"The box {_listed(boxes[0])}")
     elif points is not None:
-        places = _numbers(points, "The points", shape=(len(points), 2), means="x, y each")[None]
+        places = _numbers(points, "The points", shape=(None, 2), means="x, y each")[None]
         for point in places[0]:
             _check_inside(point[None], size, f"The point {_listed(point)}")
     else:
-        masks = torch.tensor(np.asarray(mask) != 0)[None]
+        masks = _inside(mask)[None]
         if masks.ndim != 3 or not masks.any():
             raise CosamError(f"The mask of shape {tuple(masks.shape[1:])} should be (H, W), with some pixels inside.")
     return kind, Prompts(boxes, places, masks, digest="")
 
 
-def _numbers(values: object, name: str, *, shape: tuple[int, ...], means: str) -> Tensor:
-    try:
-        numbers = torch.tensor(np.asarray(values, dtype=np.float64), dtype=torch.float32)
-    except (TypeError, ValueError):
-        numbers = torch.tensor(torch.nan)
-    if tuple(numbers.shape) != shape or not numbers.isfinite().all() or not numbers.numel():
-        raise CosamError(f"{name} should be finite numbers, {means}; found {values!r}.")
+def _numbers(values: object, name: str, *, shape: tuple[int | None, ...], means: str) -> Tensor:
+    """Finite numbers, float32, in a shape whose None is any length but 0."""
+    numbers = torch.tensor(_number_array(values), dtype=torch.float32)
+    has_shape = len(numbers.shape) == len(shape) and all(
+        asked in (None, found) for asked, found in zip(shape, numbers.shape, strict=True)
+    )
+    if not has_shape or not numbers.isfinite().all() or not numbers.numel():
+        raise CosamError(f"{name} should be finite numbers, {means}; found {found_value(values)}.")
     return numbers
+
+
+def _number_array(values: object) -> NDArray[np.float64]:
+    """The values as float64; one NaN for what holds other things than numbers, such as text and truth values."""
+    array, single = _array(values), _array(values, dtype=object)
+    if array.dtype.kind not in "iufO" or any(isinstance(one, str) or is_truth_value(one) for one in single.flat):
+        return np.array(np.nan)
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # other objects, or a number beyond all floats
+        return np.array(np.nan)
+
+
+def _array(values: object, dtype: type | None = None) -> NDArray[Any]:
+    """The values as an array; an array of objects without any for what cannot be one, such as uneven rows."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):  # the last: a tensor that needs gradients
+        return np.empty(0, dtype=object)
+
+
+def _inside(mask: object) -> Tensor:
+    """Where a mask is not zero."""
+    array = _array(mask)
+    if array.dtype.kind not in "biuf":
+        raise CosamError(f"The mask is {found_value(mask)}. Give an array (H, W) of numbers or truth values.")
+    if not np.isfinite(array).all():
+        raise CosamError("The mask has values that are not finite. Give 0 outside of the object and 1 inside.")
+    return torch.tensor(array != 0)
 
 
 def _check_inside(corners: Tensor, size: tuple[int, int], name: str) -> None:
@@ -119,6 +151,9 @@ def point_labels(labels: Sequence[int], *, count: int) -> Tensor:
     Raises:
         CosamError: another number of labels, or another label.
     """
-    if not count or len(labels) != count or any(label not in (0, 1) for label in labels):
-        raise CosamError(f"Labels are one per point, 1 on the object or 0 on the background; found {list(labels)!r}.")
-    return torch.tensor([list(labels)], dtype=torch.float32)
+    array = _array(labels)
+    if not count or array.shape != (count,) or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise CosamError(
+            f"Labels are one per point, 1 on the object or 0 on the background; found {found_value(labels)}."
+        )
+    return torch.tensor(array[None], dtype=torch.float32)

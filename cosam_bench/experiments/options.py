@@ -150,7 +150,7 @@ def setting_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
     """The settings as ``KEY=VALUE`` texts; tables within tables become dotted keys.
 
     Raises:
-        CosamError: a value that TOML cannot hold, such as None.
+        CosamError: a value that TOML cannot hold, such as None; or a key that is given twice, dotted and in a table.
 
     >>> setting_texts({"adapter.rank": 4, "method": {"space": "factors"}})
     ('adapter.rank=4', 'method.space="factors"')
@@ -158,9 +158,16 @@ def setting_texts(settings: Mapping[str, object]) -> tuple[str, ...]:
     texts: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            texts += [f"{key}.{inner}" for inner in setting_texts(value)]
+            try:
+                texts += [f"{key}.{inner}" for inner in setting_texts(value)]
+            except RecursionError:
+                raise CosamError(f"The setting {key!r} is a table that holds itself. Give one that does not.") from None
         else:
             texts.append(f"{key}={_toml_value(key, value)}")
+    keys = [text.partition("=")[0] for text in texts]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise CosamError(f"The setting {key!r} is given twice, by its dotted key and in a table. Give it once.")
     return tuple(texts)
 
 

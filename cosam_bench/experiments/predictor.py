@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import validate
@@ -20,7 +21,15 @@ from cosam_bench.data.prompt_settings import UNDRAWN, TestPrompt
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
 from cosam_bench.experiments.experiment import method_of
-from cosam_bench.experiments.image_prompt import Box, ImageLike, Point, image_pixels, image_prompt, point_labels
+from cosam_bench.experiments.image_prompt import (
+    Box,
+    ImageLike,
+    Labels,
+    Point,
+    image_pixels,
+    image_prompt,
+    point_labels,
+)
 from cosam_bench.experiments.method_faults import method_faults
 from cosam_bench.experiments.protocol import ModelSettings, Protocol, RunConfig
 from cosam_bench.merging.updates import Update
@@ -64,13 +73,14 @@ class Predictor:
         """Whether an object must be marked; False if the run was tested without."""
         return self.otherwise is None
 
+    @checked_arguments()
     def predict(
         self,
         image: ImageLike,
         *,
         box: Box | Sequence[float] | None = None,
         points: Sequence[Point] | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Labels | None = None,
         mask: NDArray[Any] | None = None,
         domain: str | None = None,
     ) -> NDArray[np.bool_]:
@@ -98,7 +108,7 @@ class Predictor:
         )
         batch, [frame] = collate_inputs([prepared], prompts, kinds=[kind], view=self.view, domains=told)
         if labels is not None:
-            placed = point_labels(labels, count=len(points or ())).to(self.view.device)
+            placed = point_labels(labels, count=0 if points is None else prompts.points.shape[1]).to(self.view.device)
             batch = replace(batch, prompts=replace(batch.prompts, labels=placed))
         with torch.inference_mode():
             # With one image at most, a full memory becomes the error that the runner raises.
@@ -123,6 +133,7 @@ class Predictor:
         return (domain,)
 
 
+@checked_arguments()
 def load_predictor(
     record: Record | str | Path,
     *,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, refuse_twice
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve
 
@@ -42,10 +42,10 @@ def resolve_repeats(
     Raises:
         CosamError: as for ``resolve``; a seed or order is given twice; there are not so many orders.
     """
-    _refuse_twice("seed", seeds)
+    refuse_twice("seed", seeds)
     if isinstance(orders, int):
         orders = different_orders(orders, _stream_order(methods, options))
-    _refuse_twice("order", orders)
+    refuse_twice("order", orders)
     own = ",".join(_stream_order(methods, options)) if None in orders else None
     repeats = []
     for order in orders or (options.order,):
@@ -54,12 +54,6 @@ def resolve_repeats(
             configs = resolve(methods, replace(options, seed=seed, order=order or own))
             repeats.append(Repeat(configs, ", ".join(named)))
     return repeats
-
-
-def _refuse_twice(what: str, given: Sequence[object]) -> None:
-    for one in given:
-        if given.count(one) > 1:
-            raise CosamError(f"The {what} {one} is given twice. Name each {what} once.")
 
 
 def _stream_order(methods: Sequence[str], options: RunOptions) -> tuple[str, ...]:

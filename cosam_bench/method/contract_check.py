@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, validate
 from cosam_bench.method.card import MethodCard
@@ -40,6 +41,7 @@ class ContractViolation(CosamError):
         self.faults = faults
 
 
+@checked_arguments()
 def check_method(
     method: type[Method], *, settings: Mapping[str, Any] | None = None, adapter: AdapterSettings | None = None
 ) -> list[str]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.errors import CosamError, refuse_twice, unknown_name
 from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.intervals import basis_of
 from cosam_bench.evaluation.metrics import find_metric
@@ -143,6 +143,7 @@ def _check(level: float, domains: Sequence[str] | None, published: Sequence[Publ
     check_level(level)
     if domains is not None and not domains:
         raise CosamError("No domain is named. Name at least one, or leave the choice of domains out.")
+    refuse_twice("domain", domains or ())
     if domains and published:
         raise CosamError("Published numbers are means over all domains. Leave out them or the choice of domains.")
 

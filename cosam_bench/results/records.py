@@ -16,6 +16,7 @@ from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import write_atomically
 from cosam_bench.core.hashing import sha256_file
@@ -288,6 +289,7 @@ class Record:
         """Seconds, bytes and encoder passes."""
         return self.info.cost
 
+    @checked_arguments()
     def checked_file(self, name: str) -> Path:
         """The path of one of the record's files, which may be missing, but has not been changed since the run.
 
@@ -305,6 +307,7 @@ class Record:
             )
         return path
 
+    @checked_arguments()
     def matrix(self, metric: str = "iou") -> DataFrame:
         """The score matrix by one metric as a table: one row per step, one column per domain; NaN if not measured.
 
@@ -340,6 +343,7 @@ class Record:
         path = self.checked_file(NEGATIVES_FILE)
         return read_negatives(path) if path.is_file() else []
 
+    @checked_arguments()
     def score_matrix(self, metric: str = "iou") -> ScoreMatrix:
         """The score matrix by one metric, read from ``matrix.csv``.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
 from cosam_bench.results.leaderboard import leaderboard
@@ -62,6 +63,7 @@ def run_files(results: Path) -> list[Path]:
     return sorted(path for path in found if not path.relative_to(results).parts[0].startswith(("_", ".")))
 
 
+@checked_arguments()
 def load_record(asked: str | Path, *, results: str | Path = "results") -> Record:
     """The record that ``asked`` names.
 

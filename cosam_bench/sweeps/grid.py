@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, refuse_twice
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
@@ -58,11 +58,12 @@ class Grid(Settings):
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        """The seeds, each once."""
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else tuple(dict.fromkeys(self.seeds))
+        """The seeds."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     def all_orders(self, stream: Stream) -> tuple[tuple[str, ...], ...]:
-        """The orders of the stream's domains: as many different ones as asked for, or those of a list, each once.
+        """The orders of the stream's domains: as many different ones as asked for, or those of a list without those
+        that an earlier one equals.
 
         Raises:
             CosamError: an order does not fit the stream, or so few domains have not so many.
@@ -76,11 +77,13 @@ class Grid(Settings):
         """The resolved run of each method, model and table of settings, at the first seed and in the stream's order.
 
         Raises:
-            CosamError: an axis is empty, or a name, a key or a value does not fit.
+            CosamError: an axis is empty or has something twice, or a name, a key or a value does not fit.
         """
         for axis in ("orders", "seeds", "settings"):
             if not isinstance(value := getattr(self, axis), int) and not value:
                 raise CosamError(f"The sweep's {axis!r} is an empty list. Name at least one, or leave the key out.")
+        for what, given in (("order", self.orders), ("seed", self.seeds), ("model", self.models)):
+            refuse_twice(what, () if isinstance(given, int) else given)
         found = []
         for model in self.models or (None,):
             for table in self.settings:

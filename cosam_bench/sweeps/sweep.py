@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import Record
 from cosam_bench.results.run_info import read_run_info
@@ -93,6 +94,8 @@ def sweep(
     Raises:
         CosamError: the grid does not fit, what the engine needs is not installed, or a file cannot be written.
     """
+    if workers is not None and workers < 1:
+        raise CosamError(f"{workers} workers were asked for. Ask for at least one, or leave the number out.")
     address = store or grid.store or None
     engine.check(store=address)
     local = TaskStore(results.absolute())

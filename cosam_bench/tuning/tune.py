@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from cosam_bench.core.errors import CosamError, unknown_name
+from cosam_bench.core.errors import CosamError, refuse_twice, unknown_name
 from cosam_bench.core.files import only_writer
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.search_ranges import SearchRange
@@ -163,6 +163,7 @@ def _check(configs: Sequence[RunConfig], budget: Budget) -> None:
     if budget.trials < 1:
         raise CosamError(f"{budget.trials} trials were asked for. Ask for 1 or more; the first has the settings as is.")
     _sampler(budget.sampler)
+    refuse_twice("domain", budget.domains)
     if configs[0].scales:
         raise CosamError("Tuning has its own images held out. Leave out scales.")
     if configs[0].experts is not None:

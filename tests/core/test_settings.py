@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import Field, field_validator
@@ -31,6 +32,7 @@ class Tree(Settings):
     leaf: Leaf = Leaf()
     perhaps: Leaf | None = None
     many: tuple[Leaf, ...] = Field(default=(), alias="leaves")
+    count: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,13 @@ class Tree(Settings):
         ({"seed": 1, "leaf": {"rank": 0}}, "'leaf.rank' is 0: input should be greater than or equal to 1"),
         ({"seed": 1, "leaf": {"word": "A"}}, "'leaf.word' is 'A': not in lower case"),
         ({"seed": "x", "leaf": {"rank": "y"}}, "; 'leaf.rank' is 'y': input should be a valid integer"),
+        ({"seed": 1, "count": 0}, "tree.toml: 'count' is 0: input should be greater than or equal to 1."),
+        ({"seed": 1, "count": [0, -1]}, "tree.toml: 'count.1' is -1: input should be greater than or equal to 0."),
+        (
+            {"seed": 1, "count": [-1, "x"]},
+            "equal to 0; 'count.1' is 'x'",
+        ),
+        ({"seed": 1, "count": {}}, "'count' is {}: input should be a valid integer, or input should be a valid tuple."),
         ("text", "it is 'text': write a table of settings with the keys seed, leaf, perhaps"),
     ],
 )

@@ -44,7 +44,7 @@ def test_every_readable_schema_is_listed() -> None:
 def test_each_file_that_a_run_writes_is_listed(tmp_path: Path) -> None:
     protocol = write_quick_protocol(tmp_path, domains=("pitting", "pill"))
     asked = {"protocol": protocol, "results": tmp_path / "results", "progress": False}
-    record = cb.run("average", scales=[0.5, 1.0], also_prompts=["image"], **asked)
+    record = cb.run("average", settings={"scales": [0.5, 1.0]}, also_prompts=["image"], **asked)
     cb.leaderboard(results=tmp_path / "results")
 
     listed, written = first_cells("## Files\n\nText is"), {path.name for path in record.folder.iterdir()}

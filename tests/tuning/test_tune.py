@@ -180,7 +180,7 @@ def test_some_of_the_domains_are_tuned_on(protocol: Path, results: Path, tmp_pat
     assert entry is not None
     assert (entry.domains, entry.images) == (two, 2)
     with pytest.raises(CosamError, match=r"No domain of this stream is called 'pil'\. Did you mean 'pill'"):
-        cb.tune("average", trials=1, protocol=protocol, domains=["pil"], results=results)
+        cb.tune("average", trials=1, protocol=protocol, domains="pil", results=results)
 
 
 def write_picky(folder: Path) -> Path:
@@ -267,6 +267,7 @@ def test_files_of_test_images_may_be_rubbish(protocol: Path, tmp_path: Path) -> 
         (["ties", "--trials", "0"], "0 trials were asked for. Ask for 1 or more"),
         (["tise"], "No method is called 'tise'. Did you mean 'ties'?"),
         (["ties", "--sampler", "grid"], "No sampler is called 'grid'. Offered: random, tpe"),
+        (["ties", "--domains", "pill,pill"], "The domain pill is given twice. Name each domain once."),
         (["ties", "--set", "scales=[0.5]"], "Leave out scales"),
         (["ties", "--set", "experts=here"], "Leave out experts"),
         (["ties,opcm", "--set", "method.scale=1"], "is a setting of one method, but 2 methods are given"),
