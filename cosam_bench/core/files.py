@@ -188,8 +188,10 @@ def expanded(path: Path | str) -> Path:
     """A path with ``~`` written out.
 
     Raises:
-        CosamError: ``~name`` of a user without a home folder.
+        CosamError: ``~name`` of a user without a home folder, or a null character, which no path may have.
     """
+    if "\0" in str(path):
+        raise CosamError(f"The path {str(path)!r} has a null character. Give another path.")
     try:
         return Path(path).expanduser()
     except RuntimeError:

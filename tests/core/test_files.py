@@ -14,9 +14,18 @@ from cosam_bench.core.files import (
     check_folder_to_write,
     check_is_folder_name,
     check_new_folder,
+    expanded,
     new_folder,
     write_atomically,
 )
+
+
+def test_what_is_no_path_is_told() -> None:
+    assert expanded("~/a") == Path.home() / "a"
+    with pytest.raises(CosamError, match=r"The path 'a\\x00b' has a null character"):
+        expanded("a\0b")
+    with pytest.raises(CosamError, match="there is no such home folder"):
+        expanded("~nobody.at.all/a")
 
 
 @pytest.mark.parametrize("path", ["", ".", "/", "..", "folder"])
