@@ -304,8 +304,6 @@ def open_experiment(
     if isinstance(method, MethodFacts):
         use_model(model_facts(config))  # builds it beside the work that follows
     described = load_stream(protocol.stream)
-    if config.order == described.order:  # the same run as one without an order, and the same record
-        config = config.model_copy(update={"order": ()})
     sources = None if config.experts is None else expert_sources(Path(config.experts), config.order or described.order)
     data = open_run_data(config, described, validation=validation)
     shared = results / SHARED

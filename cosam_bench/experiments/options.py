@@ -141,7 +141,9 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     config = resolved()
     stream = load_stream(config.protocol.stream)
     if options.order is not None:
-        config = resolved(f"order={json.dumps(domain_order(options.order, stream.order, named=stream.orders))}")
+        asked = domain_order(options.order, stream.order, named=stream.orders)
+        is_own = asked == list(stream.order)  # the same run as one without an order, and the same record
+        config = resolved(f"order={json.dumps([] if is_own else asked)}")
     model_spec(config.protocol.model.name)
     return config
 

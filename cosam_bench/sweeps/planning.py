@@ -31,18 +31,21 @@ class Plan:
     Attributes:
         tasks: by key, each after those that it needs.
         configs: settings that tasks name by position, at the first seed.
+        own_orders: for each of them, its stream's order, which a run has without naming it.
         unshared: by kind, how many tasks there were if each run did all of its own.
         demand: by key, for how many runs a task is done.
     """
 
     tasks: Mapping[str, Task]
     configs: tuple[RunConfig, ...]
+    own_orders: tuple[tuple[str, ...], ...]
     unshared: Mapping[Kind, int]
     demand: Mapping[str, int]
 
     def config(self, task: Task) -> RunConfig:
         """The settings of one task."""
-        return self.configs[task.config].model_copy(update={"seed": task.seed, "order": task.order})
+        order = () if task.order == self.own_orders[task.config] else task.order
+        return self.configs[task.config].model_copy(update={"seed": task.seed, "order": order})
 
     def count(self, kind: Kind) -> int:
         """How many tasks are of a kind."""
@@ -57,6 +60,7 @@ def plan(grid: Grid) -> Plan:
     """
     tasks: dict[str, Task] = {}
     configs: list[RunConfig] = []
+    own_orders: list[tuple[str, ...]] = []
     unshared: Counter[Kind] = Counter()
     demand: Counter[str] = Counter()
     streams: dict[str, Stream] = {}
@@ -69,6 +73,7 @@ def plan(grid: Grid) -> Plan:
         facts = _Facts.of(config, stream, contents, threads=grid.threads, isolated=grid.isolated)
         position = len(configs)
         configs += [config, config.model_copy(update={"method": SHARED_METHOD, "settings": {}})]
+        own_orders += [stream.order, stream.order]
         orders = grid.all_orders(stream)
         for seed in grid.all_seeds:
             shared = list(facts.shared_tasks(seed, config=position + 1))
@@ -80,7 +85,7 @@ def plan(grid: Grid) -> Plan:
                     demand.update((*needs, run.key))
                 for task in (*shared, run):
                     tasks.setdefault(task.key, task)
-    return Plan(tasks, tuple(configs), unshared, demand)
+    return Plan(tasks, tuple(configs), tuple(own_orders), unshared, demand)
 
 
 @dataclass(frozen=True)

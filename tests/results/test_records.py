@@ -230,7 +230,7 @@ def test_a_name_that_fits_none_or_several_lists_what_there_is(tmp_path: Path) ->
         load_record("0123", results=tmp_path)
     with pytest.raises(CosamError, match=r"No record in .* fits 'trm'\. Offered: mini/regcl/"):
         load_record("trm", results=tmp_path)
-    with pytest.raises(CosamError, match="Offered: none"):
+    with pytest.raises(CosamError, match=r"No folder .*nowhere\. Give another folder of results"):
         load_record("trm", results=tmp_path / "nowhere")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from support.imitated_scenes import save, scene
-from support.quick_protocol import write_quick_protocol
+from support.quick_protocol import QUICK_DOMAINS, write_quick_protocol
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.sam.build import weights_file
@@ -39,6 +39,12 @@ def test_the_case_worked_by_hand(protocol: Path) -> None:
     found = planned(protocol, "average", "ties", "finetune", orders=3, seeds=2)
     assert found.unshared == {"frozen row": 18, "expert": 36, "run": 18}
     assert kinds(found) == {"frozen row": 2, "expert": 6, "run": 18}
+
+
+def test_a_run_in_the_streams_own_order_names_none(protocol: Path) -> None:
+    found = planned(protocol, "average", orders=["stream", "reverse"])
+    runs = [found.config(task).order for task in found.tasks.values() if task.kind == "run"]
+    assert runs == [(), QUICK_DOMAINS[::-1]]
 
 
 def test_each_task_comes_after_those_that_it_needs(protocol: Path) -> None:
