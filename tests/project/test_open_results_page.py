@@ -125,6 +125,7 @@ def test_what_is_said_of_another_seed() -> None:
     runs = repeats()
     assert list(runs) == ["seed 0", "seed 1"]
     first, second = runs.values()
+    assert [name for name in second if first[name].info.rule != second[name].info.rule] == ["opcm"]
     moves = {name: abs(iou(first[name], "last") - iou(second[name], "last")) for name in second}
     assert f"moved Last of a method by up to {max(moves.values()):.3f}" in PAGE
     assert max(moves.values()) < 0.03
