@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosam_bench.results.cell_text import MISSING, code_mark
+from cosam_bench.results.protocol_defaults import current_defaults
 from cosam_bench.results.records import Record
 
 _SHOWN_APART = ("seed", "order", "method")
@@ -68,7 +69,14 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _varying(members: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for member in members for key in member if key not in _SHOWN_APART)
-    return [key for key in keys if _differ(member.get(key) for member in members)]
+    return [key for key in keys if _differ(_meant(member, key) for member in members)]
+
+
+def _meant(member: Mapping[str, Any], key: str) -> Any:
+    """A record's value of a key; of one that is newer than the record, what it means to leave it out."""
+    if key in member:
+        return None if member[key] == [] else member[key]  # the default of each key of a run that takes a list
+    return current_defaults().get(key.removeprefix("protocol."))
 
 
 def _differ(values: Iterable[Any]) -> bool:

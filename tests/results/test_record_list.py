@@ -38,6 +38,16 @@ def test_a_protocols_setting_is_listed_as_set_takes_it_and_a_missing_one_as_none
     assert [one.settings_text for one in listed] == ["fit.epochs=5", "fit.epochs=None"]
 
 
+def test_a_key_that_is_newer_than_a_record_is_no_difference() -> None:
+    older, newer, other = config(), config(), config()
+    newer |= {"also_prompts": [], "protocol": {"fit": {"epochs": 2}, "prompts": {"grid": 8}}}
+    other |= {"also_prompts": ["image"], "protocol": {"fit": {"epochs": 2}, "prompts": {"grid": 9}}}
+    listed = list_records([made("regcl/aa", config=older), made("regcl/bb", config=newer)])
+    assert [one.settings_text for one in listed] == ["-", "-"]
+    listed = list_records([made("regcl/aa", config=older), made("regcl/bb", config=other)])
+    assert listed[1].settings == {"also_prompts": ["image"], "prompts.grid": 9}
+
+
 def test_the_code_is_told_where_that_of_a_method_differs() -> None:
     records = [
         made("regcl/aa", config=config(), rule="82eae6f5"),
