@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from cosam_bench.results.cell_text import code_mark
+from cosam_bench.results.cell_text import code_mark, told_settings
 from cosam_bench.results.conditions import Measured
 from cosam_bench.results.row_intervals import place_of
 
@@ -24,11 +24,8 @@ def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
     """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
     tables: dict[str, dict[str, list[object]]] = defaultdict(dict)
     for key, members in groups.items():
-        protocol, _, conditions, method, settings, tuned, _ = key
-        row = method if settings == "{}" else f"{method} {settings}"
-        row += f" (tuned: {tuned})" if tuned else ""
-        row += f" ({code_mark(key, groups)})" if code_mark(key, groups) else ""
-        tables[f"{protocol} {conditions}"][row] = [place_of(run) for run in members]
+        protocol, _, conditions, *_ = key
+        tables[f"{protocol} {conditions}"][_row_name(key, groups)] = [place_of(run) for run in members]
     notes = []
     for table, rows in tables.items():
         places = {place for row in rows.values() for place in row}
@@ -44,6 +41,15 @@ def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
                 f"intervals and ranks use only the last started run of each: {', '.join(twice)}."
             )
     return notes
+
+
+def _row_name(key: Key, rows: Collection[Key]) -> str:
+    """The method, and what tells the row from the method's others in its table."""
+    *_, method, settings, tuned, _ = key
+    others = [json.loads(other[4]) for other in rows if other[:4] == key[:4]]
+    told = [*told_settings(json.loads(settings), others), f"tuned: {tuned}" if tuned else "", code_mark(key, rows)]
+    facts = ", ".join(filter(None, told))
+    return f"{method} ({facts})" if facts else method
 
 
 def _machines(runs: Iterable[Measured]) -> list[str]:

@@ -255,6 +255,19 @@ def test_notes_warn_of_repeated_seeds_and_of_different_machines(tmp_path: Path) 
     assert "2 machines or devices" in notes
 
 
+def test_a_note_names_rows_by_what_tells_them_from_others_of_their_method(tmp_path: Path) -> None:
+    scale = {"scale": 1.0}
+    made = [
+        record(tmp_path, "regcl", seed=0, settings={"ridge": 0.1} | scale),
+        record(tmp_path, "regcl", seed=0, settings={"ridge": 0.2} | scale),
+        record(tmp_path, "moda", seed=0, settings=scale),
+        record(tmp_path, "opcm", seed=0),
+        record(tmp_path, "opcm", seed=1),
+    ]
+    (note,) = leaderboard(made).attrs["notes"]
+    assert note.endswith("of 2 pairs: regcl (ridge=0.1) 1, regcl (ridge=0.2) 1, moda 1.")
+
+
 def test_the_best_stands_first_also_where_lower_is_better(tmp_path: Path) -> None:
     records = [record(tmp_path, "moda", gain=0.05), record(tmp_path, "finetune"), record(tmp_path, "regcl", gain=0.1)]
     for metric in METRICS:
