@@ -74,9 +74,8 @@ def _varying(members: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _meant(member: Mapping[str, Any], key: str) -> Any:
     """A record's value of a key; of one that is newer than the record, what it means to leave it out."""
-    if key in member:
-        return None if member[key] == [] else member[key]  # the default of each key of a run that takes a list
-    return current_defaults().get(key.removeprefix("protocol."))
+    value = member[key] if key in member else current_defaults().get(key.removeprefix("protocol."))
+    return None if value == [] else value  # the default of each key of a run that takes a list
 
 
 def _differ(values: Iterable[Any]) -> bool:

@@ -40,7 +40,8 @@ def test_a_protocols_setting_is_listed_as_set_takes_it_and_a_missing_one_as_none
 
 def test_a_key_that_is_newer_than_a_record_is_no_difference() -> None:
     older, newer, other = config(), config(), config()
-    newer |= {"also_prompts": [], "protocol": {"fit": {"epochs": 2}, "prompts": {"grid": 8}}}
+    written = {"fit": {"epochs": 2}, "prompts": {"grid": 8}, "foreground": {"values": []}}
+    newer |= {"also_prompts": [], "protocol": written}
     other |= {"also_prompts": ["image"], "protocol": {"fit": {"epochs": 2}, "prompts": {"grid": 9}}}
     listed = list_records([made("regcl/aa", config=older), made("regcl/bb", config=newer)])
     assert [one.settings_text for one in listed] == ["-", "-"]
