@@ -43,10 +43,11 @@ def resolve_repeats(
         CosamError: as for ``resolve``; a seed or order is given twice; there are not so many orders.
     """
     refuse_twice("seed", seeds)
+    names = _stream_order(methods, options) if isinstance(orders, int) or None in orders else ()
     if isinstance(orders, int):
-        orders = different_orders(orders, _stream_order(methods, options))
+        orders = different_orders(orders, names)
     refuse_twice("order", orders)
-    own = ",".join(_stream_order(methods, options)) if None in orders else None
+    own = ",".join(names) or None
     repeats = []
     for order in orders or (options.order,):
         for seed in seeds or (options.seed,):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,14 +11,11 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, is_locked, is_temporary
-from cosam_bench.results.records import BOARD, SHARED, TUNED
+from cosam_bench.results.records import BOARD, SHARED, TUNED, is_record_name
 from cosam_bench.results.run_info import read_run_info
 
 CACHES = ("experts", "image_scores", "prefix", "rows", "tasks")
 """The folders in ``_shared`` whose files are computed again if they are missing; prompts are kept."""
-
-
-_RECORD = re.compile("[0-9a-f]{12}")  # the name of a record's folder, also if a run was killed before its first file
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def leftovers(results: Path) -> list[Removable]:
 
 def _written_by_runs(results: Path) -> Iterator[Path]:
     """All that is in the records, in what they share and in trials of tuning; and the leaderboard being written."""
-    records = (path for path in results.glob("[!_.]*/*/*") if _RECORD.fullmatch(path.name) or _has_info(path))
+    records = (path for path in results.glob("[!_.]*/*/*") if is_record_name(path.name) or _has_info(path))
     for folder in (results / SHARED, results / TUNED, *records):
         yield from folder.rglob("*")
     yield from results.glob(f".{BOARD}.*")

@@ -62,6 +62,11 @@ def record_folder(results: Path, *, protocol: str, method: str, digest: str) -> 
     return results / _folder_name(protocol) / _folder_name(method) / digest[:_DIGITS]
 
 
+def is_record_name(name: str) -> bool:
+    """Whether a folder may be a record's by its name alone, also before the first file is in it."""
+    return re.fullmatch(f"[0-9a-f]{{{_DIGITS}}}", name) is not None
+
+
 def _folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "unnamed"
 

@@ -15,7 +15,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.reading import read_text
 from cosam_bench.core.settings import Settings, validate
-from cosam_bench.results.tuning import Tuning, conditions_digest, tuned_text
+from cosam_bench.results.tuning import Tuning, tuned_text
 
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
@@ -64,6 +64,11 @@ class Conditions(Settings):
         if isinstance(fields, dict) and not fields.get("digest"):
             return {**fields, "digest": _digest(fields)}
         return fields
+
+    @property
+    def tuned_for(self) -> str:
+        """A hash of what trials and a run must share, so that settings tuned in the ones are tuned for the other."""
+        return sha256_json([self.checkpoint, self.config])
 
     @model_validator(mode="after")
     def _has_its_own_digest(self) -> Self:
@@ -191,7 +196,7 @@ class RunInfo(Settings):
     @property
     def tuned(self) -> str:
         """The budget of tuning in words; empty without."""
-        own = conditions_digest(checkpoint=self.conditions.checkpoint, config=self.conditions.config)
+        own = self.conditions.tuned_for
         return tuned_text(self.tuning, protocol=self.protocol, domains=self.order, conditions=own)
 
     def to_json(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.settings import Settings, setting
 
 
@@ -18,7 +17,7 @@ class Tuning(Settings):
         held_out: share of each domain's training images that was scored, and not trained on.
         images: held-out samples that each trial was scored on.
         protocol: the protocol that was tuned on.
-        conditions: of the trials, see ``conditions_digest``; empty for files from before they were kept.
+        conditions: of the trials, see ``Conditions.tuned_for``; empty for files from before they were kept.
         domains: those that were tuned on, in the order of learning.
         seed: of the sampler, and of training and prompts in the trials.
         sampler: what proposed the settings.
@@ -41,16 +40,6 @@ class Tuning(Settings):
     )
 
 
-def conditions_digest(*, checkpoint: str, config: str) -> str:
-    """What trials and a run must share, so that settings tuned in the ones are tuned for the other.
-
-    Args:
-        checkpoint: the hash of the base model's weights.
-        config: the hash of the protocol's settings.
-    """
-    return sha256_json([checkpoint, config])
-
-
 def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str], conditions: str = "") -> str:
     """The budget as tables name it; empty for settings that were not tuned.
 
@@ -58,7 +47,7 @@ def tuned_text(tuning: Tuning | None, *, protocol: str, domains: Collection[str]
         tuning: of the run.
         protocol: the run's, which is named only if another one was tuned on.
         domains: the run's.
-        conditions: of the run, see ``conditions_digest``; empty if they are not known.
+        conditions: of the run, see ``Conditions.tuned_for``; empty if they are not known.
 
     >>> facts = {"trials": 20, "held_out": 0.25, "images": 6, "seed": 0, "sampler": "tpe", "optuna": "5.0.0"}
     >>> entry = Tuning(protocol="mini", domains=("pill",), **facts)

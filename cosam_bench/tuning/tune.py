@@ -21,7 +21,7 @@ from cosam_bench.experiments.run_data import Validation
 from cosam_bench.experiments.tuned_file import TunedFile, read_tuned
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import TUNED
-from cosam_bench.results.tuning import Tuning, conditions_digest
+from cosam_bench.results.tuning import Tuning
 from cosam_bench.tuning.space import Ranges, Space, check_methods, space_of, with_settings
 from cosam_bench.tuning.study import Sampler, Study, TrialResult, load_optuna
 from cosam_bench.tuning.trial import last, last_scores, units
@@ -224,7 +224,7 @@ class _Method:
         self._domains = tuple(domain.name for domain in opened.domains)
         self._images = sum(len(domain.test) for domain in opened.domains)
         self._units = units(opened)
-        self._conditions = conditions_digest(checkpoint=opened.conditions.checkpoint, config=opened.conditions.config)
+        self._conditions = opened.conditions.tuned_for
         identity = [opened.digest, {name: one.as_table() for name, one in space.items()}, budget.sampler]
         self.search = sha256_json(identity)[:12]
         self._folder = folder / self._name / self.search
