@@ -27,7 +27,7 @@ from cosam_bench.method.registry import load_method
 from cosam_bench.results.leaderboard_formats import csv_text
 from cosam_bench.results.records import Record, record_folder
 from cosam_bench.results.results_folder import find_records, read_leaderboard
-from cosam_bench.results.selection import Selection
+from cosam_bench.results.selection import Selection, has_own_order
 from cosam_bench.results.verification import REQUIRED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,7 +175,7 @@ def repeats() -> dict[str, dict[str, Record]]:
     Only methods that were measured with several seeds or orders.
     """
     records = [one for one in find_records(RECORDS)[0] if _has_defaults(one)]
-    own = {one.order for one in records if not one.info.config["order"]}
+    own = {one.order for one in records if has_own_order(one.info)}
     found: dict[str, dict[str, Record]] = {}
     for one in sorted(records, key=lambda one: (one.order not in own, one.seed)):
         if one.order in own or one.order[::-1] in own:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.experiments.repeats import MOST_SEEDS
 from cosam_bench.method.registry import FILE_MODULE, GROUP
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
-
-MOST_SEEDS = 1_000_000  # as in a grid
 
 METHODS = "a method's name, path or class, or a list of these"
 SEEDS = "how many, such as 3, or a list of whole numbers, such as [0, 1, 2]"

@@ -7,6 +7,7 @@ domain_sheet: one card in full
 option_values: what every option's value goes through: paths written out, and checks
 signals: signals that end the program as Ctrl-C does
 error_handling: from an exception to a message and an exit code
+command_usage: empty values, and a method's name without its option
 isolation_option: where a method's code runs
 matrix_table: one run's matrix
 leaderboard_table: the leaderboard
@@ -26,7 +27,6 @@ verify_command: `verify`
 report_command: `report`
 run_session: runs one after another, shown and compared
 run_command: `run`
-run_usage: a method's name without its option
 sweep_view: how far a sweep is
 sweep_command: `sweep`, many runs as one graph of tasks
 tune_command: `tune`, the best settings on held-out training images

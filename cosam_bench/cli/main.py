@@ -14,6 +14,7 @@ from cosam_bench import __version__
 from cosam_bench.cli import data_commands as data
 from cosam_bench.cli.catalogue_commands import domains, models
 from cosam_bench.cli.clean_command import clean
+from cosam_bench.cli.command_usage import CommandUsage, RunUsage
 from cosam_bench.cli.compare_command import compare
 from cosam_bench.cli.doctor import doctor
 from cosam_bench.cli.error_handling import explain, guarded
@@ -27,7 +28,6 @@ from cosam_bench.cli.predict_command import predict
 from cosam_bench.cli.records_commands import records, show
 from cosam_bench.cli.report_command import report
 from cosam_bench.cli.run_command import run
-from cosam_bench.cli.run_usage import RunUsage
 from cosam_bench.cli.settings_command import settings
 from cosam_bench.cli.signals import end_as_by_ctrl_c
 from cosam_bench.cli.sweep_command import sweep
@@ -51,12 +51,12 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        usage = RunUsage if _command is run else None
+        usage = RunUsage if _command is run else CommandUsage
         app.command(rich_help_panel=_panel, cls=usage)(guarded(with_checked_values(_command)))
 
 _data = typer.Typer(no_args_is_help=True, help="Describe your own data, get published data, check every file.")
 for _command in (data.init, data.fetch, data.prepare, data.check):
-    _data.command()(guarded(with_checked_values(_command)))
+    _data.command(cls=CommandUsage)(guarded(with_checked_values(_command)))
 app.add_typer(_data, name="data", rich_help_panel="Get data")
 
 

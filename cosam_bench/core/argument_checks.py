@@ -156,6 +156,8 @@ def _parsed(node: ast.expr, names: Mapping[str, object]) -> Kinds:
             return _PLAIN[name]
         case ast.Name(id=name) if isinstance(alias := names.get(name), str):  # an alias of types
             return _kinds(alias, names)
+        case ast.Name(id=name) if isinstance(found := names.get(name), type):  # a class that the module has imported
+            return (Kind(f"a value of type {name}", f"values of type {name}", _of(found)),)
         case ast.Subscript(value=ast.Name(id="Sequence"), slice=inner):
             elements = _parsed(inner, names)
             return None if elements is None else (_sequence(elements),)

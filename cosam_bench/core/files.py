@@ -176,7 +176,7 @@ def _nearest_folder(folder: Path, asked: Path) -> Path:
 
 
 def _is_folder(path: Path) -> str:
-    return "'.', or an empty name, is the current folder" if path == Path() else f"{path} is a folder"
+    return "'.' is the current folder" if path == Path() else f"{path} is a folder"
 
 
 def is_temporary(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from cosam_bench.core.errors import CosamError, unknown_name
@@ -25,6 +25,15 @@ def seeded_order(number: int, names: Iterable[str]) -> tuple[str, ...]:
     It sorts by a hash of each name, so it is the same under every version of every library.
     """
     return tuple(sorted(names, key=lambda name: derived_seed("order", number, name)))
+
+
+def recorded_order(order: Sequence[str], own: Sequence[str]) -> list[str]:
+    """An order as a run records it: the stream's own is not named, so that it is one run however it was asked for.
+
+    >>> recorded_order(["a", "b"], ("a", "b")), recorded_order(["b", "a"], ("a", "b"))
+    ([], ['b', 'a'])
+    """
+    return [] if list(order) == list(own) else list(order)
 
 
 def domain_order(

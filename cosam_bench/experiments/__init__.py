@@ -14,7 +14,9 @@ base_model: the frozen model that the settings ask for
 method_faults: a method's faults, told from the harness's
 method_hosts: where a method's code runs
 run_data: the domains of one run
+chosen_method: the method that the settings ask for, checked
 experiment: data, prompts and model of one run
+run_notes: what to know of a run before it starts
 step_result: what one step measured
 example_masks: predicted masks for a record's example images
 row_reuse: rows that need no second measurement

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
-from cosam_bench.core.errors import CosamError
 from cosam_bench.core.reusable import Reusable
-from cosam_bench.core.settings import Settings, validate
-from cosam_bench.data.faults import first_few
+from cosam_bench.core.settings import Settings
 from cosam_bench.data.locations import data_folder
-from cosam_bench.data.prompts import MASK_SIZE, Prompts, frozen_prompts, joined
+from cosam_bench.data.prompts import Prompts, frozen_prompts, joined
 from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split, union
 from cosam_bench.data.streams import Stream, load_stream
@@ -24,12 +22,12 @@ from cosam_bench.experiments.base_model import (
     build_base_model,
     choose_device,
     model_facts,
-    precision_notes,
     view_of,
     with_precision,
 )
+from cosam_bench.experiments.chosen_method import chosen_method
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
-from cosam_bench.experiments.isolated_methods import described, own_files, runs_isolated
+from cosam_bench.experiments.isolated_methods import own_files
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
 from cosam_bench.experiments.protocol import RunConfig
@@ -39,12 +37,11 @@ from cosam_bench.experts.sources import expert_folders, expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.server_handle import hidden_folders, use_model
-from cosam_bench.method.card import MethodCard
 from cosam_bench.method.interface import Method
-from cosam_bench.method.registry import is_built_in, load_method, short_name
+from cosam_bench.method.registry import is_built_in, short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
-from cosam_bench.results.protocol_match import is_another_experiment, protocol_differences
+from cosam_bench.results.protocol_match import protocol_differences
 from cosam_bench.results.records import SHARED
 from cosam_bench.results.run_info import BROUGHT_IN, Conditions
 from cosam_bench.sam.adapters.targets import check_adapter, touched_layers
@@ -218,59 +215,6 @@ class Experiment:
         )
 
     @property
-    def notes(self) -> list[str]:
-        """What to know before the run: differences from the protocol, slow bf16, samples left out, empty prompts."""
-        differs = self.differs
-        named = f"This run is not the protocol {self.config.protocol.name!r}: {differs}. Tables show it apart."
-        slow = precision_notes(self.config.protocol, self.bench.view.device)
-        others = [*self._left_out(), *self._kept_empty(), *self._empty_prompts()]
-        return [*([named] if is_another_experiment(differs) else []), *slow, *others]
-
-    def _kept_empty(self) -> list[str]:
-        """One note for each domain with images without foreground that are kept."""
-        counts = {
-            domain.name: (domain.train.manifest.empty_count, len(domain.negatives or ())) for domain in self.columns
-        }
-        return [
-            f"{name}: images with empty masks are kept, {train} in training and {test} in testing, where their false "
-            "positives are scored apart from all other figures."
-            for name, (train, test) in counts.items()
-            if train or test
-        ]
-
-    def _left_out(self) -> list[str]:
-        """One note for each domain of which samples with too little foreground are neither trained nor tested on."""
-        counts = {
-            domain.name: (domain.test.manifest.left_out, len(domain.train) + len(domain.test))
-            for domain in self.columns
-        }
-        return [
-            f"{name}: {left_out} left out for having no foreground, or less than min_pixels; {kept} samples are used."
-            for name, (left_out, kept) in counts.items()
-            if left_out
-        ]
-
-    def _empty_prompts(self) -> list[str]:
-        """One note for each part of a domain with samples whose mask prompt says that nothing is there."""
-        kinds = self.config.protocol.prompts
-        parts = [("test", self.columns, self.test_prompts)] if kinds.test == "mask" else []
-        if kinds.train in ("mask", "mix"):
-            parts.append(("training", self.domains, self.train_prompts))
-        notes = []
-        for part, domains, prompts in parts:
-            for domain in domains:
-                split = domain.test if part == "test" else domain.train
-                empty = (~prompts[domain.name].masks.flatten(1).any(dim=1)).nonzero().flatten().tolist()
-                if empty:
-                    named = first_few([split.keys[row] for row in empty])
-                    notes.append(
-                        f"{domain.name}: {len(empty)} of {len(split)} {part} samples have an empty mask prompt, since "
-                        f"their objects vanish at {MASK_SIZE} x {MASK_SIZE} pixels: {named}. Leave them out by "
-                        "min_pixels, or prompt by box or points."
-                    )
-        return notes
-
-    @property
     def method_name(self) -> str:
         """What the method is called in the record."""
         return short_name(self.config.method)
@@ -362,62 +306,6 @@ def _hidden(stream: Stream, config: RunConfig, results: Path, experts: Mapping[s
     roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
     roots += expert_folders(experts.values())
     return hidden_folders([results, data_folder(), *roots], needed=own_files(config.method))
-
-
-def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:
-    """The run's method and its settings; only facts about it, and no settings, if it runs isolated.
-
-    Raises:
-        CosamError: as for ``method_of``.
-    """
-    if not runs_isolated(config.method, isolated):
-        return method_of(config)
-    facts = described(config.method, config.settings, source=_settings_source(config))
-    _check_adapter_kind(config, facts.card)
-    if config.experts is not None:
-        check_takes_experts(config.method, facts.needs_training)
-    return facts, None
-
-
-def _settings_source(config: RunConfig) -> str:
-    return f"The settings of method {config.method!r}"
-
-
-def method_of(config: RunConfig) -> tuple[type[Method], Settings]:
-    """The run's method and its settings.
-
-    Raises:
-        CosamError: there is none of that name, a setting does not fit, or the method does not fit the adapter.
-    """
-    method = load_method(config.method)
-    settings = validate(method.Settings, config.settings, source=_settings_source(config))
-    _check_adapter_kind(config, method.card)
-    if config.experts is not None:
-        check_takes_experts(config.method, method.needs_training(settings))
-    return method, settings
-
-
-def _check_adapter_kind(config: RunConfig, card: MethodCard) -> None:
-    kind = config.protocol.adapter.kind
-    if card.lora_only and kind != "lora":
-        raise CosamError(
-            f"The method {config.method!r} is a rule about LoRA's factors, and the protocol's adapter is "
-            f"{kind!r}. Take another method, or --set adapter.kind=lora."
-        )
-
-
-def check_takes_experts(asked: str, needs_training: str) -> None:
-    """Refuse a method for which experts that were trained elsewhere are not enough.
-
-    Args:
-        asked: the method.
-        needs_training: what it says of that, empty if they are.
-    """
-    if needs_training:
-        raise CosamError(
-            f"The method {short_name(asked)!r} {needs_training}, so it cannot use experts that were trained elsewhere. "
-            "Take another method, or have its experts trained: cosam-bench run without --experts."
-        )
 
 
 def _prefix_cache(

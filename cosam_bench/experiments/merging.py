@@ -16,7 +16,7 @@ from cosam_bench.core.version import __version__
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import empty_split
 from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
-from cosam_bench.experiments.experiment import check_takes_experts, chosen_method
+from cosam_bench.experiments.chosen_method import check_takes_experts, chosen_method
 from cosam_bench.experiments.isolated_methods import own_files
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import parse_toml
-from cosam_bench.data.orders import domain_order
+from cosam_bench.data.orders import domain_order, recorded_order
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
@@ -142,8 +142,7 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     stream = load_stream(config.protocol.stream)
     if options.order is not None:
         asked = domain_order(options.order, stream.order, named=stream.orders)
-        is_own = asked == list(stream.order)  # the same run as one without an order, and the same record
-        config = resolved(f"order={json.dumps([] if is_own else asked)}")
+        config = resolved(f"order={json.dumps(recorded_order(asked, stream.order))}")
     model_spec(config.protocol.model.name)
     return config
 

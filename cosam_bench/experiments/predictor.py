@@ -20,7 +20,7 @@ from cosam_bench.core.settings import validate
 from cosam_bench.data.prompt_settings import UNDRAWN, TestPrompt
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
-from cosam_bench.experiments.experiment import method_of
+from cosam_bench.experiments.chosen_method import method_of
 from cosam_bench.experiments.image_prompt import (
     Box,
     ImageLike,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
 
 
+MOST_SEEDS = 1_000_000
+"""Of one command; more would be a slip of the keyboard, and could not be listed."""
+
+
 @dataclass(frozen=True)
 class Repeat:
     """All methods with one seed and one order.

@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cosam_bench.experiments.experiment import Experiment, chosen_method, open_experiment
+from cosam_bench.experiments.chosen_method import chosen_method
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.experiments.run_notes import run_notes
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import Record
@@ -64,7 +66,7 @@ def run_methods(
                 reporter.say("Opening data and model")
                 if experiment is None:
                     experiment = open_experiment(config, results, fresh=fresh, isolated=isolated)
-                    for note in experiment.notes:
+                    for note in run_notes(experiment):
                         reporter.note(note)
                 else:
                     experiment = experiment.with_method(config, isolated=isolated)

@@ -56,6 +56,11 @@ def model_name(info: RunInfo) -> str:
     return str(model.get("name", "")) if isinstance(model, dict) else ""
 
 
+def has_own_order(info: RunInfo) -> bool:
+    """Whether a run has the order in which the stream itself lists its domains."""
+    return not info.config.get("order")
+
+
 def _named(
     records: Sequence[Record], kind: str, wanted: Iterable[str], name_of: Callable[[RunInfo], str]
 ) -> list[Record]:
@@ -116,7 +121,7 @@ def _equal(value: Any, wanted: str) -> bool:
 
 
 def _in_orders(records: Sequence[Record], orders: Sequence[str]) -> list[Record]:
-    own = {record.info.order for record in records if _is_own_order(record.info)}
+    own = {record.info.order for record in records if has_own_order(record.info)}
     kept: dict[str, Record] = {}
     for order in orders:
         fitting = [record for record in records if _has_order(record.info, order, own=own)]
@@ -131,15 +136,10 @@ def _has_order(info: RunInfo, asked: str, *, own: Collection[tuple[str, ...]]) -
     """Whether a run has the asked order; ``own`` has those that are a stream's own."""
     kind, _, number = asked.partition(":")
     if asked == STREAM_ORDER:
-        return _is_own_order(info)
+        return has_own_order(info)
     if asked == REVERSE_ORDER:
-        return not _is_own_order(info) and info.order[::-1] in own
+        return not has_own_order(info) and info.order[::-1] in own
     if kind == "random" and number.isdecimal() and len(number) <= MOST_DIGITS:
         return info.order == seeded_order(int(number), info.order)
     first = tuple(name.strip() for name in asked.split(",") if name.strip())
     return bool(first) and info.order[: len(first)] == first
-
-
-def _is_own_order(info: RunInfo) -> bool:
-    """Whether a run has the order in which the stream itself lists its domains."""
-    return not info.config.get("order")

@@ -12,13 +12,13 @@ from cosam_bench.core.errors import CosamError, refuse_twice
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
-from cosam_bench.experiments.repeats import different_orders
+from cosam_bench.experiments.repeats import MOST_SEEDS, different_orders
 
 if TYPE_CHECKING:
     from cosam_bench.data.streams import Stream
     from cosam_bench.experiments.protocol import RunConfig
 
-_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.environment import versions
 from cosam_bench.core.hashing import sha256_json
+from cosam_bench.data.orders import recorded_order
 from cosam_bench.data.streams import Stream, load_stream
-from cosam_bench.experiments.experiment import chosen_method
+from cosam_bench.experiments.chosen_method import chosen_method
 from cosam_bench.experiments.fingerprint import SCORE_VERSION
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.isolation.descriptions import MethodFacts
@@ -44,8 +45,8 @@ class Plan:
 
     def config(self, task: Task) -> RunConfig:
         """The settings of one task."""
-        order = () if task.order == self.own_orders[task.config] else task.order
-        return self.configs[task.config].model_copy(update={"seed": task.seed, "order": order})
+        order = recorded_order(task.order, self.own_orders[task.config])
+        return self.configs[task.config].model_copy(update={"seed": task.seed, "order": tuple(order)})
 
     def count(self, kind: Kind) -> int:
         """How many tasks are of a kind."""

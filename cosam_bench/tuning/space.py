@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.search_ranges import SearchRange, range_from, search_ranges
 from cosam_bench.core.settings import read_toml
-from cosam_bench.experiments.experiment import chosen_method
+from cosam_bench.experiments.chosen_method import chosen_method
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.method.registry import short_name

@@ -12,7 +12,8 @@ from cosam_bench.core.errors import CosamError, refuse_twice, unknown_name
 from cosam_bench.core.files import only_writer
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.search_ranges import SearchRange
-from cosam_bench.experiments.experiment import Experiment, chosen_method, open_experiment
+from cosam_bench.experiments.chosen_method import chosen_method
+from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.options import RunOptions, resolve
 from cosam_bench.experiments.progress import Reporter

@@ -120,7 +120,7 @@ def test_the_csv_option_writes_all_intervals_beside_the_table(invoke: Callable[.
     [
         (("--sort", "lats"), "No column of the leaderboard is called 'lats'. Did you mean 'last'"),
         (("--method", "regcm"), "Did you mean 'regcl'"),
-        (("--method", ""), "--method is empty"),
+        (("--method", ","), "--method is empty"),
         (("--domains", ","), "--domains is empty"),
         (("--domains", "pil"), "Did you mean 'pill'"),
         (("--domains", "pill", "--with-published"), "Published numbers are means over all domains"),

@@ -151,11 +151,27 @@ def test_what_to_give_is_said(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     run = ["run", "-m", "average", "--csv"]
     assert cli(*run, "folder").stderr == "Error: --csv: folder is a folder. Give the name of a file.\n"
-    nothing = "Error: --csv: '.', or an empty name, is the current folder. Give the name of a file.\n"
-    assert cli(*run, "").stderr == nothing
-    assert cli(*run, ".").stderr == nothing
-    new = "Error: --out: '.', or an empty name, is the current folder. Give the name of a new folder.\n"
+    assert cli(*run, ".").stderr == "Error: --csv: '.' is the current folder. Give the name of a file.\n"
+    new = "Error: --out: '.' is the current folder. Give the name of a new folder.\n"
     assert cli("export", "x", "--out", ".").stderr == new
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["run", "-m", "average", "--results", ""], "--results"),
+        (["run", "-m", "average", "--results="], "--results"),
+        (["run", "-m", ""], "-m"),
+        (["leaderboard", "--results", ""], "--results"),
+        (["data", "check", ""], "An argument"),
+        (["show", "first", ""], "An argument"),
+    ],
+)
+def test_an_empty_value_is_refused(cli: Cli, tmp_path: Path, command: list[str], named: str) -> None:
+    refused = cli(*command)
+    said = f"Error: {named}: the value is empty. Give one; if it comes from a variable of the shell, set that first.\n"
+    assert (refused.exit_code, refused.stderr) == (2, said)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("command", [["run", "-m"], ["sweep", "--methods"]])

@@ -35,6 +35,7 @@ def function(
     kind: Literal["a", "b"] = "a",
     base: type[Exception] = Exception,
     other: Unknown | None = None,
+    fault: CosamError | None = None,
 ) -> dict[str, object]:
     """All that it was given."""
     return dict(locals())
@@ -56,6 +57,7 @@ def function(
         ({"numbers": np.arange(2)}, [0, 1]),
         ({"table": {"a": {"b": 1}}}, {"a": {"b": 1}}),
         ({"other": 3}, 3),
+        ({"fault": None}, None),
     ],
 )
 def test_values_of_these_types_are_taken(given: dict[str, Any], expected: object) -> None:
@@ -69,6 +71,7 @@ def test_values_of_these_types_are_taken(given: dict[str, Any], expected: object
     ("given", "said"),
     [
         ({"name": None}, "name is None. Give text."),
+        ({"fault": 3}, "fault is 3. Give a value of type CosamError or None."),
         ({"name": Path("x")}, f"name is {Path('x')!r}. Give text."),
         ({"count": "3"}, "count is '3'. Give a whole number or None."),
         ({"count": True}, "count is True. Give a whole number or None."),
