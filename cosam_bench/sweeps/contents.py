@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from cosam_bench.core.hashing import sha256_file, sha256_json
 from cosam_bench.data.opening import open_stream
 from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.protocol import Protocol
+from cosam_bench.experts.sources import expert_sources
 from cosam_bench.method.interface import Method
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.sam.build import weights_file
@@ -55,6 +56,20 @@ class Contents:
         asked, start = protocol.model.checkpoint, protocol.adapter.start
         weights = None if asked == "random" else weights_file(protocol.model.name, Path(asked) if asked else None)
         return self._files(weights, Path(start) if start else None)
+
+    def experts(self, place: str, domains: Sequence[str]) -> Mapping[str, str]:
+        """By the domain's name, the hash of the expert that was trained elsewhere: of its file, or all in its folder.
+
+        Raises:
+            CosamError: the place is missing, or a domain has no expert or several.
+        """
+        return {name: self._file_or_folder(path) for name, path in expert_sources(Path(place), domains).items()}
+
+    def _file_or_folder(self, path: Path) -> str:
+        if not path.is_dir():
+            return self._file(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return sha256_json([[file.relative_to(path).as_posix(), self._file(file)] for file in files])
 
     def _files(self, *paths: Path | None) -> list[str]:
         return ["" if path is None else self._file(path) for path in paths]

@@ -21,8 +21,8 @@ from cosam_bench.sweeps.contents import Contents
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.task import Kind, Task
 
-SHARED_METHOD = "frozen"
-"""The method under whose name tasks that belong to no method open their data and model."""
+_SHARED = {"method": "frozen", "settings": {}, "experts": None}
+"""The settings under which tasks that belong to no method open their data and model."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def plan(grid: Grid) -> Plan:
         stream = streams[name]
         facts = _Facts.of(config, stream, contents, threads=grid.threads, isolated=grid.isolated)
         position = len(configs)
-        configs += [config, config.model_copy(update={"method": SHARED_METHOD, "settings": {}})]
+        configs += [config, config.model_copy(update=_SHARED)]
         own_orders += [stream.order, stream.order]
         orders = grid.all_orders(stream)
         for seed in grid.all_seeds:
@@ -119,24 +119,25 @@ class _Facts:
             "model": contents.model(config.protocol),
             "device": config.device,
             "scales": bool(config.scales),
-            "experts": config.experts,
+            "experts": None,
             "cached": config.prefix_cache_gib > 0,
         }
+        common |= {key: value for key in _LATER if (value := getattr(config, key))}
+        given = None if config.experts is None else contents.experts(config.experts, stream.order)
         protocol = config.protocol.model_dump(mode="json", exclude={"title", "methods"})
         data = contents.domains(config.protocol)
         bits = common | {"threads": threads}
         row = {key: value for key, value in protocol.items() if key not in (*_NAMES, "fit")}
         training = {key: value for key, value in protocol.items() if key not in (*_NAMES, "score")}
-        trains = not reason and config.experts is None
+        trains = not reason and given is None
+        run = ["run", common | {"experts": given}, config.scales, protocol, stream.retention, data, _named(config)]
+        further = [config.also_prompts] if config.also_prompts else []
         return cls(
             row=sha256_json(["frozen row", bits, row, data]),
             experts={
                 name: sha256_json(["expert", bits, training, name, data[name]]) for name in stream.order if trains
             },
-            run=sha256_json(
-                ["run", common, config.scales, protocol, stream.retention, data, _named(config), rule, counted]
-                + ([config.also_prompts] if config.also_prompts else [])
-            ),
+            run=sha256_json([*run, rule, counted, *further]),
         )
 
     def shared_tasks(self, seed: int, *, config: int) -> Iterator[Task]:
@@ -150,6 +151,7 @@ class _Facts:
         return _key(self.run, seed, *order)
 
 
+_LATER = ("limit", "deterministic")  # absent from the keys of tasks before these settings
 _NAMES = ("name", "version", "mode", "stream")  # of the protocol; what they stand for counts by itself
 
 

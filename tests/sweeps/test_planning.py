@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from support.imitated_scenes import save, scene
 from support.quick_protocol import QUICK_DOMAINS, write_quick_protocol
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.experiments.protocol import RUN_KEYS
 from cosam_bench.sam.build import weights_file
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.planning import Plan, plan
@@ -79,6 +81,72 @@ def test_a_setting_parts_the_tasks_that_it_decides(
     protocol: Path, setting: dict[str, object], shared: dict[str, int]
 ) -> None:
     assert kinds(planned(protocol, "ties", settings=({}, setting))) == shared
+
+
+@pytest.mark.parametrize(
+    ("setting", "shared"),
+    [
+        ({"limit": 2}, {"frozen row": 2, "expert": 6, "run": 2}),
+        ({"deterministic": True}, {"frozen row": 2, "expert": 6, "run": 2}),
+        ({"prefix_cache_gib": 0.0}, {"frozen row": 2, "expert": 6, "run": 2}),
+        ({"also_prompts": ["points"]}, {"frozen row": 1, "expert": 3, "run": 2}),
+        ({"scales": [0.5, 1.0]}, {"frozen row": 2, "expert": 6, "run": 2}),
+        ({"experts": "experts"}, {"frozen row": 1, "expert": 3, "run": 2}),
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_so_does_a_setting_of_the_run(
+    protocol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    setting: dict[str, object],
+    shared: dict[str, int],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_experts(tmp_path / "experts")
+    assert kinds(planned(protocol, "ties", settings=({}, setting))) == shared
+
+
+def test_every_setting_of_the_run_is_tried_or_an_axis() -> None:
+    [mark] = test_so_does_a_setting_of_the_run.pytestmark  # type: ignore[attr-defined]
+    tried = {key for setting, _ in mark.args[1] for key in setting}
+    assert tried | {"seed", "order", "device"} == set(RUN_KEYS)
+
+
+def write_experts(folder: Path, *, value: float = 1.0) -> None:
+    folder.mkdir(exist_ok=True)
+    for domain in QUICK_DOMAINS:
+        save_file({"a": torch.full((2, 2), value)}, folder / f"{domain}.safetensors")
+
+
+def test_another_expert_in_a_file_of_the_same_name_is_another_run(protocol: Path, tmp_path: Path) -> None:
+    place = tmp_path / "experts"
+    write_experts(place)
+    grid = {"settings": ({"experts": str(place)},)}
+    before = planned(protocol, "ties", **grid).tasks
+    assert planned(protocol, "ties", **grid).tasks.keys() == before.keys()
+    write_experts(place, value=2.0)
+    after = planned(protocol, "ties", **grid).tasks
+    assert [task.kind for key, task in after.items() if key not in before] == ["run"]
+    (place / "polyp.safetensors").unlink()
+    with pytest.raises(CosamError, match="has no expert for polyp"):
+        planned(protocol, "ties", **grid)
+
+
+def test_every_file_of_an_experts_folder_counts(protocol: Path, tmp_path: Path) -> None:
+    place = tmp_path / "experts"
+    write_experts(place)
+    (place / "polyp.safetensors").unlink()
+    (place / "polyp").mkdir()
+    keys = []
+    for text in ("{}", '{"r": 2}'):
+        (place / "polyp" / "adapter_config.json").write_text(text)
+        keys += [
+            key
+            for key, task in planned(protocol, "ties", settings=({"experts": str(place)},)).tasks.items()
+            if task.kind == "run"
+        ]
+    assert len(set(keys)) == 2
 
 
 def test_keys_are_the_same_in_every_plan(protocol: Path) -> None:

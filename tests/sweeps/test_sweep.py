@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.quick_protocol import write_quick_protocol
+from support.quick_protocol import QUICK_DOMAINS, write_quick_protocol
 from support.sweeps import AT_ONCE, AtOnce, assert_same_bytes, missing
 from typer.testing import Result
 
@@ -103,6 +103,21 @@ def test_scores_are_the_bytes_of_a_single_run(swept: Swept, tmp_path: Path) -> N
     assert found.folder.name == alone.folder.name
     for name in ("matrix.csv", "scores.csv", "update.safetensors", "state.safetensors"):
         assert (found.folder / name).read_bytes() == (alone.folder / name).read_bytes()
+
+
+def test_experts_that_were_trained_elsewhere_are_merged(swept: Swept, tmp_path: Path) -> None:
+    for domain in QUICK_DOMAINS:
+        (tmp_path / "experts").mkdir(exist_ok=True)
+        shutil.copy(swept.first.records[0].folder / "update.safetensors", tmp_path / f"experts/{domain}.safetensors")
+    given = swept.grid.model_copy(
+        update={"methods": ("average",), "orders": 1, "settings": ({"experts": str(tmp_path / "experts")},)}
+    )
+    done = sweep(given, results=tmp_path / "results", engine=AT_ONCE)
+    assert not done.failed
+    [record] = done.records
+    assert "experts brought in" in record.info.marks
+    assert missing(done) == {"frozen row": 1, "expert": 0, "run": 1}
+    assert missing(sweep(given, results=tmp_path / "results", dry_run=True))["run"] == 0
 
 
 def test_times_that_were_measured_make_the_estimate(swept: Swept) -> None:
