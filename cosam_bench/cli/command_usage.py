@@ -27,7 +27,7 @@ class CommandUsage(TyperCommand):
         for before, value in zip(("", *args), args, strict=False):
             if not value:
                 raise typer.Exit(explain(_empty(before if before.startswith("-") else "An argument")))
-            if value.startswith("--") and value.endswith("="):
+            if value.startswith("--") and value.find("=") == len(value) - 1:  # not --set=KEY=
                 raise typer.Exit(explain(_empty(value[:-1])))
         return list(super().parse_args(ctx, args))
 

@@ -15,6 +15,7 @@ import typer
 from cosam_bench.cli.catalogue_commands import TO_FETCH, weights_state
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import plain_table, results_console
+from cosam_bench.core.devices import machine_memory_bytes
 from cosam_bench.core.errors import CosamError
 
 _GIB = 2**30
@@ -86,8 +87,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding("gpu", f"none found; {built}", "not needed for mini; for full-size SAM, use a machine with one")
     yield _bf16()
     yield Finding("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory := machine_memory_bytes():
         yield Finding("memory", f"{memory / _GIB:.1f} GiB", "" if memory > 2 * _GIB else "mini needs up to 2 GiB")
 
 

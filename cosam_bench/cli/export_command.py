@@ -10,8 +10,9 @@ import typer
 from cosam_bench.cli.option_values import NEW_FOLDER
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import results_console
+from cosam_bench.results.export.formats import FORMATS
 
-_FORMATS = "peft, transformers, merged, onnx or safetensors."
+_FORMATS = f"{', '.join([*FORMATS][:-1])} or {[*FORMATS][-1]}."
 
 
 def export(

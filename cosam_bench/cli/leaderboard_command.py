@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
     from cosam_bench.results.selection import Selection
 
-_MOST_SEEDS = 1000
 _FILTERS = "Which runs"
 _OUTPUT = "Output"
 Protocols = Annotated[
@@ -291,11 +290,13 @@ def seed_numbers(text: str) -> list[int]:
     Raises:
         CosamError: it is not a list of numbers and ranges, or it is one number, or there are too many.
     """
+    from cosam_bench.experiments.repeats import MOST_SEEDS
+
     if text.strip().isdecimal():  # which `sweep --seeds` takes as their number
         raise CosamError(f"--seeds {text} names one seed alone. Write --seed {text}, or a list or range: 0,1,2 or 0-4.")
     ranges = _ranges(text)
-    if sum(map(len, ranges)) > _MOST_SEEDS:
-        raise CosamError(f"--seeds {text!r} names more than {_MOST_SEEDS} seeds. Name fewer.")
+    if sum(map(len, ranges)) > MOST_SEEDS:
+        raise CosamError(f"--seeds {text!r} names more than {MOST_SEEDS} seeds. Name fewer.")
     return [seed for one in ranges for seed in one]
 
 

@@ -65,7 +65,7 @@ def use_arithmetic(device: torch.device, *, is_tf32: bool, is_deterministic: boo
     """
     if is_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs, read when it starts
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
     if device.type == "cuda":
         _set_tf32(is_tf32)
         torch.backends.cudnn.deterministic = is_deterministic

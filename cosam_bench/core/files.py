@@ -209,13 +209,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         while True:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(path.open("ab"))
-            except OSError as error:
-                raise CannotWrite(
-                    f"{path} cannot be written: {error.strerror or error}. Choose another folder."
-                ) from None
+            file = stack.enter_context(_opened_lock(path))
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             if _is_still(file, path):
@@ -225,6 +219,14 @@ def exclusive(path: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _opened_lock(path: Path) -> IO[bytes]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be written: {error.strerror or error}. Choose another folder.") from None
 
 
 @contextmanager
@@ -239,13 +241,13 @@ def only_writer(folder: Path, *, busy: CosamError) -> Iterator[None]:
         CannotWrite: the folder cannot be created.
     """
     path = folder / LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise CannotWrite(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
-    with file:
-        hold_alone(file, busy=busy)
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(_opened_lock(path))
+            hold_alone(file, busy=busy)
+            if _is_still(file, path):
+                break
+            file.close()  # the last writer has removed this file; a newer one may be there
         yield
 
 
@@ -265,6 +267,31 @@ def is_locked(path: Path) -> bool:
             return False
     except OSError:
         return True
+
+
+def remove_free_lock(path: Path) -> None:
+    """Remove a lock's file, unless it is gone or a process holds it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        if _is_still(file, path):
+            path.unlink()
+
+
+def mark_used(path: Path) -> None:
+    """Set a file's time of writing to now, as the time of its last use, which file systems rarely record."""
+    with suppress(OSError):  # another process may have removed it, or own it
+        os.utime(path)
 
 
 def hold_alone(file: IO[Any], *, busy: CosamError, path: Path | None = None) -> None:

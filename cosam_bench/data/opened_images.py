@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -14,6 +15,7 @@ from cosam_bench.data.decoding import check_image
 from cosam_bench.data.locations import data_folder
 
 _VERSION = 1  # of what is checked; raised if decoding refuses more than before
+_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<level>[0-9]{1,5})\n")
 _BYTES = 1 << 26  # of the file: about a million images; then it begins again
 
 
@@ -30,9 +32,10 @@ class OpenedImages:
         self._known: dict[str, int] = {}
         self._new: list[str] = []
         self._lock = Lock()
-        with suppress(OSError, ValueError):
-            lines = read_text(path, limit_bytes=_BYTES).splitlines() if path else []
-            self._known = {line[:64]: int(line[65:]) for line in lines if len(line) > 65}
+        if path is not None:
+            with suppress(OSError, ValueError):
+                found = map(_LINE.fullmatch, read_text(path, limit_bytes=_BYTES).splitlines(keepends=True))
+                self._known = {line["sha256"]: int(line["level"]) for line in found if line}
 
     @classmethod
     def of_this_machine(cls) -> Self:
@@ -64,6 +67,6 @@ class OpenedImages:
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             is_full = self._path.exists() and self._path.stat().st_size > _BYTES // 2
-            with self._path.open("w" if is_full else "a", encoding="ascii") as file:
-                file.write("".join(self._new))
+            with self._path.open("wb" if is_full else "ab", buffering=0) as file:
+                file.write(f"\n{''.join(self._new)}".encode("ascii"))  # at once, after what may be half a line
         self._new.clear()

@@ -13,7 +13,7 @@ false_positives: what is found in images without foreground
 scales: scores of one merge at several lengths
 figures: what sums up a matrix
 contributions: what each image adds to a figure
-intervals: intervals and paired differences
+intervals: intervals of a figure or of paired differences
 ranks: Holm's correction and rank intervals
 bootstrap: intervals of figures that are not linear
 """

@@ -20,7 +20,6 @@ def bootstrap_interval(
     *,
     level: float = 0.95,
     draws: int = 2000,
-    seed: int = 0,
     domains: Sequence[str] | None = None,
 ) -> Interval:
     """The mean of a figure that is not linear, such as ``ff_max``, with a percentile bootstrap interval.
@@ -33,7 +32,6 @@ def bootstrap_interval(
         figure: one that needs no experts.
         level: the nominal coverage, in (0, 1).
         draws: how often images and runs are drawn.
-        seed: of the draws.
         domains: only these are part of the figure's means; None: all.
 
     Raises:
@@ -47,7 +45,7 @@ def bootstrap_interval(
     estimate = float(np.mean([figure.of(matrix) for matrix in matrices]))
     if math.isnan(estimate):
         return Interval.unknown(estimate, level=level, runs=len(runs))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     images = {name: _times_drawn(rng, len(keys), draws) for name, keys in sorted(runs[0].keys.items())}
     drawn_figures = [
         figure.of_stack(_drawn_cells(run, images), like=matrix) for run, matrix in zip(runs, matrices, strict=True)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cosam_bench.evaluation.contributions import Contributions, Floats, Place, aligned, paired
+from cosam_bench.evaluation.contributions import Contributions, Floats, Place, aligned
 
 Basis = Literal["images and runs", "images", "none"]
 
@@ -80,15 +80,6 @@ def interval(runs: Sequence[Contributions], *, level: float = 0.95) -> Interval:
     half = float(special.stdtrit(freedom, (1 + level) / 2)) * error if error else 0.0
     basis = basis_of(len(runs))
     return Interval(estimate, estimate - half, estimate + half, error, freedom, p, level, basis, len(runs))
-
-
-def difference(first: Sequence[Contributions], second: Sequence[Contributions], *, level: float = 0.95) -> Interval:
-    """The figure of ``first`` minus that of ``second``, paired by seed, order and image.
-
-    Raises:
-        CosamError: they have no seed and order, or no images of a domain, in common.
-    """
-    return interval(paired(first, second), level=level)
 
 
 def moments(arrays: Mapping[str, Floats], places: Sequence[Place]) -> tuple[Floats, Floats, Floats]:

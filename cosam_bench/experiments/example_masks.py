@@ -37,6 +37,7 @@ from cosam_bench.results.examples import (
     thumbnail_size,
     write_examples,
 )
+from cosam_bench.results.records import STEPS
 from cosam_bench.sam.frames import Frame, resize_nearest, to_original
 
 _METRIC = "iou"  # by which examples are chosen
@@ -108,7 +109,7 @@ class ExampleMasks:
                 shutil.copyfile(self._path(of), temporary)
 
     def _path(self, step: int) -> Path:
-        return self._folder / "steps" / f"{step:03d}.npz"
+        return self._folder / STEPS / f"{step:03d}.npz"
 
     def write(self, results: Mapping[int, StepResult]) -> None:
         """Write ``examples.json``, unless the masks of the last step were lost.

@@ -16,7 +16,7 @@ from torch import Tensor
 from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.core.settings import validate
+from cosam_bench.core.settings import Settings, validate
 from cosam_bench.data.prompt_settings import UNDRAWN, TestPrompt
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
@@ -33,7 +33,8 @@ from cosam_bench.experiments.image_prompt import (
 from cosam_bench.experiments.method_faults import method_faults
 from cosam_bench.experiments.protocol import ModelSettings, Protocol, RunConfig
 from cosam_bench.merging.updates import Update
-from cosam_bench.method.interface import State
+from cosam_bench.method.interface import Method, State
+from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import load_record
@@ -146,16 +147,17 @@ def load_predictor(
 
     Args:
         record: a record; its folder, or part of its name within ``results``; or the path of an
-            ``update.safetensors``. A record is served by its method's own code, with the protocol's resizing and
-            precision; an update alone with SAM's own resizing, in float32.
+            ``update.safetensors``. A record is served by its method's own code, or by its update if that code was
+            changed since the run, with the protocol's resizing and precision; an update alone with SAM's own
+            resizing, in float32.
         model: the base model of an update, as ``cosam-bench models`` lists it.
         checkpoint: the base model's weights, if they are not where the run had them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         results: the folder of records.
 
     Raises:
-        CosamError: the record is not complete or is damaged, the weights are missing or not those of the run, or
-            the update does not fit the model.
+        CosamError: the record is not complete or is damaged, the weights are missing or not those of the run, the
+            update does not fit the model, or the method's code was changed and the record has no update.
         MethodFailed: the method raised an error while it was loaded.
     """
     if not isinstance(record, Record) and str(record).endswith(".safetensors"):
@@ -178,16 +180,8 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
             f"The run in {record.folder} used other weights of {bench.sam.name} than those found now. "
             "Give the checkpoint file that it used."
         )
-    state = State.read(record.checked_file("state.safetensors"))
-    with method_faults(record.method, "__init__"):
-        loaded = method(settings, bench)
-    with method_faults(record.method, "load"):
-        loaded.load(state)
-
-    def logits(batch: Batch) -> Tensor:
-        with method_faults(record.method, "predict"):
-            return loaded.predict(batch)
-
+    is_as_then = not record.info.rule or record.info.rule == rule_digest(method)
+    predict = _from_state(record, method, settings, bench) if is_as_then else _from_update(record, bench)
     tested = record.order + record.info.retention
     domains = tested if method.card.receives_domain else None
     return Predictor(
@@ -196,8 +190,42 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
         config.protocol.score.upsampling,
         domains,
         test if (test := config.protocol.prompts.test) in UNDRAWN else None,
-        logits,
+        predict,
     )
+
+
+def _from_state(
+    record: Record, method: type[Method], settings: Settings, bench: Workbench
+) -> Callable[[Batch], Tensor]:
+    """The predictions of the method in its final state."""
+    state = State.read(record.checked_file("state.safetensors"))
+    with method_faults(record.method, "__init__"):
+        loaded = method(settings, bench)
+    with method_faults(record.method, "load"):
+        loaded.load(state)
+
+    def predict(batch: Batch) -> Tensor:
+        with method_faults(record.method, "predict"):
+            return loaded.predict(batch)
+
+    return predict
+
+
+def _from_update(record: Record, bench: Workbench) -> Callable[[Batch], Tensor]:
+    """The predictions of the served update alone, which the method's code takes no part in.
+
+    Raises:
+        CosamError: the record has none.
+    """
+    path = record.checked_file("update.safetensors")
+    if not path.is_file():
+        raise CosamError(
+            f"The code of {record.method!r} was changed since the run in {record.folder}, and may read what it kept "
+            "as something else. Get the code of that run, or run it again."
+        )
+    update = _read_update(path)
+    check_fits(bench.sam, update)
+    return partial(bench.predict, update)
 
 
 def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, device: str) -> Predictor:
@@ -205,10 +233,7 @@ def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, 
         raise CosamError(f"{path} does not name its base model. Give the model, or the record's folder in its place.")
     if not path.is_file():
         raise CosamError(f"No file {path}. Give an update.safetensors or the folder of a record.")
-    try:
-        update = Update.from_tensors(read_checkpoint(path))
-    except KeyError as error:
-        raise CosamError(f"{path} is not an update: {error} is missing. Give a record's update.safetensors.") from None
+    update = _read_update(path)
     if any(name.startswith(SIDE) for name in (*update.low_rank, *update.dense)):
         raise CosamError(f"{path} changes layers beside SAM, whose first weights it lacks. Give the record's folder.")
     protocol = Protocol(name="update", stream="", model=ModelSettings(name=model))
@@ -217,6 +242,13 @@ def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, 
     upsampling = protocol.score.upsampling
     served = partial(bench.predict, update)
     return Predictor(f"The update {path}", bench.view, upsampling, None, None, served)
+
+
+def _read_update(path: Path) -> Update:
+    try:
+        return Update.from_tensors(read_checkpoint(path))
+    except KeyError as error:
+        raise CosamError(f"{path} is not an update: {error} is missing. Give a record's update.safetensors.") from None
 
 
 def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunConfig:

@@ -145,7 +145,8 @@ class RunConfig(Settings):
         8.0,
         "GiB that may hold the features which the encoder's frozen first blocks compute, on disk for the CPU, on CUDA "
         "in at most half of the GPU's free memory and what is left of the limit in at most an eighth of the machine's; "
-        "0 computes them each time. It changes no score, but for bf16's rounding of the features on CUDA",
+        "0 computes them each time. Scores then differ by rounding, as images go through these blocks in batches, and "
+        "on CUDA with bf16 unrounded",
         source="this project",
         ge=0,
         le=1_000_000,

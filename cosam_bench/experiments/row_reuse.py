@@ -15,7 +15,7 @@ from pathlib import Path
 from cosam_bench.core.arithmetic import arithmetic
 from cosam_bench.core.environment import versions
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import CannotWrite
+from cosam_bench.core.files import CannotWrite, mark_used
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.data.prompt_settings import GRID
 from cosam_bench.experiments.experiment import Experiment
@@ -50,7 +50,12 @@ class FrozenRow:
             return None
         if {name: tuple(score.key for score in scores) for name, scores in result.scores.items()} != columns:
             return None
-        return replace(result, scores={name: result.scores[name] for name in columns})
+        mark_used(self.path)
+        return replace(
+            result,
+            scores={name: result.scores[name] for name in columns},
+            negatives={name: result.negatives[name] for name in negatives},
+        )
 
     def write(self, result: StepResult) -> None:
         """Keep the row for other runs; if that fails, they measure it themselves."""

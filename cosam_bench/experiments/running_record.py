@@ -33,7 +33,7 @@ from cosam_bench.evaluation.scoring import domain_means
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.merging.updates import Update
-from cosam_bench.results.records import Record, RecordWriter, record_folder
+from cosam_bench.results.records import STEPS, Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
 from cosam_bench.results.verification import verify_files
 
@@ -157,7 +157,7 @@ class RunningRecord:
         return self._step_file(step, "safetensors")
 
     def _step_file(self, step: int, ending: str) -> Path:
-        return self.folder / "steps" / f"{step:03d}.{ending}"
+        return self.folder / STEPS / f"{step:03d}.{ending}"
 
     def finish_step(self, result: StepResult) -> None:
         """Write a row, make its step final, and remove the state before it."""
@@ -167,7 +167,7 @@ class RunningRecord:
         result.save(self._step_file(result.step, "json"), identity=self._experiment.digest)
         self._done[result.step] = result
         with _removing(self.folder):
-            for path in (self.folder / "steps").glob("*.safetensors"):
+            for path in (self.folder / STEPS).glob("*.safetensors"):
                 if path != self.state_file(result.step):
                     path.unlink()
 
@@ -219,13 +219,13 @@ class RunningRecord:
     def remove_steps(self) -> None:
         """Remove what a complete record does not need; only who holds the lock may do that."""
         with _removing(self.folder):
-            if (self.folder / "steps").exists():  # a killed process may have removed them, and left the lock
-                shutil.rmtree(self.folder / "steps")
+            if (self.folder / STEPS).exists():  # a killed process may have removed them, and left the lock
+                shutil.rmtree(self.folder / STEPS)
             (self.folder / LOCK).unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
         """Remove what a process left that was killed after its record was complete, if that is possible."""
-        if (self.folder / "steps").exists() or (self.folder / LOCK).exists():
+        if (self.folder / STEPS).exists() or (self.folder / LOCK).exists():
             with suppress(CosamError), self.locked():
                 self.remove_steps()
 

@@ -10,6 +10,9 @@ Need = Literal["inputs", "labels", "gradients", "replay"]
 StateGrowth = Literal["none", "constant", "grows"]
 Budget = Literal["none", "one adapter", "K adapters", "growing"]
 
+STATE_SLACK_BYTES = 64
+"""By how much a constant state may become larger: names and digits of other lengths change a file's size a little."""
+
 _USUAL: dict[StateGrowth, Budget] = {"none": "none", "constant": "one adapter", "grows": "growing"}
 _ALLOWED: dict[str, tuple[StateGrowth, ...]] = {
     "none": ("none",),

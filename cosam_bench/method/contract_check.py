@@ -20,8 +20,8 @@ from torch import Tensor
 from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, validate
-from cosam_bench.method.card import MethodCard
-from cosam_bench.method.contract_trial import SLACK_BYTES, Outcome, Trial
+from cosam_bench.method.card import STATE_SLACK_BYTES, MethodCard
+from cosam_bench.method.contract_trial import Outcome, Trial
 from cosam_bench.method.interface import Method
 from cosam_bench.method.places import place_of
 from cosam_bench.method.trial import TRIAL_ADAPTER
@@ -180,7 +180,7 @@ def _check_budget(trial: Trial, method: type[Method], settings: Settings, folder
     found = small.run(folder / "budget", seed=1)
     if not found.is_complete:
         trial.faults.setdefault("budget", f"With {card.budget_setting} = 1: {next(iter(small.faults.values()))}")
-    elif found.state_bytes[-1] - found.state_bytes[0] > SLACK_BYTES:
+    elif found.state_bytes[-1] - found.state_bytes[0] > STATE_SLACK_BYTES:
         trial.report(
             "budget",
             f"The card says that the budget is {card.budget!r}, but with {card.budget_setting} = 1 the state has "

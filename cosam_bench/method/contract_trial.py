@@ -17,7 +17,7 @@ from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import checked_logits
-from cosam_bench.method.card import MethodCard
+from cosam_bench.method.card import STATE_SLACK_BYTES, MethodCard
 from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.interface import Method, State, state_of
 from cosam_bench.method.places import Place, assignment_place, first_own_place, innermost_place
@@ -28,7 +28,6 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.inputs import Batch, View, collate
 
 DOMAINS = ("first", "second", "third")
-SLACK_BYTES = 64  # names and digits of other lengths change a file's size a little; a tensor changes it by more
 TOLERANCE = 1e-4  # of logits, which the order of additions within a batch may change
 
 
@@ -270,8 +269,8 @@ def _own_attributes(method: Method, fresh: Method) -> list[str]:
 def _growth_fault(card: MethodCard, state_bytes: list[int]) -> str:
     if card.all_at_once:
         return ""
-    grows = state_bytes[-1] - state_bytes[1] > SLACK_BYTES
-    if card.state == "none" and state_bytes[0] > SLACK_BYTES:
+    grows = state_bytes[-1] - state_bytes[1] > STATE_SLACK_BYTES
+    if card.state == "none" and state_bytes[0] > STATE_SLACK_BYTES:
         return (
             f"The card says that nothing is kept between domains, but the state has {state_bytes[0]} bytes. "
             "Say state='constant' or state='grows'"

@@ -51,6 +51,7 @@ def name_of_expert(
         seed=bench.seed,
         start=start,
         from_scratch=from_scratch,
+        has_kept_features=bench.prefixes is not None,
     )
 
 

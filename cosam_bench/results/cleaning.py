@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, is_locked, is_temporary
-from cosam_bench.results.records import BOARD, SHARED, TUNED, is_record_name
+from cosam_bench.core.files import (
+    ABANDONED_SECONDS,
+    LOCK,
+    CannotWrite,
+    is_locked,
+    is_temporary,
+    only_writer,
+    remove_free_lock,
+)
+from cosam_bench.results.records import BOARD, SHARED, STEPS, TUNED, is_record_name
 from cosam_bench.results.run_info import read_run_info
 
 CACHES = ("experts", "image_scores", "prefix", "rows", "tasks")
@@ -33,14 +41,16 @@ class Removable:
     used: float
 
     def remove(self) -> None:
-        """Remove it; if it is gone already, nothing happens.
+        """Remove it; if it is gone already, or a process uses it again, nothing happens.
 
         Raises:
             CannotWrite: the folder cannot be written.
         """
         try:
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
+            if self.path.suffix == LOCK or self.path.name == LOCK:
+                remove_free_lock(self.path)
+            elif self.path.name == STEPS and self.path.is_dir():
+                _remove_steps(self.path.parent)
             else:
                 self.path.unlink(missing_ok=True)
         except FileNotFoundError:
@@ -66,11 +76,11 @@ def leftovers(results: Path) -> list[Removable]:
         if path.is_symlink():
             continue
         if path.is_dir():
-            if path.name == "steps" and _is_complete(path.parent):
+            if path.name == STEPS and _is_complete(path.parent):
                 found.append(path)
         elif is_temporary(path):
             found += [path] if time.time() - _used(path) > ABANDONED_SECONDS else []
-        elif path.name == ".lock" or (path.suffix == ".lock" and path.parent.name in CACHES):
+        elif path.name == LOCK or (path.suffix == LOCK and path.parent.name in CACHES):
             found += [] if is_locked(path) else [path]
     return [_removable(path) for path in found]
 
@@ -88,10 +98,7 @@ def _has_info(folder: Path) -> bool:
 
 
 def cached(results: Path) -> list[Removable]:
-    """The files that runs share to save time, the one that was used longest ago first.
-
-    A time of use is that of writing for experts, rows and image scores, and of the last reading for features.
-    """
+    """The files that runs share to save time, the one that was written or read longest ago first."""
     folders = [results / SHARED / name for name in CACHES]
     paths = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_file()]
     kept = [_removable(path) for path in paths if not is_temporary(path) and path.suffix != ".lock"]
@@ -116,6 +123,18 @@ def to_free(
             chosen.append(one)
             left -= one.size_bytes
     return chosen
+
+
+def _remove_steps(record: Path) -> None:
+    """Remove the steps of a record that is still complete, and of which no process is the writer."""
+    with suppress(_Busy), only_writer(record, busy=_Busy()):
+        if _is_complete(record):
+            shutil.rmtree(record / STEPS)
+            (record / LOCK).unlink(missing_ok=True)
+
+
+class _Busy(CosamError):
+    """A process writes the record again."""
 
 
 def _is_complete(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
     RANKED_BY,
     RowIntervals,
+    by_start,
     check_level,
     has_fair_marks,
     latest_runs,
@@ -228,14 +229,11 @@ def _place(run: Measured) -> _Place:
 
 
 def _experts(records: Sequence[Record], shown: Sequence[Measured], metric: str) -> dict[_Place, Measured]:
-    """The runs of ``experts`` by conditions, seed and order; left out if several claim one place."""
+    """The runs of ``experts`` by conditions, seed and order; of several, the one that was started last."""
     read = {run.record.name for run in shown}
     others = [record for record in records if record.info.method == "experts" and record.name not in read]
-    found: dict[_Place, list[Measured]] = defaultdict(list)
-    for run in (*shown, *measured_runs(others, metric=metric)[0]):
-        if run.info.method == "experts":
-            found[_place(run)].append(run)
-    return {place: runs[0] for place, runs in found.items() if len(runs) == 1}
+    runs = [*(run for run in shown if run.info.method == "experts"), *measured_runs(others, metric=metric)[0]]
+    return {_place(run): run for run in by_start(runs)}
 
 
 def _row(runs: Sequence[Measured], experts: Mapping[_Place, Measured], domains: Sequence[str] | None) -> dict[str, Any]:

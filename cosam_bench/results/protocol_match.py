@@ -39,9 +39,7 @@ def differences(info: RunInfo) -> str:
     if not isinstance(protocol, dict):
         return "settings not recorded"
     named = protocol | {"name": info.protocol, "version": info.protocol_version}
-    found = protocol_differences(
-        named, image_counts=info.image_counts, weights_sha256=info.weights_sha256 or info.conditions.checkpoint
-    )
+    found = protocol_differences(named, image_counts=info.image_counts, weights_sha256=info.base_weights_sha256)
     if not info.experts:
         return found
     return f"{found}, {BROUGHT_IN}" if is_another_experiment(found) else BROUGHT_IN + found.replace(_WITH, f", {_WITH}")

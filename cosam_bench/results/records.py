@@ -39,6 +39,8 @@ _DIGITS = 12  # of the config's hash in a folder's name: 48 bits
 _CELL_COLUMNS = tuple(column.name for column in fields(Cell))
 SHARED = "_shared"
 """The folder, in a folder of results, of what runs share."""
+STEPS = "steps"
+"""The folder, in a record, of what its run has measured so far."""
 TUNED = "_tune"
 """The folder there of tuned settings and their trials."""
 BOARD = "leaderboard.csv"

@@ -21,7 +21,7 @@ from cosam_bench.results.score_cache import cached_image_scores
 RANKED_BY = "last"
 """The figure that ranks, if no other is asked for."""
 
-COMPARABLE_MARKS = frozenset({"reconstructed", BROUGHT_IN, HELD_OUT})
+COMPARABLE_MARKS = ("reconstructed", BROUGHT_IN, HELD_OUT)
 """Marks of runs that are ranked; the others say that a method has more than the protocol allows.
 
 Runs with experts from elsewhere are compared only with others of the same experts.
@@ -106,8 +106,13 @@ def place_of(run: Measured) -> Place:
 
 def latest_runs(runs: Iterable[Measured]) -> list[Measured]:
     """One run for each seed and order, the one that was started last; sorted by seed, then order."""
-    by_place = {place_of(run): run for run in sorted(runs, key=lambda run: (run.info.started, run.record.name))}
+    by_place = {place_of(run): run for run in by_start(runs)}
     return [by_place[place] for place in sorted(by_place)]
+
+
+def by_start(runs: Iterable[Measured]) -> list[Measured]:
+    """The runs, the one that was started last at the end."""
+    return sorted(runs, key=lambda run: (run.info.started, run.record.name))
 
 
 def has_fair_marks(runs: Iterable[Measured]) -> bool:

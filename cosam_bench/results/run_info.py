@@ -15,6 +15,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.reading import read_text
 from cosam_bench.core.settings import Settings, validate
+from cosam_bench.method.card import STATE_SLACK_BYTES
 from cosam_bench.results.tuning import Tuning, tuned_text
 
 SCHEMA: Literal[2] = 2
@@ -118,10 +119,13 @@ class Cost(Settings):
 
     @property
     def state_grows(self) -> bool | None:
-        """Whether any later state is larger than the one after step 2; None with fewer than three steps."""
+        """Whether any later state is larger than the one after step 2 by more than ``STATE_SLACK_BYTES``.
+
+        None with fewer than three steps.
+        """
         if len(self.state_bytes) < 3:
             return None
-        return max(self.state_bytes[2:]) > self.state_bytes[1]
+        return max(self.state_bytes[2:]) - self.state_bytes[1] > STATE_SLACK_BYTES
 
 
 class RunInfo(Settings):
@@ -192,6 +196,11 @@ class RunInfo(Settings):
     cost: Cost = Cost()
     summary: dict[str, dict[str, NullableFloat]] = Field(default_factory=dict)
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
+
+    @property
+    def base_weights_sha256(self) -> str:
+        """Of the file of the base model's weights; of older records, the hash of all that the weights came from."""
+        return self.weights_sha256 or self.conditions.checkpoint
 
     @property
     def tuned(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cosam_bench.core.files import mark_used
 from cosam_bench.core.hashing import sha256_bytes, sha256_json
 from cosam_bench.evaluation.contributions import Floats, RunScores
 from cosam_bench.results.image_scores import parse_image_scores, read_scores_file
@@ -39,6 +40,8 @@ def cached_image_scores(record: Record, *, metric: str = "iou") -> RunScores:
         found = parse_image_scores(content, record, metric=metric)
         if path is not None:
             _store(path, found)
+    elif path is not None:
+        mark_used(path)
     return found
 
 

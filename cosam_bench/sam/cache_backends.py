@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite
+from cosam_bench.core.files import ABANDONED_SECONDS, CannotWrite, mark_used
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.sealed_files import read_sealed, write_sealed
 from cosam_bench.core.tensor_files import CannotRead
@@ -80,8 +79,7 @@ class FeatureFiles:
             kept = Kept(Features(tensors["maps"], tensors.get("early")), float(facts["seconds"]))
         except (CannotRead, KeyError, ValueError, TypeError):
             return None
-        with suppress(OSError):  # another process may have removed it, or own it
-            os.utime(path)  # the time of last use, which file systems rarely record
+        mark_used(path)
         return kept
 
     def keep(self, key: str, kept: Kept) -> None:

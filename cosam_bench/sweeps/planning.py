@@ -21,7 +21,7 @@ from cosam_bench.sweeps.contents import Contents
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.task import Kind, Task
 
-_SHARED = {"method": "frozen", "settings": {}, "experts": None}
+_SHARED: dict[str, Any] = {"method": "frozen", "settings": {}, "experts": None}
 """The settings under which tasks that belong to no method open their data and model."""
 
 

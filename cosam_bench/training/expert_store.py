@@ -8,7 +8,7 @@ from pathlib import Path
 from cosam_bench.core.arithmetic import arithmetic
 from cosam_bench.core.defaults import counted_settings
 from cosam_bench.core.environment import versions
-from cosam_bench.core.files import exclusive
+from cosam_bench.core.files import exclusive, mark_used
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.sealed_files import read_sealed, write_sealed
@@ -17,6 +17,8 @@ from cosam_bench.core.version import __version__
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.adapters.targets import touched_layers
+from cosam_bench.sam.encoder_sections import frozen_depth
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import Fitted
@@ -34,6 +36,7 @@ def expert_name(
     seed: int,
     start: Update | None,
     from_scratch: bool,
+    has_kept_features: bool = True,
 ) -> str:
     """The name of an expert: a hash of all that decides the bits of its training.
 
@@ -44,6 +47,8 @@ def expert_name(
         view: how samples become model input; its precision does not count, since training uses that of ``fit``.
         start: the update that training begins from.
         from_scratch: whether training adds a fresh adapter on top of ``start``.
+        has_kept_features: whether what the blocks before the adapter compute is kept; kept features are computed
+            image by image, and on a GPU rounded to the precision of the training.
     """
     facts = {
         "data": data,
@@ -63,6 +68,8 @@ def expert_name(
     }
     if from_scratch and start is not None:  # without a start it makes no difference
         facts["from_scratch"] = True
+    if not has_kept_features and frozen_depth(sam.image_encoder, touched_layers(sam, adapter)) is not None:
+        facts["first blocks"] = "computed each time"
     return sha256_json(facts)[:32]
 
 
@@ -110,6 +117,8 @@ class ExpertStore:
             return None
         try:
             tensors, facts = read_sealed(path)
-            return Fitted.from_facts(Update.from_tensors(tensors), facts)
+            found = Fitted.from_facts(Update.from_tensors(tensors), facts)
         except (CannotRead, KeyError, ValueError, TypeError):
             return None
+        mark_used(path)
+        return found

@@ -216,6 +216,18 @@ def test_a_record_that_cannot_be_served_says_why(record: cb.Record, tmp_path: Pa
         cb.load_predictor("nothing")
 
 
+def test_a_method_that_was_changed_since_the_run_does_not_read_its_state(record: cb.Record, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(record.folder, tmp_path / "copy"))
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(info | {"rule": "0" * 64}))
+    (copy / "state.safetensors").unlink()
+    as_then = cb.load_predictor(record).predict(GREY, box=BOX)
+    assert np.array_equal(cb.load_predictor(copy).predict(GREY, box=BOX), as_then)  # by the update
+    (copy / "update.safetensors").unlink()
+    with pytest.raises(cb.CosamError, match="code of 'average' was changed since the run"):
+        cb.load_predictor(copy)
+
+
 def test_a_methods_own_faults_name_it(record: cb.Record, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> Any:
         raise KeyError("lost")

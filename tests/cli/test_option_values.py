@@ -156,6 +156,12 @@ def test_what_to_give_is_said(cli: Cli, tmp_path: Path) -> None:
     assert cli("export", "x", "--out", ".").stderr == new
 
 
+def test_a_setting_may_be_empty(cli: Cli) -> None:
+    for given in (["--set", "adapter.start="], ["--set=adapter.start="]):
+        shown = cli("run", "-m", "average", "--dry-run", *given)
+        assert shown.exit_code == 0, shown.output
+
+
 @pytest.mark.parametrize(
     ("command", "named"),
     [

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import (
+    LOCK,
     CannotWrite,
     check_file_to_write,
     check_folder_to_write,
@@ -16,8 +19,43 @@ from cosam_bench.core.files import (
     check_new_folder,
     expanded,
     new_folder,
+    only_writer,
+    remove_free_lock,
     write_atomically,
 )
+
+
+class Busy(CosamError):
+    pass
+
+
+def test_who_opened_a_lock_before_it_was_removed_takes_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = fcntl.flock
+
+    def removed_meanwhile(file: Any, how: int) -> None:
+        locked(file, how)
+        if not seen:
+            (tmp_path / LOCK).unlink()  # as the last writer does, at its end
+        seen.append(how)
+
+    seen: list[int] = []
+    monkeypatch.setattr("cosam_bench.core.files.fcntl.flock", removed_meanwhile)
+    with only_writer(tmp_path, busy=Busy()):
+        assert len(seen) == 2
+        with pytest.raises(Busy), only_writer(tmp_path, busy=Busy()):
+            pass
+
+
+def test_a_lock_is_removed_only_if_nobody_holds_it(tmp_path: Path) -> None:
+    remove_free_lock(tmp_path / LOCK)
+    assert not (tmp_path / LOCK).exists()
+    with only_writer(tmp_path, busy=Busy()):
+        remove_free_lock(tmp_path / LOCK)
+        assert (tmp_path / LOCK).exists()
+    remove_free_lock(tmp_path / LOCK)
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_what_is_no_path_is_told() -> None:

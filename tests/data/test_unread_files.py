@@ -151,6 +151,18 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_is_no_error(root: Path, tm
     nowhere.save()
 
 
+def test_a_line_that_was_cut_short_is_no_memory_and_costs_no_other(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "opened"
+    path.write_text(f"{'a' * 64} 65535\n{'b' * 40}\n{'c' * 64} 7\n{'d' * 64} 65")
+    opened = OpenedImages(path)
+    assert opened.check(b"", sha256="a" * 64, name="x") == 65535
+    assert opened.check(b"", sha256="c" * 64, name="x") == 7
+    data = (root / "images/p0.png").read_bytes()
+    assert opened.check(data, sha256="d" * 64, name="x") == 0  # decoded; a part of a number is none
+    opened.save()
+    assert OpenedImages(path).check(b"", sha256="d" * 64, name="x") == 0
+
+
 def test_the_order_and_the_faults_do_not_depend_on_the_number_of_threads(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,15 @@ from statsmodels.stats.multitest import multipletests
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.bootstrap import bootstrap_interval
-from cosam_bench.evaluation.contributions import Contributions, RunScores, contributions, domains_with_part
+from cosam_bench.evaluation.contributions import (
+    Contributions,
+    RunScores,
+    contributions,
+    domains_with_part,
+    paired,
+)
 from cosam_bench.evaluation.figures import FIGURES, Figure
-from cosam_bench.evaluation.intervals import difference, interval
+from cosam_bench.evaluation.intervals import Interval, interval
 from cosam_bench.evaluation.ranks import RankInterval, holm, rank_intervals
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 
@@ -40,6 +46,10 @@ def run(seed: int, order: str, **values: list[float] | np.ndarray) -> Contributi
     arrays = {name: np.asarray(column, dtype=float) for name, column in values.items()}
     keys = {name: tuple(f"{name}{index}" for index in range(len(column))) for name, column in arrays.items()}
     return Contributions(seed, (order,), keys, arrays)
+
+
+def difference(first: list[Contributions], second: list[Contributions], *, level: float = 0.95) -> Interval:
+    return interval(paired(first, second), level=level)
 
 
 def matrix_of(scores: RunScores) -> ScoreMatrix:

@@ -136,6 +136,8 @@ def test_a_deterministic_run_is_another_run(quick_protocol: Path, tmp_path: Path
     assert torch.are_deterministic_algorithms_enabled()
     assert strict.digest != plain.digest
     assert strict.conditions == plain.conditions
+    open_experiment(configured(quick_protocol), tmp_path)
+    assert not torch.are_deterministic_algorithms_enabled()  # of this run alone
 
 
 def test_conditions_name_the_gpu_and_keep_their_digest_without_one() -> None:

@@ -318,18 +318,24 @@ class LaterFit(FitSettings):
 
 def test_all_that_decides_an_expert_is_in_its_files_name(bench: Workbench) -> None:
     def name(
-        prompt_kind: TrainPrompt = "box", view: View = bench.view, model: type[FitSettings] = FitSettings, **fit: Any
+        prompt_kind: TrainPrompt = "box",
+        view: View = bench.view,
+        model: type[FitSettings] = FitSettings,
+        adapter: AdapterSettings = bench.adapter,
+        has_kept_features: bool = True,
+        **fit: Any,
     ) -> str:
         return expert_name(
             "data",
             sam=bench.sam,
-            adapter=bench.adapter,
+            adapter=adapter,
             fit=model.model_validate(fit),
             prompt_kind=prompt_kind,
             view=view,
             seed=0,
             start=None,
             from_scratch=False,
+            has_kept_features=has_kept_features,
         )
 
     changes: list[dict[str, Any]] = [
@@ -355,6 +361,10 @@ def test_all_that_decides_an_expert_is_in_its_files_name(bench: Workbench) -> No
     assert name(view=replace(bench.view, precision="bf16")) == name()  # of the scores alone
     assert name(flip=True) == name(model=LaterFit) == name()  # at their defaults
     assert name(model=LaterFit, warmup_steps=5) != name()
+    later = AdapterSettings(rank=2, blocks=(3,))
+    assert name(adapter=later, has_kept_features=False) != name(adapter=later)
+    first = AdapterSettings(rank=2, blocks=(0,))
+    assert name(adapter=first, has_kept_features=False) == name(adapter=first)  # there are none before
 
 
 def test_a_domain_may_have_a_learning_rate_of_its_own(bench: Workbench, domain: TrainingDomain) -> None:

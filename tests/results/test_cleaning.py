@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.files import is_temporary, replacing
+from cosam_bench.core.files import is_temporary, only_writer, replacing
 from cosam_bench.results.cleaning import cached, leftovers, to_free
 from cosam_bench.results.records import RecordWriter
 
@@ -56,6 +56,20 @@ def test_leftovers_are_what_nobody_needs(results: Path) -> None:
         fcntl.flock(holder, fcntl.LOCK_EX)
         found = {one.path for one in leftovers(results)}
     assert found == {stale, free, results / "mini" / "regcl" / "done" / "steps"}
+
+
+def test_steps_that_a_run_writes_again_stay(results: Path) -> None:
+    record = results / "mini" / "regcl" / "done"
+    [steps] = leftovers(results)
+    with only_writer(record, busy=CosamError("busy")):
+        steps.remove()
+        assert steps.path.exists()
+    RecordWriter(record).write_info(run_info(status="running"))  # by --fresh, which was killed
+    steps.remove()
+    assert steps.path.exists()
+    RecordWriter(record).write_info(run_info(status="complete"))
+    steps.remove()
+    assert not steps.path.exists()
 
 
 def test_what_runs_do_not_write_is_not_theirs(results: Path) -> None:

@@ -211,6 +211,15 @@ def test_plasticity_is_joined_from_the_experts_of_the_same_seed_and_order(tmp_pa
     assert row_of(frame, "experts")["marks"] == "told the domain"
 
 
+def test_of_experts_at_the_same_seed_and_order_the_last_ones_count(tmp_path: Path) -> None:
+    runs = [record(tmp_path, "regcl")] + [
+        record(tmp_path, "experts", scores=scores, rule=rule * 64, started=f"2026-01-0{day}T00:00:00+00:00")
+        for scores, rule, day in ((EXPERTS, "a", 2), (SCORES, "b", 1))
+    ]
+    assert row_of(leaderboard(runs), "regcl")["plasticity"] == pytest.approx((0.1 + 0.05 + 0.05) / 3)
+    assert row_of(leaderboard(runs[::-1]), "regcl")["plasticity"] == pytest.approx((0.1 + 0.05 + 0.05) / 3)
+
+
 def test_joint_training_has_a_last_row_only(tmp_path: Path) -> None:
     row = row_of(leaderboard([record(tmp_path, "joint", rows=(0, 3), marks=("upper bound",))]), "joint")
     assert row["last"] == pytest.approx(0.7)
@@ -303,7 +312,7 @@ def test_no_records_give_an_empty_table(tmp_path: Path) -> None:
 
 
 def test_the_table_marks_the_best_and_says_what_it_left_out(tmp_path: Path) -> None:
-    growing = Cost(state_bytes=(1, 2, 3))
+    growing = Cost(state_bytes=(1000, 2000, 3000))
     frame = leaderboard(
         [
             *(record(tmp_path, "regcl", seed=seed, gain=seed / 100) for seed in range(3)),

@@ -315,11 +315,13 @@ def test_a_record_without_a_matrix_says_so(tmp_path: Path) -> None:
     ("state_bytes", "grows"),
     [
         ((), None),
-        ((5,), None),
-        ((5, 9), None),
-        ((5, 9, 9), False),
-        ((5, 9, 9, 10), True),
-        ((5, 9, 8, 9), False),
+        ((500,), None),
+        ((500, 900), None),
+        ((500, 900, 900), False),
+        ((500, 900, 900, 1000), True),
+        ((500, 900, 800, 900), False),
+        ((500, 900, 964), False),  # a number that is written with more digits
+        ((500, 900, 900, 965), True),
     ],
 )
 def test_a_state_grows_when_it_gets_larger_than_after_step_two(

@@ -36,11 +36,6 @@ class MaskChoice:
     comments: list[str] = field(default_factory=list)
     alternatives: list[tuple[str, str]] = field(default_factory=list)
 
-    @property
-    def is_decided(self) -> bool:
-        """Whether it is clear which pixels are foreground."""
-        return not self.alternatives
-
 
 @dataclass
 class _Seen:

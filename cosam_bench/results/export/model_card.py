@@ -111,7 +111,7 @@ def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str) 
         f"A Segment Anything Model that learned {len(info.order)} domains one after another "
         f"({', '.join(info.order)}) by the method `{info.method}`, exported by cosam-bench.{marks}",
         "",
-        f"- Base weights: `{base}`, sha256 `{info.conditions.checkpoint}`",
+        f"- Base weights: `{base}`, sha256 `{info.base_weights_sha256}`",
         f"- Protocol: {info.protocol}, version {info.protocol_version}{differing}; seed {info.seed}",
         *(f"- {note[:1].upper()}{note[1:]}" for note in notes),
         "",

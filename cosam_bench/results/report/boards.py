@@ -22,7 +22,9 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
     RANKED_BY,
     RowIntervals,
+    by_start,
     has_fair_marks,
+    latest_runs,
     place_of,
     read_table_scores,
     table_intervals,
@@ -119,7 +121,7 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
     """The runs, of several with the same method, conditions, seed and order the latest alone."""
     kept: dict[tuple[object, ...], Measured] = {}
     notes = []
-    for run in sorted(runs, key=lambda run: run.info.started):
+    for run in by_start(runs):
         place = (*run.variant, run.info.protocol, run.conditions, run.info.seed, run.info.order)
         if place in kept:
             notes.append(f"Left out: {kept[place].record.name} repeats the seed and order of {run.record.name}.")
@@ -131,10 +133,11 @@ def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: 
     groups: dict[Variant, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.variant].append(run)
+    experts = [run for run in runs if run.info.method == "experts"]
     found = table_intervals(
         [[scores[run.record.folder] for run in members] for members in groups.values()],
         is_ranked=[has_fair_marks(members) for members in groups.values()],
-        experts={place_of(run): scores[run.record.folder] for run in runs if run.info.method == "experts"},
+        experts={place_of(run): scores[run.record.folder] for run in latest_runs(experts)},
     )
     labels = _labels(list(groups))
     is_high = FIGURES[RANKED_BY].prefers_high(runs[0].matrix.metric)

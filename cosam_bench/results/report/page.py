@@ -26,7 +26,7 @@ from cosam_bench.results.report.gallery import PAGE_BYTES, empty_gallery, galler
 from cosam_bench.results.report.matrices import scale_css
 from cosam_bench.results.report.views import board_view
 from cosam_bench.results.results_folder import find_records, no_records
-from cosam_bench.results.row_intervals import RANKED_BY
+from cosam_bench.results.row_intervals import COMPARABLE_MARKS, RANKED_BY
 
 FILE = "report.html"
 _HERE = Path(__file__).parent
@@ -122,6 +122,7 @@ def render_page(
         provenances=[provenance(board) for board in boards],
         notes=notes,
         incomplete=incomplete,
+        comparable_marks=COMPARABLE_MARKS,
         metric=METRICS[metric],
         metrics=METRICS.values(),
         figures=FIGURES.values(),
@@ -179,7 +180,7 @@ def provenance(board: Board) -> Provenance:
     return Provenance(
         config=json.dumps(first.config.get("protocol", first.config), indent=1),
         data=tuple(sorted(first.conditions.data.items())),
-        checkpoint=first.conditions.checkpoint,
+        checkpoint=first.base_weights_sha256,
         settings=first.conditions.config,
         prompts=tuple(sorted(prompts)),
         versions=tuple((name, _distinct(info.versions.get(name, "not stated") for info in infos)) for name in names),

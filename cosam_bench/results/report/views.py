@@ -12,7 +12,7 @@ from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.intervals import Interval
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.evaluation.ranks import RankInterval
-from cosam_bench.results.cell_text import number
+from cosam_bench.results.cell_text import amount, number
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.report.boards import Board, Entry
 from cosam_bench.results.report.charts import Curve, Point, csv_of, curves_svg, pareto_front, pareto_svg
@@ -303,8 +303,3 @@ def _entry_view(entry: Entry, stem: str) -> EntryView:
         forgetting=None if at_once else forgetting_table(matrix),
         download=Download(f"{stem}-{entry.anchor}-matrix.csv", csv_of(columns)),
     )
-
-
-def amount(value: float) -> str:
-    """A quantity as shown: about as many digits as a reader compares."""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
