@@ -155,9 +155,9 @@ def ablation_table(name: str) -> str:
     return ablations.table(ablations.read(REFERENCE / f"{name}.csv"))
 
 
-def scale_table() -> str:
+def scale_table(name: str) -> str:
     """Last of each merge at several lengths, the best in bold, and at the lengths that held-out images chose."""
-    rows = rows_of("scales-mini")
+    rows = rows_of(name)
     lengths = [name for name in rows[0] if name.startswith("last_at_")]
     chosen = ("last_current", "last_seen")
     lines = []
@@ -251,7 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "agreement": agreement_table,
     "ridge": lambda: ablation_table("ridge-mini"),
     "ridge-open": lambda: ablation_table("ridge-open"),
-    "scales": scale_table,
+    "scales": lambda: scale_table("scales-mini"),
     "trm": lambda: ablation_table("trm-ablation"),
 }
 
