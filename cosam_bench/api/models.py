@@ -113,6 +113,7 @@ def predict(
     labels: Labels | None = None,
     mask: NDArray[Any] | None = None,
     domain: str | None = None,
+    levels: int | None = None,
     model: str | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
@@ -126,4 +127,4 @@ def predict(
     from cosam_bench.experiments.predictor import load_predictor
 
     predictor = load_predictor(record, model=model, checkpoint=checkpoint, device=device, results=results)
-    return predictor.predict(image, box=box, points=points, labels=labels, mask=mask, domain=domain)
+    return predictor.predict(image, box=box, points=points, labels=labels, mask=mask, domain=domain, levels=levels)

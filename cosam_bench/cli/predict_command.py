@@ -39,6 +39,10 @@ Labels = Annotated[
 Domain = Annotated[
     str | None, typer.Option(metavar="NAME", help="The image's domain, only for methods that must be told it.")
 ]
+Levels = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=65535, help="The level of a 16 bit image that is white, as its card says."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here."),
@@ -60,6 +64,7 @@ def predict(
     points: Points = None,
     labels: Labels = None,
     domain: Domain = None,
+    levels: Levels = None,
     out: Out = None,
     model: Model = None,
     checkpoint: Checkpoint = None,
@@ -94,6 +99,7 @@ def predict(
             points=places,
             labels=marks,
             domain=domain,
+            levels=levels,
             model=model,
             checkpoint=checkpoint,
             device=device,

@@ -29,8 +29,7 @@ def round_as(settings: Mapping[str, Any]) -> None:
     """Set what another process's ``rounding_settings`` returned."""
     torch.set_num_threads(settings["threads"])
     torch.set_float32_matmul_precision(settings["matmul"])
-    if settings["deterministic"] != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(settings["deterministic"], warn_only=True)
+    _use_deterministic(settings["deterministic"])
     torch.backends.cudnn.allow_tf32 = settings["tf32"]
     torch.backends.cudnn.deterministic = settings["cudnn_deterministic"]
     torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
@@ -63,13 +62,18 @@ def use_arithmetic(device: torch.device, *, is_tf32: bool, is_deterministic: boo
 
     The CPU has no TF32. Operations that have no deterministic form warn and run as they are.
     """
-    if is_deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs, read when it starts
-    torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
+    _use_deterministic(is_deterministic)
     if device.type == "cuda":
         _set_tf32(is_tf32)
         torch.backends.cudnn.deterministic = is_deterministic
         torch.backends.cudnn.benchmark = False
+
+
+def _use_deterministic(is_deterministic: bool) -> None:
+    if is_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs, read when it starts
+    if is_deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
 
 
 @contextmanager

@@ -25,6 +25,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse sets, whose order is another in each process, and with it the hash of a run.
+
+        Raises:
+            CosamError: a setting is one or holds one.
+        """
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if _holds_set(field.annotation):
+                raise CosamError(
+                    f"The setting {name!r} of {cls.__name__} is a set, whose order is another in each process. Declare "
+                    "a tuple, such as tuple[str, ...]."
+                )
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
@@ -32,6 +47,14 @@ class Settings(BaseModel):
         if _holds_truth_value(value) and not _takes_truth_value(cls.model_fields[info.field_name or ""].annotation):
             raise ValueError("true and false are not numbers")
         return value
+
+
+def _holds_set(annotation: Any) -> bool:
+    return (
+        annotation in (set, frozenset)
+        or get_origin(annotation) in (set, frozenset)
+        or any(map(_holds_set, get_args(annotation)))
+    )
 
 
 class NoSettings(Settings):

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.foreground import CHOICES, Foreground, foreground_pixels
+from cosam_bench.data.foreground import CHOICES, Foreground, check_is_exact, foreground_pixels
 from cosam_bench.data.ignored import Ignored
 from cosam_bench.data.mask_content import MaskContent, mask_content
 
@@ -27,6 +27,7 @@ CHANNELS = ("red", "green", "blue", "alpha")
 
 
 DEEPEST = 65535  # white of 16 bits
+TWELVE_BITS = 4095  # white of 12, which are often stored in 16
 _FOREGROUND_COLOURS = (
     "Say which colours are foreground, such as foreground = { colours = [[255, 0, 0]] }, or which channel, such as "
     '{ above = 127, channel = "red" }.'
@@ -87,6 +88,8 @@ def decode_mask(
             f"{name}: it is undecided which of its pixels are foreground ({mask_content(image).described()}). Write "
             f"into the card {CHOICES}."
         )
+    if image.format in LOSSY:
+        check_is_exact(foreground, name=name, image_format=str(image.format))
     orientation = orientation or _orientation(image)
     ignored = None if ignore is None else _ignored(image, name=name, foreground=foreground, ignore=ignore)
     if foreground.rule == "colours":

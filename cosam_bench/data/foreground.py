@@ -80,6 +80,26 @@ class Foreground(Settings):
         return self
 
 
+class ProtocolForeground(Foreground):
+    """A protocol's rule for all masks: it also holds where a lossy file makes it inexact, as a paper's code read it."""
+
+
+def check_is_exact(rule: Foreground, *, name: str, image_format: str) -> None:
+    """Refuse a rule of exact levels or colours for a mask file whose compression changes them.
+
+    Raises:
+        CosamError: the rule would take a part of each object alone, or some of the background.
+    """
+    is_low = rule.above is not None and rule.above < JPEG_NOISE
+    if isinstance(rule, ProtocolForeground) or not (is_low or rule.rule in ("nonzero", "values", "colours")):
+        return
+    raise CosamError(
+        f"{name} is a {image_format}, whose compression changes levels, so this rule would take a part of an object "
+        "alone, or what is beside it. Save masks as PNG, or cut in the middle: foreground = { above = 127 }, and of "
+        'coloured masks one channel: foreground = { above = 127, channel = "red" }.'
+    )
+
+
 def foreground_pixels(levels: Array, *, rule: Foreground, name: str, is_lossy: bool) -> Array:
     """Which pixels of a mask are foreground, bool ``(H, W)``.
 

@@ -21,7 +21,7 @@ from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, decode_image, exif_orientation, upright_size
+from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, decode_image, exif_orientation, upright_size
 from cosam_bench.data.faults import DataFault, refuse
 from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_masks
 from cosam_bench.data.opened_images import OpenedImages
@@ -31,7 +31,6 @@ from cosam_bench.data.splits import FileSample, divide, parts_by_name
 
 _FILE_BYTES = 1 << 30  # of an image or a mask; Pillow's own limit of pixels is 89 million
 _MOST_THREADS = 4
-_TWELVE_BITS = 4095
 _BY_OBJECT = ("polygon", "instance")
 
 
@@ -250,11 +249,11 @@ def too_dark(card: Card, deepest: Sequence[int]) -> str:
         deepest: the largest level of each image of 16 bits; 0 for others.
     """
     found = max(deepest, default=0)
-    if card.levels or not 0 < found <= _TWELVE_BITS:
+    if card.levels or not 0 < found <= TWELVE_BITS:
         return ""
     return (
         f"its images of 16 bits ({sum(level > 0 for level in deepest)}) hold levels up to {found} of {DEEPEST}, as if "
-        f"they had 12; say levels = {_TWELVE_BITS} in the card, or {DEEPEST} if they are meant to be that dark"
+        f"they had 12; say levels = {TWELVE_BITS} in the card, or {DEEPEST} if they are meant to be that dark"
     )
 
 

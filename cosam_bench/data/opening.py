@@ -15,7 +15,7 @@ from cosam_bench.core.seeds import derived_seed
 from cosam_bench.data.availability import NOT_HERE, missing_reason
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.faults import refuse
-from cosam_bench.data.foreground import Foreground
+from cosam_bench.data.foreground import Foreground, ProtocolForeground
 from cosam_bench.data.image_files import open_files
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.samples import Domain, Entry, Manifest, Pixels, Split, empty_split
@@ -57,7 +57,8 @@ def open_stream(
     cards = [stream.card(name) for name in (*stream.order, *retention)]
     _check_none_missing(stream, cards)
     if foreground is not None:
-        cards = [card.model_copy(update={"foreground": foreground}) for card in cards]
+        rule = ProtocolForeground.model_validate(foreground.model_dump())
+        cards = [card.model_copy(update={"foreground": rule}) for card in cards]
     opened = [
         (card, open_domain(card, is_retention=card.name in retention, is_training_only=is_training_only))
         for card in cards

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.availability import missing_reason
@@ -90,10 +91,12 @@ class PairingFault:
         kind: ``name`` is a path that cannot be used: shared with another image, sharing its mask, or not UTF-8;
             ``unread`` is a file that cannot be read or is not looked at; ``other`` concerns whole folders.
         text: what is wrong, with the file's path relative to the root.
+        name: that path, if an image has no mask.
     """
 
     kind: Literal["no mask", "several masks", "name", "unread", "other"]
     text: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -299,8 +302,19 @@ def _pair_by_name(
     if is_skipped:
         return pairs, [relative(image.path, root) for image in without]
     lacking = [image for image in without if image.path not in named]
-    faults += [_not_one_mask(image, [], root, wanted=lookup.filled(image.path)) for image in lacking]
+    for image in lacking:
+        filled = lookup.filled(image.path)
+        faults.append(_not_one_mask(image, [], root, wanted=filled + _composed_otherwise(root, filled)))
     return pairs, []
+
+
+def _composed_otherwise(root: Path, wanted: str) -> str:
+    """What to say if a file looks as wanted, but its letters are other code points, as macOS and Linux write them."""
+    start, folder = normalize("NFC", Path(wanted).name.partition("*")[0]), (root / wanted).parent
+    names = [path.name for path in folder.iterdir()] if start and folder.is_dir() else []
+    if not any(normalize("NFC", name).startswith(start) for name in names):
+        return ""
+    return " (one looks the same, but its accents are composed otherwise, in Unicode's NFC or NFD; rename it)"
 
 
 def _pair_by_annotations(
@@ -328,7 +342,8 @@ def _pair_by_annotations(
     if card.unlabelled == "skip" and pairs:
         return pairs, [relative(image.path, root) for image in without]
     named = ", ".join(relative(file.path, root) for file in files)
-    faults += [PairingFault("no mask", f"{relative(image.path, root)} is not listed in {named}") for image in without]
+    names = [relative(image.path, root) for image in without]
+    faults += [PairingFault("no mask", f"{name} is not listed in {named}", name) for name in names]
     return pairs, []
 
 
@@ -341,7 +356,7 @@ def _not_one_mask(image: ImageFile, masks: Sequence[Path], root: Path, *, wanted
     name = relative(image.path, root)
     if masks:
         return PairingFault("several masks", f"{name} has several masks ({', '.join(mask.name for mask in masks)})")
-    return PairingFault("no mask", f"{name} has no mask {wanted}")
+    return PairingFault("no mask", f"{name} has no mask {wanted}", name)
 
 
 def _unique(pairs: Sequence[Pair], root: Path, faults: list[PairingFault]) -> list[Pair]:

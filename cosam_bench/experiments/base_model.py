@@ -17,7 +17,7 @@ from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
 from cosam_bench.sam.sam import Sam
 
-_FIRST_WITH_TF32 = (8, 0)  # NVIDIA's compute capability, of Ampere
+_AMPERE = (8, 0)  # NVIDIA's compute capability of the first generation with TF32 and bf16
 
 
 def model_facts(config: RunConfig) -> dict[str, Any]:
@@ -73,14 +73,24 @@ def view_of(protocol: Protocol, sam: Sam, device: torch.device) -> View:
     )
 
 
-def with_precision(config: RunConfig, device: torch.device) -> RunConfig:
+def with_precision(config: RunConfig, device: torch.device, *, may_differ: bool = False) -> RunConfig:
     """The run with the precision that ``auto`` means on a device: bf16 if it is faster there, else fp32.
+
+    On a GPU bf16 counts as faster from the Ampere generation on; on the CPU that is measured.
+
+    Args:
+        config: of the run.
+        device: that it is to run on.
+        may_differ: take fp32 where TF32 is asked of a device that does not have it.
 
     Raises:
         CosamError: TF32 is asked of a device that does not have it.
     """
     protocol = config.protocol
-    fit, score = (_precision_on(device, asked) for asked in (protocol.fit.precision, protocol.score.precision))
+    asked: tuple[Precision, ...] = (protocol.fit.precision, protocol.score.precision)
+    if may_differ and not is_ampere(device):
+        asked = tuple("fp32" if one == "tf32" else one for one in asked)
+    fit, score = (_precision_on(device, one) for one in asked)
     if (fit, score) == (protocol.fit.precision, protocol.score.precision):
         return config
     chosen = {
@@ -90,10 +100,17 @@ def with_precision(config: RunConfig, device: torch.device) -> RunConfig:
     return config.model_copy(update={"protocol": protocol.model_copy(update=chosen)})
 
 
+def is_ampere(device: torch.device) -> bool:
+    """Whether a device is an NVIDIA GPU with instructions for TF32 and bf16: of the Ampere generation or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
+
+
 def _precision_on(device: torch.device, asked: Precision) -> Precision:
     if asked == "auto":
-        return "bf16" if bf16_slowdown(device) < 1 else "fp32"
-    if asked == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < _FIRST_WITH_TF32):
+        # A GPU's product of small matrices takes as long in either, so a measurement would be a matter of chance.
+        is_faster = is_ampere(device) if device.type == "cuda" else bf16_slowdown(device) < 1
+        return "bf16" if is_faster else "fp32"
+    if asked == "tf32" and not is_ampere(device):
         raise CosamError(
             f"The precision tf32 needs an NVIDIA GPU of the Ampere generation or later, and this run is on {device}. "
             "Use fp32, or auto for the fastest that the device has."

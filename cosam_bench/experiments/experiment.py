@@ -76,6 +76,7 @@ class Experiment:
         frozen_rows: which of the shared rows of frozen SAM may be read.
         image_counts: by the domain's name, its number of images and the one that its card states, if they differ;
             with ``limit``, the number used and the one there.
+        private: the folders of records, data and experts, which an isolated method has no reason to read.
         held_out: by the domain's name, training images that are not trained on, with their prompts; empty unless the
             run scores several scales.
     """
@@ -91,7 +92,7 @@ class Experiment:
     loader: Loader
     conditions: Conditions
     frozen_rows: Reusable = field(default_factory=Reusable)
-    hidden: tuple[str, ...] = ()
+    private: tuple[Path, ...] = ()
     image_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     held_out: Mapping[str, tuple[Split, Prompts]] = field(default_factory=dict)
 
@@ -152,7 +153,8 @@ class Experiment:
         """
         if isinstance(self.method, MethodFacts):
             use_model(model_facts(self.config))
-            method = IsolatedMethod(self.method, bench, self.hidden, _own_cache_bytes(self.config, bench))
+            hidden = tuple(hidden_folders(self.private, needed=own_files(self.config.method)))
+            method = IsolatedMethod(self.method, bench, hidden, _own_cache_bytes(self.config, bench))
             return Isolated(method, self.method_name, error_file)
         assert self.settings is not None
         return InProcess(self.method, self.settings, bench, watch)
@@ -288,7 +290,7 @@ def open_experiment(
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
-        hidden=tuple(_hidden(described, config, results, sources or {})),
+        private=tuple(_private(described, results, sources or {})),
         image_counts=data.image_counts,
         held_out={name: (split, prompts(split)) for name, split in data.held_out.items()},
     )
@@ -301,11 +303,10 @@ def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
     return min(round(config.prefix_cache_gib * 2**30), free_memory_bytes(bench.view.device) // 2)
 
 
-def _hidden(stream: Stream, config: RunConfig, results: Path, experts: Mapping[str, Path]) -> list[str]:
+def _private(stream: Stream, results: Path, experts: Mapping[str, Path]) -> list[Path]:
     """The folders of records, data and experts, which an isolated method has no reason to read."""
     roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
-    roots += expert_folders(experts.values())
-    return hidden_folders([results, data_folder(), *roots], needed=own_files(config.method))
+    return [results, data_folder(), *roots, *expert_folders(experts.values())]
 
 
 def _prefix_cache(

@@ -15,7 +15,7 @@ from torch import Tensor
 from cosam_bench.core.argument_checks import found_value, is_truth_value
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
-from cosam_bench.data.decoding import decode_image
+from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, check_image, decode_image
 from cosam_bench.data.image_files import read_bytes
 from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts
@@ -28,21 +28,27 @@ Labels: TypeAlias = Sequence[int]
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # PIL's, of at most 8 bits per channel
 
 
-def image_pixels(image: ImageLike) -> Tensor:
+def image_pixels(image: ImageLike, *, levels: int | None = None) -> Tensor:
     """uint8 RGB ``(3, H, W)``.
 
     Args:
         image: a file, which is turned upright by its EXIF orientation; a PIL image; or uint8 RGB ``(H, W, 3)``.
+        levels: of a file of 16 bits, the level that is white, as a card's ``levels``; None: 65535.
 
     Raises:
-        CosamError: it is none of these, or the file cannot be read.
+        CosamError: it is none of these, or the file cannot be read, or its 16 bits hold 12 and ``levels`` is None.
     """
     if isinstance(image, str | Path):
         path = expanded(image)
-        return decode_image(read_bytes(path), name=str(path))
+        return _file_pixels(read_bytes(path), name=str(path), levels=levels)
+    if levels is not None:
+        raise CosamError("levels is of image files of 16 bits. Leave it out, or give the image as a path.")
     if isinstance(image, Image.Image):
         if image.mode not in _MODES:
-            raise CosamError(f"The image has PIL's mode {image.mode!r}. Convert it to RGB.")
+            raise CosamError(
+                f"The image has PIL's mode {image.mode!r}, of which PIL's own conversion cuts bright levels off. Give "
+                "its path, or a uint8 array of shape (H, W, 3)."
+            )
         image = np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -50,6 +56,17 @@ def image_pixels(image: ImageLike) -> Tensor:
     if not image.size:
         raise CosamError(f"The image has no pixels: its shape is {image.shape}.")
     return torch.tensor(image).permute(2, 0, 1).contiguous()
+
+
+def _file_pixels(data: bytes, *, name: str, levels: int | None) -> Tensor:
+    if levels is not None and not 1 <= levels <= DEEPEST:
+        raise CosamError(f"levels is {levels}. Give the level that is white, from 1 to {DEEPEST}.")
+    if levels is None and 0 < (found := check_image(data, name=name)) <= TWELVE_BITS:
+        raise CosamError(
+            f"{name} has 16 bits and levels up to {found}, as if it had 12. Say which level is white, as the card of "
+            f"its domain does: levels = {TWELVE_BITS}, or {DEEPEST} if it is meant to be that dark."
+        )
+    return decode_image(data, name=name, white=levels or DEEPEST)
 
 
 def image_prompt(

@@ -21,7 +21,7 @@ from cosam_bench.isolation.faults import WorkerFault
 from cosam_bench.isolation.jobs import IsolatedMethod, Learned
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.cost_meter import Meter
-from cosam_bench.method.interface import MergingMethod, Method, State, state_of
+from cosam_bench.method.interface import Method, State, served_update, state_of
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.feature_cache import open_domain, uncached_clock
@@ -138,8 +138,7 @@ class InProcess:
         Raises:
             MethodFailed: the method raised an error.
         """
-        method = self._built(state, replace(self.bench, meter=Meter()))
-        return method.deployed if isinstance(method, MergingMethod) else None
+        return served_update(self._built(state, replace(self.bench, meter=Meter())))
 
     def _built(self, state: Path | None, bench: Workbench) -> Method:
         """A new method object, restored from a state."""

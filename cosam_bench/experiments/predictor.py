@@ -84,6 +84,7 @@ class Predictor:
         labels: Labels | None = None,
         mask: NDArray[Any] | None = None,
         domain: str | None = None,
+        levels: int | None = None,
     ) -> NDArray[np.bool_]:
         """The mask of the object that the prompt marks, ``(H, W)``, True on the foreground.
 
@@ -97,13 +98,15 @@ class Predictor:
             labels: for each point, 1 on the object or 0 on the background; None: all on the object.
             mask: a coarse mask of the whole image, non-zero inside, of any height and width.
             domain: the image's domain, only if the method must be told it (see ``domains``).
+            levels: of a file of 16 bits, the level that is white, as the card of its domain says; None: 65535, and
+                a file that uses 12 bits or fewer is refused.
 
         Raises:
             CosamError: the image cannot be read, the prompt does not fit it, or memory runs out.
             MethodFailed: the method raised an error.
         """
         told = self._told(domain)
-        prepared = self.view.preprocess(image_pixels(image))
+        prepared = self.view.preprocess(image_pixels(image, levels=levels))
         kind, prompts = image_prompt(
             prepared.frame.original, box=box, points=points, mask=mask, otherwise=self.otherwise
         )
@@ -148,8 +151,8 @@ def load_predictor(
     Args:
         record: a record; its folder, or part of its name within ``results``; or the path of an
             ``update.safetensors``. A record is served by its method's own code, or by its update if that code was
-            changed since the run, with the protocol's resizing and precision; an update alone with SAM's own
-            resizing, in float32.
+            changed since the run, with the protocol's resizing and precision (fp32 for TF32 on a device without
+            it); an update alone with SAM's own resizing, in float32.
         model: the base model of an update, as ``cosam-bench models`` lists it.
         checkpoint: the base model's weights, if they are not where the run had them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -261,7 +264,7 @@ def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunCon
 def _workbench(config: RunConfig, device: str) -> Workbench:
     """What the run's methods work with, without data and stored experts."""
     place = choose_device(device)
-    config = with_precision(config, place)
+    config = with_precision(config, place, may_differ=True)
     protocol = config.protocol
     sam = build_base_model(config, device=place)
     return Workbench(

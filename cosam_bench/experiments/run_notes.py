@@ -6,6 +6,8 @@ from cosam_bench.data.faults import first_few
 from cosam_bench.data.prompts import MASK_SIZE
 from cosam_bench.experiments.base_model import precision_notes
 from cosam_bench.experiments.experiment import Experiment
+from cosam_bench.experiments.isolated_methods import own_files
+from cosam_bench.isolation.server_handle import exposed_folders
 from cosam_bench.results.protocol_match import is_another_experiment
 
 
@@ -14,8 +16,21 @@ def run_notes(experiment: Experiment) -> list[str]:
     differs = experiment.differs
     named = f"This run is not the protocol {experiment.config.protocol.name!r}: {differs}. Tables show it apart."
     slow = precision_notes(experiment.config.protocol, experiment.bench.view.device)
-    others = [*_left_out(experiment), *_kept_empty(experiment), *_empty_prompts(experiment)]
+    others = [*_exposed(experiment), *_left_out(experiment), *_kept_empty(experiment), *_empty_prompts(experiment)]
     return [*([named] if is_another_experiment(differs) else []), *slow, *others]
+
+
+def _exposed(experiment: Experiment) -> list[str]:
+    """One note for the folders of records and data that an isolated method can read."""
+    if not experiment.is_isolated:
+        return []
+    found = exposed_folders(experiment.private, needed=own_files(experiment.config.method))
+    if not found:
+        return []
+    return [
+        f"The method can read {first_few(found)}: its own code, or a folder of Python's path, is in there. Keep "
+        "methods out of the folders of data and results."
+    ]
 
 
 def _kept_empty(experiment: Experiment) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import numpy
 import torch
 
 from cosam_bench.method.places import Place
@@ -141,7 +142,8 @@ def _names() -> dict[str, int]:
     """The identity of what each name of the harness, of its classes, and of some other modules stands for."""
     harness = [module for name, module in sys.modules.items() if _is_harness(name)]
     found: dict[str, int] = {}
-    for module in [*harness, builtins, time, torch]:
+    found |= {f"torch.Tensor.{name}": one for name, one in _attributes(torch.Tensor)}
+    for module in [*harness, builtins, time, torch, torch.nn.functional, numpy]:
         for key, value in list(vars(module).items()):
             if not key.startswith("__") and not isinstance(value, ModuleType):
                 found[f"{module.__name__}.{key}"] = id(value)

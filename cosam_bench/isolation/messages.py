@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosam_bench.method.cost_meter import MOST_FIGURE_NAME, MOST_FIGURES
+
 _LENGTH = struct.Struct(">Q")
 _HEAD_BYTES = 1 << 28  # a manifest of a million samples has 200 MB
 _TENSOR_BYTES = 1 << 40
@@ -81,17 +83,17 @@ class Message:
         return value
 
     def figures(self, name: str) -> dict[str, float]:
-        """A table of finite numbers by short printable names, at most ``_MOST_FIGURES``.
+        """A table of finite numbers by short printable names, at most ``MOST_FIGURES``.
 
         Raises:
             BadMessage: it is anything else.
         """
         table = self.values.get(name)
-        if not isinstance(table, dict) or len(table) > _MOST_FIGURES:
-            raise BadMessage(f"{name!r} in its message {self.kind!r} is not a table of at most {_MOST_FIGURES} numbers")
+        if not isinstance(table, dict) or len(table) > MOST_FIGURES:
+            raise BadMessage(f"{name!r} in its message {self.kind!r} is not a table of at most {MOST_FIGURES} numbers")
         for key, value in table.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or not key.isprintable() or len(key) > _MOST_FIGURE_NAME:
+            if not is_number or not key.isprintable() or len(key) > MOST_FIGURE_NAME:
                 raise BadMessage(f"{name!r} in its message {self.kind!r} holds something else than named numbers")
         return {key: float(value) for key, value in table.items()}
 
@@ -112,8 +114,6 @@ def printable(text: str) -> str:
 
 
 _MOST_TEXT = 20_000  # characters
-_MOST_FIGURES = 16
-_MOST_FIGURE_NAME = 64  # characters
 
 
 class Channel:

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -178,7 +179,37 @@ def use_model(facts: Mapping[str, Any]) -> None:
 
 
 def hidden_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[str]:
-    """Those folders of the parent that a worker must not see, as far as nothing that it needs is in them."""
-    found = [folder.resolve() for folder in folders if folder.is_dir()]
-    kept = [path.resolve() for path in (*needed, *map(Path, import_path())) if path.exists()]
+    """Those folders of the parent that a worker must not see, as far as nothing that it needs is in them.
+
+    Folders to which links in them lead are among them.
+    """
+    kept = [path.resolve() for path in (*needed, *map(Path, import_path()), Path(gettempdir())) if path.exists()]
+    found = _with_targets(folders)
     return [str(folder) for folder in found if not any(folder == path or folder in path.parents for path in kept)]
+
+
+def exposed_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[str]:
+    """The other ones: a worker sees them, because something that it needs is in them."""
+    hidden = set(hidden_folders(folders, needed=needed))
+    return [str(folder) for folder in _with_targets(folders) if str(folder) not in hidden]
+
+
+def _with_targets(folders: Sequence[Path]) -> list[Path]:
+    """The folders that there are, and those of the files and folders to which links in them lead."""
+    found = dict.fromkeys(folder.resolve() for folder in folders if folder.is_dir())
+    for folder in list(found):
+        for target in filter(Path.exists, map(Path.resolve, _links(folder))):
+            found[target if target.is_dir() else target.parent] = None
+    return list(found)
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """The links in a folder and the folders in it; none of them is followed."""
+    waiting = [folder]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    yield Path(entry.path)
+                elif entry.is_dir():
+                    waiting.append(Path(entry.path))

@@ -37,7 +37,7 @@ from cosam_bench.isolation.sandbox import confine, end_with_parent, settle
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.contract_check import examine
 from cosam_bench.method.frozen_base import FrozenBase
-from cosam_bench.method.interface import MergingMethod, Method, State, state_of
+from cosam_bench.method.interface import Method, State, served_update, state_of
 from cosam_bench.method.places import place_of
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.rule_digest import rule_digest
@@ -225,7 +225,7 @@ class _Worker:
         """Give the update that a merging method serves."""
         bench, _ = self._bench()
         method = self._built(bench)
-        served = method.deployed if isinstance(method, MergingMethod) else None
+        served = served_update(method)
         if served is None:
             self._parent.tell("served", {"is_served": False})
         else:

@@ -145,9 +145,7 @@ def _fields(function: MergeFunction, hints: Mapping[str, Any]) -> Iterator[tuple
     for one in settings:
         if one.name not in hints or one.default is inspect.Parameter.empty:
             lacking = "type" if one.name not in hints else "default"
-            raise WrongRule(
-                f"The setting {one.name!r} of {function.__name__} has no {lacking}. Write it as in {written}"
-            )
+            raise WrongRule(f"The setting {one.name!r} of {function.__name__} has no {lacking}. Write it as {written}")
         if one.name.startswith("_"):
             raise WrongRule(f"The setting {one.name!r} of {function.__name__} begins with an underscore. Rename it")
         yield one.name, (hints[one.name], one.default)

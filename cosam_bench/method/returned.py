@@ -14,6 +14,8 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.places import Place, assignment_place, first_own_place
+from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.serving import check_fits
 
 
 class WrongType(CosamError):
@@ -42,6 +44,19 @@ def checked_update(returned: object, *, method: type) -> Update:
     raise WrongType(f"merge() returned {kind_of(returned)} instead of an Update{where}. {how}.")
 
 
+def check_served(sam: Sam, update: Update, *, method: Any) -> None:
+    """Check that an update changes weights of the model alone, in their shapes.
+
+    Raises:
+        WrongType: it does not.
+    """
+    try:
+        check_fits(sam, update)
+    except CosamError as error:
+        where = _at(_merge_place(method))
+        raise WrongType(f"What merge() returned cannot be served{where}. {error}") from None
+
+
 def check_memory(memory: object, values: object, *, method: type) -> None:
     """Check that a merging method's ``memory`` has only tensors, and its ``values`` only plain data.
 
@@ -58,6 +73,12 @@ def check_memory(memory: object, values: object, *, method: type) -> None:
             where = _at(_assignment(method, attribute))
             raise WrongType(f"self.{attribute} is {kind_of(kept)} instead of a dict{where}. Set entries of it by name.")
         for name, one in kept.items():
+            if not isinstance(name, str):
+                where = _at(_assignment(method, attribute))
+                raise WrongType(
+                    f"self.{attribute} has the key {name!r}, {kind_of(name)}{where}. Name entries by text, such as "
+                    f'self.{attribute}[f"{{step}}"].'
+                )
             advice = _tensor_advice(one) if attribute == "memory" else _plain_advice(one)
             if advice:
                 where = _at(_assignment(method, attribute, str(name)))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from cosam_bench.core.arithmetic import tf32
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.prefetch import prefetch
@@ -33,8 +33,9 @@ from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import Fitted, TrainingHooks, TrainingStep, fit_adapter, prefetch_depth
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.given_experts import GivenExperts
+from cosam_bench.training.losses import mean_cross_entropy
 from cosam_bench.training.sampling import images_seen
-from cosam_bench.training.training_batch import MIXED, draw_batch, with_targets
+from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
 
 
 def name_of_expert(
@@ -243,11 +244,16 @@ class Workbench:
         needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
         placed = {layer: matrix.to(self.view.device, torch.float32) for layer, matrix in (projections or {}).items()}
         grams = InputGrams(self.layers, ends_early=not needs_decoder, projections=placed)
+
+        def add(layer: str, inputs: Tensor) -> None:
+            with tf32(is_tf32=False) if inputs.is_cuda else nullcontext():  # its products have eigenvalues below zero
+                grams.add(layer, inputs)
+
         with (
             closing(prefetch(self._unaugmented(domain), depth=prefetch_depth(self.view.device))) as batches,
             torch.inference_mode(),
             serving(self.sam, update),
-            layer_inputs(self.sam, self.layers, grams.add),
+            layer_inputs(self.sam, self.layers, add),
             self.view.autocast(),
         ):
             for batch in batches:
@@ -272,7 +278,7 @@ class Workbench:
         """The diagonal Fisher information of the changed weights, at the base changed by ``update``.
 
         The mean over images of the squared gradient of the masks' negative log-likelihood, the mean over pixels
-        of the Bernoulli cross-entropy, in fp32. The gradient is with respect to the weight W itself, not its
+        that count of the Bernoulli cross-entropy, in fp32. The gradient is with respect to the weight W itself, not its
         factors, so it does not depend on how an adapter splits its change.
 
         Args:
@@ -296,7 +302,8 @@ class Workbench:
                 if labels == "sampled":
                     chances = masks.logits.detach().sigmoid().cpu()
                     target = torch.bernoulli(chances, generator=generator).to(target.device)
-                likelihood = functional.binary_cross_entropy_with_logits(masks.logits, target)
+                shares = batch.weights if isinstance(batch, TrainingBatch) else None
+                likelihood = mean_cross_entropy(masks.logits, target, weights=shares)
                 # The weights may include the decoder's estimate of its IoU, on which the masks do not depend.
                 gradients = torch.autograd.grad(likelihood, weights, allow_unused=True, materialize_grads=True)
                 for name, gradient in zip(names, gradients, strict=True):

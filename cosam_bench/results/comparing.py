@@ -76,7 +76,7 @@ def _name(asked: Record | str | Path) -> str:
 
 def _figure(name: str) -> Figure:
     if name not in FIGURES:
-        raise unknown_name("figure", name, FIGURES)
+        raise unknown_name("figure", name, [one.name for one in FIGURES.values() if one.is_linear])
     if not FIGURES[name].is_linear:
         raise CosamError(f"{name} is not linear in the scores, so images have no share in it. Compare ff instead.")
     return FIGURES[name]

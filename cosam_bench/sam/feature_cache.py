@@ -145,7 +145,9 @@ class PrefixCache:
         digests = inputs.digests_of(images) if inputs else None
         contents: Iterable[bytes | memoryview]
         contents = map(_bytes, images.detach()) if digests is None else map(str.encode, digests)
-        facts = {"autocast": autocast, "dtype": str(images.dtype), "shape": list(images.shape[1:])}
+        facts: dict[str, object] = {"autocast": autocast, "dtype": str(images.dtype), "shape": list(images.shape[1:])}
+        if kind == "cuda":
+            facts["products"] = [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
         head = json.dumps(self._facts | facts, sort_keys=True).encode()
         return [sha256_bytes(head, content) for content in contents]
 

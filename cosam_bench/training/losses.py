@@ -130,6 +130,20 @@ def focal_dice_iou(
     return _summed(masks, masks_in_sum) + error.mean() if sum_over_batch else (masks + error).mean()
 
 
+def mean_cross_entropy(logits: Tensor, target: Tensor, *, weights: Tensor | None) -> Tensor:
+    """The mean over images of the mean Bernoulli cross-entropy over the cells that count, a scalar.
+
+    Args:
+        logits: float, ``(B, h, w)``.
+        target: as the logits, in [0, 1].
+        weights: as the target, the shares of cells that count; None: all of each does.
+    """
+    if weights is None:
+        return functional.binary_cross_entropy_with_logits(logits, target)
+    cells = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return _cell_means(cells, weights).mean()
+
+
 def _cell_means(values: Tensor, weights: Tensor | None) -> Tensor:
     """The mean over the cells of each mask, ``(B,)``; 0 if no cell counts."""
     if weights is None:

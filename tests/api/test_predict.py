@@ -152,6 +152,22 @@ def test_a_prompt_that_does_not_fit_is_refused(prompt: dict[str, Any], said: str
         cb.predict(record, GREY, **prompt)
 
 
+def test_an_image_of_16_bits_needs_the_cards_levels(record: cb.Record, tmp_path: Path) -> None:
+    levels = np.linspace(0, 4095, 40 * 60).reshape(40, 60).astype(np.uint16)
+    path = tmp_path / "deep.png"
+    Image.fromarray(levels).save(path)
+    predictor = cb.load_predictor(record)
+    with pytest.raises(cb.CosamError, match=r"deep\.png has 16 bits and levels up to 4095, .* levels = 4095, or 65535"):
+        predictor.predict(path, box=BOX)
+    grey = np.repeat(np.round(levels / 4095 * 255).astype(np.uint8)[..., None], 3, axis=2)
+    assert np.array_equal(predictor.predict(path, box=BOX, levels=4095), predictor.predict(grey, box=BOX))
+    for levels_given, said in ((0, "from 1 to 65535"), (65536, "from 1 to 65535")):
+        with pytest.raises(cb.CosamError, match=said):
+            predictor.predict(path, box=BOX, levels=levels_given)
+    with pytest.raises(cb.CosamError, match="levels is of image files of 16 bits"):
+        predictor.predict(grey, box=BOX, levels=4095)
+
+
 def test_an_image_that_is_none_is_refused(record: cb.Record, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     predictor = cb.load_predictor(record)

@@ -73,6 +73,12 @@ def test_a_long_value_is_cut_short_in_messages() -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("kind", [set[str], frozenset[int], dict[str, set[str]], "set[str] | None"])
+def test_a_set_is_no_setting(kind: object) -> None:
+    with pytest.raises(CosamError, match=r"The setting 'names' of Sets is a set, .* Declare a tuple"):
+        type("Sets", (Settings,), {"__annotations__": {"names": kind}, "__module__": __name__})
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Leaf().rank = 5  # type: ignore[misc]

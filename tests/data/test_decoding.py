@@ -16,7 +16,7 @@ from PIL import Image
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.decoding import ORIENTATION, decode_image, decode_mask, upright_size
-from cosam_bench.data.foreground import Foreground
+from cosam_bench.data.foreground import Foreground, ProtocolForeground
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -260,6 +260,21 @@ def test_mask_in_a_grey_jpeg_is_cut_in_the_middle() -> None:
     in_colour = encoded(Image.fromarray(grey_as_rgb(disc * np.uint8(255))), "JPEG", quality=60)
     assert (mask_of(in_colour) == disc).mean() > 0.99
     assert not mask_of(encoded(Image.new("L", (64, 64), 3), "JPEG")).any()
+
+
+@pytest.mark.parametrize("rule", ["nonzero", {"values": [255]}, {"above": 0}, {"colours": [[255, 0, 0]]}], ids=str)
+def test_exact_levels_of_a_lossy_mask_are_refused(rule: object) -> None:
+    disc = np.hypot(*(np.mgrid[:64, :64] - 32)) < 20
+    red = np.zeros((64, 64, 3), dtype=np.uint8)
+    red[disc] = (254, 0, 0)
+    data = encoded(Image.fromarray(red), "JPEG", quality=85)
+    channel = {} if isinstance(rule, dict) and "colours" in rule else {"channel": "red"}
+    asked = {"rule": "nonzero", **channel} if rule == "nonzero" else {**rule, **channel}  # type: ignore[dict-item]
+    with pytest.raises(CosamError, match=r"x is a JPEG, whose compression changes levels.*Save masks as PNG"):
+        mask_of(data, asked)
+    assert (mask_of(data, {"above": 127, "channel": "red"}) == disc).mean() > 0.99
+    published = ProtocolForeground.model_validate(asked)  # as a paper's code read them
+    assert decode_mask(data, name="x", foreground=published).sum() != disc.sum()
 
 
 def paletted(colours: list[list[int]]) -> tuple[bytes, np.ndarray]:

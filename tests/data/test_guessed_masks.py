@@ -178,6 +178,19 @@ def test_soft_edges_are_cut_in_the_middle(tmp_path: Path) -> None:
     assert "level 128 and above, so soft edges are cut in the middle" in said_of(tmp_path)
 
 
+def test_of_coloured_jpegs_a_channel_is_offered(tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        red = np.zeros((*mask.shape, 3), dtype=np.uint8)
+        red[mask > 0] = (254, 0, 0)
+        Image.fromarray(red).save(path.with_suffix(".jpg"), quality=85)
+
+    write_masks(tmp_path, save)
+    assert guessed(tmp_path)[0].undecided
+    written = said_of(tmp_path)
+    assert 'foreground = { above = 127, channel = "red" }' in written.partition("Choose, and replace")[2]
+    assert "colours = [[25" not in written.partition("Choose, and replace")[2]
+
+
 def test_the_palette_may_differ_from_mask_to_mask(tmp_path: Path) -> None:
     """Red and black in either order, as tools that reduce colours write them."""
     write_masks(tmp_path, as_palette((0, 0, 0), (255, 0, 0), swap=True))

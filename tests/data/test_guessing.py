@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from support.guessed_folders import (
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.acquire.check import check_domain
+from cosam_bench.data.cards import Card
 from cosam_bench.data.decoding import ORIENTATION
 from cosam_bench.data.guessing.stream_guess import guess_stream, write_stream
 from cosam_bench.data.opening import open_domain
+from cosam_bench.data.pairing import pair_files
 from cosam_bench.data.streams import load_stream
 
 
@@ -60,6 +63,22 @@ def test_images_without_a_mask_are_counted_and_offered_to_be_skipped(tmp_path: P
     assert "5 masks have no image: masks/c0.png" in written
     assert guess.undecided
     assert 'unlabelled = "skip" # leaves images without a mask out' in written
+
+
+def test_names_with_blanks_are_whole(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.jpg", "masks/a{}.png")
+    save_image(tmp_path / "images/leaf 7 old.jpg", 0)
+    guessed(tmp_path)
+    assert "1 image has no mask: images/leaf 7 old.jpg." in said_of(tmp_path)
+
+
+def test_names_that_look_alike_are_told_apart(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.jpg", "masks/a{}.png")
+    save_image(tmp_path / "images" / normalize("NFC", "blätt.jpg"), 0)
+    save_mask(tmp_path / "masks" / normalize("NFD", "blätt.png"), 0)
+    card = Card(name="a", root=str(tmp_path), images="images/*", masks="masks/{stem}.*")
+    [fault] = pair_files(card).faults
+    assert "one looks the same, but its accents are composed otherwise, in Unicode's NFC or NFD" in fault.text
 
 
 def test_other_folders_of_images_are_named(tmp_path: Path) -> None:

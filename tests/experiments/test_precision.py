@@ -11,7 +11,14 @@ import torch
 from support.fake_gpu import pretend_device
 
 from cosam_bench.core import arithmetic as arithmetic_module
-from cosam_bench.core.arithmetic import bf16_slowdown, described_arithmetic, rounding_settings, tf32, use_arithmetic
+from cosam_bench.core.arithmetic import (
+    bf16_slowdown,
+    described_arithmetic,
+    round_as,
+    rounding_settings,
+    tf32,
+    use_arithmetic,
+)
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments import base_model
 from cosam_bench.experiments.base_model import precision_notes, with_precision
@@ -49,6 +56,31 @@ def test_auto_is_bf16_where_that_is_faster(
     config = configured(quick_protocol, "fit.precision=fp32", "score.precision=auto")
     found = with_precision(config, CPU).protocol
     assert (found.fit.precision, found.score.precision) == ("fp32", meant)
+
+
+@pytest.mark.parametrize(("capability", "meant"), [((7, 5), "fp32"), ((8, 0), "bf16")])
+def test_auto_on_a_gpu_follows_its_generation_and_no_clock(
+    quick_protocol: Path, capability: tuple[int, int], meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.delattr(base_model, "bf16_slowdown")
+    config = configured(quick_protocol, "fit.precision=auto", "score.precision=auto")
+    assert with_precision(config, CUDA).protocol.fit.precision == meant
+
+
+def test_what_is_not_compared_takes_fp32_where_there_is_no_tf32(quick_protocol: Path) -> None:
+    config = configured(quick_protocol, "fit.precision=tf32", "score.precision=tf32")
+    found = with_precision(config, CPU, may_differ=True).protocol
+    assert (found.fit.precision, found.score.precision) == ("fp32", "fp32")
+
+
+def test_another_process_sets_what_cublas_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    round_as(rounding_settings())
+    assert "CUBLAS_WORKSPACE_CONFIG" not in arithmetic_module.os.environ
+    round_as(rounding_settings() | {"deterministic": True})
+    assert arithmetic_module.os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_a_run_with_auto_is_recorded_as_what_it_means(

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.quick_protocol import write_quick_protocol
 
+import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.scoring import BadPrediction
 from cosam_bench.experiments import rescoring
@@ -48,6 +49,32 @@ def test_the_update_and_the_state_give_the_recorded_bits(folder: Path) -> None:
     (folder / "update.safetensors").unlink()
     by_state = rescore(load_record(folder))
     assert (by_state.served, by_state.differing) == ("state.safetensors", 0)
+
+
+SHIFTED = """
+from cosam_bench import MergingMethod, MethodCard
+
+class Shifted(MergingMethod):
+    card = MethodCard(title="Shifted")
+
+    def merge(self, expert, domain, *, step):
+        return expert
+
+    def predict(self, batch):
+        return super().predict(batch) - 3.0
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_method_that_predicts_by_code_of_its_own_serves_no_update(
+    quick_protocol: Path, tmp_path: Path, isolated: bool
+) -> None:
+    (tmp_path / "shifted.py").write_text(SHIFTED)
+    record = cb.run(tmp_path / "shifted.py", protocol=quick_protocol, results=tmp_path / "results", isolated=isolated)
+    assert isinstance(record, cb.Record)
+    assert not (record.folder / "update.safetensors").exists()
+    found = rescore(record)
+    assert (found.served, found.differing, found.faults) == ("state.safetensors", 0, ())
 
 
 def test_a_changed_score_is_named_by_its_line(folder: Path) -> None:

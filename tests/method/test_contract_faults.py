@@ -44,6 +44,24 @@ class KeepsATensorAsAValue(Forgets):
         return expert
 
 
+class NumbersItsValues(Forgets):
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        self.values[step] = len(domain)  # type: ignore[index]
+        return expert
+
+
+class ServesAnotherModel(Forgets):
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        return Update(dense={"image_encoder.no_such.weight": torch.zeros(2, 2)})
+
+
+class ReportsEachLayer(Forgets):
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        for number in range(17):
+            self.bench.meter.report(f"layer {number}", 1.0)
+        return expert
+
+
 class ReplacesItsMemory(Forgets):
     def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
         self.memory = [expert]  # type: ignore[assignment]
@@ -104,6 +122,9 @@ def line_of(function: object, text: str) -> str:
         (ReturnsADict, "merge() returned a dict instead of an Update", (ReturnsADict, "def merge")),
         (KeepsAnUpdate, "self.memory['last'] is an Update", (KeepsAnUpdate, '["last"]')),
         (KeepsATensorAsAValue, "self.values['sum'] is a Tensor", (KeepsATensorAsAValue, '["sum"]')),
+        (NumbersItsValues, "self.values has the key 1, an int", (NumbersItsValues, "self.values[step]")),
+        (ServesAnotherModel, "What merge() returned cannot be served", (ServesAnotherModel, "def merge")),
+        (ReportsEachLayer, "at most 16 figures; 'layer 16' is one more", (ReportsEachLayer, "meter.report")),
         (ReplacesItsMemory, "self.memory is a list instead of a dict", (ReplacesItsMemory, "self.memory =")),
         (ReturnsNoState, "state() returned a dict instead of a cosam_bench.State", (ReturnsNoState, "def state")),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,12 @@ from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter
-from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View, collate
+from cosam_bench.sam.inputs import RAW_MASK_LEVELS, Batch, View, collate
 from cosam_bench.sam.serving import layer_inputs, serving
 from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import TrainingHooks
 from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.training_batch import TrainingBatch
 
 LAYER = "image_encoder.blocks.1.attn.qkv"
 
@@ -217,6 +219,29 @@ def test_the_fisher_information_is_the_mean_squared_gradient_of_the_weights(
     layer.weight = base
     torch.testing.assert_close(found[f"{LAYER}.weight"], slow, rtol=1e-3, atol=1e-4 * slow.max().item())
     assert found[f"{LAYER}.weight"].max() > 0
+
+
+def test_pixels_that_do_not_count_have_no_part_in_the_fisher_information(
+    bench: Workbench, domain: TrainingDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled, change = Workbench.labelled, update(bench, scale=0.1)
+
+    def half(of: Workbench, domain: TrainingDomain, rows: list[int], *, flipped: bool) -> tuple[Batch, Tensor]:
+        batch, target = labelled(of, domain, rows)
+        weights, left = torch.ones_like(target), target[..., : target.shape[-1] // 2]
+        weights[..., : left.shape[-1]] = 0
+        left.copy_(1 - left if flipped else left)
+        return TrainingBatch(**vars(batch), target=target, weights=weights), target
+
+    found = []
+    for flipped in (False, True):
+        monkeypatch.setattr(Workbench, "labelled", partialmethod(half, flipped=flipped))
+        found.append(bench.squared_gradients(domain, change, labels="true", images=2)[f"{LAYER}.weight"])
+    monkeypatch.undo()
+    assert torch.equal(*found)
+    assert not torch.equal(
+        found[0], bench.squared_gradients(domain, change, labels="true", images=2)[f"{LAYER}.weight"]
+    )
 
 
 def test_the_model_is_left_without_gradients_after_the_fisher_information(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from support.cached_features import DEPTH, LATER, an_update, files, some_images
 from torch import Tensor, nn
 
+from cosam_bench.core.arithmetic import tf32
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam import feature_cache as prefix_cache
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
@@ -145,6 +148,19 @@ def test_kept_features_give_the_embeddings_without_the_first_blocks_being_run(
             torch.testing.assert_close(again, plain[[2, 0]], rtol=1e-4, atol=1e-4)
             encode(tiny, some_images(1, seed=9), cache)
             assert len(ran) == 1
+
+
+def test_a_gpus_features_in_tf32_are_others_than_in_fp32(tiny: Sam, tmp_path: Path) -> None:
+    cache = PrefixCache(FeatureFiles(tmp_path, limit_bytes=2**30), sam=tiny, depth=DEPTH)
+
+    def key(device: str, *, is_tf32: bool) -> list[str]:
+        images: Any = SimpleNamespace(device=torch.device(device), dtype=torch.float32, shape=(1, 3, 128, 128))
+        inputs: Any = SimpleNamespace(digests_of=lambda images: ["digest"])
+        with tf32(is_tf32):
+            return cache._keys(images, inputs)
+
+    assert key("cuda", is_tf32=True) != key("cuda", is_tf32=False)
+    assert key("cpu", is_tf32=True) == key("cpu", is_tf32=False)  # which has none
 
 
 @settings(max_examples=8, deadline=None)

@@ -144,7 +144,7 @@ def _images(count: int) -> str:
 
 
 def _add_unpaired(guess: DomainGuess, best: Candidate, root: Path) -> None:
-    lacking = [fault.text.partition(" ")[0] for fault in best.pairing.faults if fault.kind == "no mask"]
+    lacking = [fault.name for fault in best.pairing.faults if fault.kind == "no mask"]
     if lacking:
         have = "image has" if len(lacking) == 1 else "images have"
         guess.seen.append(f"{len(lacking)} {have} no mask: {first_few(lacking, shown=SHOWN)}.")

@@ -102,7 +102,7 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
     if reason := _open_reason(seen):
         choice.keys["foreground"] = "undecided"
         choice.comments.append(f"Foreground: not clear. {reason}")
-        choice.alternatives = _alternatives(seen.contents)
+        choice.alternatives = _cuts(seen.contents) if seen.lossy else _alternatives(seen.contents)
         return
     choice.comments.append(f"Foreground: {_rule_in_words(seen)} ({share(seen.taken, seen.pixels)} of the pixels).")
     if seen.empty:
@@ -172,6 +172,21 @@ def _rule_in_words(seen: _Seen) -> str:
     if set(levels) <= {0, 1, largest}:
         return f"level {largest}"
     return f"level {128 if largest <= 255 else 32768} and above, so soft edges are cut in the middle"
+
+
+def _cuts(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
+    """The lines to choose between for files whose compression changes levels: what is cut in the middle."""
+    lines: list[tuple[str, str]] = []
+    for content in contents:
+        if content.unit != "colours":
+            lines.append((toml_line("foreground", {"above": 127}), "the upper half of the levels"))
+            continue
+        for place, channel in enumerate(("red", "green", "blue")):
+            bright = [value for value in content.values if isinstance(value, tuple) and value[place] > 127]
+            if bright:
+                counted = share(sum(content.counts[value] for value in bright), sum(content.counts.values()))
+                lines.append((toml_line("foreground", {"above": 127, "channel": channel}), f"{counted} of the pixels"))
+    return list(dict.fromkeys(lines))
 
 
 def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
