@@ -247,6 +247,8 @@ def _advice(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] in ("model_type", "dict_type"):
         keys = ", ".join(_fields_at(model, fault["loc"]))
         return f"write a table of settings{f' with the keys {keys}' if keys else ''}"
+    if fault["type"] == "tuple_type":
+        return "write a list in square brackets"
     message = str(fault["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 

@@ -132,8 +132,7 @@ def _check_same_inputs(experiment: Experiment, info: RunInfo, *, served: str) ->
         names.append("the method's code, which predicts from its state")
     if names:
         raise CosamError(
-            f"This cannot be scored again with what is here: {', '.join(names)} are not those of the run. "
-            "Get what it used."
+            f"This cannot be scored again with what is here. Not as in the run: {', '.join(names)}. Get what it used."
         )
 
 

@@ -56,7 +56,10 @@ class Tree(Settings):
             {"seed": 1, "count": [-1, "x"]},
             "equal to 0; 'count.1' is 'x'",
         ),
-        ({"seed": 1, "count": {}}, "'count' is {}: input should be a valid integer, or input should be a valid tuple."),
+        (
+            {"seed": 1, "count": {}},
+            "'count' is {}: input should be a valid integer, or write a list in square brackets.",
+        ),
         ("text", "it is 'text': write a table of settings with the keys seed, leaf, perhaps"),
     ],
 )

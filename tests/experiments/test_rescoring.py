@@ -138,5 +138,5 @@ def test_other_data_is_refused(folder: Path) -> None:
     data = info.conditions.data | {"pill": "0" * 64}
     conditions = type(info.conditions)(**info.conditions.model_dump(exclude={"data", "digest"}), data=data)
     path.write_text(info.model_copy(update={"conditions": conditions}).to_json(), encoding="utf-8")
-    with pytest.raises(CosamError, match="the images or masks of pill are not those of the run"):
+    with pytest.raises(CosamError, match=r"Not as in the run: the images or masks of pill\. Get"):
         rescore(load_record(folder))
