@@ -136,7 +136,7 @@ def _show_rescoring(rescoring: Rescoring) -> None:
     how = (
         "the same machine and libraries as the run's, so equal bits are asked for"
         if rescoring.is_exact
-        else f"another machine, device or library than the run's, so a domain's mean may differ by {MEAN_TOLERANCE}"
+        else f"a GPU, or another machine or library than the run's, so a domain's mean may differ by {MEAN_TOLERANCE}"
     )
     verdict = "does not verify" if rescoring.faults else "verified"
     differing = f"{rescoring.differing:,} of {rescoring.images:,} images differ"
