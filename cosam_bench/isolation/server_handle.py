@@ -198,8 +198,9 @@ def _with_targets(folders: Sequence[Path]) -> list[Path]:
     """The folders that there are, and those of the files and folders to which links in them lead."""
     found = dict.fromkeys(folder.resolve() for folder in folders if folder.is_dir())
     for folder in list(found):
-        for target in filter(Path.exists, map(Path.resolve, _links(folder))):
-            found[target if target.is_dir() else target.parent] = None
+        for target in map(Path, map(os.path.realpath, _links(folder))):  # which goes through circles of links as well
+            if target.is_file() or target.is_dir():
+                found[target if target.is_dir() else target.parent] = None
     return list(found)
 
 

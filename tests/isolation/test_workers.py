@@ -161,6 +161,8 @@ def test_folders_to_which_links_lead_are_hidden_as_well(tmp_path: Path) -> None:
     (data / "more").symlink_to(whole)
     (data / "gone.png").symlink_to(tmp_path / "nothing")
     (data / "self").symlink_to(data)
+    (data / "one").symlink_to(data / "other")
+    (data / "other").symlink_to(data / "one")
     hidden = server_handle.hidden_folders([tmp_path / "data"], needed=[])
     assert set(hidden) == {str(folder) for folder in (tmp_path / "data", data, elsewhere, whole)}
 
