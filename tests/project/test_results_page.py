@@ -183,10 +183,13 @@ def test_what_is_said_of_trm() -> None:
     assert rows["no alignment"].last < figure("frozen")
     assert f"the regulariser, without which it forgets {rows['no trajectory regulariser'].ff:.3f}" in page
     single = {name: row.last for name, row in rows.items() if row.seeds == 1}
-    kept, shared = single["the served adapter trained on"], single["one row for all layers"]
+    kept, shared = single["the served adapter trained on"], rows["one row for all layers"].last
     assert f"training it scores {kept:.3f}, with one row for all layers {shared:.3f}" in page
     assert f"clearly behind, at {single['divided by ranges']:.3f}" in page
-    assert f"hardly matters: {single['no consistency']:.3f} without it" in page
+    assert f"such as the {single['no consistency']:.3f} without consistency" in page
+    steady = [rows[name] for name in ("responsiveness", "other prompts")]
+    assert f"change nothing over three seeds: {steady[0].last:.3f} and {steady[1].last:.3f}" in page
+    assert all(row.seeds == 3 and abs(row.last - default.last) < 0.002 for row in steady)
 
 
 def test_what_is_said_of_lengths() -> None:
