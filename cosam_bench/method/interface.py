@@ -17,7 +17,7 @@ from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.places import first_own_place
-from cosam_bench.method.returned import WrongType, check_memory, check_served, check_state, checked_update, kind_of
+from cosam_bench.method.returned import WrongType, check_memory, check_state, checked_update, kind_of
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.inputs import Batch
@@ -220,9 +220,7 @@ class MergingMethod(Method[SettingsT_co]):
             from_scratch=self.from_scratch,
             hooks=self.hooks(domain, step=step),
         )
-        merged = checked_update(self.merge(expert.update, domain, step=step), method=type(self))
-        check_served(self.bench.sam, merged, method=type(self))
-        self.served = merged
+        self.served = checked_update(self.merge(expert.update, domain, step=step), method=type(self))
         check_memory(self.memory, self.values, method=type(self))
 
     @property

@@ -14,8 +14,6 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.places import Place, assignment_place, first_own_place
-from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.serving import check_fits
 
 
 class WrongType(CosamError):
@@ -42,19 +40,6 @@ def checked_update(returned: object, *, method: type) -> Update:
         )
     how = "Return Update(dense=...)" if isinstance(returned, Mapping) else "Return the Update to serve from now on"
     raise WrongType(f"merge() returned {kind_of(returned)} instead of an Update{where}. {how}.")
-
-
-def check_served(sam: Sam, update: Update, *, method: Any) -> None:
-    """Check that an update changes weights of the model alone, in their shapes.
-
-    Raises:
-        WrongType: it does not.
-    """
-    try:
-        check_fits(sam, update)
-    except CosamError as error:
-        where = _at(_merge_place(method))
-        raise WrongType(f"What merge() returned cannot be served{where}. {error}") from None
 
 
 def check_memory(memory: object, values: object, *, method: type) -> None:

@@ -50,11 +50,6 @@ class NumbersItsValues(Forgets):
         return expert
 
 
-class ServesAnotherModel(Forgets):
-    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
-        return Update(dense={"image_encoder.no_such.weight": torch.zeros(2, 2)})
-
-
 class ReportsEachLayer(Forgets):
     def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
         for number in range(17):
@@ -123,7 +118,6 @@ def line_of(function: object, text: str) -> str:
         (KeepsAnUpdate, "self.memory['last'] is an Update", (KeepsAnUpdate, '["last"]')),
         (KeepsATensorAsAValue, "self.values['sum'] is a Tensor", (KeepsATensorAsAValue, '["sum"]')),
         (NumbersItsValues, "self.values has the key 1, an int", (NumbersItsValues, "self.values[step]")),
-        (ServesAnotherModel, "What merge() returned cannot be served", (ServesAnotherModel, "def merge")),
         (ReportsEachLayer, "at most 16 figures; 'layer 16' is one more", (ReportsEachLayer, "meter.report")),
         (ReplacesItsMemory, "self.memory is a list instead of a dict", (ReplacesItsMemory, "self.memory =")),
         (ReturnsNoState, "state() returned a dict instead of a cosam_bench.State", (ReturnsNoState, "def state")),
