@@ -15,7 +15,6 @@ import typer
 from cosam_bench.cli.catalogue_commands import TO_FETCH, weights_state
 from cosam_bench.cli.records_commands import Results
 from cosam_bench.core.console import plain_table, results_console
-from cosam_bench.core.devices import machine_memory_bytes
 from cosam_bench.core.errors import CosamError
 
 _GIB = 2**30
@@ -77,6 +76,8 @@ def _software() -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     import torch
+
+    from cosam_bench.core.devices import machine_memory_bytes
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

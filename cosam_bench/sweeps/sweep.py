@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -198,6 +197,5 @@ def in_words(planned: Plan, task: Task) -> str:
     config = planned.configs[task.config]
     model = config.protocol.model.name
     if task.kind == "run":
-        own = "".join(f" {key}={json.dumps(value)}" for key, value in config.settings.items())
-        return f"{short_name(config.method)}{own} on {model}, seed {task.seed}, {' '.join(task.order)}"
+        return f"{short_name(config.method)} on {model}, seed {task.seed}, {' '.join(task.order)}"
     return f"{task.kind}{f' {task.domain}' if task.domain else ''} of {model}, seed {task.seed}"

@@ -15,6 +15,7 @@ from cosam_bench.core.hashing import sha256_json
 from cosam_bench.data.samples import Manifest
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.run_notes import run_notes
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.records import Record
 
@@ -109,7 +110,7 @@ def test_a_run_says_how_many_samples_it_leaves_out(folder: Path, tmp_path: Path)
     (tmp_path / "void.toml").write_text(PROTOCOL)
     experiment = open_experiment(resolve_run(method="frozen", protocol=str(tmp_path / "void.toml")), tmp_path)
     note = "first: 1 left out for having no foreground, or less than min_pixels; 5 samples are used."
-    assert experiment.notes == [note]
+    assert run_notes(experiment) == [note]
 
 
 @pytest.mark.long
