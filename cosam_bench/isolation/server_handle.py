@@ -183,15 +183,19 @@ def hidden_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[s
 
     Folders to which links in them lead are among them.
     """
-    kept = [path.resolve() for path in (*needed, *map(Path, import_path()), Path(gettempdir())) if path.exists()]
-    found = _with_targets(folders)
-    return [str(folder) for folder in found if not any(folder == path or folder in path.parents for path in kept)]
+    return [folder for folder, is_needed in _told_apart(folders, needed) if not is_needed]
 
 
 def exposed_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[str]:
     """The other ones: a worker sees them, because something that it needs is in them."""
-    hidden = set(hidden_folders(folders, needed=needed))
-    return [str(folder) for folder in _with_targets(folders) if str(folder) not in hidden]
+    return [folder for folder, is_needed in _told_apart(folders, needed) if is_needed]
+
+
+def _told_apart(folders: Sequence[Path], needed: Sequence[Path]) -> Iterator[tuple[str, bool]]:
+    """Each folder, and whether something that a worker needs is in it."""
+    kept = [path.resolve() for path in (*needed, *map(Path, import_path()), Path(gettempdir())) if path.exists()]
+    for folder in _with_targets(folders):
+        yield str(folder), any(folder == path or folder in path.parents for path in kept)
 
 
 def _with_targets(folders: Sequence[Path]) -> list[Path]:
