@@ -33,8 +33,9 @@ from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.export.formats import Exported, check_rank
 from cosam_bench.results.export.peft_folder import write_peft_folder
-from cosam_bench.results.export.served import UPDATE_FILE, ServedModel
+from cosam_bench.results.export.served import ServedModel
 from cosam_bench.sam.sam import Sam
+from cosam_bench.sam.update_files import UPDATE_FILE
 from cosam_bench.training.given_experts import GivenExperts
 
 MergeFormat = Literal["safetensors", "peft"]

@@ -32,7 +32,6 @@ from cosam_bench.experiments.image_prompt import (
 )
 from cosam_bench.experiments.method_faults import method_faults
 from cosam_bench.experiments.protocol import ModelSettings, Protocol, RunConfig
-from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import Method, State
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
@@ -40,11 +39,11 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import load_record
 from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
-from cosam_bench.sam.build import read_checkpoint
 from cosam_bench.sam.frame_choices import Upsampling
 from cosam_bench.sam.frames import to_original
 from cosam_bench.sam.inputs import Batch, View, collate_inputs
 from cosam_bench.sam.serving import check_fits
+from cosam_bench.sam.update_files import UPDATE_FILE, read_update
 
 
 @dataclass(frozen=True)
@@ -220,13 +219,13 @@ def _from_update(record: Record, bench: Workbench) -> Callable[[Batch], Tensor]:
     Raises:
         CosamError: the record has none.
     """
-    path = record.checked_file("update.safetensors")
+    path = record.checked_file(UPDATE_FILE)
     if not path.is_file():
         raise CosamError(
             f"The code of {record.method!r} was changed since the run in {record.folder}, and may read what it kept "
             "as something else. Get the code of that run, or run it again."
         )
-    update = _read_update(path)
+    update = read_update(path)
     check_fits(bench.sam, update)
     return partial(bench.predict, update)
 
@@ -236,7 +235,7 @@ def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, 
         raise CosamError(f"{path} does not name its base model. Give the model, or the record's folder in its place.")
     if not path.is_file():
         raise CosamError(f"No file {path}. Give an update.safetensors or the folder of a record.")
-    update = _read_update(path)
+    update = read_update(path)
     if any(name.startswith(SIDE) for name in (*update.low_rank, *update.dense)):
         raise CosamError(f"{path} changes layers beside SAM, whose first weights it lacks. Give the record's folder.")
     protocol = Protocol(name="update", stream="", model=ModelSettings(name=model))
@@ -245,13 +244,6 @@ def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, 
     upsampling = protocol.score.upsampling
     served = partial(bench.predict, update)
     return Predictor(f"The update {path}", bench.view, upsampling, None, None, served)
-
-
-def _read_update(path: Path) -> Update:
-    try:
-        return Update.from_tensors(read_checkpoint(path))
-    except KeyError as error:
-        raise CosamError(f"{path} is not an update: {error} is missing. Give a record's update.safetensors.") from None
 
 
 def _with_checkpoint(config: RunConfig, checkpoint: str | Path | None) -> RunConfig:

@@ -22,20 +22,19 @@ from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.prompt_scorer import PromptScorer
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.row_scorer import RowScorer
-from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import State
 from cosam_bench.results.records import NEGATIVES_FILE, PROMPTS_FILE, SCORES_FILE, Record
 from cosam_bench.results.run_info import RunInfo
 from cosam_bench.results.score_lines import Fault, ScoreLines, read_score_lines
-from cosam_bench.sam.build import read_checkpoint
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.serving import check_fits
+from cosam_bench.sam.update_files import UPDATE_FILE, read_update
 
 MEAN_TOLERANCE = 0.005
 """Allowed in a domain's mean on another kind of machine, where the last bits of the logits differ, and with them
 single pixels at the masks' borders. A choice, not a measured bound: bfloat16 moved a cell of four images by .0039."""
 
-_SERVED = ("update.safetensors", "state.safetensors")
+_SERVED = (UPDATE_FILE, "state.safetensors")
 _MACHINE = ("processor", "threads")
 
 
@@ -140,11 +139,8 @@ def _check_same_inputs(experiment: Experiment, info: RunInfo, *, served: str) ->
 def _predictor(experiment: Experiment, path: Path, *, watch: FaultWatch) -> Iterator[Callable[[Batch], Tensor]]:
     """The served update's predictions, or those of the method in its final state."""
     bench = experiment.bench
-    if path.name == "update.safetensors":
-        try:
-            update = Update.from_tensors(read_checkpoint(path))
-        except KeyError as error:
-            raise CosamError(f"{path} is not an update: {error} is missing.") from None
+    if path.name == UPDATE_FILE:
+        update = read_update(path)
         check_fits(bench.sam, update)
         yield lambda batch: bench.predict(update, batch)
         return

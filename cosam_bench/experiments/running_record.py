@@ -36,6 +36,7 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.results.records import STEPS, Record, RecordWriter, record_folder
 from cosam_bench.results.run_info import Cost, RunInfo, Status, read_run_info
 from cosam_bench.results.verification import verify_files
+from cosam_bench.sam.update_files import UPDATE_FILE
 
 
 class RunningRecord:
@@ -188,7 +189,7 @@ class RunningRecord:
         with replacing(self.folder / "state.safetensors") as temporary:
             shutil.copyfile(state, temporary)
         if served is not None:
-            write_tensors(self.folder / "update.safetensors", served.tensors())
+            write_tensors(self.folder / UPDATE_FILE, served.tensors())
 
     def complete(self) -> Record:
         """Write all results again, verify every file, and only then call the record complete.

@@ -8,19 +8,15 @@ from pathlib import Path
 import torch
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.tensor_files import read_tensors
-from cosam_bench.data.faults import first_few
 from cosam_bench.experts.peft_adapter import is_peft_folder, read_peft_folder
 from cosam_bench.experts.published_modules import read_published_module
 from cosam_bench.merging.updates import Update
-from cosam_bench.results.export.served import UPDATE_FILE
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import check_fits
+from cosam_bench.sam.update_files import UPDATE_FILE, read_update
 from cosam_bench.training.given_experts import GivenExperts, given_experts
-
-_ENDS = (".a", ".b", ".dense")
 
 
 def read_experts(sources: Mapping[str, Path], *, sam: Sam, adapter: AdapterSettings) -> GivenExperts:
@@ -60,14 +56,14 @@ def _read(path: Path, *, sam: Sam, adapter: AdapterSettings) -> Update:
     if path.is_dir() and is_peft_folder(path):
         return _lora_only(path, read_peft_folder(path, sam=sam), adapter)
     if path.is_dir() and (path / UPDATE_FILE).is_file():
-        return _lora_only(path, _read_update(path / UPDATE_FILE), adapter)
+        return _lora_only(path, _read_expert_update(path / UPDATE_FILE), adapter)
     if path.is_dir():
         raise CosamError(
             f"{path} is a folder without adapter_config.json or {UPDATE_FILE}. Give a folder that peft saved, or one "
             "that `cosam-bench export --format safetensors` wrote."
         )
     if path.suffix == ".safetensors":
-        return _lora_only(path, _read_update(path), adapter)
+        return _lora_only(path, _read_expert_update(path), adapter)
     return read_published_module(path).update(sam, adapter)
 
 
@@ -80,32 +76,15 @@ def _lora_only(path: Path, update: Update, adapter: AdapterSettings) -> Update:
     return update
 
 
-def _read_update(path: Path) -> Update:
-    """The update of a safetensors file with ``NAME.a``, ``NAME.b`` and ``NAME.dense``."""
-    tensors = read_tensors(path, what="The expert", advice="Write or copy it again.").tensors
-    foreign = [name for name in tensors if not name.endswith(_ENDS)]
-    if not tensors:
+def _read_expert_update(path: Path) -> Update:
+    """The update in a file of its own, which must change layers, and only SAM's own."""
+    update = read_update(path)
+    changed = (*update.low_rank, *update.dense)
+    if not changed:
         raise CosamError(f"{path} is empty: it changes no layer. Write it again.")
-    if any(".lora_A." in name or ".lora_B." in name for name in foreign):
+    if beside := next((name for name in changed if name.startswith(SIDE)), None):
         raise CosamError(
-            f"{path} holds a peft adapter's factors, but not its alpha, which is in adapter_config.json. Give the "
-            "folder that holds both files."
+            f"{path} holds the change of {beside!r}, a layer beside SAM, whose first weights it lacks. Give experts "
+            "that change SAM's own layers, or checkpoints of RegCL's code."
         )
-    if foreign:
-        raise CosamError(
-            f"{path} holds {first_few(foreign)}, which is no change of a layer: names end in .a, .b or .dense. Give a "
-            "file that `cosam-bench export --format safetensors` wrote, or a folder of peft."
-        )
-    if beside := next((name for name in tensors if name.startswith(SIDE)), None):
-        raise CosamError(
-            f"{path} holds the change of {beside.rpartition('.')[0]!r}, a layer beside SAM, whose first weights it "
-            "lacks. Give experts that change SAM's own layers, or checkpoints of RegCL's code."
-        )
-    pairs = {name[:-2] for name in tensors if name.endswith((".a", ".b"))}
-    for name in sorted(pairs):
-        a, b = tensors.get(f"{name}.a"), tensors.get(f"{name}.b")
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            raise CosamError(f"{path} has factors of {name!r} that do not fit each other. Write or copy it again.")
-    if not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise CosamError(f"{path} has tensors of whole numbers. Write or copy it again.")
-    return Update.from_tensors(tensors)
+    return update

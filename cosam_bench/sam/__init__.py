@@ -31,6 +31,7 @@ feature_memory: features in a GPU's and the host's memory
 feature_cache: features of the frozen blocks, computed once
 batch_size: how many images fit in one pass
 checkpoints: published weights, downloaded and checked
+update_files: updates in files of their own
 """
 
 from cosam_bench.core.deferred import defer

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.quick_protocol import write_quick_protocol
 
 import cosam_bench as cb
@@ -123,6 +124,22 @@ def test_an_update_alone_serves_the_same(record: cb.Record, tmp_path: Path) -> N
     update.write_bytes(b"junk")
     with pytest.raises(cb.CosamError, match="cannot be read"):
         cb.load_predictor(update, model="tiny")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["mask_decoder.iou_token.weight"], "holds mask_decoder.iou_token.weight, which is no change of a layer"),
+        (["layer.weight", "layer.bias"], "holds layer.bias and 1 more, which is no change"),
+        (["base_model.model.layer.lora_A.weight"], "holds a peft adapter's factors"),
+        (["layer.a"], "do not fit each other"),
+    ],
+)
+def test_other_tensors_are_not_taken_for_an_update(names: list[str], said: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({name: torch.ones(2, 2) for name in names}, file)
+    with pytest.raises(cb.CosamError, match=said):
+        cb.load_predictor(file, model="tiny")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,10 @@ def test_an_update_is_read_as_it_was_written(tiny: Sam, tmp_path: Path) -> None:
         ({}, "is empty"),
         ({"base_model.model.x.lora_A.weight": draw(2, 3)}, "not its alpha"),
         ({"image_encoder.pos_embed": draw(2)}, "holds image_encoder.pos_embed, which is no change of a layer"),
-        ({"side.reduce.a": draw(2, 3)}, "'side.reduce', a layer beside SAM, whose first weights it lacks"),
+        (
+            {"side.reduce.a": draw(2, 3), "side.reduce.b": draw(4, 2)},
+            "'side.reduce', a layer beside SAM, whose first weights it lacks",
+        ),
         ({f"{QKV}.a": draw(2, 96)}, "do not fit each other"),
         ({f"{QKV}.a": draw(2, 96), f"{QKV}.b": draw(288, 3)}, "do not fit each other"),
         ({f"{QKV}.a": draw(2, 95), f"{QKV}.b": draw(288, 2)}, r"of shape \(288, 95\), the model has \(288, 96\)"),
@@ -97,7 +100,7 @@ def test_places_without_an_expert_are_refused(tiny: Sam, tmp_path: Path) -> None
             read_expert(path, sam=tiny, adapter=AdapterSettings(**adapter))
 
     refused(tmp_path, "a folder without adapter_config.json or update.safetensors")
-    refused(tmp_path / "missing.safetensors", "The expert .* cannot be read")
+    refused(tmp_path / "missing.safetensors", "The update .* cannot be read")
     update = Update({QKV: LowRank(draw(2, 96), draw(288, 2))})
     save_file(update.tensors(), tmp_path / "update.safetensors")
     refused(tmp_path, "the protocol's adapter is 'hq'. Set adapter.kind=lora", kind="hq")

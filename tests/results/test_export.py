@@ -21,7 +21,7 @@ from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.factoring import factor_update
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.results.export.formats import FORMATS, export_record
-from cosam_bench.results.export.served import load_served, read_update
+from cosam_bench.results.export.served import load_served, recorded_update
 from cosam_bench.results.records import Record
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.serving import serving
@@ -85,7 +85,7 @@ def logits_of(sam: Any) -> Tensor:
 def served_logits(record: Record) -> Tensor:
     """What the harness itself serves, with its own attention."""
     sam = build_sam("tiny")
-    with serving(sam, read_update(record)):
+    with serving(sam, recorded_update(record)):
         return logits_of(sam)
 
 

@@ -76,10 +76,11 @@ def export_record(record: Record, folder: Path, *, format_name: str, rank: int |
 
 def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) -> list[str]:
     from cosam_bench.results.export.model_card import write_model_card
-    from cosam_bench.results.export.served import UPDATE_FILE, load_served, read_update
+    from cosam_bench.results.export.served import load_served, recorded_update
+    from cosam_bench.sam.update_files import UPDATE_FILE
 
     if format_name == "safetensors":
-        read_update(record)  # refuses a damaged or missing file
+        recorded_update(record)  # refuses a damaged or missing file
         shutil.copyfile(record.folder / UPDATE_FILE, folder / UPDATE_FILE)
         write_model_card(record, folder, format_name=format_name, notes=[], served=None)
         return []

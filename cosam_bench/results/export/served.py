@@ -16,8 +16,7 @@ from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.build import build_sam, read_checkpoint, weights_file
 from cosam_bench.sam.mobile_names import published_name, rename_published
 from cosam_bench.sam.sam import Sam
-
-UPDATE_FILE = "update.safetensors"
+from cosam_bench.sam.update_files import UPDATE_FILE, read_update
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ def load_served(record: Record) -> ServedModel:
     info = record.info
     if info.status != "complete":
         raise CosamError(f"The run {record.name} is {info.status}. Complete it by the same command, then export it.")
-    update = read_update(record)
+    update = recorded_update(record)
     beside = sorted({name for name in (*update.low_rank, *update.dense) if name.startswith(SIDE)})
     model = _table(_table(info.config, "protocol"), "model")
     if beside:
@@ -92,7 +91,7 @@ def load_served(record: Record) -> ServedModel:
     return ServedModel(sam, update, checkpoint)
 
 
-def read_update(record: Record) -> Update:
+def recorded_update(record: Record) -> Update:
     """The update that a record's method serves.
 
     Raises:
@@ -104,7 +103,7 @@ def read_update(record: Record) -> Update:
             f"{record.name} has no {UPDATE_FILE}: {record.info.method} serves no single update that could be exported. "
             "Use it by `cosam-bench predict`."
         )
-    return Update.from_tensors(read_checkpoint(record.checked_file(UPDATE_FILE)))
+    return read_update(record.checked_file(UPDATE_FILE))
 
 
 def _base(model: Mapping[str, Any]) -> tuple[Sam, Path | None]:

@@ -1,0 +1,42 @@
+"""Updates in files of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cosam_bench.core.errors import CosamError
+from cosam_bench.core.tensor_files import read_tensors
+from cosam_bench.merging.updates import Update
+
+UPDATE_FILE = "update.safetensors"
+
+_ENDS = (".a", ".b", ".dense")
+
+
+def read_update(path: Path) -> Update:
+    """The update that a safetensors file of ``NAME.a``, ``NAME.b`` and ``NAME.dense`` holds; it may change no layer.
+
+    Raises:
+        CosamError: the file is missing or damaged, or holds anything but an update.
+    """
+    tensors = read_tensors(path, what="The update", advice="Write or copy it again.").tensors
+    foreign = [name for name in tensors if not name.endswith(_ENDS)]
+    if any(".lora_A." in name or ".lora_B." in name for name in foreign):
+        raise CosamError(
+            f"{path} holds a peft adapter's factors, but not its alpha, which is in adapter_config.json. Give the "
+            "folder that holds both files."
+        )
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise CosamError(
+            f"{path} holds {foreign[0]}{more}, which is no change of a layer: names end in .a, .b or .dense. Give a "
+            "record's update.safetensors, or a file that `cosam-bench export --format safetensors` wrote."
+        )
+    pairs = {name[:-2] for name in tensors if name.endswith((".a", ".b"))}
+    for name in sorted(pairs):
+        a, b = tensors.get(f"{name}.a"), tensors.get(f"{name}.b")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise CosamError(f"{path} has factors of {name!r} that do not fit each other. Write or copy it again.")
+    if not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise CosamError(f"{path} has tensors of whole numbers. Write or copy it again.")
+    return Update.from_tensors(tensors)
