@@ -63,9 +63,11 @@ def status_view(status: Status) -> Group:
     if hidden := max(0, len(status.failed) - _SHOWN):
         parts.append(Text(f"{hidden:,} more tasks failed."))
     if status.standings:
-        leaders = plain_table("method", "model", "runs", "iou")
+        with_settings = any(one.settings for one in status.standings)
+        leaders = plain_table("method", "model", *(["settings"] if with_settings else []), "runs", "iou")
         for one in status.standings[:_SHOWN]:
-            leaders.add_row(one.method, one.model, f"{one.runs:,}", f"{100 * one.iou:.1f}")
+            settings = [one.settings] if with_settings else []
+            leaders.add_row(one.method, one.model, *settings, f"{one.runs:,}", f"{100 * one.iou:.1f}")
         parts += [Text(""), leaders]
     return Group(*parts)  # type: ignore[arg-type]  # rich's protocol of what it can print is not a base class
 

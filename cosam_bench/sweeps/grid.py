@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 _Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class Variant(NamedTuple):
+    """A run of a sweep, but for its seed and order.
+
+    Attributes:
+        config: its resolved settings, at the first seed and in the stream's order.
+        label: its table of settings as text, if the sweep has several; else empty.
+    """
+
+    config: RunConfig
+    label: str
 
 
 class Grid(Settings):
@@ -73,8 +85,8 @@ class Grid(Settings):
             return tuple(tuple(stream.order) if one is None else _order(one, stream) for one in different)
         return tuple(dict.fromkeys(_order(one, stream) for one in self.orders))
 
-    def configs(self) -> list[RunConfig]:
-        """The resolved run of each method, model and table of settings, at the first seed and in the stream's order.
+    def variants(self) -> list[Variant]:
+        """The run of each method, model and table of settings.
 
         Raises:
             CosamError: an axis is empty or has something twice, or a name, a key or a value does not fit.
@@ -84,18 +96,20 @@ class Grid(Settings):
                 raise CosamError(f"The sweep's {axis!r} is an empty list. Name at least one, or leave the key out.")
         for what, given in (("order", self.orders), ("seed", self.seeds), ("model", self.models)):
             refuse_twice(what, () if isinstance(given, int) else given)
-        found = []
+        found: list[Variant] = []
         for model in self.models or (None,):
             for table in self.settings:
+                texts = _allowed(setting_texts(table))
                 options = RunOptions(
                     protocol=self.protocol,
                     mode=self.mode,
                     model=model,
                     device=self.device,
-                    settings=_allowed(setting_texts(table)),
+                    settings=texts,
                     isolated=self.isolated,
                 )
-                found += resolve(self.methods, options)
+                label = " ".join(texts) if len(self.settings) > 1 else ""
+                found += [Variant(config, label) for config in resolve(self.methods, options)]
         return found
 
 

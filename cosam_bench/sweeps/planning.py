@@ -32,6 +32,8 @@ class Plan:
     Attributes:
         tasks: by key, each after those that it needs.
         configs: settings that tasks name by position, at the first seed.
+        labels: for each of them, its table of settings as text; empty if the grid has one table, or for what methods
+            share.
         own_orders: for each of them, its stream's order, which a run has without naming it.
         unshared: by kind, how many tasks there were if each run did all of its own.
         demand: by key, for how many runs a task is done.
@@ -39,6 +41,7 @@ class Plan:
 
     tasks: Mapping[str, Task]
     configs: tuple[RunConfig, ...]
+    labels: tuple[str, ...]
     own_orders: tuple[tuple[str, ...], ...]
     unshared: Mapping[Kind, int]
     demand: Mapping[str, int]
@@ -61,12 +64,13 @@ def plan(grid: Grid) -> Plan:
     """
     tasks: dict[str, Task] = {}
     configs: list[RunConfig] = []
+    labels: list[str] = []
     own_orders: list[tuple[str, ...]] = []
     unshared: Counter[Kind] = Counter()
     demand: Counter[str] = Counter()
     streams: dict[str, Stream] = {}
     contents = Contents()
-    for config in grid.configs():
+    for config, label in grid.variants():
         name = config.protocol.stream
         if name not in streams:
             streams[name] = load_stream(name)
@@ -74,6 +78,7 @@ def plan(grid: Grid) -> Plan:
         facts = _Facts.of(config, stream, contents, threads=grid.threads, isolated=grid.isolated)
         position = len(configs)
         configs += [config, config.model_copy(update=_SHARED)]
+        labels += [label, ""]
         own_orders += [stream.order, stream.order]
         orders = grid.all_orders(stream)
         for seed in grid.all_seeds:
@@ -86,7 +91,7 @@ def plan(grid: Grid) -> Plan:
                     demand.update((*needs, run.key))
                 for task in (*shared, run):
                     tasks.setdefault(task.key, task)
-    return Plan(tasks, tuple(configs), tuple(own_orders), unshared, demand)
+    return Plan(tasks, tuple(configs), tuple(labels), tuple(own_orders), unshared, demand)
 
 
 @dataclass(frozen=True)

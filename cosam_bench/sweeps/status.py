@@ -20,17 +20,19 @@ STATES: tuple[State, ...] = get_args(State)
 
 @dataclass(frozen=True)
 class Standing:
-    """The complete runs of one method on one model.
+    """The complete runs of one method on one model with one table of settings.
 
     Attributes:
         method: its name.
         model: the base model's name.
+        settings: the table of settings, if the sweep has several; else empty.
         runs: how many are complete.
         iou: the mean over them of ``last``, the mean IoU of all domains after the last one.
     """
 
     method: str
     model: str
+    settings: str
     runs: int
     iou: float
 
@@ -60,6 +62,20 @@ class Status:
         return sum(counts[state] for counts in self.counts.values() for state in states)
 
 
+def reasons_in_words(failed: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
+    """Why tasks failed, by what they are.
+
+    Args:
+        failed: the reasons by key.
+        words: by key, what the task is; a second one in the same words is told apart by its key.
+    """
+    found: dict[str, str] = {}
+    for key, reason in failed.items():
+        name = words[key]
+        found[f"{name} ({key[:8]})" if name in found else name] = reason
+    return found
+
+
 class StatusReader:
     """Reads how far the last sweep of a folder or store is, as often as asked; what is done is read once."""
 
@@ -83,7 +99,7 @@ class StatusReader:
         new = [key for key in self._listed.tasks if key not in self._done and self._store.done_name(key) in names]
         self._done |= {key: done for key, done in self._store.done(new).items() if self._store.is_there(done)}
         counts: dict[Kind, Counter[State]] = defaultdict(Counter)
-        failed: dict[str, str] = {}
+        failed: dict[str, str] = {}  # by key
         running: list[str] = []
         left: list[tuple[Kind, tuple[str, ...]]] = []
         for key, task in self._listed.tasks.items():
@@ -93,11 +109,12 @@ class StatusReader:
             if state == "running":
                 running.append(task.words)
             if state == "failed":
-                failed[task.words] = reason or ""
+                failed[key] = reason or ""
             if state in ("waiting", "running"):
                 left.append((task.kind, task.like))
         times = Times(self._done.values()).of_likes(left)
-        return Status(counts, tuple(running), failed, times, self._listed.workers, self._standings())
+        reasons = reasons_in_words(failed, {key: self._listed.tasks[key].words for key in failed})
+        return Status(counts, tuple(running), reasons, times, self._listed.workers, self._standings())
 
     def _state(self, key: str, names: set[str], *, is_failed: bool) -> State:
         if key in self._done:
@@ -107,7 +124,7 @@ class StatusReader:
         return "failed" if is_failed else "waiting"
 
     def _standings(self) -> tuple[Standing, ...]:
-        found: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        found: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
         for key, done in self._done.items():
             if done.kind != "run":
                 continue
@@ -117,9 +134,9 @@ class StatusReader:
                     continue
                 self._scores[key] = iou
             model, method, _ = done.like
-            found[method, model].append(self._scores[key])
-        standings = [Standing(method, model, len(ious), fmean(ious)) for (method, model), ious in found.items()]
-        return tuple(sorted(standings, key=lambda one: (-one.iou, one.method, one.model)))
+            found[method, model, self._listed.tasks[key].settings].append(self._scores[key])
+        standings = [Standing(*like, len(ious), fmean(ious)) for like, ious in found.items()]
+        return tuple(sorted(standings, key=lambda one: (-one.iou, one.method, one.model, one.settings)))
 
     def _iou(self, done: Done) -> float | None:
         try:

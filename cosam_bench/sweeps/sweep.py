@@ -21,6 +21,7 @@ from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.local_engine import local_slots
 from cosam_bench.sweeps.performing import perform
 from cosam_bench.sweeps.planning import Plan, plan
+from cosam_bench.sweeps.status import reasons_in_words
 from cosam_bench.sweeps.task import KINDS, Task
 from cosam_bench.sweeps.task_store import Listed, TaskList, TaskStore
 
@@ -122,7 +123,8 @@ def sweep(
         if address is not None:
             ended = tasks.done(task.key for task in missing if task.key not in failed)
             failed |= dict.fromkeys(pull_records(ended, local=local, shared=tasks), _DAMAGED)
-    return replace(result, records=_records(planned, local), failed=_named(planned, failed))
+    words = {key: in_words(planned, planned.tasks[key]) for key in failed}
+    return replace(result, records=_records(planned, local), failed=reasons_in_words(failed, words))
 
 
 def _run(
@@ -157,7 +159,12 @@ def _run(
 def _listed(planned: Plan, *, workers: int) -> TaskList:
     """All tasks, for who wants to know how far the sweep is."""
     tasks = {
-        key: Listed(kind=task.kind, words=in_words(planned, task), like=like(planned, task))
+        key: Listed(
+            kind=task.kind,
+            words=in_words(planned, task),
+            like=like(planned, task),
+            settings=planned.labels[task.config],
+        )
         for key, task in planned.tasks.items()
     }
     return TaskList(workers=workers, tasks=tasks)
@@ -183,19 +190,11 @@ def _records(planned: Plan, store: TaskStore) -> tuple[Record, ...]:
     return tuple(found)
 
 
-def _named(planned: Plan, failed: Mapping[str, str]) -> dict[str, str]:
-    """The reasons by the tasks in words; two that differ in settings alone are told apart by their keys."""
-    found: dict[str, str] = {}
-    for key, reason in failed.items():
-        name = in_words(planned, planned.tasks[key])
-        found[f"{name} ({key[:8]})" if name in found else name] = reason
-    return found
-
-
 def in_words(planned: Plan, task: Task) -> str:
     """What a task is, for people."""
     config = planned.configs[task.config]
     model = config.protocol.model.name
     if task.kind == "run":
-        return f"{short_name(config.method)} on {model}, seed {task.seed}, {' '.join(task.order)}"
+        label = f", {planned.labels[task.config]}" if planned.labels[task.config] else ""
+        return f"{short_name(config.method)} on {model}{label}, seed {task.seed}, {' '.join(task.order)}"
     return f"{task.kind}{f' {task.domain}' if task.domain else ''} of {model}, seed {task.seed}"

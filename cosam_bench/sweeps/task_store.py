@@ -85,6 +85,7 @@ class Listed(Settings):
     kind: Kind = setting(..., "the kind of task")
     words: str = setting(..., "what it is")
     like: tuple[str, ...] = setting(..., "as `Done` has it")
+    settings: str = setting("", "its table of settings, if the sweep has several", source="none: of an earlier version")
 
 
 class TaskList(Settings):

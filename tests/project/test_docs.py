@@ -98,7 +98,7 @@ def test_a_toml_block_is_valid(document: str, text: str, tmp_path: Path) -> None
     if "domain" in data:
         assert load_stream(str(path)).name == data["name"]
     elif isinstance(data.get("methods"), list):
-        assert len(read_grid(path).configs()) == len(data["methods"]) * len(data["settings"])
+        assert len(read_grid(path).variants()) == len(data["methods"]) * len(data["settings"])
     elif document == "docs/tuning.md":
         for name, table in read_ranges(path).items():
             assert table.keys() <= space_of(resolve_run(method=name), isolated=False, ranges={name: table}).keys()

@@ -51,7 +51,7 @@ def test_options_and_a_file_describe_the_same_grid(quick_protocol: Path) -> None
         methods=["average", "ties"], protocol=str(quick_protocol), orders="stream,random:2", seeds="[0, 4]"
     )
     assert read_grid(file) == options
-    assert [config.method for config in options.configs()] == ["average", "ties"]
+    assert [one.config.method for one in options.variants()] == ["average", "ties"]
 
 
 def test_settings_and_models_are_axes_too(quick_protocol: Path) -> None:
@@ -61,10 +61,13 @@ def test_settings_and_models_are_axes_too(quick_protocol: Path) -> None:
         models=("tiny", "vit_b"),
         settings=({}, {"adapter.rank": 4}),
     )
-    found = [(config.protocol.model.name, config.protocol.adapter.rank, config.method) for config in grid.configs()]
+    found = [(config.protocol.model.name, config.protocol.adapter.rank, config.method) for config, _ in grid.variants()]
     assert found == [
         (model, rank, method) for model in ("tiny", "vit_b") for rank in (2, 4) for method in ("average", "ties")
     ]
+    assert [one.label for one in grid.variants()[:4]] == ["", "", "adapter.rank=4", "adapter.rank=4"]
+    alone = grid.model_copy(update={"settings": ({"adapter.rank": 4},)})
+    assert {one.label for one in alone.variants()} == {""}
 
 
 @pytest.mark.parametrize(
@@ -89,5 +92,5 @@ def test_settings_and_models_are_axes_too(quick_protocol: Path) -> None:
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(CosamError) as found:
-        grid_from_texts(**given).configs()
+        grid_from_texts(**given).variants()
     assert said in str(found.value)

@@ -59,7 +59,39 @@ def test_what_is_left_takes_the_median_of_what_was_like_it(store: TaskStore) -> 
 
 
 def test_the_leaderboard_has_the_mean_of_the_runs_that_are_complete(store: TaskStore) -> None:
-    assert read(store).standings == (Standing("average", "tiny", 2, pytest.approx(0.6)),)
+    assert read(store).standings == (Standing("average", "tiny", "", 2, pytest.approx(0.6)),)
+
+
+def test_runs_with_other_settings_are_other_lines(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    labels = ["", "adapter.rank=4"]
+    runs = {
+        f"run{rank}": Listed(kind="run", words="average", like=RUN, settings=label) for rank, label in enumerate(labels)
+    }
+    store.write_list(TaskList(workers=1, tasks=runs))
+    for key, iou in zip(runs, (0.5, 0.7), strict=True):
+        made = f"quick/average/{key}"
+        RecordWriter(tmp_path / made).write_info(run_info(status="complete", summary={"iou": {"last": iou}}))
+        store.finish(key, Done(kind="run", like=RUN, made=f"{made}/run.json", seconds=1))
+    assert read(store).standings == (
+        Standing("average", "tiny", "adapter.rank=4", 1, 0.7),
+        Standing("average", "tiny", "", 1, 0.5),
+    )
+    console = Console(width=100, record=True, file=None, quiet=False)
+    with console.capture() as printed:
+        console.print(status_view(read(store)))
+    rows = [line.split() for line in printed.get().splitlines()]
+    assert ["method", "model", "settings", "runs", "iou"] in rows
+    assert ["average", "tiny", "adapter.rank=4", "1", "70.0"] in rows
+
+
+def test_each_task_that_failed_is_named(tmp_path: Path) -> None:
+    store = TaskStore(tmp_path)
+    experts = {key: Listed(kind="expert", words="expert pill", like=("tiny", "pill", "quick")) for key in ("a1", "b2")}
+    store.write_list(TaskList(workers=1, tasks=experts))
+    store.fail("a1", "no memory")
+    store.fail("b2", "no disk")
+    assert read(store).failed == {"expert pill": "no memory", "expert pill (b2)": "no disk"}
 
 
 def test_a_lock_of_a_process_that_was_killed_is_not_a_running_task(store: TaskStore) -> None:
