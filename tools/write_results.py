@@ -29,12 +29,13 @@ from cosam_bench.results.records import Record, record_folder
 from cosam_bench.results.results_folder import find_records, read_leaderboard
 from cosam_bench.results.selection import Selection, has_own_order
 from cosam_bench.results.verification import REQUIRED
+from tools.independent_images import independent_last
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 RECORDS = REFERENCE / "open"
 PAIRS = "open-pairs"
-PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.md")
+PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.md", "docs/trm.md")
 # Beside each method's defaults, the settings that have a row of their own.
 FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}, "dop": {"solver": "closed"}}
 Row = Mapping[str, str]
@@ -135,19 +136,25 @@ def interval_table(name: str) -> str:
     """Every row with the interval of Last; without seconds, which are of a machine that did other work as well."""
     rest = {key: head for key, head in _SHOWN.items() if key != "last"}
     lines = [
-        [label(row), cell(row, "last"), _interval(row), *(cell(row, key) for key in rest), state(row)]
+        [label(row), cell(row, "last"), _interval(row), _ranks(row), *(cell(row, key) for key in rest), state(row)]
         for row in rows_of(name)
     ]
-    return markdown([["method", "Last", "low to high", *rest.values(), "state"], *lines])
+    return markdown([["method", "Last", "low to high", "rank", *rest.values(), "state"], *lines])
 
 
 def readme_table() -> str:
     """Every row of ``open``, with what a user pays for the model."""
     lines = [
-        [label(row), *(cell(row, key) for key in _SHOWN), state(row), f"{float(row['encoder_passes']):.0f}"]
+        [
+            label(row),
+            _ranks(row),
+            *(cell(row, key) for key in _SHOWN),
+            state(row),
+            f"{float(row['encoder_passes']):.0f}",
+        ]
         for row in rows_of("open")
     ]
-    return markdown([["method", *_SHOWN.values(), "state, KiB", "encoder passes"], *lines])
+    return markdown([["method", "rank", *_SHOWN.values(), "state, KiB", "encoder passes"], *lines])
 
 
 def ablation_table(name: str) -> str:
@@ -201,6 +208,28 @@ def iou(record: Record, figure: str) -> float:
     return record.summary["iou"][figure]
 
 
+def first_runs() -> dict[str, Record]:
+    """The records behind ``open.csv``, by their rows' labels without quotes, in the file's order."""
+    own = {record.order for record in find_records(RECORDS)[0] if has_own_order(record.info)}
+    found = {
+        (one.method, json.dumps(one.settings, sort_keys=True)): one
+        for one in find_records(RECORDS)[0]
+        if one.seed == 0 and one.order in own
+    }
+    return {
+        label(row).replace("`", ""): found[row["method"], json.dumps(json.loads(row["settings"]), sort_keys=True)]
+        for row in rows_of("open")
+    }
+
+
+def independent_table() -> str:
+    """Last of each method over all test images, and over those that share nothing with a training image."""
+    lines = []
+    for row, record in zip(rows_of("open"), first_runs().values(), strict=True):
+        lines.append([label(row), cell(row, "last"), f"{independent_last(record):.3f}"])
+    return markdown([["method", "Last", "without shared places"], *lines])
+
+
 def agreement_table() -> str:
     """Last on both protocols, by its value on ``open``, and Spearman's rank correlation."""
     pairs = _common_rows()
@@ -209,7 +238,7 @@ def agreement_table() -> str:
         [label(real), cell(real, "last"), cell(drawn, "last"), f"{first:.0f}", f"{second:.0f}"]
         for (real, drawn), first, second in zip(pairs, *ranks, strict=True)
     ]
-    table = markdown([["method", "`open`", "`mini`", "rank on `open`", "on `mini`"], *lines])
+    table = markdown([["method", "`open-pairs`", "`mini`", "rank on `open-pairs`", "on `mini`"], *lines])
     return f"{table}\n\nSpearman's rank correlation over these {len(pairs)} rows is {correlation():.2f}."
 
 
@@ -234,6 +263,14 @@ def _seconds(row: Row) -> str:
     return f"{float(row['train_seconds']):.0f}"
 
 
+def _ranks(row: Row) -> str:
+    """The ranks that the paired intervals of Last leave a method; bounds have none."""
+    best, worst = row["rank_best"], row["rank_worst"]
+    if not best:
+        return DASH
+    return best if best == worst else f"{best} to {worst}"
+
+
 def _short(text: str) -> str:
     return f"{float(text):.3f}".removeprefix("0")
 
@@ -247,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mini": lambda: figures_table("mini"),
     "open": lambda: interval_table("open"),
     "repeats": repeats_table,
+    "independent": independent_table,
     "readme": readme_table,
     "agreement": agreement_table,
     "ridge": lambda: ablation_table("ridge-mini"),

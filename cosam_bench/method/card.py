@@ -30,7 +30,7 @@ class MethodCard:
         title: the name as papers print it.
         paper: where the method comes from; empty for a control.
         needs: what the rule uses of the current domain beyond the trained expert; ``replay`` means that it
-            keeps samples, which are then part of its state and counted.
+            keeps samples, which are then part of its state and counted; results are marked "keeps images".
         state: whether the memory between domains is empty, constant, or grows with the domains.
         budget: what the memory between domains amounts to, whatever the number of domains: ``one adapter`` is a state
             of constant size, ``K adapters`` one that grows up to a setting's number of adapters and no further, and
@@ -97,6 +97,7 @@ class MethodCard:
             "all domains at once": self.all_at_once,
             "told the domain": self.receives_domain,
             "not continual": self.not_continual,
+            "keeps images": "replay" in self.needs,
             "reconstructed": self.reconstructed,
         }
         return tuple(mark for mark, applies in marks.items() if applies)

@@ -21,7 +21,7 @@ from cosam_bench.results.score_cache import cached_image_scores
 RANKED_BY = "last"
 """The figure that ranks, if no other is asked for."""
 
-COMPARABLE_MARKS = ("reconstructed", BROUGHT_IN, HELD_OUT)
+COMPARABLE_MARKS = ("keeps images", "reconstructed", BROUGHT_IN, HELD_OUT)
 """Marks of runs that are ranked; the others say that a method has more than the protocol allows.
 
 Runs with experts from elsewhere are compared only with others of the same experts.

@@ -122,6 +122,11 @@ def test_a_card_with_a_word_nobody_knows_is_refused(facts: dict[str, object], me
         MethodCard(title="x", **facts)  # type: ignore[arg-type]
 
 
+def test_methods_that_keep_images_are_marked() -> None:
+    assert MethodCard(title="x", needs=("inputs", "replay")).marks == ("keeps images",)
+    assert MethodCard(title="x", needs=("inputs",)).marks == ()
+
+
 def test_the_old_name_of_receives_domain_works_with_a_warning() -> None:
     with pytest.warns(DeprecationWarning, match="called receives_domain"):
         card = MethodCard(title="x", told_domain=True)

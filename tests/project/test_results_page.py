@@ -169,7 +169,7 @@ def test_what_is_said_of_costs() -> None:
 
 
 def test_what_is_said_of_trm() -> None:
-    page = " ".join(text_of("docs/methods.md").split())
+    page = " ".join(text_of("docs/trm.md").split())
     rows = {row.variant: row for row in ablations.read(REFERENCE / "trm-ablation.csv")}
     default, midpoint, coma, four = (rows[name] for name in ("default", "midpoint", "`coma`", "K = 4"))
     assert (default.last, default.ff) == pytest.approx((figure("trm"), figure("trm", "ff")))
@@ -203,7 +203,7 @@ def test_what_is_said_of_lengths() -> None:
     own = {name: values["last_at_1"] for name, values in at.items()}
     free = ("opcm", "ties", "average")
     assert max(free, key=own.__getitem__) == "opcm"
-    assert f"`opcm` leads the rules without data with {own['opcm']:.3f}".replace("0.", ".") in page
+    assert f"`opcm` leads at its own length with {own['opcm']:.3f}".replace("0.", ".") in page
     assert f"`average` has {own['average']:.3f}".replace("0.", ".") in page
     assert at["average"]["last_at_2"] == best["average"]
     said = f"`average` scores {best['average']:.3f}, and `opcm` at its best {best['opcm']:.3f}"
@@ -244,8 +244,9 @@ def test_what_is_said_of_ridges_on_mini() -> None:
     default, stronger, inverse = (
         regcl[name] for name in ("1e-6, the default", "1e-2 to the mean", "none, float32 inverse")
     )
-    said = f"Last {stronger.last:.3f} instead of {default.last:.3f}, and retention {stronger.retention:.3f} instead of"
-    assert f"{said} {default.retention:.3f}, less than seeds differ" in page
+    assert f"{stronger.last:.3f}" == f"{default.last:.3f}"
+    said = f"1e-2 to the mean leaves `regcl`'s Last at {default.last:.3f} and moves its retention from"
+    assert f"{said} {default.retention:.3f} to {stronger.retention:.3f}, less than seeds differ" in page
     assert stronger.retention - default.retention < default.retention_std
     assert f"costs `regcl` {default.last - inverse.last:.3f} of Last" in page
     assert f"of up to {inverse.condition_number:.1e}" in page
@@ -254,10 +255,10 @@ def test_what_is_said_of_ridges_on_mini() -> None:
     assert default.last == pytest.approx(figure("regcl"))
 
 
-def test_the_tables_of_methods_are_of_the_version_that_they_name() -> None:
-    page = " ".join(text_of("docs/methods.md").split())
-    for name in ("ridge-mini", "trm-ablation"):
-        with (REFERENCE / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-            (protocol,) = {row["protocol"] for row in csv.DictReader(file)}
-        assert f"results/reference/{name}.csv`" in page
-        assert re.sub(r"^\w+", r"`\g<0>`", protocol) in page
+@pytest.mark.parametrize(("page", "name"), [("methods", "ridge-mini"), ("trm", "trm-ablation")])
+def test_a_table_of_variants_is_of_the_version_that_its_page_names(page: str, name: str) -> None:
+    text = " ".join(text_of(f"docs/{page}.md").split())
+    with (REFERENCE / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        (protocol,) = {row["protocol"] for row in csv.DictReader(file)}
+    assert f"results/reference/{name}.csv`" in text
+    assert re.sub(r"^\w+", r"`\g<0>`", protocol) in text
