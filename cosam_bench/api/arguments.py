@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,6 +14,7 @@ from cosam_bench.method.registry import FILE_MODULE, GROUP
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
+    from cosam_bench.results.selection import Selection
 
 MethodLike: TypeAlias = "str | Path | type[Method]"
 
@@ -67,6 +68,37 @@ def order_list(orders: int | Sequence[str | Sequence[str]]) -> int | list[str]:
 def names(given: str | Sequence[str]) -> list[str]:
     """One name or several as a list."""
     return [given] if isinstance(given, str) else list(given)
+
+
+def selection(
+    *,
+    protocol: str | None,
+    methods: str | Sequence[str] | None,
+    models: str | Sequence[str] | None,
+    settings: Mapping[str, object] | None,
+    seeds: Sequence[int] | None,
+    orders: Sequence[str | Sequence[str]] | None,
+) -> Selection:
+    """Which records to show; what is None chooses all.
+
+    Raises:
+        CosamError: a list is empty, or a setting's value is none that a protocol can hold.
+    """
+    from cosam_bench.experiments.options import setting_texts
+    from cosam_bench.results.selection import Selection
+
+    given = {"methods": methods, "models": models, "settings": settings, "seeds": seeds, "orders": orders}
+    for name, value in given.items():
+        if value is not None and not value:
+            raise CosamError(f"{name} is empty. Name at least one, or leave it out.")
+    return Selection(
+        protocols=() if protocol is None else (protocol,),
+        methods=tuple(names(methods or ())),
+        models=tuple(names(models or ())),
+        settings=setting_texts(settings or {}),
+        seeds=tuple(range(seed, seed + 1) for seed in seeds or ()),
+        orders=tuple(joined(order) or "" for order in orders or ()),
+    )
 
 
 def text(value: str | Path | None) -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosam_bench.api.arguments import names
+from cosam_bench.api.arguments import SETTINGS, names, selection
 from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.files import expanded
 
@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from cosam_bench.results.report.page import WrittenReport
 
 COMPARED = "a method's name, or a record, its folder or its name"
+ONLY_SEEDS = "a list of whole numbers, such as [0, 1]"
+ONLY_ORDERS = """a list of orders, such as ["stream", "reverse"]"""
 
 
-@checked_arguments()
+@checked_arguments(settings=SETTINGS, seeds=ONLY_SEEDS, orders=ONLY_ORDERS)
 def leaderboard(
     results: str | Path = "results",
     *,
     metric: str = "iou",
     protocol: str | None = None,
+    methods: str | Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
+    settings: Mapping[str, object] | None = None,
+    seeds: Sequence[int] | None = None,
+    orders: Sequence[str | Sequence[str]] | None = None,
     domains: str | Sequence[str] | None = None,
     intervals: bool = True,
     level: float = 0.95,
@@ -41,6 +48,11 @@ def leaderboard(
         results: the folder of records.
         metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
         protocol: only records of this protocol; None: of all.
+        methods: only these; None: all.
+        models: only runs of these base models; None: of all.
+        settings: only runs with these values, by their keys, such as ``{"adapter.rank": 4}``; None: all.
+        seeds: only these; None: all.
+        orders: only these: ``stream``, ``reverse``, ``random:N`` or the first domains, each; None: all.
         domains: only these are part of the figures' means; None: all.
         intervals: fill the columns of intervals and ranks, for which the scores of all images are read.
         level: the intervals' nominal coverage, in (0, 1).
@@ -49,24 +61,23 @@ def leaderboard(
             Domains, intervals, level and ``sort_by`` do not apply.
 
     Returns:
-        The columns of the leaderboard's CSV, which docs/metrics.md explains; ``attrs["notes"]`` lists what a reader
+        The columns of the leaderboard's CSV, which docs/records.md explains; ``attrs["notes"]`` lists what a reader
         must be told.
 
     Raises:
-        CosamError: there is no record, or no metric, protocol, column or domain has this name.
+        CosamError: there is no record, or none that was asked for, or no metric, column or domain has this name.
     """
     from cosam_bench.evaluation.figures import FIGURES
     from cosam_bench.results.results_folder import read_leaderboard, read_scale_table
-    from cosam_bench.results.selection import Selection
 
-    selection = None if protocol is None else Selection(protocols=(protocol,))
+    chosen = selection(protocol=protocol, methods=methods, models=models, settings=settings, seeds=seeds, orders=orders)
     if scales:
-        frame = read_scale_table(expanded(results), metric=metric, selection=selection)
+        frame = read_scale_table(expanded(results), metric=metric, selection=chosen)
     else:
         frame = read_leaderboard(
             expanded(results),
             metric=metric,
-            selection=selection,
+            selection=chosen,
             domains=None if domains is None else names(domains),
             intervals=tuple(FIGURES) if intervals else (),
             level=level,
@@ -110,12 +121,17 @@ def compare(
     return compared(one, other, results=expanded(results), figure=figure, metric=metric, protocol=protocol, level=level)
 
 
-@checked_arguments()
+@checked_arguments(settings=SETTINGS, seeds=ONLY_SEEDS, orders=ONLY_ORDERS)
 def report(
     results: str | Path = "results",
     *,
     out: str | Path | None = None,
     protocol: str | None = None,
+    methods: str | Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
+    settings: Mapping[str, object] | None = None,
+    seeds: Sequence[int] | None = None,
+    orders: Sequence[str | Sequence[str]] | None = None,
     metric: str = "iou",
     images: bool = True,
 ) -> WrittenReport:
@@ -125,6 +141,11 @@ def report(
         results: the folder of records.
         out: the file; None: ``report.html`` in ``results``.
         protocol: only records of this protocol; None: of all.
+        methods: only these; None: all.
+        models: only runs of these base models; None: of all.
+        settings: only runs with these values, by their keys, such as ``{"adapter.rank": 4}``; None: all.
+        seeds: only these; None: all.
+        orders: only these: ``stream``, ``reverse``, ``random:N`` or the first domains, each; None: all.
         metric: ``iou``, ``boundary_iou``, ``dice``, ``mae`` or ``pixel_error``.
         images: False: leave out the thumbnails of test images, whose licences may forbid it.
 
@@ -133,9 +154,11 @@ def report(
         ``unreadable``, one message per record that was left out.
 
     Raises:
-        CosamError: there are no records, no metric or protocol has this name, or the file cannot be written.
+        CosamError: there are no records or none that was asked for, no metric has this name, or the file cannot be
+            written.
     """
     from cosam_bench.results.report.page import write_report
 
     file = None if out is None else expanded(out)
-    return write_report(expanded(results), file, protocol=protocol, metric=metric, has_images=images)
+    chosen = selection(protocol=protocol, methods=methods, models=models, settings=settings, seeds=seeds, orders=orders)
+    return write_report(expanded(results), file, selection=chosen, metric=metric, has_images=images)

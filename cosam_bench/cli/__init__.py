@@ -16,6 +16,7 @@ settings_listing: a settings model's keys
 catalogue_commands: `domains` and `models`
 data_commands: `data`
 records_commands: `show` and `records`
+record_filters: options that say which of the recorded runs to show
 leaderboard_command: `leaderboard`
 compare_command: `compare`
 doctor: `doctor`

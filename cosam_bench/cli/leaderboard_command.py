@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosam_bench.cli.option_values import FILE_TO_WRITE
+from cosam_bench.cli.record_filters import (
+    FILTERS,
+    Methods,
+    Models,
+    Orders,
+    Protocols,
+    RunSettings,
+    Seeds,
+    listed,
+    selection_of,
+)
 from cosam_bench.cli.records_commands import Metric, Results
 from cosam_bench.core.console import notes_console, results_console, say, write_data
 from cosam_bench.core.errors import CosamError, unknown_name
@@ -21,20 +31,7 @@ if TYPE_CHECKING:
     from cosam_bench.results.records import Record
     from cosam_bench.results.selection import Selection
 
-_FILTERS = "Which runs"
 _OUTPUT = "Output"
-Protocols = Annotated[
-    list[str] | None,
-    typer.Option("--protocol", metavar="NAME,...", help="Only these protocols.", rich_help_panel=_FILTERS),
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME,...", help="Only these base models.", rich_help_panel=_FILTERS),
-]
-Methods = Annotated[
-    list[str] | None,
-    typer.Option("--method", metavar="NAME,...", help="Only these methods.", rich_help_panel=_FILTERS),
-]
 
 
 def leaderboard(
@@ -44,28 +41,15 @@ def leaderboard(
     protocol: Protocols = None,
     model: Models = None,
     method: Methods = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Only runs with this setting; repeatable.", rich_help_panel=_FILTERS),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(metavar="N,...", help="Only these seeds, as 0,1 or 0-4.", rich_help_panel=_FILTERS),
-    ] = None,
-    orders: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORDER",
-            help="Only this order: stream, reverse, random:N, or the first domains as a,b; repeatable.",
-            rich_help_panel=_FILTERS,
-        ),
-    ] = None,
+    setting: RunSettings = None,
+    seeds: Seeds = None,
+    orders: Orders = None,
     with_published: Annotated[
         bool,
         typer.Option(
             "--with-published",
             help="Add the numbers that papers published on their protocols.",
-            rich_help_panel=_FILTERS,
+            rich_help_panel=FILTERS,
         ),
     ] = False,
     domains: Annotated[
@@ -112,17 +96,9 @@ def leaderboard(
     """
     from cosam_bench.evaluation.figures import FIGURES
     from cosam_bench.results.leaderboard_view import shown_figures
-    from cosam_bench.results.selection import Selection
 
     _check_format(format_name, out)
-    selection = Selection(
-        protocols=_listed("--protocol", protocol),
-        models=_listed("--model", model),
-        methods=_listed("--method", method),
-        settings=tuple(setting or ()),
-        seeds=_ranges(seeds),
-        orders=tuple(orders or ()),
-    )
+    selection = selection_of(protocol=protocol, model=model, method=method, setting=setting, seeds=seeds, orders=orders)
     if scales:
         others = {"--with-published": with_published, "--domains": domains, "--sort": sort != "last", "-f": format_name}
         _show_scales(results, metric, selection, csv, others=[name for name, given in others.items() if given])
@@ -133,7 +109,7 @@ def leaderboard(
         metric=metric,
         with_published=with_published,
         selection=selection,
-        domains=_listed("--domains", domains) or None,
+        domains=listed("--domains", domains) or None,
         intervals=() if not intervals else tuple(FIGURES) if needs_all else shown_figures(sort),
         level=level,
         sort_by=sort,
@@ -258,46 +234,6 @@ def _write(frame: DataFrame, format_name: str, out: Path | None) -> None:
     if format_name != "markdown":  # which holds them
         for note in frame.attrs["notes"]:
             say("Note", note, style="yellow")
-
-
-def _listed(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
-    """The names in an option that may be repeated and hold several, separated by commas."""
-    names = tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
-    if texts and not names:
-        raise CosamError(f"{option} is empty. Name at least one, or leave it out.")
-    return names
-
-
-def _ranges(text: str | None) -> tuple[range, ...]:
-    """The seeds in ``0,1`` or ``0-4``."""
-    from cosam_bench.data.orders import MOST_DIGITS
-
-    found = []
-    for part in _listed("--seeds", None if text is None else [text]):
-        first, dash, last = part.partition("-")
-        if max(len(first), len(last)) > MOST_DIGITS:
-            shown = reprlib.repr(part)
-            raise CosamError(f"--seeds {shown} is too long: a seed has at most {MOST_DIGITS} digits.")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
-            raise CosamError(f"--seeds {part!r} is not a seed or a range of them. Write 0,1,2 or 0-4.")
-        found.append(range(int(first), int(last or first) + 1))
-    return tuple(found)
-
-
-def seed_numbers(text: str) -> list[int]:
-    """The seeds that ``run --seeds`` names, one by one.
-
-    Raises:
-        CosamError: it is not a list of numbers and ranges, or it is one number, or there are too many.
-    """
-    from cosam_bench.experiments.repeats import MOST_SEEDS
-
-    if text.strip().isdecimal():  # which `sweep --seeds` takes as their number
-        raise CosamError(f"--seeds {text} names one seed alone. Write --seed {text}, or a list or range: 0,1,2 or 0-4.")
-    ranges = _ranges(text)
-    if sum(map(len, ranges)) > MOST_SEEDS:
-        raise CosamError(f"--seeds {text!r} names more than {MOST_SEEDS} seeds. Name fewer.")
-    return [seed for one in ranges for seed in one]
 
 
 def _rows(count: int) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cosam_bench.cli.option_values import FILE_TO_WRITE
+from cosam_bench.cli.record_filters import Methods, Models, Orders, Protocols, RunSettings, Seeds, selection_of
 from cosam_bench.cli.records_commands import Metric, Results
 from cosam_bench.core.console import results_console, say
 
@@ -20,8 +21,13 @@ def report(
         FILE_TO_WRITE,
     ] = None,
     results: Results = Path("results"),
-    protocol: Annotated[str | None, typer.Option(metavar="NAME", help="Only records of this protocol.")] = None,
     metric: Metric = "iou",
+    protocol: Protocols = None,
+    model: Models = None,
+    method: Methods = None,
+    setting: RunSettings = None,
+    seeds: Seeds = None,
+    orders: Orders = None,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="Leave out the thumbnails of test images, whose licences may forbid it.")
     ] = False,
@@ -33,7 +39,8 @@ def report(
     """
     from cosam_bench.results.report.page import write_report
 
-    written = write_report(results, out, protocol=protocol, metric=metric, has_images=not no_images)
+    selection = selection_of(protocol=protocol, model=model, method=method, setting=setting, seeds=seeds, orders=orders)
+    written = write_report(results, out, selection=selection, metric=metric, has_images=not no_images)
     for problem in written.unreadable:
         say("Left out", problem, style="bold yellow")
     methods = "1 method" if written.methods == 1 else f"{written.methods} methods"

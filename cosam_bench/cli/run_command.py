@@ -9,8 +9,9 @@ import typer
 
 from cosam_bench.cli.error_handling import Stopped
 from cosam_bench.cli.isolation_option import Isolated, prepare_isolation
-from cosam_bench.cli.leaderboard_command import leaderboard_file, refresh_leaderboard, seed_numbers
+from cosam_bench.cli.leaderboard_command import leaderboard_file, refresh_leaderboard
 from cosam_bench.cli.option_values import FILE_TO_WRITE
+from cosam_bench.cli.record_filters import seed_numbers
 from cosam_bench.cli.records_commands import Images, ResultsOfRuns
 from cosam_bench.cli.run_session import RunSession
 from cosam_bench.core.console import say, write_data

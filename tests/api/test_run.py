@@ -167,6 +167,9 @@ def test_an_interrupt_is_passed_on_and_the_next_run_continues(quick_protocol: Pa
         (lambda: cb.leaderboard("nowhere"), "No folder nowhere"),
         (lambda: cb.report("nowhere"), "No folder nowhere"),
         (lambda: cb.report(metric="iuo"), "Did you mean 'iou'"),
+        (lambda: cb.report(methods=[]), "methods is empty"),
+        (lambda: cb.leaderboard(orders="reverse"), "Give a list of orders"),
+        (lambda: cb.leaderboard(seeds=1), "Give a list of whole numbers"),  # type: ignore[arg-type]
         (lambda: cb.load_record("regcl", results="nowhere"), "No folder nowhere. Give another folder"),
     ],
 )
@@ -277,6 +280,19 @@ def test_a_report_of_the_records_is_one_page(tmp_path: Path) -> None:
     other = cb.report(str(tmp_path), out=str(tmp_path / "page.html"), protocol="made", metric="dice", images=False)
     assert other.path == tmp_path / "page.html"
     assert "data:image/" not in other.path.read_text(encoding="utf-8")
+
+
+def test_a_table_and_a_report_of_chosen_runs(tmp_path: Path) -> None:
+    for name, seed in (("regcl", 0), ("regcl", 1), ("opcm", 0)):
+        recorded.record(tmp_path, method=name, seed=seed)
+    assert list(cb.leaderboard(tmp_path, methods="regcl")["runs"]) == [2]
+    assert list(cb.leaderboard(tmp_path, seeds=[0], protocol="made")["runs"]) == [1, 1]
+    assert list(cb.leaderboard(tmp_path, orders=["stream"], seeds=[1])["method"]) == ["regcl"]
+    assert cb.report(tmp_path, methods=["opcm"]).methods == 1
+    with pytest.raises(cb.CosamError, match="Did you mean 'regcl'"):
+        cb.report(tmp_path, methods=["regcll"])
+    with pytest.raises(cb.CosamError, match=r"No record here has the setting 'adapter.ranc'"):
+        cb.leaderboard(tmp_path, settings={"adapter.ranc": 4})
 
 
 def test_progress_is_silent_in_a_script_unless_asked_for(

@@ -26,6 +26,17 @@ def test_without_out_it_lies_in_the_folder_of_records(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
+def test_options_choose_the_runs(tmp_path: Path) -> None:
+    for method in ("regcl", "opcm", "ties"):
+        record(tmp_path, method=method)
+    asked = ["report", "--results", str(tmp_path), "--method", "regcl,ties", "--seeds", "0-1", "--orders", "stream"]
+    found = CliRunner().invoke(app, asked)
+    assert found.exit_code == 0, found.output
+    assert "(2 methods," in found.stdout
+    page = (tmp_path / "report.html").read_text()
+    assert (">ties<" in page, ">opcm<" in page) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -33,6 +44,9 @@ def test_without_out_it_lies_in_the_folder_of_records(tmp_path: Path) -> None:
         (("--protocol", "mini"), "No protocol in these records"),
         (("--results", "nowhere"), "No folder nowhere"),
         (("--out", "/dev/null/report.html"), "cannot be written"),
+        (("--method", "regcll"), "No method in these records"),
+        (("--method", ","), "--method is empty"),
+        (("--seeds", "4"), "No record here has the seed 4"),
     ],
 )
 def test_bad_requests_end_with_code_2(tmp_path: Path, options: tuple[str, ...], message: str) -> None:

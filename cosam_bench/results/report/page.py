@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from cosam_bench.core.environment import utc_now
-from cosam_bench.core.errors import unknown_name
 from cosam_bench.core.files import check_is_file_name, write_atomically
 from cosam_bench.core.version import __version__
 from cosam_bench.evaluation.figures import FIGURES
@@ -27,6 +26,7 @@ from cosam_bench.results.report.matrices import scale_css
 from cosam_bench.results.report.views import board_view
 from cosam_bench.results.results_folder import find_records, no_records
 from cosam_bench.results.row_intervals import COMPARABLE_MARKS, RANKED_BY
+from cosam_bench.results.selection import Selection
 
 FILE = "report.html"
 _HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def write_report(
     results: Path,
     out: Path | None = None,
     *,
-    protocol: str | None = None,
+    selection: Selection | None = None,
     metric: str = "iou",
     has_images: bool = True,
 ) -> WrittenReport:
@@ -62,12 +62,12 @@ def write_report(
     Args:
         results: the folder of results.
         out: the file; by default ``report.html`` in ``results``.
-        protocol: only records of this protocol.
+        selection: which records to show; None: all.
         metric: of all scores.
         has_images: whether to show thumbnails of test images.
 
     Raises:
-        CosamError: there are no records or none of the protocol, an unknown metric, or the file cannot be written.
+        CosamError: there are no records or none of those selected, an unknown metric, or the file cannot be written.
     """
     find_metric(metric)
     path = out or results / FILE
@@ -75,10 +75,7 @@ def write_report(
     records, unreadable = find_records(results)
     if not records:
         raise no_records(results, unreadable)
-    names = {record.info.protocol for record in records}
-    if protocol is not None and protocol not in names:
-        raise unknown_name("protocol in these records", protocol, names)
-    chosen = [record for record in records if protocol in (None, record.info.protocol)]
+    chosen = (selection or Selection()).of(records)
     boards, notes = boards_of(chosen, metric=metric)
     incomplete = [record for record in chosen if record.info.status != "complete"]
     page = render_page(boards, notes=[*notes, *unreadable], incomplete=incomplete, metric=metric, has_images=has_images)

@@ -13,6 +13,7 @@ from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.report.page import write_report
+from cosam_bench.results.selection import Selection
 
 ROOT = Path(__file__).resolve().parents[3]
 ROOM = ROOT / "cosam_bench/results/report"
@@ -122,12 +123,13 @@ def test_the_page_is_package_data() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "mad"}, "Did you mean 'made'"),
+        ({"selection": Selection(protocols=("mad",))}, "Did you mean 'made'"),
+        ({"selection": Selection(seeds=(range(7, 8),))}, "No record here has the seed 7"),
         ({"metric": "iuo"}, "Did you mean 'iou'"),
         ({"out": "."}, "is a folder"),
     ],
 )
-def test_bad_requests_are_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_bad_requests_are_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
     record(tmp_path, method="regcl")
     if "out" in options:
         with pytest.raises(CosamError, match=message):
