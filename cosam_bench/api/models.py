@@ -88,19 +88,21 @@ def merge(
         CosamError: the method needs data or training; an expert cannot be read or does not fit the model; the folder
             has contents.
     """
+    from cosam_bench.core.arithmetic import restored_rounding
     from cosam_bench.experiments.merging import merge_experts
 
-    return merge_experts(
-        [expanded(path) for path in ([experts] if isinstance(experts, str | Path) else experts)],
-        method=method_reference(method),
-        folder=expanded(out),
-        format_name=format,
-        rank=rank,
-        model=model,
-        seed=seed,
-        settings=setting_texts(settings or {}),
-        isolated=isolated,
-    )
+    with restored_rounding():
+        return merge_experts(
+            [expanded(path) for path in ([experts] if isinstance(experts, str | Path) else experts)],
+            method=method_reference(method),
+            folder=expanded(out),
+            format_name=format,
+            rank=rank,
+            model=model,
+            seed=seed,
+            settings=setting_texts(settings or {}),
+            isolated=isolated,
+        )
 
 
 @checked_arguments()

@@ -186,16 +186,16 @@ def run(
         seeds=() if seeds is None else seed_list(seeds),
         orders=() if orders is None else order_list(orders),
     )
+    from cosam_bench.core.arithmetic import restored_rounding
     from cosam_bench.experiments.method_faults import MethodFailed
     from cosam_bench.experiments.progress import make_reporter
-    from cosam_bench.experiments.run_methods import run_methods
+    from cosam_bench.experiments.run_methods import Outcome, run_methods
 
     folder, show = expanded(results), partial(make_reporter, progress, on_step)
-    outcomes = [
-        outcome
-        for repeat in repeats
-        for outcome in run_methods(repeat.configs, results=folder, fresh=fresh, isolated=isolated, make_reporter=show)
-    ]
+    outcomes: list[Outcome] = []
+    with restored_rounding():
+        for repeat in repeats:
+            outcomes += run_methods(repeat.configs, results=folder, fresh=fresh, isolated=isolated, make_reporter=show)
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures and is_one:

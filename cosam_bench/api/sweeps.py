@@ -170,6 +170,7 @@ def tune(
         MethodFailed: every trial of a method failed; all others are tuned first.
         CosamError: anything else that does not fit or is missing.
     """
+    from cosam_bench.core.arithmetic import restored_rounding
     from cosam_bench.experiments.method_faults import MethodFailed
     from cosam_bench.experiments.progress import make_reporter
     from cosam_bench.tuning.space import read_ranges
@@ -188,18 +189,19 @@ def tune(
         isolated=isolated,
     )
     configs, fixed = resolve_methods(references(methods), options)
-    tuned = list(
-        tune_methods(
-            configs,
-            Budget(trials, sampler, tuple(names(domains))),
-            results=expanded(results),
-            out=None if out is None else expanded(out),
-            ranges=read_ranges(expanded(space)) if isinstance(space, str | Path) else space,
-            fixed=fixed,
-            isolated=isolated,
-            make_reporter=partial(make_reporter, progress),
+    with restored_rounding():
+        tuned = list(
+            tune_methods(
+                configs,
+                Budget(trials, sampler, tuple(names(domains))),
+                results=expanded(results),
+                out=None if out is None else expanded(out),
+                ranges=read_ranges(expanded(space)) if isinstance(space, str | Path) else space,
+                fixed=fixed,
+                isolated=isolated,
+                make_reporter=partial(make_reporter, progress),
+            )
         )
-    )
     failed = [one for one in tuned if one.file is None]
     if failed:
         causes = " ".join(f"Every trial of {one.method!r} failed, the first with: {one.failures[0]}" for one in failed)

@@ -43,11 +43,11 @@ def clean(
     limit = None if max_gib is None else round(Fraction(max_gib) * 2**30)
     freed = to_free(files, older_than_days=older_than, limit_bytes=limit)
     console = results_console()
-    for one in (*left, *freed):
-        if dry_run:
+    if dry_run:
+        for one in (*left, *freed):
             console.print(one.path.as_posix(), soft_wrap=True)
-        else:
-            one.remove()
+    else:
+        left, freed = ([one for one in chosen if one.remove()] for chosen in (left, freed))
     gone = {one.path for one in freed}
     verb = "Would remove" if dry_run else "Removed"
     console.print(f"{verb} {_count(left, 'leftover')} and {_count(freed, 'cached file')}.")

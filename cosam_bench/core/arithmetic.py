@@ -35,6 +35,17 @@ def round_as(settings: Mapping[str, Any]) -> None:
     torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
 
 
+@contextmanager
+def restored_rounding() -> Iterator[None]:
+    """At the end of the context, the process rounds again as it did before."""
+    before, warns_only = rounding_settings(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        round_as(before)
+        torch.use_deterministic_algorithms(before["deterministic"], warn_only=warns_only)
+
+
 def arithmetic(device: torch.device) -> dict[str, Any]:
     """The settings that count on a device, and its processor: equal facts give equal bits.
 

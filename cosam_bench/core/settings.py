@@ -6,6 +6,7 @@ import reprlib
 import tomllib
 import types
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -50,11 +51,8 @@ class Settings(BaseModel):
 
 
 def _holds_set(annotation: Any) -> bool:
-    return (
-        annotation in (set, frozenset)
-        or get_origin(annotation) in (set, frozenset)
-        or any(map(_holds_set, get_args(annotation)))
-    )
+    kind = get_origin(annotation) or annotation
+    return (isinstance(kind, type) and issubclass(kind, AbstractSet)) or any(map(_holds_set, get_args(annotation)))
 
 
 class NoSettings(Settings):

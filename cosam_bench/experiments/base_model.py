@@ -74,9 +74,10 @@ def view_of(protocol: Protocol, sam: Sam, device: torch.device) -> View:
 
 
 def with_precision(config: RunConfig, device: torch.device, *, may_differ: bool = False) -> RunConfig:
-    """The run with the precision that ``auto`` means on a device: bf16 if it is faster there, else fp32.
+    """The run with the precision that ``auto`` means on a device.
 
-    On a GPU bf16 counts as faster from the Ampere generation on; on the CPU that is measured.
+    That is bf16 on an NVIDIA GPU from the Ampere generation on, and on a CPU that is measured to compute it faster than
+    fp32; else fp32.
 
     Args:
         config: of the run.

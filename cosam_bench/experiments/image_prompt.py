@@ -45,10 +45,11 @@ def image_pixels(image: ImageLike, *, levels: int | None = None) -> Tensor:
         raise CosamError("levels is of image files of 16 bits. Leave it out, or give the image as a path.")
     if isinstance(image, Image.Image):
         if image.mode not in _MODES:
-            raise CosamError(
-                f"The image has PIL's mode {image.mode!r}, of which PIL's own conversion cuts bright levels off. Give "
-                "its path, or a uint8 array of shape (H, W, 3)."
-            )
+            if image.mode.startswith(("I", "F")):
+                why = "of which PIL's own conversion cuts bright levels off. Give its path"
+            else:
+                why = "which is not known here. Convert it to RGB"
+            raise CosamError(f"The image has PIL's mode {image.mode!r}, {why}, or give a uint8 array (H, W, 3).")
         image = np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__

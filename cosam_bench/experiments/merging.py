@@ -27,7 +27,7 @@ from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.server_handle import hidden_folders, use_model
 from cosam_bench.merging.updates import Update
-from cosam_bench.method.interface import MergingMethod, Method
+from cosam_bench.method.interface import MergingMethod, Method, predicts_by_own_code
 from cosam_bench.method.registry import short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
@@ -125,7 +125,7 @@ def _chosen(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | Me
     reason = method.needs_training if isinstance(method, MethodFacts) else method.needs_training(settings)
     check_takes_experts(config.method, reason)
     _check_needs(short_name(config.method), method.card.needs)
-    if isinstance(method, type) and not issubclass(method, MergingMethod):
+    if isinstance(method, type) and (not issubclass(method, MergingMethod) or predicts_by_own_code(method)):
         raise _serves_nothing(short_name(config.method))
     return method, settings
 
@@ -181,7 +181,10 @@ def _check_needs(name: str, needs: Sequence[str]) -> None:
 
 
 def _serves_nothing(name: str) -> CosamError:
-    return CosamError(f"The method {name!r} serves no single update that could be written. Take a merging method.")
+    return CosamError(
+        f"The method {name!r} serves no update that alone predicts as it does. Take a merging method without a predict "
+        "of its own."
+    )
 
 
 def _merged(host: MethodHost, given: GivenExperts, states: Path, *, name: str) -> Update:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosam_bench.core.argument_checks import checked_arguments
+from cosam_bench.core.arithmetic import restored_rounding
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import Settings, validate
@@ -150,8 +151,8 @@ def load_predictor(
     Args:
         record: a record; its folder, or part of its name within ``results``; or the path of an
             ``update.safetensors``. A record is served by its method's own code, or by its update if that code was
-            changed since the run, with the protocol's resizing and precision (fp32 for TF32 on a device without
-            it); an update alone with SAM's own resizing, in float32.
+            changed since the run or cannot be loaded, with the protocol's resizing and precision (fp32 for TF32 on a
+            device without it); an update alone with SAM's own resizing, in float32.
         model: the base model of an update, as ``cosam-bench models`` lists it.
         checkpoint: the base model's weights, if they are not where the run had them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -162,12 +163,13 @@ def load_predictor(
             update does not fit the model, or the method's code was changed and the record has no update.
         MethodFailed: the method raised an error while it was loaded.
     """
-    if not isinstance(record, Record) and str(record).endswith(".safetensors"):
-        return _of_update(expanded(record), model=model, checkpoint=checkpoint, device=device)
-    if model is not None:
-        raise CosamError("A record names its own model. Leave the model out, or give an update.safetensors.")
-    record = record if isinstance(record, Record) else load_record(record, results=expanded(results))
-    return _of_record(record, checkpoint=checkpoint, device=device)
+    with restored_rounding():  # predictions set what they need by themselves
+        if not isinstance(record, Record) and str(record).endswith(".safetensors"):
+            return _of_update(expanded(record), model=model, checkpoint=checkpoint, device=device)
+        if model is not None:
+            raise CosamError("A record names its own model. Leave the model out, or give an update.safetensors.")
+        record = record if isinstance(record, Record) else load_record(record, results=expanded(results))
+        return _of_record(record, checkpoint=checkpoint, device=device)
 
 
 def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) -> Predictor:
@@ -175,17 +177,16 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
         raise CosamError(f"The run in {record.folder} is {record.status}. Complete it by the same run again.")
     config = validate(RunConfig, record.info.config, source=f"The settings in {record.folder / 'run.json'}")
     config = _with_checkpoint(config, checkpoint)
-    method, settings = method_of(config)
+    known = _method_as_in(record, config)
     bench = _workbench(config, device)
     if bench.sam.digest != record.info.conditions.checkpoint:
         raise CosamError(
             f"The run in {record.folder} used other weights of {bench.sam.name} than those found now. "
             "Give the checkpoint file that it used."
         )
-    is_as_then = not record.info.rule or record.info.rule == rule_digest(method)
-    predict = _from_state(record, method, settings, bench) if is_as_then else _from_update(record, bench)
+    predict = _from_update(record, bench) if known is None else _from_state(record, *known, bench)
     tested = record.order + record.info.retention
-    domains = tested if method.card.receives_domain else None
+    domains = tested if known is not None and known[0].card.receives_domain else None
     return Predictor(
         f"The method {record.method!r}",
         bench.view,
@@ -194,6 +195,21 @@ def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) ->
         test if (test := config.protocol.prompts.test) in UNDRAWN else None,
         predict,
     )
+
+
+def _method_as_in(record: Record, config: RunConfig) -> tuple[type[Method], Settings] | None:
+    """The method of a record and its settings; None if its code is not that of the run any more.
+
+    Raises:
+        CosamError: it cannot be loaded, and the record has no update that could be served in its place.
+    """
+    try:
+        method, settings = method_of(config)
+    except CosamError:
+        if (record.folder / UPDATE_FILE).is_file():
+            return None
+        raise
+    return (method, settings) if record.info.rule in ("", rule_digest(method)) else None
 
 
 def _from_state(

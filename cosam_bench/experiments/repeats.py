@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
 
 
-MOST_SEEDS = 1_000_000
-"""Of one command; more would be a slip of the keyboard, and could not be listed."""
+MOST_SEEDS = 1000
+"""Of one command; more would be a slip of the keyboard, and each run is checked before the first one begins."""
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,11 @@ class MergingMethod(Method[SettingsT_co]):
 
 def served_update(method: Method) -> Update | None:
     """The update that alone makes a method's predictions; None if it serves none, or predicts by code of its own."""
-    if not isinstance(method, MergingMethod) or type(method).predict is not MergingMethod.predict:
+    if not isinstance(method, MergingMethod) or predicts_by_own_code(type(method)):
         return None
     return method.deployed
+
+
+def predicts_by_own_code(method: type[MergingMethod]) -> bool:
+    """Whether a merging method does not predict by its served update alone."""
+    return method.predict is not MergingMethod.predict

@@ -40,8 +40,8 @@ class Removable:
     size_bytes: int
     used: float
 
-    def remove(self) -> None:
-        """Remove it; if it is gone already, or a process uses it again, nothing happens.
+    def remove(self) -> bool:
+        """Remove it, and return whether it is gone; a process may have begun to use it again.
 
         Raises:
             CannotWrite: the folder cannot be written.
@@ -54,10 +54,11 @@ class Removable:
             else:
                 self.path.unlink(missing_ok=True)
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
             text = f"{self.path} cannot be removed: {error.strerror or error}. Check who owns it."
             raise CannotWrite(text) from None
+        return not self.path.exists()
 
 
 def leftovers(results: Path) -> list[Removable]:

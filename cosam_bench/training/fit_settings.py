@@ -106,7 +106,8 @@ class FitSettings(Settings):
     precision: Precision = setting(
         "fp32",
         "type of the forward pass; parameters and optimiser stay in fp32. tf32 is fp32 with the products of an NVIDIA "
-        "GPU's tensor cores, auto is bf16 if the device computes it faster than fp32",
+        "GPU's tensor cores, auto is bf16 on a GPU that has it (NVIDIA's from Ampere on) or a CPU that computes it "
+        "faster than fp32, else fp32",
         source="CoSAM's and RegCL's released code",
     )
 

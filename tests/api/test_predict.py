@@ -256,7 +256,13 @@ def test_a_method_that_was_changed_since_the_run_does_not_read_its_state(record:
     (copy / "state.safetensors").unlink()
     as_then = cb.load_predictor(record).predict(GREY, box=BOX)
     assert np.array_equal(cb.load_predictor(copy).predict(GREY, box=BOX), as_then)  # by the update
+    gone = info["config"] | {"method": str(tmp_path / "gone.py")}
+    (copy / "run.json").write_text(json.dumps(info | {"config": gone}))
+    assert np.array_equal(cb.load_predictor(copy).predict(GREY, box=BOX), as_then)
     (copy / "update.safetensors").unlink()
+    with pytest.raises(cb.CosamError, match=r"No file .*gone\.py"):
+        cb.load_predictor(copy)
+    (copy / "run.json").write_text(json.dumps(info | {"rule": "0" * 64}))
     with pytest.raises(cb.CosamError, match="code of 'average' was changed since the run"):
         cb.load_predictor(copy)
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import MutableSet
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +78,9 @@ def test_a_long_value_is_cut_short_in_messages() -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("kind", [set[str], frozenset[int], dict[str, set[str]], "set[str] | None"])
+@pytest.mark.parametrize(
+    "kind", [set[str], frozenset[int], dict[str, set[str]], "set[str] | None", AbstractSet[str], MutableSet[int]]
+)
 def test_a_set_is_no_setting(kind: object) -> None:
     with pytest.raises(CosamError, match=r"The setting 'names' of Sets is a set, .* Declare a tuple"):
         type("Sets", (Settings,), {"__annotations__": {"names": kind}, "__module__": __name__})

@@ -13,6 +13,7 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.made_experts import learn
+from support.shifted_method import SHIFTED
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -137,7 +138,7 @@ def test_the_result_predicts(experts: list[Path], tmp_path: Path) -> None:
     [
         ({"method": "regcl"}, r"needs inputs of each domain's training images.*run --method regcl --experts"),
         ({"method": "trm"}, "'trm' continues training from its served update"),
-        ({"method": "experts"}, "serves no single update"),
+        ({"method": "experts"}, "serves no update that alone predicts"),
         ({"method": "tyes"}, "Did you mean 'ties'"),
         ({"method": "ties", "settings": {"method.densty": 1}}, "densty"),
         ({"method": "ties", "settings": {"fit.epochs": 1}}, "is not a setting of the method. Write method.KEY=VALUE"),
@@ -152,6 +153,16 @@ def test_what_cannot_be_merged_is_refused(
 ) -> None:
     with pytest.raises(CosamError, match=named):
         cb.merge(experts, **{"model": "tiny", "out": tmp_path / "out", **options})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_method_that_predicts_by_code_of_its_own_is_refused(
+    experts: list[Path], tmp_path: Path, isolated: bool
+) -> None:
+    (tmp_path / "shifted.py").write_text(SHIFTED)
+    with pytest.raises(CosamError, match="serves no update that alone predicts as it does"):
+        cb.merge(experts, method=tmp_path / "shifted.py", out=tmp_path / "out", model="tiny", isolated=isolated)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.fake_gpu import pretend_device
 
+import cosam_bench as cb
 from cosam_bench.core import arithmetic as arithmetic_module
 from cosam_bench.core.arithmetic import (
     bf16_slowdown,
@@ -169,7 +170,20 @@ def test_a_deterministic_run_is_another_run(quick_protocol: Path, tmp_path: Path
     assert strict.digest != plain.digest
     assert strict.conditions == plain.conditions
     open_experiment(configured(quick_protocol), tmp_path)
-    assert not torch.are_deterministic_algorithms_enabled()  # of this run alone
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_run_leaves_the_callers_rounding_as_it_was(quick_protocol: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"protocol": quick_protocol, "results": tmp_path, "progress": False}
+    before = rounding_settings()
+    record = cb.run("frozen", settings={"deterministic": True}, **options)
+    assert rounding_settings() == before
+    torch.use_deterministic_algorithms(True)
+    cb.run("frozen", seed=1, **options)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    cb.load_predictor(record)
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_conditions_name_the_gpu_and_keep_their_digest_without_one() -> None:

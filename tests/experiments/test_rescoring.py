@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from support.quick_protocol import write_quick_protocol
+from support.shifted_method import SHIFTED
 
 import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
@@ -49,20 +50,6 @@ def test_the_update_and_the_state_give_the_recorded_bits(folder: Path) -> None:
     (folder / "update.safetensors").unlink()
     by_state = rescore(load_record(folder))
     assert (by_state.served, by_state.differing) == ("state.safetensors", 0)
-
-
-SHIFTED = """
-from cosam_bench import MergingMethod, MethodCard
-
-class Shifted(MergingMethod):
-    card = MethodCard(title="Shifted")
-
-    def merge(self, expert, domain, *, step):
-        return expert
-
-    def predict(self, batch):
-        return super().predict(batch) - 3.0
-"""
 
 
 @pytest.mark.parametrize("isolated", [False, True])

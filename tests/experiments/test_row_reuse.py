@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +58,11 @@ def test_frozen_sams_row_is_measured_once_for_all_methods(
     first = Runner(experiment(quick_protocol, tmp_path), results=tmp_path).run()
     assert set(scored.values()) == {4}  # three domains, and row 0
     other = experiment(quick_protocol, tmp_path, "average", "order=['polyp', 'pill', 'pitting']")
+    [kept] = (tmp_path / "_shared" / "rows").glob("*.json")
+    os.utime(kept, (0, 0))
     second = Runner(other, results=tmp_path).run()
     assert set(scored.values()) == {7}
+    assert time.time() - kept.stat().st_mtime < 600  # read, so used
     alone = Runner(experiment(quick_protocol, tmp_path / "alone", "average"), results=tmp_path / "alone").run()
     zero = [{key: value for key, value in rows(record).items() if key[0] == "0"} for record in (first, second, alone)]
     assert zero[0] == zero[1] == zero[2]

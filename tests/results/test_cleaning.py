@@ -62,13 +62,14 @@ def test_steps_that_a_run_writes_again_stay(results: Path) -> None:
     record = results / "mini" / "regcl" / "done"
     [steps] = leftovers(results)
     with only_writer(record, busy=CosamError("busy")):
-        steps.remove()
+        assert not steps.remove()
         assert steps.path.exists()
     RecordWriter(record).write_info(run_info(status="running"))  # by --fresh, which was killed
     steps.remove()
     assert steps.path.exists()
     RecordWriter(record).write_info(run_info(status="complete"))
-    steps.remove()
+    assert steps.remove()
+    assert steps.remove()
     assert not steps.path.exists()
 
 
@@ -134,6 +135,12 @@ def test_the_command_removes_only_what_is_asked(results: Path, clean: Callable[.
         "c.safetensors",
     ]
     assert (results / "_shared" / "prompts" / "p.json").exists()
+
+
+def test_what_is_in_use_is_not_counted_as_removed(results: Path, clean: Callable[..., Result]) -> None:
+    with only_writer(results / "mini" / "regcl" / "done", busy=CosamError("busy")):
+        assert "Removed 0 leftovers (0.0 MiB) and 0 cached files" in clean().stdout
+    assert "Removed 2 leftovers" in clean().stdout  # the steps, and the lock
 
 
 def test_wrong_input_is_one_error(clean: Callable[..., Result], tmp_path: Path) -> None:

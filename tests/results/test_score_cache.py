@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +65,13 @@ def test_the_second_reading_comes_from_the_cache_to_the_last_bit(
     assert_same(cached_image_scores(made, metric=metric), expected)
     without_parsing(monkeypatch)
     assert_same(cached_image_scores(made, metric=metric), expected)
+
+
+def test_scores_that_are_read_from_the_cache_count_as_used(made: Record) -> None:
+    cached_image_scores(made)
+    os.utime(cache_file(made), (0, 0))
+    cached_image_scores(made)
+    assert time.time() - cache_file(made).stat().st_mtime < 60
 
 
 def test_scores_that_were_not_measured_stay_unknown(made: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def test_the_second_asker_reads_what_the_first_has_trained(tmp_path: Path) -> No
     assert read.update.digest() == trained.update.digest()
     assert (read.epoch_losses, read.trainable_parameters, read.seconds) == ((0.5, 0.25), 14, 1.5)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_an_expert_that_is_read_counts_as_used(tmp_path: Path) -> None:
+    ExpertStore(tmp_path).read_or_train("a", fitted)
+    os.utime(tmp_path / "a.safetensors", (0, 0))
+    ExpertStore(tmp_path).read_or_train("a", refuse)
+    assert time.time() - (tmp_path / "a.safetensors").stat().st_mtime < 60
 
 
 def test_a_trained_expert_has_the_order_and_layout_of_a_read_one(tmp_path: Path) -> None:
