@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cosam_bench.data.cards import Card, Globs, Part
+from cosam_bench.data.name_forms import NameForms
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 ANNOTATIONS = (".json", ".txt")  # labelme's and YOLO's
+_MAGIC = re.compile(r"[*?[]")
 _ID = "\ufdd0"  # in place of {id}: a character of no text, which translating a glob leaves alone
 
 
@@ -136,6 +138,7 @@ class MaskLookup:
         self._ids = ids
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
         self._others: dict[Path, dict[str, list[Path]]] = {}
+        self._forms: dict[Path, NameForms] = {}
 
     def masks_of(self, image: Path) -> list[Path]:
         """The files that the patterns name for one image, sorted, without the image itself."""
@@ -155,6 +158,10 @@ class MaskLookup:
         """The files that the patterns name for one image and that are not read as masks, sorted."""
         named = {path for pattern in self._patterns for path in self._named(pattern, image)}
         return sorted(path for path in named - {image} if path.is_file() and not path.name.startswith("."))
+
+    def composed_otherwise(self, image: Path) -> list[Path]:
+        """The files that look as the patterns name them for one image, but in another form of Unicode, sorted."""
+        return sorted({path for pattern in self._patterns for path in self._look_alikes(pattern, image)})
 
     def filled(self, image: Path) -> str:
         """The first pattern for one image."""
@@ -185,6 +192,15 @@ class MaskLookup:
             return self._stems(path.parent).get(path.name, [])
         found = matching_paths(self._root, self._fill(pattern, image, is_glob=True))
         return [path for path in found if is_mask(path, pattern)]
+
+    def _look_alikes(self, pattern: str, image: Path) -> Iterator[Path]:
+        folder = Path(os.path.normpath(self._root / self._fill(pattern, image))).parent
+        if folder not in self._forms:
+            self._forms[folder] = NameForms(path.name for path in (folder.iterdir() if folder.is_dir() else ()))
+        wanted = any_case(self._fill(pattern, image, is_glob=True).rpartition("/")[2])
+        start = self._fill(_MAGIC.split(any_case(pattern))[0], image).rpartition("/")[2]
+        found = (folder / name for name in self._forms[folder].look_alikes(wanted, start=start))
+        return (path for path in found if is_mask(path, pattern))
 
     def _stems(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self._by_stem:
