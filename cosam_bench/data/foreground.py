@@ -81,7 +81,7 @@ class Foreground(Settings):
 
 
 class ProtocolForeground(Foreground):
-    """A protocol's rule for all masks: it also holds where a lossy file makes it inexact, as a paper's code read it."""
+    """A built-in protocol's rule for all masks: it holds for lossy files, too, as a paper's code read them."""
 
 
 def check_is_exact(rule: Foreground, *, name: str, image_format: str) -> None:
