@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 foreground: which pixel values of a mask file are foreground
 mask_content: the values that a mask file holds, with their numbers of pixels
+lossy_masks: mask files whose compression may change levels
 ignored: which pixel values are neither foreground nor background
 image_groups: images that a split keeps together
 cards: one domain, described by a TOML file
