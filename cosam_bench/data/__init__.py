@@ -10,7 +10,7 @@ image_groups: images that a split keeps together
 cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
 availability: whether a card's data is on this machine
-name_forms: names of files that look the same and are not
+folder_names: the names in a folder that globs match, or seem to
 file_patterns: the image and mask files that a card's patterns match
 coco_files: the objects that COCO's annotation files list
 unread_files: files that patterns match and nobody reads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from pathlib import Path
 from typing import Literal
 from unicodedata import normalize
@@ -10,9 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data import name_forms
+from cosam_bench.data import folder_names
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.cards import Card
+from cosam_bench.data.file_patterns import ImageIds, MaskLookup, any_case, is_image, mask_patterns
 from cosam_bench.data.pairing import find_pairs, pair_files
 
 
@@ -284,8 +287,33 @@ def test_a_folder_of_masks_is_normalised_once_for_all_images(tmp_path: Path, mon
         seen.append(text)
         return normalize(form, text)
 
-    monkeypatch.setattr(name_forms, "normalize", counted)
+    monkeypatch.setattr(folder_names, "normalize", counted)
     laid_out(tmp_path, *(f"images/ä{index}.jpg" for index in range(count)))
     laid_out(tmp_path, *(f"masks/{normalize('NFD', 'ä')}{index}.png" for index in range(count)))
     assert all(ALIKE in text for text in lacking(tmp_path, "masks/{stem}.*"))
     assert count <= len(seen) <= 3 * count
+
+
+@pytest.mark.parametrize("masks", ["{stem}_*.png", "*{stem}*", "{stem}.p*", "[ab]{stem}?.png", "{stem}*", ".{stem}*"])
+def test_masks_in_a_folder_are_those_of_the_glob(tmp_path: Path, masks: str) -> None:
+    stems = ("a", "a[1]", "a.b", "ä", "é")
+    laid_out(tmp_path, *(f"images/{stem}.jpg" for stem in stems), "images/.a.jpg")
+    names = [f"{head}{stem}{tail}" for stem in stems for head in ("", "b", ".") for tail in ("", "_1", ".x")]
+    laid_out(tmp_path, *(f"masks/{name}{kind}" for name in names for kind in (".png", ".PNG", ".txt", "")))
+    asked = card(tmp_path, masks=f"masks/{masks}")
+    lookup = MaskLookup(tmp_path, mask_patterns(asked), ImageIds(asked))
+    for stem in stems:
+        pattern = any_case(f"masks/{masks.replace('{stem}', glob.escape(stem))}")
+        found = sorted(tmp_path / name for name in glob.glob(pattern, root_dir=tmp_path))  # noqa: PTH207 - with a root
+        assert lookup.masks_of(tmp_path / f"images/{stem}.jpg") == [path for path in found if is_image(path)]
+
+
+def test_a_folder_is_listed_once_for_all_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out(tmp_path, *(f"images/{index:02}.jpg" for index in range(20)))
+    laid_out(tmp_path, *(f"masks/{index:02}_m.png" for index in range(10)))
+    listed: list[object] = []
+    for place, name in ((os, "scandir"), (Path, "iterdir")):
+        original = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given, original=original: listed.append(given) or original(*given))
+    assert len(lacking(tmp_path, "masks/{stem}_*.png")) == 10
+    assert len(listed) <= 3
