@@ -222,6 +222,18 @@ def test_lossy_masks_are_cut_at_half_of_their_largest_level(
             assert (sample.mask.numpy() == truth(index_of(sample.image.numpy()))).mean() > 0.98
 
 
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 100), (np.uint16, 60_000)])
+def test_many_exact_levels_may_be_cut_in_their_middle(dtype: type, largest: int, tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        edges = np.where(mask, 0, np.arange(mask.size).reshape(mask.shape) % 20 * largest // 50)
+        Image.fromarray(np.where(mask, largest, edges).astype(dtype)).save(path.with_suffix(".png"))
+
+    write_masks(tmp_path, save)
+    assert guessed(tmp_path)[0].undecided
+    line = f"foreground = {{ above = {largest // 2} }} # 13.7 % of the pixels, if the levels between are soft edges"
+    assert line in said_of(tmp_path)
+
+
 def test_numbers_of_classes_in_a_jpeg_are_called_too_dark(tmp_path: Path) -> None:
     write_masks(tmp_path, as_levels(0, 3, kind=".jpg"))
     guessed(tmp_path)

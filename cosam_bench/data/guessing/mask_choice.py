@@ -12,7 +12,7 @@ from cosam_bench.data.foreground import Colour, Foreground, share
 from cosam_bench.data.guessing.image_headers import evenly
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.image_files import read_bytes
-from cosam_bench.data.lossy_masks import middle_cuts
+from cosam_bench.data.lossy_masks import MiddleCut, middle_cuts
 from cosam_bench.data.mask_content import JoinedContents, MaskContent, Value, by_colour
 from cosam_bench.data.pairing import Pair
 
@@ -181,7 +181,11 @@ def _rule_in_words(seen: _Seen) -> str:
 
 def _cuts(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
     """The lines to choose between for files whose compression changes levels, each with what it takes."""
-    return [(cut.text, f"{share(cut.pixels, cut.share_of)} of the pixels") for cut in middle_cuts(contents)]
+    return [(cut.text, _taken(cut)) for cut in middle_cuts(contents)]
+
+
+def _taken(cut: MiddleCut) -> str:
+    return f"{share(cut.pixels, cut.share_of)} of the pixels"
 
 
 def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
@@ -200,7 +204,8 @@ def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
             shown = "" if colour is None else f", colour {list(colour)}"
             lines.append((toml_line("foreground", {"values": [value]}), f"{content.share(value)} of the pixels{shown}"))
         if len(content.counts) > _ALTERNATIVES:
-            lines.append((toml_line("foreground", {"above": 127}), "if the levels between are soft edges"))
+            cuts = [cut for cut in middle_cuts([content]) if not cut.channel]
+            lines += [(cut.text, f"{_taken(cut)}, if the levels between are soft edges") for cut in cuts]
         for value in _void(content):
             lines.append((toml_line("ignore", value), "beside foreground, if it is void: a border, or unknown"))
     return lines
