@@ -4,11 +4,13 @@ Modules, bottom to top:
 
 foreground: which pixel values of a mask file are foreground
 mask_content: the values that a mask file holds, with their numbers of pixels
+lossy_masks: mask files whose compression may change levels
 ignored: which pixel values are neither foreground nor background
 image_groups: images that a split keeps together
 cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
 availability: whether a card's data is on this machine
+folder_names: the names in a folder that globs match, or seem to
 file_patterns: the image and mask files that a card's patterns match
 coco_files: the objects that COCO's annotation files list
 unread_files: files that patterns match and nobody reads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,13 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.foreground import CHOICES, Foreground, check_is_exact, foreground_pixels
 from cosam_bench.data.ignored import Ignored
+from cosam_bench.data.lossy_masks import NEUTRAL, lossless_advice, middle_cuts, what_is_lost
 from cosam_bench.data.mask_content import MaskContent, mask_content
 
 Array = NDArray[Any]
 
 ORIENTATION = 0x0112  # EXIF 2.3, section 4.6.4: tag of the image's orientation
-NEUTRAL = 16  # channels of a grey JPEG that was stored in colour differ by less than this
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
-LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")
 CHANNELS = ("red", "green", "blue", "alpha")
 
 
@@ -83,20 +83,21 @@ def decode_mask(
         CosamError: as for :func:`decode_image`, or it is ambiguous or undecided which pixels are foreground.
     """
     image = _open(data, name=name)
+    loss = what_is_lost(image, data)
     if foreground.rule == "undecided":
-        raise CosamError(
-            f"{name}: it is undecided which of its pixels are foreground ({mask_content(image).described()}). Write "
-            f"into the card {CHOICES}."
-        )
-    if image.format in LOSSY:
-        check_is_exact(foreground, name=name, image_format=str(image.format))
+        advice = _lossy_advice(image, loss) if loss else f"Write into the card {CHOICES}."
+        held = mask_content(image).described()
+        raise CosamError(f"{name}: it is undecided which of its pixels are foreground ({held}). {advice}")
+    if loss:
+        check_is_exact(foreground, name=name, loss=loss, advice=lambda: _cut_advice(image, loss))
     orientation = orientation or _orientation(image)
-    ignored = None if ignore is None else _ignored(image, name=name, foreground=foreground, ignore=ignore)
+    ignored = None if ignore is None else _ignored(image, loss, name=name, foreground=foreground, ignore=ignore)
     if foreground.rule == "colours":
         mask = _of_colours(image, name=name, rule=foreground)
     else:
-        levels = _levels(image, name=name, foreground=foreground, ignored=ignored)
-        mask = foreground_pixels(levels, rule=foreground, name=name, is_lossy=image.format in LOSSY)
+        on_colours = (lambda: _lossy_advice(image, loss)) if loss else (lambda: _FOREGROUND_COLOURS)
+        levels = _levels(image, name=name, foreground=foreground, ignored=ignored, advice=on_colours)
+        mask = foreground_pixels(levels, rule=foreground, name=name, loss=loss, advice=lambda: _cut_advice(image, loss))
     return torch.from_numpy(_upright(mask if ignored is None else mask & ~ignored, orientation))
 
 
@@ -110,8 +111,8 @@ def read_mask_content(data: bytes, *, name: str) -> MaskContent:
 
 
 def is_lossy(data: bytes, *, name: str) -> bool:
-    """Whether an image file's compression changes levels, from its header alone."""
-    return _open(data, name=name, is_header_enough=True).format in LOSSY
+    """Whether an image file's compression may change levels, from its header alone."""
+    return bool(what_is_lost(_open(data, name=name, is_header_enough=True), data))
 
 
 def decode_ignored(
@@ -131,20 +132,32 @@ def decode_ignored(
     """
     image = _open(data, name=name)
     orientation = orientation or _orientation(image)
-    return torch.from_numpy(_upright(_ignored(image, name=name, foreground=foreground, ignore=ignore), orientation))
+    ignored = _ignored(image, what_is_lost(image, data), name=name, foreground=foreground, ignore=ignore)
+    return torch.from_numpy(_upright(ignored, orientation))
 
 
-def _ignored(image: Image.Image, *, name: str, foreground: Foreground, ignore: Ignored) -> Array:
-    if image.format in LOSSY:
+def _ignored(image: Image.Image, loss: str, *, name: str, foreground: Foreground, ignore: Ignored) -> Array:
+    if loss:
         raise CosamError(
-            f"{name} is a {image.format}, whose compression changes levels, so no level or colour of it can be "
-            "ignored. Save masks as PNG, or leave ignore out."
+            f"{name} is {loss}, so no level or colour of it can be ignored. {lossless_advice(loss)}, or leave ignore "
+            "out."
         )
     rule = ignore.as_foreground(foreground)
     if rule.rule == "colours":
         return _of_colours(image, name=name, rule=rule)
-    levels = _levels(image, name=name, foreground=rule, advice=_IGNORED_COLOURS)
-    return foreground_pixels(levels, rule=rule, name=name, is_lossy=False)
+    levels = _levels(image, name=name, foreground=rule, advice=lambda: _IGNORED_COLOURS)
+    return foreground_pixels(levels, rule=rule, name=name)
+
+
+def _lossy_advice(image: Image.Image, loss: str) -> str:
+    return f"It is {loss}. {_cut_advice(image, loss)}"
+
+
+def _cut_advice(image: Image.Image, loss: str) -> str:
+    """What to do with a lossy mask: the rules of exact levels and colours are refused."""
+    cuts = middle_cuts([mask_content(image)])
+    cut = f", or cut in the middle: {cuts[0].text}" if cuts else ""
+    return f"{lossless_advice(loss)}{cut}."
 
 
 def _of_colours(image: Image.Image, *, name: str, rule: Foreground) -> Array:
@@ -263,7 +276,7 @@ def _levels(
     name: str,
     foreground: Foreground,
     ignored: Array | None = None,
-    advice: str = _FOREGROUND_COLOURS,
+    advice: Callable[[], str],
 ) -> Array:
     """One whole number per pixel, ``(H, W)``, in the file's own range; ignored pixels are 0, as background is."""
     levels = _stored_levels(image, name=name, foreground=foreground, ignored=ignored, advice=advice)
@@ -271,7 +284,7 @@ def _levels(
 
 
 def _stored_levels(
-    image: Image.Image, *, name: str, foreground: Foreground, ignored: Array | None, advice: str
+    image: Image.Image, *, name: str, foreground: Foreground, ignored: Array | None, advice: Callable[[], str]
 ) -> Array:
     _check_inks(image, name=name)
     if foreground.channel:
@@ -285,7 +298,7 @@ def _stored_levels(
     rgba = np.asarray(_rgba(image, name=name)).astype(np.int64)
     is_visible = rgba[..., 3] > 0
     if not _is_neutral(rgba[..., :3][is_visible if ignored is None else is_visible & ~ignored]):
-        raise CosamError(f"{name} is a coloured mask. {advice}")
+        raise CosamError(f"{name} is a coloured mask. {advice()}")
     return rgba[..., 0] * rgba[..., 3] // 255
 
 

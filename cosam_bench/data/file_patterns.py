@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cosam_bench.data.cards import Card, Globs, Part
+from cosam_bench.data.folder_names import FolderNames
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".gif", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 ANNOTATIONS = (".json", ".txt")  # labelme's and YOLO's
+_MAGIC = re.compile(r"[*?[]")
 _ID = "\ufdd0"  # in place of {id}: a character of no text, which translating a glob leaves alone
 
 
@@ -136,6 +138,7 @@ class MaskLookup:
         self._ids = ids
         self._by_stem: dict[Path, dict[str, list[Path]]] = {}
         self._others: dict[Path, dict[str, list[Path]]] = {}
+        self._names: dict[Path, FolderNames] = {}
 
     def masks_of(self, image: Path) -> list[Path]:
         """The files that the patterns name for one image, sorted, without the image itself."""
@@ -156,6 +159,10 @@ class MaskLookup:
         named = {path for pattern in self._patterns for path in self._named(pattern, image)}
         return sorted(path for path in named - {image} if path.is_file() and not path.name.startswith("."))
 
+    def composed_otherwise(self, image: Path) -> list[Path]:
+        """The files that look as the patterns name them for one image, but in another form of Unicode, sorted."""
+        return sorted({path for pattern in self._patterns for path in self._look_alikes(pattern, image)})
+
     def filled(self, image: Path) -> str:
         """The first pattern for one image."""
         return self._fill(self._patterns[0], image)
@@ -171,7 +178,7 @@ class MaskLookup:
             stem = plain.name.removesuffix(".*")
             self._stems(plain.parent)
             return self._others.get(plain.parent, {}).get(stem, [])
-        return list(matching_paths(self._root, self._fill(pattern, image, is_glob=True)))
+        return list(self._globbed(pattern, image))
 
     def _matches(self, pattern: str, image: Path) -> list[Path]:
         plain = self._fill(pattern, image)
@@ -183,8 +190,30 @@ class MaskLookup:
         if pattern.endswith(".*") and not glob.has_magic(pattern.removesuffix(".*")):
             path = Path(os.path.normpath(self._root / plain.removesuffix(".*")))
             return self._stems(path.parent).get(path.name, [])
-        found = matching_paths(self._root, self._fill(pattern, image, is_glob=True))
-        return [path for path in found if is_mask(path, pattern)]
+        return [path for path in self._globbed(pattern, image) if is_mask(path, pattern)]
+
+    def _globbed(self, pattern: str, image: Path) -> Iterator[Path]:
+        """All that a glob matches for one image, hidden files aside."""
+        place, _, last = pattern.rpartition("/")
+        if glob.has_magic(place) or last == "**":
+            return matching_paths(self._root, self._fill(pattern, image, is_glob=True))
+        folder, wanted, start = self._in_folder(pattern, image)
+        return (folder / name for name in self._names[folder].matching(wanted, start=start))
+
+    def _look_alikes(self, pattern: str, image: Path) -> Iterator[Path]:
+        folder, wanted, start = self._in_folder(pattern, image)
+        found = (folder / name for name in self._names[folder].look_alikes(wanted, start=start))
+        return (path for path in found if is_mask(path, pattern))
+
+    def _in_folder(self, pattern: str, image: Path) -> tuple[Path, str, str]:
+        """The folder of one image's masks, whose names are then known, the glob of their names, and how these begin."""
+        folder = Path(os.path.normpath(self._root / self._fill(pattern, image))).parent
+        if folder not in self._names:
+            # No names if there is no such folder, or it cannot be read.
+            self._names[folder] = FolderNames(glob.glob("*", root_dir=folder, include_hidden=True))  # noqa: PTH207
+        wanted = any_case(self._fill(pattern, image, is_glob=True).rpartition("/")[2])
+        start = self._fill(_MAGIC.split(any_case(pattern))[0], image).rpartition("/")[2]
+        return folder, wanted, start
 
     def _stems(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self._by_stem:

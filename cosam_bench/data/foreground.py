@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -81,36 +82,45 @@ class Foreground(Settings):
 
 
 class ProtocolForeground(Foreground):
-    """A protocol's rule for all masks: it also holds where a lossy file makes it inexact, as a paper's code read it."""
+    """A built-in protocol's rule for all masks: it holds for lossy files, too, as a paper's code read them."""
 
 
-def check_is_exact(rule: Foreground, *, name: str, image_format: str) -> None:
-    """Refuse a rule of exact levels or colours for a mask file whose compression changes them.
+def check_is_exact(rule: Foreground, *, name: str, loss: str, advice: Callable[[], str]) -> None:
+    """Refuse a rule of exact levels or colours for a mask file whose compression may change them.
+
+    Args:
+        rule: which pixels are foreground.
+        name: the file's name.
+        loss: what the file is, as half a sentence.
+        advice: what to do.
 
     Raises:
-        CosamError: the rule would take a part of each object alone, or some of the background.
+        CosamError: the rule may take a part of each object alone, or some of the background.
     """
     is_low = rule.above is not None and rule.above < JPEG_NOISE
     if isinstance(rule, ProtocolForeground) or not (is_low or rule.rule in ("nonzero", "values", "colours")):
         return
     raise CosamError(
-        f"{name} is a {image_format}, whose compression changes levels, so this rule would take a part of an object "
-        "alone, or what is beside it. Save masks as PNG, or cut in the middle: foreground = { above = 127 }, and of "
-        'coloured masks one channel: foreground = { above = 127, channel = "red" }.'
+        f"{name} is {loss}, so this rule may take a part of an object alone, or what is beside it. {advice()}"
     )
 
 
-def foreground_pixels(levels: Array, *, rule: Foreground, name: str, is_lossy: bool) -> Array:
+def foreground_pixels(
+    levels: Array, *, rule: Foreground, name: str, loss: str = "", advice: Callable[[], str] = str
+) -> Array:
     """Which pixels of a mask are foreground, bool ``(H, W)``.
 
     Args:
         levels: whole numbers, ``(H, W)``, in the mask file's own range.
         rule: which of them are foreground.
         name: the file's name, for errors.
-        is_lossy: the file's compression changes levels, so unusual ones mean nothing.
+        loss: what the file is, as half a sentence, if its compression may change levels, so that unusual ones mean
+            nothing; empty if they are exact.
+        advice: what to do with a lossy file.
 
     Raises:
-        CosamError: the rule is ``auto`` and the levels look like class ids.
+        CosamError: the rule is ``auto`` and the levels look like class ids, or the file is lossy and no level reaches
+            the middle of the range.
     """
     if rule.rule == "nonzero":
         return np.asarray(levels != 0)
@@ -118,23 +128,33 @@ def foreground_pixels(levels: Array, *, rule: Foreground, name: str, is_lossy: b
         return np.asarray(levels > rule.above)
     if rule.rule == "values":
         return np.isin(levels, rule.values)
-    return _auto(levels, name=name, is_lossy=is_lossy)
+    return _lossy(levels, name=name, loss=loss, advice=advice) if loss else _auto(levels, name=name)
 
 
-def _auto(levels: Array, *, name: str, is_lossy: bool) -> Array:
+def _lossy(levels: Array, *, name: str, loss: str, advice: Callable[[], str]) -> Array:
     largest = int(levels.max(initial=0))
-    if largest <= 1 or (is_lossy and largest < JPEG_NOISE):
-        return np.asarray((levels == 1) & (not is_lossy))
     half = 128 if largest <= 255 else 32768
-    if largest >= half and not is_lossy and _has_one_middle_level(levels, unit=half // 8):
+    if JPEG_NOISE <= largest < half:
+        raise CosamError(
+            f"{name} is {loss}, and its largest level, {largest}, is below the middle of the range. {advice()}"
+        )
+    return np.asarray(levels >= half)
+
+
+def _auto(levels: Array, *, name: str) -> Array:
+    largest = int(levels.max(initial=0))
+    if largest <= 1:
+        return np.asarray(levels == 1)
+    half = 128 if largest <= 255 else 32768
+    if largest >= half and _has_one_middle_level(levels, unit=half // 8):
         middle = int(np.unique(levels)[1])
         raise CosamError(
             f"{name} looks like a trimap ({listed_levels(levels)}). Say which are foreground, such as "
             f"foreground = {{ values = [{largest}] }}, and whether ignore = {middle} leaves level {middle} out of loss "
             "and metrics."
         )
-    is_ids_and_ignored = not is_lossy and largest == 255 and _has_low_ids(levels)
-    if largest < half or is_ids_and_ignored or (not is_lossy and _has_middle_areas(levels, largest, unit=half // 8)):
+    is_ids_and_ignored = largest == 255 and _has_low_ids(levels)
+    if largest < half or is_ids_and_ignored or _has_middle_areas(levels, largest, unit=half // 8):
         raise CosamError(
             f"{name} looks like a mask of class ids ({listed_levels(levels)}). "
             f"Say which are foreground, such as {CHOICES}{_or_ignored(is_ids_and_ignored)}."

@@ -18,6 +18,7 @@ from cosam_bench.data.faults import refuse
 from cosam_bench.data.foreground import Foreground, ProtocolForeground
 from cosam_bench.data.image_files import open_files
 from cosam_bench.data.leakage import check_leaks
+from cosam_bench.data.protocol_files import built_in_protocols, read_protocol
 from cosam_bench.data.samples import Domain, Entry, Manifest, Pixels, Split, empty_split
 from cosam_bench.data.streams import Stream, names_of
 
@@ -46,7 +47,8 @@ def open_stream(
 
     Args:
         stream: the stream.
-        foreground: a protocol's rule for all masks that are images; None for each card's own.
+        foreground: a protocol's rule for all masks that are images; None for each card's own. Lossy masks are refused
+            under a rule of exact levels or colours, unless a built-in protocol publishes that rule.
         is_training_only: open the training parts alone, and no retention domain; see ``open_domain``.
 
     Raises:
@@ -57,7 +59,7 @@ def open_stream(
     cards = [stream.card(name) for name in (*stream.order, *retention)]
     _check_none_missing(stream, cards)
     if foreground is not None:
-        rule = ProtocolForeground.model_validate(foreground.model_dump())
+        rule = _as_published(foreground)
         cards = [card.model_copy(update={"foreground": rule}) for card in cards]
     opened = [
         (card, open_domain(card, is_retention=card.name in retention, is_training_only=is_training_only))
@@ -67,6 +69,13 @@ def open_stream(
     domains = tuple(domain for _, domain in opened)
     learned = len(stream.order)
     return OpenedStream(stream.name, domains=domains[:learned], retention=domains[learned:])
+
+
+def _as_published(rule: Foreground) -> Foreground:
+    """The rule, marked if a built-in protocol has it in one of its modes: then it holds for lossy masks, too."""
+    modes = (tables for name in built_in_protocols() for tables in read_protocol(name)[0].values())
+    published = [Foreground.model_validate(tables["foreground"]) for tables in modes if "foreground" in tables]
+    return ProtocolForeground.model_validate(rule.model_dump()) if rule in published else rule
 
 
 def _check_none_missing(stream: Stream, cards: Sequence[Card]) -> None:

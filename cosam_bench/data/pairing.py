@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-from unicodedata import normalize
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.availability import missing_reason
@@ -34,6 +33,9 @@ from cosam_bench.data.split_manifests import ListedImage, listed_images
 from cosam_bench.data.unread_files import no_files, unread_images, unread_masks
 
 _DIGITS = 18  # of a number in a file's name
+_COMPOSED_OTHERWISE = (
+    " (one looks the same, but its accents are composed otherwise, in Unicode's NFC or NFD; rename it)"
+)
 
 
 @dataclass(frozen=True)
@@ -303,18 +305,9 @@ def _pair_by_name(
         return pairs, [relative(image.path, root) for image in without]
     lacking = [image for image in without if image.path not in named]
     for image in lacking:
-        filled = lookup.filled(image.path)
-        faults.append(_not_one_mask(image, [], root, wanted=filled + _composed_otherwise(root, filled)))
+        note = _COMPOSED_OTHERWISE if lookup.composed_otherwise(image.path) else ""
+        faults.append(_not_one_mask(image, [], root, wanted=lookup.filled(image.path) + note))
     return pairs, []
-
-
-def _composed_otherwise(root: Path, wanted: str) -> str:
-    """What to say if a file looks as wanted, but its letters are other code points, as macOS and Linux write them."""
-    start, folder = normalize("NFC", Path(wanted).name.partition("*")[0]), (root / wanted).parent
-    names = [path.name for path in folder.iterdir()] if start and folder.is_dir() else []
-    if not any(normalize("NFC", name).startswith(start) for name in names):
-        return ""
-    return " (one looks the same, but its accents are composed otherwise, in Unicode's NFC or NFD; rename it)"
 
 
 def _pair_by_annotations(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
+import tomllib
 import zlib
 
 import numpy as np
@@ -15,8 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.decoding import ORIENTATION, decode_image, decode_mask, upright_size
+from cosam_bench.data.decoding import (
+    ORIENTATION,
+    decode_ignored,
+    decode_image,
+    decode_mask,
+    is_lossy,
+    upright_size,
+)
 from cosam_bench.data.foreground import Foreground, ProtocolForeground
+from cosam_bench.data.ignored import Ignored
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -275,6 +285,89 @@ def test_exact_levels_of_a_lossy_mask_are_refused(rule: object) -> None:
     assert (mask_of(data, {"above": 127, "channel": "red"}) == disc).mean() > 0.99
     published = ProtocolForeground.model_validate(asked)  # as a paper's code read them
     assert decode_mask(data, name="x", foreground=published).sum() != disc.sum()
+
+
+DISC = np.hypot(*(np.mgrid[:64, :64] - 32)) < 20
+DISC.setflags(write=False)
+
+
+def disc_of(*colour: int) -> Image.Image:
+    """A disc of one level or colour on black."""
+    pixels = DISC[..., None] * np.array(colour, np.uint8)
+    return Image.fromarray(pixels[..., 0] if len(colour) == 1 else pixels)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(disc_of(3), "WEBP", lossless=True),
+        encoded(disc_of(3), "WEBP", lossless=True, exif=Image.Exif(), icc_profile=b"odd"),  # in a VP8X container
+        encoded(disc_of(3, 3, 3), "WEBP", lossless=True),
+    ],
+    ids=["plain", "extended", "rgb"],
+)
+def test_a_lossless_webp_is_exact(data: bytes) -> None:
+    for rule in ({"values": [3]}, "nonzero", {"above": 2}, {"colours": [[3, 3, 3]]}):
+        assert (mask_of(data, rule) == DISC).all()
+    with pytest.raises(CosamError, match=r"class ids.*values = \[1\]"):
+        mask_of(data)
+    ignored = decode_ignored(data, name="x", foreground=AUTO, ignore=Ignored.model_validate(3))
+    assert (ignored.numpy() == DISC).all()
+    assert not is_lossy(data, name="x")
+    assert (mask_of(encoded(disc_of(1), "WEBP", lossless=True)) == DISC).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (encoded(disc_of(200), "JPEG"), "a JPEG, whose compression changes levels.*Save masks as PNG"),
+        (encoded(disc_of(200), "WEBP"), "a lossy WEBP, whose compression changes levels.*Save masks as PNG"),
+        (
+            encoded(disc_of(200), "WEBP", exif=Image.Exif(), icc_profile=b"VP8L" * 4),
+            "a lossy WEBP, whose compression changes levels",
+        ),
+        (encoded(disc_of(200), "TIFF", compression="jpeg"), "a TIFF of JPEG's compression, whose compression changes"),
+        (
+            encoded(disc_of(200), "JPEG2000", irreversible=True),
+            "a JPEG2000, whose compression may change levels.*Convert it to PNG if it is lossless",
+        ),
+        # The reversible wavelet, of which the last bits are left out.
+        (encoded(disc_of(200), "JPEG2000", quality_layers=[60]), "a JPEG2000, whose compression may change levels"),
+        (encoded(disc_of(200), "JPEG2000"), "a JPEG2000, whose compression may change levels"),
+    ],
+)
+def test_files_that_may_be_lossy_are_refused_in_words_that_are_true(data: bytes, said: str) -> None:
+    is_exact = (np.asarray(Image.open(io.BytesIO(data)).convert("L")) == DISC * np.uint8(200)).all()
+    assert not is_exact or "may change" in said
+    assert is_lossy(data, name="x")
+    for rule in ({"values": [200]}, "nonzero"):
+        with pytest.raises(CosamError, match=f"x is {said}"):
+            mask_of(data, rule)
+    with pytest.raises(CosamError, match=f"x is {said.partition('.*')[0]}.*leave ignore out"):
+        decode_ignored(data, name="x", foreground=AUTO, ignore=Ignored.model_validate(200))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "JPEG2000"])
+@pytest.mark.parametrize("colour", [(100,), (40,), (200,), (110, 0, 0), (20, 60, 200), (0, 90, 10)], ids=str)
+@pytest.mark.parametrize(
+    "rule", ["auto", "undecided", "nonzero", {"values": [100]}, {"colours": [[110, 0, 0]]}, {"above": 5}], ids=str
+)
+def test_what_is_advised_for_a_lossy_mask_works(kind: str, colour: tuple[int, ...], rule: object) -> None:
+    data = encoded(disc_of(*colour), kind, **({"irreversible": True} if kind == "JPEG2000" else {}))
+    if rule == "auto" and colour == (200,):
+        assert (mask_of(data) == DISC).mean() > 0.98
+        return
+    with pytest.raises(CosamError) as caught:
+        mask_of(data, rule)
+    advised = re.findall(r"foreground = \{.*?\}|values = |colours = |nonzero", str(caught.value))
+    assert len(advised) == 1
+    assert (mask_of(data, tomllib.loads(advised[0])["foreground"]) == DISC).mean() > 0.98
+
+
+@pytest.mark.parametrize("rule", ["undecided", "nonzero"])
+def test_no_cut_is_advised_if_all_levels_may_be_noise(rule: str) -> None:
+    with pytest.raises(CosamError, match=r"Save masks as PNG\.$"):
+        mask_of(encoded(disc_of(9), "JPEG"), rule)
 
 
 def paletted(colours: list[list[int]]) -> tuple[bytes, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from support.guessed_folders import (
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.acquire.check import check_domain
+from cosam_bench.data.cards import Card
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.streams import load_stream
@@ -189,6 +192,61 @@ def test_of_coloured_jpegs_a_channel_is_offered(tmp_path: Path) -> None:
     written = said_of(tmp_path)
     assert 'foreground = { above = 127, channel = "red" }' in written.partition("Choose, and replace")[2]
     assert "colours = [[25" not in written.partition("Choose, and replace")[2]
+
+
+@pytest.mark.parametrize("colour", [(100,), (110, 0, 0), (0, 200, 90)], ids=str)
+@pytest.mark.parametrize("has_empty", [False, True])
+def test_lossy_masks_are_cut_at_half_of_their_largest_level(
+    colour: tuple[int, ...], has_empty: bool, tmp_path: Path
+) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        pixels = (mask & (index > 0 or not has_empty))[..., None] * np.array(colour, np.uint8)
+        image = Image.fromarray(pixels[..., 0] if len(colour) == 1 else pixels)
+        image.save(path.with_suffix(".jpg"), quality=95)
+
+    write_masks(tmp_path, save)
+    assert guessed(tmp_path)[0].undecided
+    written = (tmp_path / "mine.toml").read_text()
+    for word in ("values =", "colours =", "nonzero", "above = 127"):
+        assert word not in written
+    offered = re.findall(r"^# (foreground = \{.*\}) *# (\S+) % of the pixels$", written, re.MULTILINE)
+    largest = max(int(np.asarray(Image.open(path)).max()) for path in (tmp_path / "masks").iterdir())
+    assert offered[0][0].startswith(f"foreground = {{ above = {largest // 2}")
+    assert len(offered) == np.count_nonzero(colour)
+    for line, percent in offered:
+        assert 10 < float(percent) < 14  # 13.7 % are foreground, or nine tenths of it
+        card = load_stream(str(tmp_path / "mine.toml")).cards[0]
+        table = card.model_dump(exclude_unset=True) | tomllib.loads(line) | {"empty": "keep"}
+        domain = open_domain(Card.model_validate(table))
+        for sample in domain.test:
+            assert (sample.mask.numpy() == truth(index_of(sample.image.numpy()))).mean() > 0.98
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 100), (np.uint16, 60_000)])
+def test_many_exact_levels_may_be_cut_in_their_middle(dtype: type, largest: int, tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        edges = np.where(mask, 0, np.arange(mask.size).reshape(mask.shape) % 20 * largest // 50)
+        Image.fromarray(np.where(mask, largest, edges).astype(dtype)).save(path.with_suffix(".png"))
+
+    write_masks(tmp_path, save)
+    assert guessed(tmp_path)[0].undecided
+    line = f"foreground = {{ above = {largest // 2} }} # 13.7 % of the pixels, if the levels between are soft edges"
+    assert line in said_of(tmp_path)
+
+
+def test_numbers_of_classes_in_a_jpeg_are_called_too_dark(tmp_path: Path) -> None:
+    write_masks(tmp_path, as_levels(0, 3, kind=".jpg"))
+    guessed(tmp_path)
+    assert "Nothing is brighter than the noise of a lossy file" in said_of(tmp_path)
+
+
+def test_lossless_webp_masks_are_decided_by_their_levels(tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        Image.fromarray(mask * np.uint8(38)).save(path.with_suffix(".webp"), lossless=True)
+
+    write_masks(tmp_path, save)
+    opened(tmp_path)
+    assert "foreground = { values = [38] }" in said_of(tmp_path)
 
 
 def test_the_palette_may_differ_from_mask_to_mask(tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from pydantic import ValidationError
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data import folder_names
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.cards import Card
+from cosam_bench.data.file_patterns import ImageIds, MaskLookup, any_case, is_image, mask_patterns
 from cosam_bench.data.pairing import find_pairs, pair_files
 
 
@@ -226,3 +232,88 @@ def test_text_beside_images_that_are_skipped_is_no_mask(tmp_path: Path) -> None:
     laid_out(tmp_path, "masks/a.mat")
     with pytest.raises(CosamError, match=r"a\.mat, but \.mat is not read"):
         paired(tmp_path, unlabelled="skip")
+
+
+Form = Literal["NFC", "NFD"]
+ALIKE = "one looks the same, but its accents are composed otherwise, in Unicode's NFC or NFD; rename it"
+
+
+def lacking(root: Path, masks: str) -> list[str]:
+    return [fault.text for fault in pair_files(card(root, masks=masks)).faults]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "masks"),
+    [
+        ("a0.jpg", "a0_mask.jpg", "{stem}*.png"),
+        ("a0.jpg", "a0.png.jpg", "{stem}.png"),
+        ("a0.jpg", "a0_m.bmp", "{stem}_*.png"),
+        ("a0.jpg", "a00.png", "{stem}.*"),
+        ("a0.jpg", "b0.png", "*_{stem}.png"),
+        (normalize("NFC", "blätt.jpg"), normalize("NFC", "blätter.png"), "{stem}.png"),
+        (normalize("NFC", "blätt.jpg"), normalize("NFD", "blätter.png"), "{stem}.*"),
+        (normalize("NFC", "blätt.jpg"), normalize("NFD", "blätt.txt"), "{stem}.*"),  # no mask under any name
+    ],
+)
+def test_names_that_do_not_look_the_same_are_only_missing(tmp_path: Path, image: str, mask: str, masks: str) -> None:
+    laid_out(tmp_path, f"images/{image}", f"masks/{mask}")
+    filled = masks.replace("{stem}", Path(image).stem)
+    assert lacking(tmp_path, f"masks/{masks}") == [f"images/{image} has no mask masks/{filled}"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize(
+    ("mask", "masks"),
+    [
+        ("blätt[1].png", "{stem}.*"),
+        ("blätt[1].PNG", "{stem}.png"),
+        ("blätt[1]_m.png", "{stem}_?.png"),
+        ("gt_blätt[1].png", "*_{stem}.png"),
+    ],
+)
+def test_names_that_look_the_same_are_told_apart(
+    tmp_path: Path, forms: tuple[Form, Form], mask: str, masks: str
+) -> None:
+    laid_out(tmp_path, f"images/{normalize(forms[0], 'blätt[1].jpg')}", f"masks/{normalize(forms[1], mask)}")
+    (text,) = lacking(tmp_path, f"masks/{masks}")
+    assert text.endswith(f"({ALIKE})")
+
+
+def test_a_folder_of_masks_is_normalised_once_for_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is linear: looking at every mask for each image took seconds for two thousand."""
+    count, seen = 40, []
+
+    def counted(form: Literal["NFC"], text: str) -> str:
+        seen.append(text)
+        return normalize(form, text)
+
+    monkeypatch.setattr(folder_names, "normalize", counted)
+    laid_out(tmp_path, *(f"images/ä{index}.jpg" for index in range(count)))
+    laid_out(tmp_path, *(f"masks/{normalize('NFD', 'ä')}{index}.png" for index in range(count)))
+    assert all(ALIKE in text for text in lacking(tmp_path, "masks/{stem}.*"))
+    assert count <= len(seen) <= 3 * count
+
+
+@pytest.mark.parametrize("masks", ["{stem}_*.png", "*{stem}*", "{stem}.p*", "[ab]{stem}?.png", "{stem}*", ".{stem}*"])
+def test_masks_in_a_folder_are_those_of_the_glob(tmp_path: Path, masks: str) -> None:
+    stems = ("a", "a[1]", "a.b", "ä", "é")
+    laid_out(tmp_path, *(f"images/{stem}.jpg" for stem in stems), "images/.a.jpg")
+    names = [f"{head}{stem}{tail}" for stem in stems for head in ("", "b", ".") for tail in ("", "_1", ".x")]
+    laid_out(tmp_path, *(f"masks/{name}{kind}" for name in names for kind in (".png", ".PNG", ".txt", "")))
+    asked = card(tmp_path, masks=f"masks/{masks}")
+    lookup = MaskLookup(tmp_path, mask_patterns(asked), ImageIds(asked))
+    for stem in stems:
+        pattern = any_case(f"masks/{masks.replace('{stem}', glob.escape(stem))}")
+        found = sorted(tmp_path / name for name in glob.glob(pattern, root_dir=tmp_path))  # noqa: PTH207 - with a root
+        assert lookup.masks_of(tmp_path / f"images/{stem}.jpg") == [path for path in found if is_image(path)]
+
+
+def test_a_folder_is_listed_once_for_all_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out(tmp_path, *(f"images/{index:02}.jpg" for index in range(20)))
+    laid_out(tmp_path, *(f"masks/{index:02}_m.png" for index in range(10)))
+    listed: list[object] = []
+    for place, name in ((os, "scandir"), (Path, "iterdir")):
+        original = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given, original=original: listed.append(given) or original(*given))
+    assert len(lacking(tmp_path, "masks/{stem}_*.png")) == 10
+    assert len(listed) <= 3

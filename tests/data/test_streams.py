@@ -230,7 +230,8 @@ def test_a_protocol_s_foreground_goes_before_the_cards(tmp_path: Path) -> None:
     for name in of("regcl", R5):
         prepare(name, tmp_path, layout="samcl_bundle")
     stream = stream_of(tmp_path, domains(*of("regcl", R5)))
-    clean, strict = open_stream(stream), open_stream(stream, foreground=Foreground.model_validate({"values": [255]}))
+    published = Foreground.model_validate({"values": [255], "channel": "red"})  # of the protocol regcl, mode faithful
+    clean, strict = open_stream(stream), open_stream(stream, foreground=published)
     for card_name, mine, other in zip(stream.order, clean.domains, strict.domains, strict=True):
         assert mine.digest != other.digest
         lost = [int((mask & ~mine.test.mask(i)).sum()) for i, mask in enumerate(map(other.test.mask, range(3)))]
@@ -238,6 +239,18 @@ def test_a_protocol_s_foreground_goes_before_the_cards(tmp_path: Path) -> None:
         ratio = other.test.mask(0).sum() / mine.test.mask(0).sum()
         is_lossy = mine.test.manifest.entries[0].mask_name.endswith(".jpg")
         assert (ratio < 0.9) == is_lossy, card_name
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"values": [255]}, {"values": [254, 255], "channel": "red"}, {"rule": "nonzero", "channel": "red"}, {"above": 3}],
+    ids=str,
+)
+def test_lossy_masks_are_refused_under_a_rule_that_no_protocol_publishes(rule: object, tmp_path: Path) -> None:
+    prepare("kvasir@regcl", tmp_path, layout="samcl_bundle")
+    stream = stream_of(tmp_path, domains("kvasir@regcl"))
+    with pytest.raises(CosamError, match=r"is a JPEG, whose compression changes levels.*Save masks as PNG"):
+        open_stream(stream, foreground=Foreground.model_validate(rule))
 
 
 @pytest.mark.parametrize(

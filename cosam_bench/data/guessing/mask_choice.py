@@ -12,6 +12,7 @@ from cosam_bench.data.foreground import Colour, Foreground, share
 from cosam_bench.data.guessing.image_headers import evenly
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.image_files import read_bytes
+from cosam_bench.data.lossy_masks import MiddleCut, middle_cuts
 from cosam_bench.data.mask_content import JoinedContents, MaskContent, Value, by_colour
 from cosam_bench.data.pairing import Pair
 
@@ -105,6 +106,10 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
         choice.alternatives = _cuts(seen.contents) if seen.lossy else _alternatives(seen.contents)
         return
     choice.comments.append(f"Foreground: {_rule_in_words(seen)} ({share(seen.taken, seen.pixels)} of the pixels).")
+    if seen.lossy and not seen.taken:
+        choice.comments.append(
+            "Nothing is brighter than the noise of a lossy file. If there are objects, save masks as PNG."
+        )
     if seen.empty:
         choice.comments.append(f"{seen.empty} masks have no foreground; if that is meant, such as of good parts, say")
         choice.comments.append('empty = "drop", which leaves their images out.')
@@ -175,18 +180,12 @@ def _rule_in_words(seen: _Seen) -> str:
 
 
 def _cuts(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
-    """The lines to choose between for files whose compression changes levels: what is cut in the middle."""
-    lines: list[tuple[str, str]] = []
-    for content in contents:
-        if content.unit != "colours":
-            lines.append((toml_line("foreground", {"above": 127}), "the upper half of the levels"))
-            continue
-        for place, channel in enumerate(("red", "green", "blue")):
-            bright = [value for value in content.values if isinstance(value, tuple) and value[place] > 127]
-            if bright:
-                counted = share(sum(content.counts[value] for value in bright), sum(content.counts.values()))
-                lines.append((toml_line("foreground", {"above": 127, "channel": channel}), f"{counted} of the pixels"))
-    return list(dict.fromkeys(lines))
+    """The lines to choose between for files whose compression changes levels, each with what it takes."""
+    return [(cut.text, _taken(cut)) for cut in middle_cuts(contents)]
+
+
+def _taken(cut: MiddleCut) -> str:
+    return f"{share(cut.pixels, cut.share_of)} of the pixels"
 
 
 def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
@@ -205,7 +204,8 @@ def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
             shown = "" if colour is None else f", colour {list(colour)}"
             lines.append((toml_line("foreground", {"values": [value]}), f"{content.share(value)} of the pixels{shown}"))
         if len(content.counts) > _ALTERNATIVES:
-            lines.append((toml_line("foreground", {"above": 127}), "if the levels between are soft edges"))
+            cuts = [cut for cut in middle_cuts([content]) if not cut.channel]
+            lines += [(cut.text, f"{_taken(cut)}, if the levels between are soft edges") for cut in cuts]
         for value in _void(content):
             lines.append((toml_line("ignore", value), "beside foreground, if it is void: a border, or unknown"))
     return lines
