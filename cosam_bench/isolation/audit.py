@@ -50,6 +50,7 @@ _ACTS = {
 _ABOVE = tuple(f"cosam_bench.{room}" for room in ("isolation", "results", "experiments", "api", "cli"))
 _MATHEMATICS = (math, numpy, numpy.linalg, torch, torch.linalg, torch.nn, torch.nn.functional, torch.nn.init)
 _WATCHED = (builtins, time, *_MATHEMATICS)
+_REPLACED_BY_TORCH = ("torch.manual_seed",)  # when torch._dynamo is imported, as torchvision does
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -156,7 +157,7 @@ def _names() -> dict[str, object]:
                 found[f"{module.__name__}.{key}"] = value
             if isinstance(value, type) and _is_watched(module, value, harness):
                 found |= {f"{module.__name__}.{key}.{name}": one for name, one in _attributes(value)}
-    return found
+    return {name: value for name, value in found.items() if name not in _REPLACED_BY_TORCH}
 
 
 def _is_harness(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy
@@ -40,4 +41,14 @@ def test_what_was_replaced_or_added_is_named(
     changed = audit._changed(before, audit._names())
     monkeypatch.undo()
     assert changed == [found]
+    assert audit._changed(before, audit._names()) == []
+
+
+def test_what_torch_itself_replaces_when_a_part_of_it_is_imported_is_not_the_methods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "manual_seed", torch.random.manual_seed)  # as before that part was imported
+    before = audit._names()
+    wrapped = functools.wraps(torch.manual_seed)(lambda seed: torch.random.manual_seed(seed))
+    monkeypatch.setattr(torch, "manual_seed", wrapped)
     assert audit._changed(before, audit._names()) == []
