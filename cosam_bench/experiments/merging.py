@@ -25,7 +25,8 @@ from cosam_bench.experts.reading import read_experts
 from cosam_bench.experts.sources import expert_folders
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
-from cosam_bench.isolation.server_handle import hidden_folders, use_model
+from cosam_bench.isolation.private_folders import hidden_folders
+from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import MergingMethod, Method
 from cosam_bench.method.registry import short_name

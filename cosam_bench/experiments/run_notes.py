@@ -7,7 +7,7 @@ from cosam_bench.data.prompts import MASK_SIZE
 from cosam_bench.experiments.base_model import precision_notes
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.isolated_methods import own_files
-from cosam_bench.isolation.server_handle import exposed_folders
+from cosam_bench.isolation.private_folders import exposed_folders
 from cosam_bench.results.protocol_match import is_another_experiment
 
 
@@ -28,7 +28,7 @@ def _exposed(experiment: Experiment) -> list[str]:
     if not found:
         return []
     return [
-        f"The method can read {first_few(found)}: its own code, or a folder of Python's path, is in there. Keep "
+        f"The method can read {first_few(list(found))}: its own code, or a folder of Python's path, is in there. Keep "
         "methods out of the folders of data and results."
     ]
 
