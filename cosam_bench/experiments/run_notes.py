@@ -43,10 +43,16 @@ def exposure_notes(method: str, folders: Sequence[Path]) -> list[str]:
     for folder, reasons in exposed_folders(folders, needed=own_files(method)).items():
         by_reasons.setdefault(tuple(reasons), []).append(folder)
     return [
-        f"The isolated method {short_name(method)!r} can read {first_few(found)}: {' and '.join(reasons)} "
-        f"{'is' if len(reasons) == 1 else 'are'} in there. {_advice(reasons)}"
+        f"The isolated method {short_name(method)!r} can read {first_few(found)}: {_listed(reasons)} in there. "
+        f"{_advice(reasons)}"
         for reasons, found in by_reasons.items()
     ]
+
+
+def _listed(reasons: Sequence[str]) -> str:
+    """As the subject of a sentence, with its verb."""
+    *others, last = reasons
+    return f"{', '.join(others)} and {last} are" if others else f"{last} is"
 
 
 def _advice(reasons: Sequence[str]) -> str:

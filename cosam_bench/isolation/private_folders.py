@@ -61,15 +61,17 @@ def _mode(path: str | Path) -> int:
 def _with_targets(folders: Sequence[Path]) -> list[str]:
     """The folders that there are, and those of the files and folders to which links in them lead, and so on.
 
-    Links in linked folders are followed as well; links beside a linked file are not.
+    Links in linked folders are followed as well; links beside a linked file are not, nor those in a linked folder such
+    as the root or a home, in which Python or the folder of temporary files is: it cannot be hidden, and is large.
     """
+    common = [path for path, _ in _needed(())]
     walk, waiting = _Walk(), [os.path.realpath(folder) for folder in folders if stat.S_ISDIR(_mode(folder))]
     found = dict.fromkeys(waiting)
     while waiting:
         for target, is_folder in walk.targets(waiting.pop()):
             found[target] = None
-            if is_folder:  # also one that a link to a file in it has named
-                waiting.append(target)
+            if is_folder and not any(_is_in(path, target) for path in common):
+                waiting.append(target)  # even if a link to a file in it has named it before
     return list(found)
 
 

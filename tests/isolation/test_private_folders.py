@@ -74,6 +74,18 @@ def test_a_folder_is_walked_though_a_linked_file_has_named_it_before(tmp_path: P
     assert hidden(data) == [data, far, other]
 
 
+def test_a_linked_folder_that_cannot_be_hidden_as_python_is_in_it_is_not_walked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, library, other = folders(tmp_path, "data", "home/library", "other")
+    (data / "home").symlink_to(library.parent)
+    (library.parent / "other").symlink_to(other)
+    assert hidden(data) == [data, library.parent, other]
+    monkeypatch.syspath_prepend(library)
+    assert hidden(data) == [data]
+    assert list(exposed_folders([data], needed=[])) == [str(library.parent)]
+
+
 def test_a_hidden_folder_in_an_exposed_one_is_hidden(tmp_path: Path) -> None:
     work, data = folders(tmp_path, "work", "work/data")
     method = work / "mine.py"
