@@ -36,7 +36,8 @@ from cosam_bench.experts.reading import read_experts
 from cosam_bench.experts.sources import expert_folders, expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
-from cosam_bench.isolation.server_handle import hidden_folders, use_model
+from cosam_bench.isolation.private_folders import hidden_folders
+from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import is_built_in, short_name
 from cosam_bench.method.rule_digest import rule_digest

@@ -21,11 +21,13 @@ from cosam_bench.experiments.isolated_methods import own_files
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
 from cosam_bench.experiments.protocol import RunConfig, resolve_run
+from cosam_bench.experiments.run_notes import exposure_notes
 from cosam_bench.experts.reading import read_experts
 from cosam_bench.experts.sources import expert_folders
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
-from cosam_bench.isolation.server_handle import hidden_folders, use_model
+from cosam_bench.isolation.private_folders import hidden_folders
+from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import MergingMethod, Method, predicts_by_own_code
 from cosam_bench.method.registry import short_name
@@ -87,7 +89,8 @@ def merge_experts(
         host = _host(config, chosen, sam, given, hidden=expert_folders(paths))
         update = _merged(host, given, Path(states), name=short_name(method))
         write_tensors(written / UPDATE_FILE, update.tensors())
-        notes = _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
+        notes = exposure_notes(method, expert_folders(paths)) if isinstance(chosen[0], MethodFacts) else []
+        notes += _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
         facts = _facts(config, chosen[0], given)
         write_atomically(written / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     return Exported.to(folder, notes)

@@ -12,7 +12,7 @@ from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
-from cosam_bench.experiments.run_notes import run_notes
+from cosam_bench.experiments.run_notes import isolation_notes, run_notes
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import Record
@@ -59,6 +59,7 @@ def run_methods(
     for config in configs:
         chosen_method(config, isolated)
     experiment: Experiment | None = None
+    shown: set[str] = set()
     for config in configs:
         name = short_name(config.method)
         try:
@@ -70,6 +71,10 @@ def run_methods(
                         reporter.note(note)
                 else:
                     experiment = experiment.with_method(config, isolated=isolated)
+                for note in isolation_notes(experiment):
+                    if note not in shown:  # a method may come several times, with other settings
+                        reporter.note(note)
+                    shown.add(note)
                 runner = Runner(experiment, results=results, reporter=reporter)
                 known = None if fresh else runner.finished()
                 outcome = Outcome(name, known or runner.run(fresh=fresh), was_complete=known is not None)

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.prompts import MASK_SIZE
 from cosam_bench.experiments.base_model import precision_notes
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.isolated_methods import own_files
-from cosam_bench.isolation.server_handle import exposed_folders
+from cosam_bench.isolation.private_folders import TEMPORARY, exposed_folders
+from cosam_bench.method.registry import short_name
 from cosam_bench.results.protocol_match import is_another_experiment
 
 
 def run_notes(experiment: Experiment) -> list[str]:
-    """What to know before the run: differences from the protocol, slow bf16, samples left out, empty prompts."""
+    """What to know before the run: differences from the protocol, slow bf16, samples left out, empty prompts.
+
+    They are alike for all methods; see ``isolation_notes`` for the others.
+    """
     differs = experiment.differs
     named = f"This run is not the protocol {experiment.config.protocol.name!r}: {differs}. Tables show it apart."
     slow = precision_notes(experiment.config.protocol, experiment.bench.view.device)
-    others = [*_exposed(experiment), *_left_out(experiment), *_kept_empty(experiment), *_empty_prompts(experiment)]
+    others = [*_left_out(experiment), *_kept_empty(experiment), *_empty_prompts(experiment)]
     return [*([named] if is_another_experiment(differs) else []), *slow, *others]
 
 
-def _exposed(experiment: Experiment) -> list[str]:
-    """One note for the folders of records and data that an isolated method can read."""
-    if not experiment.is_isolated:
-        return []
-    found = exposed_folders(experiment.private, needed=own_files(experiment.config.method))
-    if not found:
-        return []
+def isolation_notes(experiment: Experiment) -> list[str]:
+    """What an isolated method can read of records and data."""
+    return exposure_notes(experiment.config.method, experiment.private) if experiment.is_isolated else []
+
+
+def exposure_notes(method: str, folders: Sequence[Path]) -> list[str]:
+    """One note for the folders that stay readable to an isolated method for the same reasons.
+
+    Args:
+        method: as ``--method`` takes it.
+        folders: those of records, data or experts.
+    """
+    by_reasons: dict[tuple[str, ...], list[str]] = {}
+    for folder, reasons in exposed_folders(folders, needed=own_files(method)).items():
+        by_reasons.setdefault(tuple(reasons), []).append(folder)
     return [
-        f"The method can read {first_few(found)}: its own code, or a folder of Python's path, is in there. Keep "
-        "methods out of the folders of data and results."
+        f"The isolated method {short_name(method)!r} can read {first_few(found)}: {_listed(reasons)} in there. "
+        f"{_advice(reasons)}"
+        for reasons, found in by_reasons.items()
     ]
+
+
+def _listed(reasons: Sequence[str]) -> str:
+    """As the subject of a sentence, with its verb."""
+    *others, last = reasons
+    return f"{', '.join(others)} and {last} are" if others else f"{last} is"
+
+
+def _advice(reasons: Sequence[str]) -> str:
+    advice = []
+    if set(reasons) - {TEMPORARY}:
+        advice.append("Keep methods and Python's folders out of the folders of data and results.")
+    if TEMPORARY in reasons:
+        advice.append("Set TMPDIR to a folder outside of data and results.")
+    return " ".join(advice)
 
 
 def _kept_empty(experiment: Experiment) -> list[str]:

@@ -15,6 +15,7 @@ audit: what a method's code does that no method should
 worker: one job in a process of its own
 server: the process that forks workers
 server_handle: that process as its parent sees it
+private_folders: folders that a worker must not see
 worker_handle: a worker as its parent sees it: its process, folder and messages
 descriptions: what a worker says about a method
 answers: what a worker asks for while it works

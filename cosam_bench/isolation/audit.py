@@ -6,12 +6,13 @@ This finds what is done in the open, for the contract check. It proves nothing a
 from __future__ import annotations
 
 import builtins
+import math
 import os
 import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -47,6 +48,9 @@ _ACTS = {
     "ctypes.dlopen": "calls the library {0!r} directly",
 }
 _ABOVE = tuple(f"cosam_bench.{room}" for room in ("isolation", "results", "experiments", "api", "cli"))
+_MATHEMATICS = (math, numpy, numpy.linalg, torch, torch.linalg, torch.nn, torch.nn.functional, torch.nn.init)
+_WATCHED = (builtins, time, *_MATHEMATICS)
+_REPLACED_BY_TORCH = ("torch.manual_seed",)  # when torch._dynamo is imported, as torchvision does
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -68,7 +72,7 @@ class Audit:
     def findings(self) -> list[str]:
         """What was seen, one clause each, with the line if it is known."""
         found = [f"{text} ({place})" for text, place in self._found.items()]
-        return found + [f"replaces {name}" for name in _changed(self._before, _names())]
+        return found + _changed(self._before, _names())
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _LOOKS:
@@ -138,37 +142,47 @@ def _is_writing(mode: object, flags: object) -> bool:
     return isinstance(flags, int) and bool(flags & _WRITING)
 
 
-def _names() -> dict[str, int]:
-    """The identity of what each name of the harness, of its classes, and of some other modules stands for."""
+def _names() -> dict[str, object]:
+    """What each name of the harness, of its classes, and of some other modules and classes stands for.
+
+    The objects themselves, not their ``id``: that of one that is gone may become another's.
+    """
     harness = [module for name, module in sys.modules.items() if _is_harness(name)]
-    found: dict[str, int] = {}
-    found |= {f"torch.Tensor.{name}": one for name, one in _attributes(torch.Tensor)}
-    for module in [*harness, builtins, time, torch, torch.nn.functional, numpy]:
+    found: dict[str, object] = {}
+    for base in reversed(torch.Tensor.__mro__):  # most of its functions are its bases'
+        found |= {f"torch.Tensor.{name}": value for name, value in _attributes(base)}
+    for module in [*harness, *_WATCHED]:
         for key, value in list(vars(module).items()):
             if not key.startswith("__") and not isinstance(value, ModuleType):
-                found[f"{module.__name__}.{key}"] = id(value)
-            if isinstance(value, type) and value.__module__ == module.__name__ and module in harness:
+                found[f"{module.__name__}.{key}"] = value
+            if isinstance(value, type) and _is_watched(module, value, harness):
                 found |= {f"{module.__name__}.{key}.{name}": one for name, one in _attributes(value)}
-    return found
+    return {name: value for name, value in found.items() if name not in _REPLACED_BY_TORCH}
 
 
 def _is_harness(name: str) -> bool:
     return name.startswith("cosam_bench.") and not name.startswith(("cosam_bench.methods", "cosam_bench.isolation"))
 
 
-def _attributes(found: type) -> Iterator[tuple[str, int]]:
-    """The attributes of a class, but for those that Python and pydantic set when they first need them."""
+def _is_watched(module: ModuleType, found: type, harness: Sequence[ModuleType]) -> bool:
+    if module is torch.nn:
+        return found.__module__.startswith("torch.nn.")
+    return found.__module__ == module.__name__ and module in harness
+
+
+def _attributes(found: type) -> Iterator[tuple[str, object]]:
+    """The attributes of a class, but for those that Python, pydantic and ``torch.compile`` set when they need them."""
     for name, value in list(vars(found).items()):
-        if not name.startswith(("__", "_abc_")):
-            yield name, id(value)
+        is_operator = callable(value) and not name.startswith("___") and name not in ("__init__", "__setstate__")
+        if not name.startswith(("__", "_abc_")) or is_operator:
+            yield name, value
 
 
-def _changed(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+def _changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     """What stands for something else, and what was added to classes and to Python's own names."""
-    classes = {name.rpartition(".")[0] for name in before if name.count(".") >= 3}
-    found = [name for name in before if name in after and after[name] != before[name]]
+    found = [f"replaces {name}" for name in before if name in after and after[name] is not before[name]]
     for name in after.keys() - before.keys():
         holder = name.rpartition(".")[0]
-        if holder == "builtins" or (holder in classes and holder in before):
-            found.append(name)
+        if holder == "builtins" or isinstance(before.get(holder), type):
+            found.append(f"adds {name}")
     return sorted(found)

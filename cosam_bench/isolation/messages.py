@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosam_bench.method.cost_meter import MOST_FIGURE_NAME, MOST_FIGURES
+from cosam_bench.method.cost_meter import Meter
 
 _LENGTH = struct.Struct(">Q")
 _HEAD_BYTES = 1 << 28  # a manifest of a million samples has 200 MB
@@ -83,19 +83,22 @@ class Message:
         return value
 
     def figures(self, name: str) -> dict[str, float]:
-        """A table of finite numbers by short printable names, at most ``MOST_FIGURES``.
+        """A table of finite numbers by name, as ``Meter.report`` takes them.
 
         Raises:
             BadMessage: it is anything else.
         """
-        table = self.values.get(name)
-        if not isinstance(table, dict) or len(table) > MOST_FIGURES:
-            raise BadMessage(f"{name!r} in its message {self.kind!r} is not a table of at most {MOST_FIGURES} numbers")
-        for key, value in table.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or not key.isprintable() or len(key) > MOST_FIGURE_NAME:
-                raise BadMessage(f"{name!r} in its message {self.kind!r} holds something else than named numbers")
-        return {key: float(value) for key, value in table.items()}
+        table, meter = self.values.get(name), Meter()
+        if not isinstance(table, dict):
+            raise BadMessage(f"{name!r} in its message {self.kind!r} is not a table of numbers")
+        try:
+            for key, value in table.items():
+                meter.report(key, value)
+        except ValueError as error:
+            raise BadMessage(f"{name!r} in its message {self.kind!r} is refused: {error}") from None
+        if not all(map(math.isfinite, meter.reported.values())):
+            raise BadMessage(f"{name!r} in its message {self.kind!r} has a number that is not finite")
+        return meter.reported
 
     def text(self, name: str) -> str:
         """A value as text that is safe to show: of a string, without control characters; empty for all else."""

@@ -8,10 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -176,45 +175,3 @@ def use_model(facts: Mapping[str, Any]) -> None:
     with server_lock:
         _model = dict(facts)
         running_server().use_model(_model)
-
-
-def hidden_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[str]:
-    """Those folders of the parent that a worker must not see, as far as nothing that it needs is in them.
-
-    Folders to which links in them lead are among them.
-    """
-    return [folder for folder, is_needed in _told_apart(folders, needed) if not is_needed]
-
-
-def exposed_folders(folders: Sequence[Path], *, needed: Sequence[Path]) -> list[str]:
-    """The other ones: a worker sees them, because something that it needs is in them."""
-    return [folder for folder, is_needed in _told_apart(folders, needed) if is_needed]
-
-
-def _told_apart(folders: Sequence[Path], needed: Sequence[Path]) -> Iterator[tuple[str, bool]]:
-    """Each folder, and whether something that a worker needs is in it."""
-    kept = [path.resolve() for path in (*needed, *map(Path, import_path()), Path(gettempdir())) if path.exists()]
-    for folder in _with_targets(folders):
-        yield str(folder), any(folder == path or folder in path.parents for path in kept)
-
-
-def _with_targets(folders: Sequence[Path]) -> list[Path]:
-    """The folders that there are, and those of the files and folders to which links in them lead."""
-    found = dict.fromkeys(folder.resolve() for folder in folders if folder.is_dir())
-    for folder in list(found):
-        for target in map(Path, map(os.path.realpath, _links(folder))):  # which goes through circles of links as well
-            if target.is_file() or target.is_dir():
-                found[target if target.is_dir() else target.parent] = None
-    return list(found)
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    """The links in a folder and the folders in it; none of them is followed."""
-    waiting = [folder]
-    while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    yield Path(entry.path)
-                elif entry.is_dir():
-                    waiting.append(Path(entry.path))

@@ -19,6 +19,7 @@ from cosam_bench.experiments.options import RunOptions, resolve
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.run_data import Validation
+from cosam_bench.experiments.run_notes import isolation_notes
 from cosam_bench.experiments.tuned_file import TunedFile, read_tuned
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.records import TUNED
@@ -225,6 +226,7 @@ class _Method:
         self._domains = tuple(domain.name for domain in opened.domains)
         self._images = sum(len(domain.test) for domain in opened.domains)
         self._units = units(opened)
+        self._notes = isolation_notes(opened)
         self._conditions = opened.conditions.tuned_for
         identity = [opened.digest, {name: one.as_table() for name, one in space.items()}, budget.sampler]
         self.search = sha256_json(identity)[:12]
@@ -241,6 +243,8 @@ class _Method:
                 sampler=self._sampler,
             )
             missing = self._budget.trials - len(study.results)
+            for note in self._notes if missing > 0 else ():
+                reporter.note(note)
             reporter.begin(max(missing, 0) * self._units)
             for _ in range(missing):
                 self._try(study, reporter)

@@ -222,3 +222,16 @@ def test_from_the_command_line(experts: list[Path], tmp_path: Path, monkeypatch:
     options = ("--record", "merged/update.safetensors", "--box", "4,4,40,30", "--device", "cpu")
     assert cli("predict", "photo.png", *options, "--model", "tiny").exit_code == 0
     assert cli("predict", "photo.png", *options).exit_code == 2
+
+
+def test_a_merge_says_if_its_isolated_method_could_read_the_experts_folder(experts: list[Path], tmp_path: Path) -> None:
+    mine, code = (
+        experts[0].parent / "mine.py",
+        "from cosam_bench.methods.average import Average\n\n\nclass Mine(Average):\n    pass\n",
+    )
+    for place, is_named in ((mine, True), (tmp_path / "mine.py", False)):
+        place.write_text(code)
+        merged = cb.merge(experts, method=str(place), out=tmp_path / str(is_named), model="tiny")
+        named = f"The isolated method 'mine' can read {experts[0].parent}: its own code is in there."
+        assert [note.startswith(named) for note in merged.notes] == ([True] if is_named else [])
+    mine.unlink()

@@ -36,6 +36,11 @@ def test_an_honest_method_passes_all_checks_and_one_more() -> None:
         ("memory_in_the_weights", r"learn\(\) changed the frozen base model's weights"),
         ("peek_at_the_domains_name", r"it looks at the frames of its callers \(PLACE, line 10\)"),
         ("patched_metric", r"it replaces cosam_bench\.evaluation\.metrics\.measure"),
+        (
+            "patched_layers",
+            r"it adds torch\.Tensor\.seen; it replaces torch\.Tensor\.add; it replaces torch\.linalg\.svd; "
+            r"it replaces torch\.nn\.Linear\.forward",
+        ),
         ("patched_scorer", r"it imports cosam_bench\.experiments, which runs and scores methods \(PLACE, line 6\)"),
         ("poisoned_rows", r"it opens '/proc/\d+/cmdline', which is about another process \(PLACE, line 14\)"),
     ],

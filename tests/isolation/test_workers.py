@@ -142,31 +142,6 @@ def test_what_cannot_be_imported_is_refused_before_anything_runs(runs: IsolatedR
         resolved(card)
 
 
-def test_folders_that_a_worker_needs_are_not_hidden(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "work").mkdir()
-    method = tmp_path / "work" / "mine.py"
-    method.touch()
-    folders = [tmp_path / "data", tmp_path / "work", tmp_path / "none"]
-    assert server_handle.hidden_folders(folders, needed=[method]) == [str(tmp_path / "data")]
-    assert server_handle.exposed_folders(folders, needed=[method]) == [str(tmp_path / "work")]
-
-
-def test_folders_to_which_links_lead_are_hidden_as_well(tmp_path: Path) -> None:
-    data, elsewhere, whole = tmp_path / "data/images", tmp_path / "elsewhere", tmp_path / "whole"
-    for folder in (data, elsewhere, whole):
-        folder.mkdir(parents=True)
-    (elsewhere / "0.png").touch()
-    (data / "0.png").symlink_to(elsewhere / "0.png")
-    (data / "more").symlink_to(whole)
-    (data / "gone.png").symlink_to(tmp_path / "nothing")
-    (data / "self").symlink_to(data)
-    (data / "one").symlink_to(data / "other")
-    (data / "other").symlink_to(data / "one")
-    hidden = server_handle.hidden_folders([tmp_path / "data"], needed=[])
-    assert set(hidden) == {str(folder) for folder in (tmp_path / "data", data, elsewhere, whole)}
-
-
 def test_a_server_that_was_killed_fails_the_method_and_is_replaced(runs: IsolatedRuns) -> None:
     runs.experiment(str(HONEST))
     killed = server_handle._server

@@ -57,6 +57,18 @@ class ReportsEachLayer(Forgets):
         return expert
 
 
+class ReportsTwoLines(Forgets):
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        self.bench.meter.report("first\nsecond", 1.0)
+        return expert
+
+
+class ReportsText(Forgets):
+    def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
+        self.bench.meter.report("condition", "good")  # type: ignore[arg-type]
+        return expert
+
+
 class ReplacesItsMemory(Forgets):
     def merge(self, expert, domain, *, step):  # type: ignore[no-untyped-def]
         self.memory = [expert]  # type: ignore[assignment]
@@ -119,6 +131,8 @@ def line_of(function: object, text: str) -> str:
         (KeepsATensorAsAValue, "self.values['sum'] is a Tensor", (KeepsATensorAsAValue, '["sum"]')),
         (NumbersItsValues, "self.values has the key 1, an int", (NumbersItsValues, "self.values[step]")),
         (ReportsEachLayer, "at most 16 figures; 'layer 16' is one more", (ReportsEachLayer, "meter.report")),
+        (ReportsTwoLines, "without line breaks, not 'first\\nsecond'", (ReportsTwoLines, "meter.report")),
+        (ReportsText, "a number that a float can hold, not this str", (ReportsText, "meter.report")),
         (ReplacesItsMemory, "self.memory is a list instead of a dict", (ReplacesItsMemory, "self.memory =")),
         (ReturnsNoState, "state() returned a dict instead of a cosam_bench.State", (ReturnsNoState, "def state")),
         (
