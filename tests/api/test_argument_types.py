@@ -99,7 +99,7 @@ def of_compare(**given: Any) -> Callable[[cb.Record], object]:
         (of_run(orders=True), "orders is True. Give how many"),
         (of_run(seed="1"), "seed is '1'. Give a whole number or None."),
         (of_run(seed=True), "seed is True. Give a whole number or None."),
-        (of_run(seeds=10**7), "seeds is 10000000. Give a number of at most 1000000, or a list."),
+        (of_run(seeds=10**7), "seeds is 10000000. Give a number of at most 1000, or a list."),
         (of_run(limit=1.5), "limit is 1.5. Give a whole number or None."),
         (of_run(also_prompts=3), "also_prompts is 3. Give text, a list of texts or None."),
         (of_run(also_prompts=[3]), "also_prompts is [3]. Give text"),
