@@ -290,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ridge": lambda: ablation_table("ridge-mini"),
     "ridge-open": lambda: ablation_table("ridge-open"),
     "scales": lambda: scale_table("scales-mini"),
+    "scales-open": lambda: scale_table("scales-open"),
     "trm": lambda: ablation_table("trm-ablation"),
 }
 

@@ -221,6 +221,30 @@ def test_what_is_said_of_lengths() -> None:
         assert float(rows[name]["last_current"]) < own[name] - 0.01
 
 
+def test_what_is_said_of_lengths_on_real_images() -> None:
+    page = " ".join(text_of("docs/methods.md").split())
+    rows = {row["method"]: row for row in rows_of("scales-open")}
+    assert {(row["protocol"], row["runs"], row["differs"]) for row in rows.values()} == {("open-pairs", "1", "")}
+
+    def last(method: str, column: str) -> float:
+        return float(rows[method][column])
+
+    lengths = [name for name in rows["opcm"] if name.startswith("last_at_")]
+    best = {name: max(lengths, key=lambda length, name=name: last(name, length)) for name in rows}  # type: ignore[misc]
+    assert best["average"] == "last_at_2"
+    own = last("opcm", "last_at_1") - last("average", "last_at_1")
+    rest = last("opcm", best["opcm"]) - last("average", best["average"])
+    said = f"`opcm` is {own:.3f} ahead of `average`; at the best length of each, `average`'s again twice its own,"
+    assert f"{said} {rest:.3f}".replace("0.", ".") in page
+    assert 0.6 < 1 - rest / own < 0.72
+    gains = {name: last(name, "last_seen") - last(name, "last_at_1") for name in rows}
+    said = f"`average` would gain {gains['average']:.3f}, and `opcm` {gains['opcm']:.3f}"
+    assert said.replace("0.", ".") in page
+    for name in rows:
+        assert float(rows[name]["scale_current"]) == 0.25
+        assert last(name, "last_current") < last(name, "last_at_1") - 0.05
+
+
 def test_what_is_said_of_ridges_on_real_images() -> None:
     page = " ".join(text_of("docs/methods.md").split())
     rows = {row.variant: row for row in ablations.read(REFERENCE / "ridge-open.csv")}
