@@ -210,11 +210,9 @@ def iou(record: Record, figure: str) -> float:
 
 def first_runs() -> dict[str, Record]:
     """The records behind ``open.csv``, by their rows' labels without quotes, in the file's order."""
-    own = {record.order for record in find_records(RECORDS)[0] if has_own_order(record.info)}
     found = {
         (one.method, json.dumps(one.settings, sort_keys=True)): one
-        for one in find_records(RECORDS)[0]
-        if one.seed == 0 and one.order in own
+        for one in Selection(seeds=(range(1),), orders=(STREAM_ORDER,)).of(find_records(RECORDS)[0])
     }
     return {
         label(row).replace("`", ""): found[row["method"], json.dumps(json.loads(row["settings"]), sort_keys=True)]
