@@ -30,12 +30,13 @@ from cosam_bench.isolation.private_folders import hidden_folders
 from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import MergingMethod, Method, predicts_by_own_code
-from cosam_bench.method.registry import short_name
+from cosam_bench.method.registry import is_built_in, short_name
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.export.formats import Exported, check_rank
 from cosam_bench.results.export.peft_folder import write_peft_folder
 from cosam_bench.results.export.served import ServedModel
+from cosam_bench.sam.build import weights_file
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.update_files import UPDATE_FILE
 from cosam_bench.training.given_experts import GivenExperts
@@ -67,7 +68,8 @@ def merge_experts(
         folder: does not exist, or is empty.
         format_name: ``safetensors``, or ``peft`` for an adapter folder beside it.
         rank: for ``peft``: at most this many factors per layer.
-        model: the base model that the experts change; its weights are not needed.
+        model: the base model that the experts change. No built-in method reads its weights; others get them if they
+            are in their default place, and else random ones, which a note says.
         seed: of methods that draw at random.
         settings: the method's own, ``method.KEY=VALUE`` each.
         isolated: whether the method runs in processes of its own; None: unless it is built in.
@@ -90,6 +92,11 @@ def merge_experts(
         update = _merged(host, given, Path(states), name=short_name(method))
         write_tensors(written / UPDATE_FILE, update.tensors())
         notes = exposure_notes(method, expert_folders(paths)) if isinstance(chosen[0], MethodFacts) else []
+        if not is_built_in(method) and config.protocol.model.checkpoint == "random":
+            notes.append(
+                f"The weights of {model} are not here, so the method was given random ones. If its rule reads them, "
+                f"get them and merge again: cosam-bench models --fetch {model}"
+            )
         notes += _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
         facts = _facts(config, chosen[0], given)
         write_atomically(written / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
@@ -111,15 +118,33 @@ def _check_options(paths: Sequence[Path], *, format_name: str, rank: int | None,
 
 
 def _config(method: str, *, model: str, seed: int, settings: Sequence[str], isolated: bool | None) -> RunConfig:
-    tables: Mapping[str, Any] = {"name": "merge", "stream": "", "model": {"name": model, "checkpoint": "random"}}
+    facts: dict[str, Any] = {"name": model}
+    if is_built_in(method) or not _has_weights(model):
+        facts["checkpoint"] = "random"
+    tables: Mapping[str, Any] = {"name": "merge", "stream": "", "model": facts}
     overrides = (f"seed={seed}", *settings)
     return resolve_run(method=method, tables=tables, isolated=isolated, overrides=overrides)
 
 
+def _has_weights(model: str) -> bool:
+    """Whether the base model's weights are in their default place."""
+    try:
+        weights_file(model)
+    except CosamError:
+        return False
+    return True
+
+
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The experts' names: those of the files without endings, or with a number if two are alike."""
-    names = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    """The experts' names: those of the files, or links to them, without endings; with a number if two are alike."""
+    names = [_name(path) for path in paths]
     return [name if names.count(name) == 1 else f"{number} {name}" for number, name in enumerate(names, start=1)]
+
+
+def _name(path: Path) -> str:
+    if not path.is_dir():
+        return path.stem
+    return path.resolve().name if path.name in ("", "..") else path.name  # the name of a link is the user's choice
 
 
 def _chosen(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:
@@ -170,7 +195,7 @@ def _facts(config: RunConfig, method: type[Method] | MethodFacts, given: GivenEx
         "rule": rule,
         "model": config.protocol.model.name,
         "seed": config.seed,
-        "experts": {name: given.digests[name] for name in given.updates},
+        "experts": dict(given.sources),
     }
 
 
@@ -213,4 +238,6 @@ def _write_peft(sam: Sam, update: Update, folder: Path, *, rank: int | None) -> 
             f"The merged update changes {decoder!r}. peft saves a mask decoder whole, for which a merge lacks the base "
             "model's weights. Leave the format at safetensors."
         )
-    return write_peft_folder(ServedModel(sam, update, None), folder, rank=rank)
+    otherwise = "Leave the format at safetensors."
+    written = write_peft_folder(ServedModel(sam, update, None), folder, rank=rank, otherwise=otherwise)
+    return list(written.notes)

@@ -46,7 +46,7 @@ def read_expert(path: Path, *, sam: Sam, adapter: AdapterSettings) -> Update:
         check_fits(sam, update)
     except CosamError as error:
         raise CosamError(f"{path}: {error}") from None
-    wrong = [name for name, tensor in update.tensors().items() if not torch.isfinite(tensor).all()]
+    wrong = [name for name, tensor in update.tensors().items() if not torch.isfinite(tensor.float()).all()]
     if wrong:
         raise CosamError(f"{path} has numbers that are not finite, first in {wrong[0]}: its training diverged.")
     return update

@@ -20,7 +20,8 @@ class CostColumn:
         label: beside the value of a single run.
         title: at the head of a narrow column.
         unit: after the value of a single run.
-        kind: ``count`` is a whole number; ``yes or no`` is summed up as yes if any run says so.
+        kind: ``count`` is a whole number, of several runs the largest; ``yes or no`` is summed up as yes if any run
+            says so.
         meaning: what is measured.
         function: from a run's cost to the value, None if it was not measured.
     """
@@ -34,12 +35,18 @@ class CostColumn:
     function: Callable[[Cost], float | None]
 
     def combined(self, costs: Sequence[Cost]) -> float | str:
-        """The value for several runs: their mean, NaN if one run lacks it; ``yes``, ``no`` or empty for yes or no."""
+        """The value for several runs, NaN if one run lacks it: their mean, or the largest of a whole number.
+
+        For yes or no it is ``yes``, ``no`` or empty.
+        """
         values = [self.function(cost) for cost in costs]
         if self.kind == "yes or no":
             known = [bool(value) for value in values if value is not None]
             return ("yes" if any(known) else "no") if known else ""
-        return math.fsum(math.nan if value is None else value for value in values) / len(values)
+        numbers = [math.nan if value is None else value for value in values]
+        if self.kind == "count" and not any(map(math.isnan, numbers)):
+            return max(numbers)
+        return math.fsum(numbers) / len(numbers)
 
 
 # Two lines per cost read as a table; the formatter would give each of them nine.
@@ -65,7 +72,7 @@ _COSTS = (
                "whole passes of the image encoder for one prediction by the final model",
                lambda cost: cost.encoder_passes_per_image),
     CostColumn("trainable_parameters", "trainable", "parameters", "parameters", "count",
-               "parameters that training on one domain changes",
+               "parameters that training on one domain changes; of several runs, the largest number",
                lambda cost: cost.trainable_parameters),
 )
 # fmt: on

@@ -24,6 +24,8 @@ from cosam_bench.core.settings import Settings, validate
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cosam_bench.results.records import Record
+
 FILE = "examples.json"
 SIDE = 160  # the longest side of a thumbnail, in pixels: about 10 kB per example with its masks
 _JPEG_QUALITY = 75  # Pillow's default
@@ -115,20 +117,24 @@ def write_examples(folder: Path, examples: Examples) -> None:
     write_atomically(folder / FILE, examples.model_dump_json() + "\n")
 
 
-def read_examples(folder: Path) -> Examples | None:
-    """The examples in a record's folder, every picture checked; None if there are none.
+def read_examples(record: Record) -> Examples | None:
+    """A record's examples, every picture checked; None if there are none.
 
     Raises:
-        CosamError: the file is damaged.
+        CosamError: the file is damaged, was changed since the run, or has images of a domain that the run has not.
     """
-    path = folder / FILE
+    path = record.checked_file(FILE)
     if not path.exists():
         return None
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CosamError(f"{path} cannot be read: {error}. Delete it to report without images.") from None
-    return validate(Examples, data, source=str(path))
+    examples = validate(Examples, data, source=str(path))
+    domains = (*record.info.order, *record.info.retention)
+    if foreign := [example.domain for example in examples.examples if example.domain not in domains]:
+        raise CosamError(f"{path} has images of {foreign[0]!r}, which is no domain of this run. Delete it.")
+    return examples
 
 
 def thumbnail_size(height: int, width: int) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def save_overlays(record: Record, folder: Path) -> list[Path]:
         CosamError: the record has no example images.
         CannotWrite: the folder cannot be written.
     """
-    found = read_examples(record.folder)
+    found = read_examples(record)
     if found is None:
         raise CosamError(
             f"The record {record.folder} has no example images: it is not complete, or an older version made it. "
@@ -58,12 +58,16 @@ def save_overlays(record: Record, folder: Path) -> list[Path]:
         )
     paths = []
     for example in found.examples:
-        key = re.sub(r"[^\w.-]+", "_", example.key, flags=re.ASCII)[-80:]
         data = io.BytesIO()
         picture_of(example).save(data, format="PNG")
-        paths.append(folder / f"{example.domain}-{example.place}-{key}.png")
+        paths.append(folder / f"{_plain(example.domain)}-{example.place}-{_plain(example.key)[-80:]}.png")
         write_atomically(paths[-1], data.getvalue())
     return paths
+
+
+def _plain(text: str) -> str:
+    """A text as a part of a file's name, which no text in a record takes to another folder."""
+    return re.sub(r"[^\w.@-]+", "_", text, flags=re.ASCII)
 
 
 def picture_of(example: Example) -> Image:

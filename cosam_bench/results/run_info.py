@@ -157,7 +157,8 @@ class RunInfo(Settings):
         status: ``running`` also for a run that was killed.
         rule: the hash of the method's own code; empty in records that do not say.
         isolated: whether the method's code ran in processes of its own; None in records that do not say.
-        experts: by the domain's name, the sha256 of the expert that was brought in; empty if the run trained them.
+        experts: by the domain's name, the sha256 of the tensors of the expert that was brought in; empty if the run
+            trained them. Records from before 0.2 have that of the tensors after all were given the same layers.
         started: the time in UTC, ISO 8601.
         error: why a failed run failed.
         cost: seconds, bytes and passes.

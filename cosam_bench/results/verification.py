@@ -18,7 +18,9 @@ from cosam_bench.core.hashing import sha256_file
 from cosam_bench.core.sums import plain_sum
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
+from cosam_bench.method.registry import is_built_in, load_method, short_name
 from cosam_bench.results.records import SCORES_FILE, read_cells
+from cosam_bench.results.row_intervals import COMPARABLE_MARKS
 from cosam_bench.results.run_info import RunInfo, read_run_info
 from cosam_bench.results.score_lines import Fault, ScoreLines, read_score_lines
 
@@ -69,6 +71,7 @@ def verify_files(folder: Path, info: RunInfo) -> Verification:
     """As ``verify_record``, for a record whose ``run.json`` has been read or is still to be written."""
     faults, notes = _file_faults(folder, info)
     faults += _config_faults(folder, info)
+    faults += _mark_faults(info)
     try:
         scores = read_score_lines(folder, info)
     except CosamError as error:
@@ -113,9 +116,13 @@ def _config_faults(folder: Path, info: RunInfo) -> Iterator[Fault]:
         ("seed", info.seed, info.config.get("seed")),
         ("protocol", info.protocol, named.get("name")),
         ("protocol_version", info.protocol_version, named.get("version")),
+        ("method", info.method, short_name(str(info.config.get("method", "")))),
     ):
         if found != expected:
             yield Fault("run.json", f"{name!r} is {found!r}, expected {expected!r} as in its own 'config'.")
+    settings, asked = (_without_null(one) for one in (info.settings, info.config.get("settings")))
+    for key, one, other in _differences(settings, asked, "settings"):
+        yield Fault("run.json", f"{key!r} is {one!r}, expected {other!r} as in its own 'config'.")
     path = folder / "config.toml"
     if not path.is_file():
         return
@@ -126,6 +133,15 @@ def _config_faults(folder: Path, info: RunInfo) -> Iterator[Fault]:
         return
     for key, one, other in _differences(written, _without_null(info.config)):
         yield Fault("config.toml", f"{key!r} is {one!r}, expected {other!r} as in run.json.")
+
+
+def _mark_faults(info: RunInfo) -> Iterator[Fault]:
+    """Marks that take a built-in method out of the ranking, and that the record lacks."""
+    if not is_built_in(info.method):
+        return
+    for mark in load_method(info.method).card.marks:
+        if mark not in (*info.marks, *COMPARABLE_MARKS):
+            yield Fault("run.json", f"'marks' lacks {mark!r}, which {info.method} has by its card.")
 
 
 def _without_null(value: object) -> object:

@@ -26,10 +26,12 @@ class GivenExperts:
     Attributes:
         layers: the names of the linear layers that they change, in the model's order.
         updates: by the domain's name; empty in the process of an isolated method, which asks its parent.
+        sources: by the domain's name, the sha256 of the expert's tensors as they were read, whatever the others are.
     """
 
     layers: tuple[str, ...]
     updates: Mapping[str, Update] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, domain: str) -> Update:
         """The expert of a domain.
@@ -43,7 +45,7 @@ class GivenExperts:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """By the domain's name, the sha256 of its expert's tensors."""
+        """By the domain's name, the sha256 of its expert's tensors as rules get them, all of the same layers."""
         return {name: update.digest() for name, update in sorted(self.updates.items())}
 
     @property
@@ -70,6 +72,7 @@ def given_experts(updates: Mapping[str, Update], *, sam: Sam) -> GivenExperts:
         updates: by the domain's name; each fits the model.
         sam: the model.
     """
+    sources = {domain: update.digest() for domain, update in updates.items()}
     linear = {name for name, module in sam.named_modules() if isinstance(module, nn.Linear)}
     low_rank = {name for update in updates.values() for name in update.low_rank}
     factored = {name for name in linear if name in low_rank or not name.startswith((SIDE, _DECODER))}
@@ -88,7 +91,7 @@ def given_experts(updates: Mapping[str, Update], *, sam: Sam) -> GivenExperts:
         )
         for domain, update in updates.items()
     }
-    return GivenExperts(layers, filled)
+    return GivenExperts(layers, filled, sources)
 
 
 def _factored(update: Update, layers: Collection[str]) -> Update:

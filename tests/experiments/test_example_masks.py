@@ -23,7 +23,7 @@ def run(protocol: Path, results: Path, *, method: str = "finetune", overrides: t
 
 
 def examples(record: Record) -> tuple[Example, ...]:
-    found = read_examples(record.folder)
+    found = read_examples(record)
     assert found is not None
     return found.examples
 
@@ -119,7 +119,7 @@ def test_lost_masks_leave_a_complete_record_without_them(
     monkeypatch.setattr(ExampleMasks, "save", lost)
     record = run(quick_protocol, tmp_path / "r")
     assert record.info.status == "complete"
-    assert read_examples(record.folder) is None
+    assert read_examples(record) is None
 
 
 def test_no_score_depends_on_them(quick_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

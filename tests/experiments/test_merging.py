@@ -205,6 +205,65 @@ def test_a_plugin_merges_in_processes_of_its_own(experts: list[Path], tmp_path: 
     same(found, wanted)  # padded factors of the highest rank
 
 
+READS_WEIGHTS = """
+from cosam_bench import MergingMethod, MethodCard, Update
+
+class Relative(MergingMethod):
+    card = MethodCard(title="Relative")
+
+    def merge(self, expert, domain, *, step):
+        name = "image_encoder.blocks.1.attn.qkv"
+        return Update(dense={f"{name}.weight": self.bench.sam.get_submodule(name).weight.detach().cpu().clone()})
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_rule_that_reads_the_base_weights_gets_them(experts: list[Path], tmp_path: Path, isolated: bool) -> None:
+    (tmp_path / "relative.py").write_text(READS_WEIGHTS)
+    merged = cb.merge(
+        experts[:2], method=tmp_path / "relative.py", out=tmp_path / "out", model="tiny", isolated=isolated
+    )
+    (change,) = load_file(merged.folder / "update.safetensors").values()
+    assert torch.equal(change, build_sam("tiny").state_dict()["image_encoder.blocks.1.attn.qkv.weight"])
+    assert merged.notes == ()
+
+
+def test_it_is_said_if_the_base_weights_are_not_here(
+    experts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cosam_bench.experiments.merging._has_weights", lambda model: False)
+    (tmp_path / "relative.py").write_text(READS_WEIGHTS)
+    merged = cb.merge(experts[:2], method=tmp_path / "relative.py", out=tmp_path / "out", model="tiny", isolated=False)
+    assert any("was given random ones" in note for note in merged.notes)
+    assert cb.merge(experts[:2], method="average", out=tmp_path / "own", model="tiny").notes == ()
+
+
+def test_an_experts_digest_does_not_depend_on_the_others(experts: list[Path], tmp_path: Path) -> None:
+    found = []
+    for number, paths in enumerate((experts[:2], [experts[0], experts[2]])):
+        merged = cb.merge(paths, method="average", out=tmp_path / str(number), model="tiny")
+        found.append(json.loads((merged.folder / "merge.json").read_text())["experts"]["road"])
+    assert found[0] == found[1] == Update.from_tensors(load_file(experts[0])).digest()
+
+
+def test_a_link_names_an_expert(experts: list[Path], tmp_path: Path) -> None:
+    for path in experts[:2]:
+        folder = tmp_path / "kept" / path.stem
+        folder.mkdir(parents=True)
+        (folder / "update.safetensors").write_bytes(path.read_bytes())
+        (tmp_path / f"link-{path.stem}").symlink_to(folder)
+    merged = cb.merge(sorted(tmp_path.glob("link-*")), method="average", out=tmp_path / "out", model="tiny")
+    assert list(json.loads((merged.folder / "merge.json").read_text())["experts"]) == ["link-polyp", "link-road"]
+
+
+def test_what_peft_cannot_hold_is_refused_with_the_advice_of_a_merge(experts: list[Path], tmp_path: Path) -> None:
+    with_norm = tmp_path / "norm.safetensors"
+    norm = Update(dense={"image_encoder.blocks.1.norm1.weight": torch.ones(96)})
+    save_file(norm.tensors(), with_norm)
+    with pytest.raises(CosamError, match=r"no adapter for .*norm1.* Leave the format at safetensors\.$"):
+        cb.merge([experts[0], with_norm], method="average", out=tmp_path / "out", model="tiny", format="peft")
+
+
 def test_from_the_command_line(experts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

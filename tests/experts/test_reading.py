@@ -86,6 +86,7 @@ def test_an_update_is_read_as_it_was_written(tiny: Sam, tmp_path: Path) -> None:
         ({"image_encoder.blocks.9.attn.qkv.weight.dense": draw(2, 2)}, "no such weight"),
         ({f"{QKV}.a": torch.ones(2, 96, dtype=torch.int8), f"{QKV}.b": draw(288, 2)}, "whole numbers"),
         ({f"{QKV}.weight.dense": torch.full((288, 96), torch.nan)}, "not finite"),
+        ({f"{QKV}.weight.dense": torch.full((288, 96), torch.nan).to(torch.float8_e4m3fn)}, "not finite"),
     ],
 )
 def test_other_files_are_refused(tensors: dict[str, Tensor], named: str, tiny: Sam, tmp_path: Path) -> None:

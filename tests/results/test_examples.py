@@ -14,7 +14,9 @@ from PIL import Image
 from support.recorded import record
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.results.examples import choose, decode_mask, encode_image, encode_mask, read_examples
+from cosam_bench.core.hashing import sha256_file
+from cosam_bench.results.examples import FILE, choose, decode_mask, encode_image, encode_mask, read_examples
+from cosam_bench.results.records import Record
 
 
 def test_the_best_median_and_worst_are_those_of_sorting() -> None:
@@ -50,10 +52,10 @@ def test_a_large_image_becomes_a_thumbnail_of_its_colours() -> None:
 
 def test_examples_are_read_back_and_their_absence_is_no_error(tmp_path: Path) -> None:
     made = record(tmp_path, method="regcl", side=16)
-    found = read_examples(made.folder)
+    found = read_examples(made)
     assert found is not None
     assert len(found.examples) == 4 * 3
-    assert read_examples(record(tmp_path, method="old").folder) is None
+    assert read_examples(record(tmp_path, method="old")) is None
 
 
 def damaged(folder: Path, **changes: object) -> None:
@@ -83,8 +85,24 @@ def test_damaged_examples_are_refused_by_name(tmp_path: Path, changes: dict[str,
     made = record(tmp_path, method="regcl", side=16)
     damaged(made.folder, **changes)
     with pytest.raises(CosamError, match=message) as found:
-        read_examples(made.folder)
+        read_examples(made)
     assert "examples.json" in str(found.value)
+
+
+def test_examples_of_a_domain_that_the_run_has_not_are_refused(tmp_path: Path) -> None:
+    made = record(tmp_path, method="regcl", side=16)
+    damaged(made.folder, domain="../../elsewhere/x")
+    with pytest.raises(CosamError, match="is no domain of this run"):
+        read_examples(made)
+
+
+def test_examples_that_were_changed_since_the_run_are_refused(tmp_path: Path) -> None:
+    made = record(tmp_path, method="regcl", side=16)
+    hashed = Record(made.folder, made.info.model_copy(update={"files": {FILE: sha256_file(made.folder / FILE)}}))
+    assert read_examples(hashed) is not None
+    damaged(made.folder, score_after=0.999)
+    with pytest.raises(CosamError, match="was changed since the run"):
+        read_examples(hashed)
 
 
 def test_half_a_file_is_refused(tmp_path: Path) -> None:
@@ -92,4 +110,4 @@ def test_half_a_file_is_refused(tmp_path: Path) -> None:
     path = made.folder / "examples.json"
     path.write_text(path.read_text()[:-40])
     with pytest.raises(CosamError, match="cannot be read"):
-        read_examples(made.folder)
+        read_examples(made)

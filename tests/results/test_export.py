@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,44 @@ def test_a_smaller_rank_is_kept_and_its_loss_stated(record: Callable[[str], Reco
     assert config["target_modules"] == sorted(config["rank_pattern"])
     assert "rank 1 to 1" in exported.notes[0]
     assert float(exported.notes[0].rsplit(" ", 1)[1]) > 1e-3
+
+
+def test_a_cut_adapter_claims_no_score(record: Callable[[str], Record], tmp_path: Path) -> None:
+    cards = {}
+    for rank in (1, 64):
+        folder = export_record(record("average"), tmp_path / str(rank), format_name="peft", rank=rank).folder
+        cards[rank] = (folder / "README.md").read_text(encoding="utf-8")
+    assert "model-index" in cards[64]
+    assert "## Scores (IoU)\n" in cards[64]
+    assert "model-index" not in cards[1]
+    assert "## Scores (IoU) of the run, before its factors were cut\n" in cards[1]
+
+
+@pytest.mark.parametrize("format_name", ["transformers", "merged", "safetensors"])
+def test_other_preparation_of_images_is_told(record: Callable[[str], Record], format_name: str, tmp_path: Path) -> None:
+    one = record("regcl")
+    config = json.loads(json.dumps(one.info.config))
+    config["protocol"] |= {"resize": "squash"}
+    config["protocol"]["score"]["upsampling"] = "direct"
+    exported = export_record(changed(one, config=config), tmp_path / "out", format_name=format_name)
+    note = 'scored with resize = "squash", score.upsampling = "direct"'
+    assert any(note in one for one in exported.notes)
+    assert note[1:] in (exported.folder / "README.md").read_text(encoding="utf-8")
+    assert "preprocessor_config.json" not in exported.files
+    assert not any("scored with" in note for note in export_record(one, tmp_path / "usual", format_name="merged").notes)
+
+
+@pytest.mark.parametrize("format_name", ["merged", "transformers", "peft"])
+def test_a_full_disk_is_one_clear_error(record: Callable[[str], Record], format_name: str, tmp_path: Path) -> None:
+    one = record("regcl")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(CannotWrite, match="cannot be written"):
+            export_record(one, tmp_path / "out", format_name=format_name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_factors_of_a_dense_change_are_the_change() -> None:

@@ -173,6 +173,14 @@ def test_a_row_is_the_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> No
     assert frame.attrs["notes"] == ()
 
 
+def test_of_a_whole_number_that_differs_between_runs_the_largest_counts(tmp_path: Path) -> None:
+    made = [record(tmp_path, "plugin", seed=seed) for seed in (0, 1)]
+    more = made[0].info.cost.model_copy(update={"trainable_parameters": 1001})
+    made[0] = Record(made[0].folder, made[0].info.model_copy(update={"cost": more}))
+    row = leaderboard(made).iloc[0]
+    assert (row["runs"], row["trainable_parameters"]) == (2, 1001)
+
+
 def test_one_run_has_no_deviation(tmp_path: Path) -> None:
     row = row_of(leaderboard([record(tmp_path, "regcl")]), "regcl")
     assert math.isnan(row["last_std"])

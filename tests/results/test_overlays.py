@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 from support.recorded import record
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.results.examples import Example, Prompt, decode_mask, encode_image, encode_mask, read_examples
+from cosam_bench.results.examples import FILE, Example, Prompt, decode_mask, encode_image, encode_mask, read_examples
 from cosam_bench.results.overlays import CORRECT, MISSED, TRUTH, WRONG, Colour, compared, picture_of, save_overlays
+from cosam_bench.results.records import Record
 
 GREY = 100
 TRUE = np.zeros((8, 10), dtype=np.bool_)
@@ -82,7 +84,7 @@ def test_no_pixel_is_in_two_of_right_missed_and_wrong() -> None:
 def test_a_record_gives_a_picture_per_example(tmp_path: Path) -> None:
     made = record(tmp_path, method="regcl", side=16)
     saved = save_overlays(made, tmp_path / "images")
-    found = read_examples(made.folder)
+    found = read_examples(made)
     assert found is not None
     assert len(saved) == len(set(saved)) == len(found.examples)
     for path, one in zip(saved, found.examples, strict=True):
@@ -95,3 +97,14 @@ def test_a_record_gives_a_picture_per_example(tmp_path: Path) -> None:
 def test_a_record_without_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(CosamError, match="has no example images"):
         save_overlays(record(tmp_path, method="old"), tmp_path / "images")
+
+
+def test_no_name_in_a_record_takes_a_picture_to_another_folder(tmp_path: Path) -> None:
+    made = record(tmp_path, method="regcl", side=16)
+    path, name = made.folder / FILE, "../../elsewhere/x"
+    data = json.loads(path.read_text())
+    data["examples"][0]["domain"] = name
+    path.write_text(json.dumps(data))
+    forged = Record(made.folder, made.info.model_copy(update={"order": (*made.order, name)}))
+    saved = save_overlays(forged, tmp_path / "images")
+    assert {one.resolve().parent for one in saved} == {tmp_path / "images"}

@@ -195,6 +195,37 @@ def test_another_seed_in_run_json_or_the_configuration_is_named(record: Path) ->
     assert faults(record) == ["config.toml: 'seed' is 0, expected 7 as in run.json."]
 
 
+def test_another_method_in_run_json_is_named(record: Path) -> None:
+    edited(record, lambda data: data.update(method="regcl"))
+    assert faults(record) == ["run.json: 'method' is 'regcl', expected 'frozen' as in its own 'config'."]
+
+
+def test_other_settings_in_run_json_are_named(record: Path) -> None:
+    edited(record, lambda data: data.update(settings={"scale": 9.0}))
+    assert faults(record) == ["run.json: 'settings.scale' is 9.0, expected None as in its own 'config'."]
+
+
+def test_an_upper_bound_without_its_mark_is_named(record: Path) -> None:
+    def as_experts(data: dict) -> None:  # type: ignore[type-arg]  # JSON of any form
+        data.update(method="experts")
+        data["config"].update(method="experts")
+
+    edited(record, as_experts)
+    without_mark = "run.json: 'marks' lacks 'upper bound', which experts has by its card."
+    assert without_mark in faults(record)
+    edited(record, lambda data: data.update(marks=["upper bound", "told the domain"]))
+    assert not any("'marks'" in fault for fault in faults(record))
+
+
+def test_a_mark_that_older_versions_did_not_know_may_be_missing(record: Path) -> None:
+    def as_replay(data: dict) -> None:  # type: ignore[type-arg]  # JSON of any form
+        data.update(method="er")
+        data["config"].update(method="er")
+
+    edited(record, as_replay)
+    assert not any("'marks'" in fault for fault in faults(record))
+
+
 def test_an_incomplete_record_does_not_verify(record: Path) -> None:
     edited(record, lambda data: data.update(status="failed"))
     assert faults(record) == [

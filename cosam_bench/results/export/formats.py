@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -74,25 +74,27 @@ def export_record(record: Record, folder: Path, *, format_name: str, rank: int |
     return Exported.to(folder, notes)
 
 
-def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) -> list[str]:
+def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) -> Sequence[str]:
     from cosam_bench.results.export.model_card import write_model_card
-    from cosam_bench.results.export.served import load_served, recorded_update
+    from cosam_bench.results.export.served import load_served, pads_images, preparation_notes, recorded_update
     from cosam_bench.sam.update_files import UPDATE_FILE
 
     if format_name == "safetensors":
         recorded_update(record)  # refuses a damaged or missing file
         shutil.copyfile(record.folder / UPDATE_FILE, folder / UPDATE_FILE)
-        write_model_card(record, folder, format_name=format_name, notes=[], served=None)
-        return []
-    served = load_served(record)
+        preparation = preparation_notes(record)
+        write_model_card(record, folder, format_name=format_name, notes=preparation, served=None)
+        return preparation
+    served, is_cut = load_served(record), False
+    notes: Sequence[str]
     if format_name == "peft":
         from cosam_bench.results.export.peft_folder import write_peft_folder
 
-        notes = write_peft_folder(served, folder, rank=rank)
+        notes, is_cut = write_peft_folder(served, folder, rank=rank)
     elif format_name == "transformers":
         from cosam_bench.results.export.transformers_folder import write_transformers_folder
 
-        notes = write_transformers_folder(served, folder)
+        notes = write_transformers_folder(served, folder, is_padded=pads_images(record))
     elif format_name == "onnx":
         from cosam_bench.results.export.onnx_models import write_onnx_models
 
@@ -101,5 +103,6 @@ def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) 
         from cosam_bench.results.export.merged_weights import write_merged_weights
 
         notes = write_merged_weights(served, folder)
-    write_model_card(record, folder, format_name=format_name, notes=notes, served=served)
+    notes = [*notes, *preparation_notes(record)]
+    write_model_card(record, folder, format_name=format_name, notes=notes, served=served, is_cut=is_cut)
     return notes

@@ -54,9 +54,24 @@ _BUILDERS = {
 
 
 def write_model_card(
-    record: Record, folder: Path, *, format_name: str, notes: Sequence[str], served: ServedModel | None
+    record: Record,
+    folder: Path,
+    *,
+    format_name: str,
+    notes: Sequence[str],
+    served: ServedModel | None,
+    is_cut: bool = False,
 ) -> None:
-    """Write ``README.md`` with the metadata that model hubs read."""
+    """Write ``README.md`` with the metadata that model hubs read.
+
+    Args:
+        record: of the run.
+        folder: where the model was written.
+        format_name: a name in ``FORMATS``.
+        notes: what a reader should know.
+        served: the model; None if only the change was written.
+        is_cut: whether the model is not the one that was scored, since its factors were cut to a lower rank.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     info = record.info
@@ -80,9 +95,9 @@ def write_model_card(
         pipeline_tag="mask-generation",
         base_model=base,
         tags=["segment-anything", "model-merging", "continual-learning", "cosam-bench"],
-        eval_results=results if math.isfinite(last) else None,
+        eval_results=results if math.isfinite(last) and not is_cut else None,
     )
-    text = _text(record, format_name=format_name, notes=notes, base=base)
+    text = _text(record, format_name=format_name, notes=notes, base=base, is_cut=is_cut)
     (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
 
 
@@ -100,7 +115,7 @@ def _loading(record: Record, *, format_name: str, base: str) -> str:
     return _LOADING[format_name].format(imports=imports, builder=builder, base=f'"{file}"' if file else None)
 
 
-def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str) -> str:
+def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str, is_cut: bool) -> str:
     info, differing = record.info, difference_suffix(record.differs)
     figures = info.summary.get("iou", {})
     rows = [f"| {name} | {value:.4f} |" for name, value in figures.items() if math.isfinite(value)]
@@ -119,7 +134,7 @@ def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str) 
         "",
         _loading(record, format_name=format_name, base=base),
         "",
-        "## Scores (IoU)",
+        f"## Scores (IoU){' of the run, before its factors were cut' if is_cut else ''}",
         "",
         "| figure | value |",
         "|---|---|",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +17,29 @@ from cosam_bench.merging.updates import LowRank
 from cosam_bench.results.export.served import ServedModel
 
 _DECODER = "mask_decoder"
+_ROUNDING = 1e-8  # share of a layer's energy; factors of a change's whole numerical rank leave out less
 
 
-def write_peft_folder(served: ServedModel, folder: Path, *, rank: int | None = None) -> list[str]:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, and return what a reader should know.
+class PeftFolder(NamedTuple):
+    """What was written.
+
+    Attributes:
+        notes: what a reader should know, such as ranks and discarded energy.
+        is_cut: whether a layer kept fewer factors than its change has, so that the model is another one.
+    """
+
+    notes: tuple[str, ...]
+    is_cut: bool
+
+
+def write_peft_folder(
+    served: ServedModel,
+    folder: Path,
+    *,
+    rank: int | None = None,
+    otherwise: str = "Export the whole weights by --format merged.",
+) -> PeftFolder:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Linear layers outside the mask decoder become LoRA layers, each of its own rank with ``alpha = rank``, so that
     peft's scale is 1; dense changes are factored by a float64 SVD. A decoder with any change is saved whole.
@@ -28,6 +48,7 @@ def write_peft_folder(served: ServedModel, folder: Path, *, rank: int | None = N
         served: the model.
         folder: exists, and is empty.
         rank: at most this many factors per layer; none: as many as each change has.
+        otherwise: the advice if peft has no adapter for a change.
 
     Raises:
         CosamError: a changed weight is neither a linear layer's nor the decoder's.
@@ -35,11 +56,12 @@ def write_peft_folder(served: ServedModel, folder: Path, *, rank: int | None = N
     factored = factor_update(served.update, linear=served.linear_layers, rank=rank)
     names = served.published_names()
     tuned = {name for name in (*factored.layers, *factored.others) if name.startswith(f"{_DECODER}.")}
-    _refuse_foreign(factored, tuned)
+    _refuse_foreign(factored, tuned, otherwise)
     layers: Mapping[str, LowRank] = {name: factors for name, factors in factored.layers.items() if name not in tuned}
     if not layers and not tuned:
         raise CosamError("The served update changes nothing, so there is nothing to export.")
     notes = _notes(factored, layers=list(layers), has_decoder=bool(tuned))
+    is_cut = any(factored.ranks[name] == rank and factored.discarded[name] > _ROUNDING for name in layers)
     if not layers:
         name, layers = _idle_layer(served)
         notes.append(f"peft refuses a folder without a LoRA layer, so {name} has one that changes nothing")
@@ -57,7 +79,7 @@ def write_peft_folder(served: ServedModel, folder: Path, *, rank: int | None = N
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     config = _config(ranks, served, has_decoder=bool(tuned))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return notes
+    return PeftFolder(tuple(notes), is_cut)
 
 
 def _idle_layer(served: ServedModel) -> tuple[str, dict[str, LowRank]]:
@@ -67,12 +89,12 @@ def _idle_layer(served: ServedModel) -> tuple[str, dict[str, LowRank]]:
     return name, {name: LowRank(a=torch.zeros(1, inputs), b=torch.zeros(outputs, 1))}
 
 
-def _refuse_foreign(factored: Factored, tuned: set[str]) -> None:
+def _refuse_foreign(factored: Factored, tuned: set[str], otherwise: str) -> None:
     foreign = sorted(set(factored.others) - tuned)
     if foreign:
         raise CosamError(
             f"peft has no adapter for {foreign[0]}, which this update changes ({len(foreign)} such weights). "
-            "Export the whole weights by --format merged."
+            f"{otherwise}"
         )
 
 

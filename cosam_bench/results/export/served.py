@@ -91,6 +91,30 @@ def load_served(record: Record) -> ServedModel:
     return ServedModel(sam, update, checkpoint)
 
 
+def pads_images(record: Record) -> bool:
+    """Whether the run padded images to the model's square, as SAM's own predictor does, and did not stretch them."""
+    return bool(_table(record.info.config, "protocol").get("resize", "pad") == "pad")
+
+
+def preparation_notes(record: Record) -> list[str]:
+    """What the run did otherwise than SAM's own predictor to images and masks, so that programs with that score less.
+
+    They are empty for most runs.
+    """
+    protocol = _table(record.info.config, "protocol")
+    score = protocol.get("score")
+    found = {
+        "resize": protocol.get("resize", "pad"),
+        "resampling": protocol.get("resampling", "pillow"),
+        "score.upsampling": score.get("upsampling", "bilinear") if isinstance(score, dict) else "bilinear",
+    }
+    usual = {"resize": "pad", "resampling": "pillow", "score.upsampling": "bilinear"}
+    other = [f'{name} = "{value}"' for name, value in found.items() if value != usual[name]]
+    if not other:
+        return []
+    return [f"scored with {', '.join(other)}, which other programs do not do: prepare images and enlarge masks alike"]
+
+
 def recorded_update(record: Record) -> Update:
     """The update that a record's method serves.
 

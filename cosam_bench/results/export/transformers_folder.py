@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
@@ -39,11 +40,17 @@ _HEADS = re.compile(r"\.(output_hypernetworks_mlps\.\d+|iou_prediction_head)\.la
 _POSITIONS = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
 
-def write_transformers_folder(served: ServedModel, folder: Path) -> list[str]:
-    """Write ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+def write_transformers_folder(served: ServedModel, folder: Path, *, is_padded: bool = True) -> list[str]:
+    """Write ``config.json``, ``model.safetensors`` and, if images are to be padded, ``preprocessor_config.json``.
+
+    Args:
+        served: the model.
+        folder: exists, and is empty.
+        is_padded: whether the run prepared images as transformers' processor does, which knows no other way.
 
     Raises:
         CosamError: the base is not a SAM that transformers knows.
+        OSError: the folder cannot be written, or the disk is full.
     """
     from transformers import SamImageProcessor, SamModel
     from transformers.utils import logging
@@ -58,7 +65,12 @@ def write_transformers_folder(served: ServedModel, folder: Path) -> list[str]:
             "Use transformers 4.40 or newer, or export by --format merged."
         )
     logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers leaves it untyped
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None  # the folder that is being made says it
+    if not is_padded:
+        return [f"{len(state)} tensors for transformers' SamModel, without its image processor, which pads images"]
     side = served.sam.image_size
     SamImageProcessor(size={"longest_edge": side}, pad_size={"height": side, "width": side}).save_pretrained(folder)
     return [f"{len(state)} tensors for transformers' SamModel, with its image processor"]

@@ -98,9 +98,20 @@ class Board:
         return f"{self.protocol}-{self.conditions}" if self.differs else self.protocol
 
 
-def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], list[str]]:
-    """One board per set of conditions, and notes about whatever was left out or set apart."""
+def boards_of(
+    records: Sequence[Record], *, metric: str, experts_from: Sequence[Record] = ()
+) -> tuple[list[Board], list[str]]:
+    """One board per set of conditions, and notes about whatever was left out or set apart.
+
+    Args:
+        records: the runs to show.
+        metric: of all scores.
+        experts_from: where to find the runs of ``experts`` that lost plasticity is measured against, shown or not.
+    """
     runs, notes = measured_runs(records, metric=metric)
+    shown = {record.folder for record in records}
+    hidden = [one for one in experts_from if one.info.method == "experts" and one.folder not in shown]
+    references = measured_runs(hidden, metric=metric)[0]
     runs, repeated = _without_repeats(runs)
     groups: dict[tuple[str, int, str, str], list[Measured]] = defaultdict(list)
     for run in runs:
@@ -108,11 +119,13 @@ def boards_of(records: Sequence[Record], *, metric: str) -> tuple[list[Board], l
     notes += [*repeated, *prompt_notes(runs)]
     boards: list[Board] = []
     for (protocol, version, differs, conditions), members in sorted(groups.items()):
-        scores, faults = read_table_scores(members, metric=metric)
+        alike = [run for run in references if (run.info.protocol, run.conditions) == (protocol, conditions)]
+        scores, faults = read_table_scores([*members, *alike], metric=metric)
         notes += [f"Left out: {fault}" for fault in faults]
-        if scores:
+        readable, experts = ([run for run in group if run.record.folder in scores] for group in (members, alike))
+        if readable:
             anchor = f"b{len(boards) + 1}"
-            entries = _entries([run for run in members if run.record.folder in scores], scores, anchor)
+            entries = _entries(readable, scores, anchor, references=experts)
             boards.append(Board(anchor, protocol, version, conditions, differs, metric, entries))
     return boards, notes
 
@@ -129,11 +142,14 @@ def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str
     return sorted(kept.values(), key=lambda run: (run.info.seed, run.info.order)), notes
 
 
-def _entries(runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: str) -> tuple[Entry, ...]:
+def _entries(
+    runs: Sequence[Measured], scores: Mapping[Path, RunScores], board: str, *, references: Sequence[Measured]
+) -> tuple[Entry, ...]:
+    """The rows of a board; ``references`` are runs of ``experts`` that are not shown."""
     groups: dict[Variant, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.variant].append(run)
-    experts = [run for run in runs if run.info.method == "experts"]
+    experts = [*references, *(run for run in runs if run.info.method == "experts")]
     found = table_intervals(
         [[scores[run.record.folder] for run in members] for members in groups.values()],
         is_ranked=[has_fair_marks(members) for members in groups.values()],

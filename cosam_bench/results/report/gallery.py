@@ -92,7 +92,7 @@ def _shelf(entry: Entry, gallery: Gallery) -> Shelf:
     """The examples of the first run that has some."""
     for run in entry.runs:
         try:
-            found = read_examples(run.record.folder)
+            found = read_examples(run.record)
         except CosamError as error:
             return Shelf(reason=str(error))
         if found is not None:

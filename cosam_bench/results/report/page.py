@@ -76,7 +76,7 @@ def write_report(
     if not records:
         raise no_records(results, unreadable)
     chosen = (selection or Selection()).of(records)
-    boards, notes = boards_of(chosen, metric=metric)
+    boards, notes = boards_of(chosen, metric=metric, experts_from=records)
     incomplete = [record for record in chosen if record.info.status != "complete"]
     page = render_page(boards, notes=[*notes, *unreadable], incomplete=incomplete, metric=metric, has_images=has_images)
     write_atomically(path, page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_intervals_and_ranks_are_the_leaderboards(tmp_path: Path) -> None:
     csv_rows = {row["method"]: row for row in csv.DictReader(io.StringIO(board_view(board).download.text))}
     assert csv_rows["experts"]["rank_best"] == ""
     assert csv_rows["frozen"]["rank_best"] == "4"
+
+
+def test_lost_plasticity_is_measured_against_experts_that_are_not_shown(tmp_path: Path) -> None:
+    made = [record(tmp_path, method=name, seed=seed) for name in ("regcl", "experts") for seed in (0, 1)]
+    (board,), _ = boards_of(made[:2], metric="iou", experts_from=made)
+    (whole,), _ = boards_of(made, metric="iou")
+    (wanted,) = (entry for entry in whole.entries if entry.label == "regcl")
+    (entry,) = board.entries
+    assert entry.figures["plasticity"] == wanted.figures["plasticity"]
+    (alone,), _ = boards_of(made[:2], metric="iou")
+    assert math.isnan(alone.entries[0].figures["plasticity"].estimate)
 
 
 def test_settings_tell_entries_of_one_method_apart(tmp_path: Path) -> None:
