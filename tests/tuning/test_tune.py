@@ -225,6 +225,26 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(protocol: Path, resu
         cb.tune(file, trials=1, settings={"method.mood": "bad"}, out=tmp_path / "bad", **options)
 
 
+def test_isolated_trials_do_not_take_those_in_process_for_their_own(
+    protocol: Path, results: Path, tmp_path: Path
+) -> None:
+    file, scored = write_picky(tmp_path), []
+    from cosam_bench.tuning import tune as module
+
+    real = module.last_scores
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "last_scores", lambda *args, **keys: scored.append(args[0].is_isolated) or real(*args, **keys)
+        )
+        options: dict[str, Any] = {"trials": 1, "protocol": protocol, "results": results, "domains": "pill"}
+        (in_process,) = cb.tune(file, isolated=False, **options)
+        with pytest.raises(CosamError, match=r"tuned under other conditions: .*isolation"):
+            cb.tune(file, **options)
+        (isolated,) = cb.tune(file, out=tmp_path / "isolated", **options)
+    assert scored == [False, True]
+    assert isolated.default_score == in_process.default_score
+
+
 def folder_stream(folder: Path) -> Path:
     generator = np.random.default_rng(0)
     for part in ("train", "test"):
