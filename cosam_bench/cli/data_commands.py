@@ -153,6 +153,7 @@ def init(
     The file says as comments what was found. What is not clear, such as which levels of a mask are foreground, is left
     to you as alternatives, and `cosam-bench data check` refuses it until you have chosen.
     """
+    from cosam_bench.data.faults import first_few
     from cosam_bench.data.guessing.domain_guess import ONE_IMAGE
     from cosam_bench.data.guessing.stream_guess import guess_stream, write_stream
 
@@ -172,6 +173,9 @@ def init(
         console.print(legible(f"{name}: {images}, {masks}; {state}"), soft_wrap=True)
     for name, reason in guess.left_out.items():
         _note(f"{name} is not a domain: {reason}.")
+    for name, domain in guess.domains.items():
+        if unused := domain.unused_lists:
+            _note(f"{name}: {first_few(unused)} look like lists of a split, and are not used; {path} says why.")
     if guess.undecided:
         _note(f"Open {path} and choose for {', '.join(guess.undecided)}, where the comments say so.")
     if single := [name for name, domain in guess.domains.items() if domain.cannot_be_divided]:

@@ -32,6 +32,7 @@ published_points: SAMCL's point prompts
 instances: pixels of objects drawn as polygons or runs
 yolo: YOLO's text files of segments
 labelme: polygons of labelme files
+split_lists: lists of images by name
 splits: which images train and which test
 decoding: image and mask files as tensors
 mask_files: the mask of an image from one or several files

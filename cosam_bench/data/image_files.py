@@ -23,6 +23,7 @@ from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotat
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, decode_image, exif_orientation, upright_size
 from cosam_bench.data.faults import DataFault, refuse
+from cosam_bench.data.image_groups import GroupPattern
 from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_masks
 from cosam_bench.data.opened_images import OpenedImages
 from cosam_bench.data.pairing import Pair, find_pairs
@@ -222,11 +223,12 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
     hashes = sha256_bytes(image), sha256_bytes(mask, *(annotated.hashed() if annotated else ()))
     deepest = opened.check(image, sha256=hashes[0], name=str(pair.image))
     has_ignored = annotated is not None and annotated.ignored() is not None
+    group = (GroupPattern(card.group).of(pair.key) or "") if card.group else ""
     found = []
     for number, pixels in sizes.items():
         key = f"{pair.key}#{number}" if number else pair.key
         if pixels >= card.min_pixels:
-            entry = Entry(key, *hashes, pair.image.name, pair.mask.name)
+            entry = Entry(key, *hashes, pair.image.name, pair.mask.name, group=group)
             found.append(FileSample(pair, entry, number, has_ignored=has_ignored))
     left_out = max(len(sizes), 1) - len(found)
     is_turned = orientation > 1 and (orientation < 5 or size[0] == size[1])
@@ -235,7 +237,7 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
         may_be_turned = exif_orientation(masks[0].data, name=str(pair.mask)) == 1  # with a tag of its own it is upright
     is_empty = not any(sizes.values())
     if is_empty and card.empty == "keep":
-        entry = Entry(pair.key, *hashes, pair.image.name, pair.mask.name, is_empty=True)
+        entry = Entry(pair.key, *hashes, pair.image.name, pair.mask.name, is_empty=True, group=group)
         kept = FileSample(pair, entry, has_ignored=has_ignored)
         return PairScan((kept,), 0, is_empty=True, deepest=deepest, may_be_turned=may_be_turned)
     return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest, may_be_turned=may_be_turned)

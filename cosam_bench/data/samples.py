@@ -51,6 +51,8 @@ class Entry:
         image_name: the image file's name; empty if drawn. Names do not enter the manifest's hash.
         mask_name: the mask file's name; empty if drawn.
         is_empty: whether the mask has no foreground, which its hash says, too.
+        group: the images that the card keeps together with this one; empty if it names no groups. Like names of files,
+            it does not enter the manifest's hash.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Entry:
     image_name: str = ""
     mask_name: str = ""
     is_empty: bool = field(default=False, kw_only=True)
+    group: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cosam_bench.core.hashing import sha256_text
-from cosam_bench.core.reading import read_text
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.faults import first_few, refuse
 from cosam_bench.data.image_groups import groups_of
 from cosam_bench.data.pairing import Pair
 from cosam_bench.data.samples import Entry
+from cosam_bench.data.split_lists import ImageNames, read_list
 
-_LIST_BYTES = 1 << 28  # a million names of 256 bytes
 PARTS: tuple[Part, ...] = ("train", "test")
 
 
@@ -175,17 +173,13 @@ def _too_few(card: Card, units: Mapping[str, _Unit]) -> str:
 
 def _by_lists(card: Card, pairs: Sequence[Pair]) -> dict[str, Part]:
     """The part of each listed image by its key."""
-    names: dict[str, set[str]] = {}
-    for pair in pairs:
-        whole = f"{pair.key}{pair.image.suffix}"
-        for name in {pair.key, whole, pair.image.name, pair.image.stem}:
-            names.setdefault(name, set()).add(pair.key)
+    names = ImageNames(pairs)
     parts: dict[str, Part] = {}
     faults: list[str] = []
     lists = [(part, path) for part in PARTS for path in card.split.paths(part)]
     lines = [(part, path, line) for part, path in lists for line in _lines(card, path)]
     for part, path, line in lines:
-        keys = names.get(line, set())
+        keys = names.keys(line)
         if len(keys) != 1:
             faults.append(f"{path} lists {line}, which is the name of {len(keys)} images")
         elif parts.setdefault(key := next(iter(keys)), part) != part:
@@ -196,17 +190,7 @@ def _by_lists(card: Card, pairs: Sequence[Pair]) -> dict[str, Part]:
 
 
 def _lines(card: Card, path: str) -> list[str]:
-    """The names in a list: one per line in a text file, the keys of the object in a JSON file."""
     try:
-        text = read_text(Path(card.root) / path, limit_bytes=_LIST_BYTES)
-        if path.endswith(".json"):
-            return _keys(json.loads(text))
+        return read_list(Path(card.root) / path)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         refuse(card, [f"its list {path} cannot be read: {error}"])
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
-def _keys(content: object) -> list[str]:
-    if not isinstance(content, dict):
-        raise TypeError("it does not hold an object whose keys are names")
-    return list(content)

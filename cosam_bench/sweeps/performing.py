@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.experiment import Experiment, open_experiment
+from cosam_bench.experiments.isolated_methods import runs_isolated
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.experiments.shared_parts import keep_expert, keep_frozen_row
@@ -60,7 +61,9 @@ def _do(tasks: TaskStore, key: str, device: str | None) -> None:
     shown = "" if made is None else made.relative_to(tasks.results).as_posix()
     own = short_name(config.method) if task.kind == "run" else task.domain
     like = (config.protocol.model.name, own, config.protocol.name)
-    tasks.finish(key, Done(kind=task.kind, like=like, made=shown, seconds=time.monotonic() - began))
+    isolated = task.kind == "run" and runs_isolated(config.method, task.isolated)
+    seconds = time.monotonic() - began
+    tasks.finish(key, Done(kind=task.kind, like=like, made=shown, seconds=seconds, isolated=isolated))
 
 
 _brought: set[tuple[Path, str]] = set()

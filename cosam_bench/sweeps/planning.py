@@ -136,7 +136,9 @@ class _Facts:
         training = {key: value for key, value in protocol.items() if key not in (*_NAMES, "score")}
         trains = not reason and given is None
         run = ["run", common | {"experts": given}, config.scales, protocol, stream.retention, data, _named(config)]
-        further = [config.also_prompts] if config.also_prompts else []
+        further: list[Any] = [config.also_prompts] if config.also_prompts else []
+        if isinstance(method, MethodFacts):  # an isolated run takes no record of the other kind for its own
+            further.append("isolated")
         return cls(
             row=sha256_json(["frozen row", bits, row, data]),
             experts={

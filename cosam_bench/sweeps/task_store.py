@@ -77,6 +77,7 @@ class Done(Settings):
     files: dict[_Name, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = setting(
         {}, "by name, the sha256", source="none: without a store"
     )
+    isolated: bool = setting(False, "whether the method ran in processes of its own", source="as built-in methods do")
 
 
 class Listed(Settings):
@@ -291,7 +292,7 @@ class TaskStore:
         return self.files.names()
 
     def is_there(self, done: Done) -> bool:
-        """Whether what a task made is still there, and complete; of a store, this is not asked."""
+        """Whether what a task made is still there, complete, and isolated if it was; of a store, this is not asked."""
         if self.store is not None:
             return done.made == "" or done.made in done.files
         path = self.results / done.made
@@ -300,9 +301,10 @@ class TaskStore:
         if done.kind != "run":
             return True
         try:
-            return read_run_info(path).status == "complete"
+            info = read_run_info(path)
         except CosamError:
             return False
+        return info.status == "complete" and (info.isolated or not done.isolated)
 
     def run_info(self, done: Done) -> RunInfo:
         """The ``run.json`` that a run made.

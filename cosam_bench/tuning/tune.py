@@ -152,7 +152,7 @@ def _check_replaceable(path: Path, method: str, *, search: str, budget: Budget) 
     if found.search != search:
         raise CosamError(
             f"{path} has settings of {method!r} that were tuned under other conditions: other data, settings, ranges, "
-            "seed, domains, sampler or code. Give --out another folder, or delete the file."
+            "seed, domains, sampler, isolation or code. Give --out another folder, or delete the file."
         )
     if found.tuning is not None and found.tuning.trials > budget.trials:
         raise CosamError(
@@ -229,7 +229,8 @@ class _Method:
         self._notes = isolation_notes(opened)
         self._conditions = opened.conditions.tuned_for
         identity = [opened.digest, {name: one.as_table() for name, one in space.items()}, budget.sampler]
-        self.search = sha256_json(identity)[:12]
+        apart = ["isolated"] if opened.is_isolated else []  # from trials in the process that scores them
+        self.search = sha256_json([*identity, *apart])[:12]
         self._folder = folder / self._name / self.search
 
     def tune(self, path: Path, reporter: Reporter) -> Tuned:

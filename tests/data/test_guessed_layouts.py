@@ -12,12 +12,16 @@ from support.guessed_folders import (
     COUNT,
     SIZE,
     box,
+    guessed,
     opened,
     pairs,
     said_of,
     save_image,
     truth,
 )
+
+from cosam_bench.data.opening import open_domain
+from cosam_bench.data.streams import load_stream
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,101 @@ def test_lists_of_names_are_the_split(tmp_path: Path) -> None:
     (lists / "val.txt").write_text("".join(f"a{index:02}\n" for index in range(6, 9)))
     domain = opened(tmp_path)
     assert (len(domain.train), len(domain.test)) == (6, 3)
+
+
+def write_lists(root: Path, line: str, *, suffix: str = ".txt", train: str = "train", test: str = "test") -> None:
+    """Six images for training and four for testing, one line each with ``{}`` for the number."""
+    for name, numbers in ((train, range(6)), (test, range(6, COUNT))):
+        (root / f"{name}{suffix}").write_text("".join(f"{line.replace('{}', f'{index:02}')}\n" for index in numbers))
+
+
+@pytest.mark.parametrize("line", ["images/a{}.png", "images/a{}", "a{}.png", "a{}", "# {}\na{}"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_lists_are_the_split_if_the_reader_of_splits_takes_them(line: str, suffix: str, tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    write_lists(tmp_path, line, suffix=suffix)
+    guess, _ = guessed(tmp_path)
+    [domain] = guess.domains.values()
+    assert (domain.choices, domain.unused_lists) == ([], [])
+    found = opened(tmp_path)
+    assert [key[-2:] for key in found.test.keys] == ["06", "07", "08", "09"]
+    assert len(found.train) == 6
+
+
+def test_lists_of_json_keys_are_the_split(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    for part, numbers in (("train", range(6)), ("test", range(6, COUNT))):
+        (tmp_path / f"{part}.json").write_text(json.dumps({f"a{index:02}.png": [1, 2] for index in numbers}))
+    assert (len(opened(tmp_path).train), len(opened(tmp_path).test)) == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "suffix", "shown"),
+    [
+        ("images/a{}.png masks/a{}.png", ".txt", "'images/a00.png masks/a00.png' does not"),
+        ("a{}.png,leaf", ".csv", "'a00.png,leaf' does not"),
+        ("/home/me/images/a{}.png", ".txt", "'/home/me/images/a00.png' does not"),
+    ],
+)
+def test_lists_that_are_not_taken_are_named_and_the_split_is_to_be_chosen(
+    line: str, suffix: str, shown: str, tmp_path: Path
+) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    write_lists(tmp_path, line, suffix=suffix)
+    guess, _ = guessed(tmp_path)
+    [domain] = guess.domains.values()
+    assert domain.unused_lists == [f"test{suffix}", f"train{suffix}"]
+    assert {text.partition(" ")[0] for text, _ in domain.choices} == {"split"}
+    said = said_of(tmp_path)
+    assert f"train{suffix} (0 of its 6 lines name one image each; {shown})" in said
+    chosen = f'split = {{ kind = "lists", train = "train{suffix}", test = "test{suffix}" }}'
+    assert f"# {chosen}" in (tmp_path / "mine.toml").read_text()
+    write_lists(tmp_path, "a{}", suffix=suffix)  # what the comment asks for
+    text = (tmp_path / "mine.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace(f"# {chosen}", chosen))
+    assert len(open_domain(load_stream(str(tmp_path / "mine.toml")).cards[0]).test) == 4
+
+
+def test_a_list_without_the_other_part_is_named(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    (tmp_path / "test.txt").write_text("a01\na02\n")
+    guess, _ = guessed(tmp_path)
+    assert guess.undecided
+    assert "not used: test.txt (no list of the other part can be used)." in said_of(tmp_path)
+
+
+def test_lists_beside_another_split_are_named(tmp_path: Path) -> None:
+    for part, first, count in (("train", 0, 7), ("test", 7, 3)):
+        pairs(tmp_path, f"{part}/images/a{{}}.png", f"{part}/masks/a{{}}.png", first=first, count=count)
+    write_lists(tmp_path, "a{}", train="train_names", test="val")
+    guess, _ = guessed(tmp_path)
+    assert not guess.undecided
+    assert "train_names.txt (something else is the split)" in said_of(tmp_path)
+
+
+def test_a_second_list_of_a_part_is_named(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    write_lists(tmp_path, "a{}")
+    (tmp_path / "val.txt").write_text("a05\n")
+    guess, _ = guessed(tmp_path)
+    assert not guess.undecided
+    assert "not used: val.txt (the split is that of train.txt)." in said_of(tmp_path)
+
+
+def test_lists_beside_the_folder_of_a_domain_are_named(tmp_path: Path) -> None:
+    pairs(tmp_path, "kvasir/images/a{}.png", "kvasir/masks/a{}.png")
+    write_lists(tmp_path, "a{}")
+    guess, _ = guessed(tmp_path)
+    assert list(guess.left_out) == ["test.txt", "train.txt"]
+    assert "train.txt is not a domain: it is called like a list of a split" in said_of(tmp_path)
+
+
+def test_annotations_of_images_are_not_lists(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/train_{}.png", "masks/train_{}.png")
+    for index in range(COUNT):
+        (tmp_path / f"images/train_{index:02}.txt").write_text("a note on one image\n")
+    guess, _ = guessed(tmp_path)
+    assert [domain.unused_lists for domain in guess.domains.values()] == [[]]
 
 
 def test_several_masks_of_one_image_are_joined(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 
 
-def split(images: int, *, samples: int = 1) -> Split:
-    """A split with several samples of each image, whose pixels say which one they are."""
+def split(images: int, *, samples: int = 1, groups: tuple[str, ...] = ("",)) -> Split:
+    """A split with several samples of each image, whose pixels say which one they are; groups go round the images."""
     entries, pictures, masks = [], [], []
     for number in range(images * samples):
-        entries.append(Entry(f"s{number}", f"image {number // samples}", f"mask {number}"))
+        image = number // samples
+        entries.append(Entry(f"s{number}", f"image {image}", f"mask {number}", group=groups[image % len(groups)]))
         pictures.append(torch.full((3, 8, 8), number, dtype=torch.uint8))
         mask = torch.zeros(8, 8, dtype=torch.bool)
         mask[number % 8] = True
@@ -61,3 +62,50 @@ def test_which_images_are_held_out_does_not_depend_on_their_order() -> None:
 def test_one_image_cannot_be_divided() -> None:
     with pytest.raises(CosamError, match=r"of 'made' has 1 image, so none can be held out.*Add images"):
         hold_out(split(1, samples=3))
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.1, ["s5", "s15"]), (0.25, ["s5", "s8", "s10", "s15"])])
+def test_images_without_a_group_are_those_that_earlier_versions_held_out(share: float, held: list[str]) -> None:
+    assert list(hold_out(split(16), share=share)[1].keys) == held
+
+
+def groups_in(part: Split) -> list[str]:
+    return sorted({entry.group for entry in part.manifest.entries})
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.1, 1), (0.25, 1), (0.3, 2), (0.5, 2), (0.9, 3)])
+def test_whole_groups_are_held_out_until_there_are_enough_images(share: float, held: int) -> None:
+    whole = split(16, samples=2, groups=("p0", "p1", "p2", "p3"))
+    kept, out = hold_out(whole, share=share)
+    assert (len(groups_in(out)), len(out)) == (held, held * 4 * 2)
+    assert sorted(groups_in(kept) + groups_in(out)) == ["p0", "p1", "p2", "p3"]
+    assert sorted((*kept.keys, *out.keys)) == sorted(whole.keys)
+
+
+def test_groups_that_share_an_image_are_held_out_together() -> None:
+    whole = split(16, groups=("p0", "p1", "p2", "p3"))
+    for first, second in (("p0", "p1"), ("p1", "p2"), ("p2", "p3"), ("p0", "p3")):
+        twins = (Entry("a", "twin", "mask a", group=first), Entry("b", "twin", "mask b", group=second))
+        manifest = Manifest((*whole.manifest.entries, *twins), "rule")
+        parts = hold_out(Split("made", part="train", manifest=manifest, source=Pixels()), share=0.5)
+        assert sorted(part.keys[-2:] == ("a", "b") for part in parts) == [False, True]
+        assert not set(groups_in(parts[0])) & set(groups_in(parts[1]))
+
+
+def test_images_without_foreground_of_a_group_that_is_held_out_are_not_trained_on() -> None:
+    whole = split(8, groups=("p0", "p1"))
+    empty = tuple(Entry(f"e{one}", f"empty {one}", "none", is_empty=True, group=one) for one in ("p0", "p1", ""))
+    manifest = Manifest((*whole.manifest.entries, *empty), "rule")
+    kept, out = hold_out(Split("made", part="train", manifest=manifest, source=Pixels()))
+    [group] = set(groups_in(kept)) - {""}
+    assert list(kept.keys[-2:]) == [f"e{group}", "e"]
+    assert (len(out), groups_in(out)) == (4, ["p1" if group == "p0" else "p0"])
+
+
+def test_one_group_cannot_be_divided() -> None:
+    with pytest.raises(CosamError, match=r"of 'made' has 4 images of one group, .*Add images of another group"):
+        hold_out(split(4, groups=("p0",)))
+
+
+def test_a_group_leaves_the_digest_of_a_split_as_it_is() -> None:
+    assert split(4, groups=("p0", "p1")).digest == split(4).digest

@@ -15,6 +15,7 @@ from PIL import Image
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.acquire.check import check_domain
 from cosam_bench.data.cards import Card
+from cosam_bench.data.held_out import hold_out
 from cosam_bench.data.image_files import components
 from cosam_bench.data.image_groups import GroupPattern
 from cosam_bench.data.opening import open_domain
@@ -389,6 +390,22 @@ def test_other_patterns_of_groups_are_refused(pattern: str) -> None:
 )
 def test_the_group_of_an_image(pattern: str, key: str, group: str | None) -> None:
     assert GroupPattern(pattern).of(key) == group
+
+
+@pytest.mark.parametrize("samples", ["union", "component"])
+def test_samples_know_the_group_of_their_image(samples: str, tmp_path: Path) -> None:
+    leaf_files(tmp_path, count=6)
+    for number in range(6):
+        for folder in ("images", "masks"):
+            (tmp_path / folder / f"{number}.png").rename(tmp_path / folder / f"p{number // 2}_{number}.png")
+    split = {"kind": "folders", "train": "images/p[01]_*.png", "test": "images/p2_*.png"}
+    whole, plain = (open_domain(card(tmp_path, split=split, samples=samples, group=one)) for one in ("{group}_*", ""))
+    for entry in whole.train.manifest.entries:
+        assert entry.group == entry.key.removeprefix("images/")[:2]
+    assert whole.digest == plain.digest
+    kept, out = hold_out(whole.train)
+    assert len(kept) == len(out) == len(whole.train) / 2
+    assert {entry.group for entry in kept.manifest.entries} != {entry.group for entry in out.manifest.entries}
 
 
 def test_a_check_reports_groups_in_both_parts_of_a_fixed_split(tmp_path: Path) -> None:

@@ -113,6 +113,12 @@ def test_every_setting_of_the_run_is_tried_or_an_axis() -> None:
     assert tried | {"seed", "order", "device"} == set(RUN_KEYS)
 
 
+def test_isolated_runs_have_keys_of_their_own(protocol: Path) -> None:
+    default, in_process, isolated = (planned(protocol, "ties", isolated=one).tasks for one in (None, False, True))
+    assert default.keys() == in_process.keys()
+    assert [isolated[key].kind for key in isolated.keys() - default.keys()] == ["run"]
+
+
 def write_experts(folder: Path, *, value: float = 1.0) -> None:
     folder.mkdir(exist_ok=True)
     for domain in QUICK_DOMAINS:

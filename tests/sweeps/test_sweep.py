@@ -22,6 +22,7 @@ from typer.testing import Result
 import cosam_bench as cb
 from cosam_bench.sweeps.engines import Outcome, Perform
 from cosam_bench.sweeps.grid import Grid
+from cosam_bench.sweeps.status import StatusReader
 from cosam_bench.sweeps.sweep import SweepResult, sweep
 
 pytest.importorskip("joblib")
@@ -137,6 +138,26 @@ def test_what_is_removed_is_done_again_only_if_a_run_needs_it(swept: Swept, tmp_
     assert missing(nothing) == {"frozen row": 0, "expert": 0, "run": 0}
     (nothing.records[0].folder / "run.json").unlink()
     assert missing(sweep(grid, results=folder, dry_run=True)) == {"frozen row": 0, "expert": 3, "run": 1}
+
+
+def test_an_isolated_sweep_measures_again_what_was_not_isolated(swept: Swept, tmp_path: Path) -> None:
+    (tmp_path / "last.py").write_text(BROKEN.replace("if step == 2", "if step > 9"))
+    open_grid = swept.grid.model_copy(update={"methods": (str(tmp_path / "last.py"),), "orders": 1})
+    grid, results = open_grid.model_copy(update={"isolated": None}), tmp_path / "results"
+
+    def left(one: Grid) -> int:
+        return missing(sweep(one, results=results, dry_run=True))["run"]
+
+    [in_process] = sweep(open_grid, results=results, engine=AT_ONCE).records
+    assert not in_process.info.isolated
+    assert left(grid) == 1
+    [isolated] = sweep(grid, results=results, engine=AT_ONCE).records
+    assert isolated.info.isolated
+    assert isolated.folder == in_process.folder
+    assert (left(grid), left(open_grid)) == (0, 0)
+    cb.run(tmp_path / "last.py", protocol=grid.protocol, results=results, isolated=False, fresh=True)
+    assert left(grid) == 1
+    assert StatusReader(results).read().counts["run"] == {"waiting": 1}
 
 
 @pytest.mark.long

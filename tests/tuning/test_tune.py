@@ -17,10 +17,11 @@ from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data import opening
 from cosam_bench.data.held_out import hold_out
+from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.protocol import resolve_run
-from cosam_bench.experiments.run_data import Validation
+from cosam_bench.experiments.run_data import Validation, open_run_data
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.experiments.tuned_file import read_tuned
 from cosam_bench.tuning.tune import HELD_OUT_SHARE, Tuned
@@ -225,6 +226,26 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(protocol: Path, resu
         cb.tune(file, trials=1, settings={"method.mood": "bad"}, out=tmp_path / "bad", **options)
 
 
+def test_isolated_trials_do_not_take_those_in_process_for_their_own(
+    protocol: Path, results: Path, tmp_path: Path
+) -> None:
+    file, scored = write_picky(tmp_path), []
+    from cosam_bench.tuning import tune as module
+
+    real = module.last_scores
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "last_scores", lambda *args, **keys: scored.append(args[0].is_isolated) or real(*args, **keys)
+        )
+        options: dict[str, Any] = {"trials": 1, "protocol": protocol, "results": results, "domains": "pill"}
+        (in_process,) = cb.tune(file, isolated=False, **options)
+        with pytest.raises(CosamError, match=r"tuned under other conditions: .*isolation"):
+            cb.tune(file, **options)
+        (isolated,) = cb.tune(file, out=tmp_path / "isolated", **options)
+    assert scored == [False, True]
+    assert isolated.default_score == in_process.default_score
+
+
 def folder_stream(folder: Path) -> Path:
     generator = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -249,6 +270,41 @@ split = { kind = "folders", train = "train/images/*.png", test = "test/images/*.
 """
     )
     return file
+
+
+def patients(folder: Path, *, count: int, split: str) -> Path:
+    """A stream of so many patients with four slices each."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[4:20, 6:20] = 255
+    for name in (f"p{patient}_{number}" for patient in range(count) for number in range(4)):
+        pixels = np.random.default_rng(int(name[1:].replace("_", ""))).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        for kind, picture in (("images", pixels), ("masks", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / kind / f"{name}.png")
+    file = folder / "stream.toml"
+    file.write_text(f'name = "slices"\n[[domain]]\nname = "lung"\nroot = "."\ngroup = "{{group}}_*"\nsplit = {split}\n')
+    return file
+
+
+@pytest.mark.parametrize(
+    "split",
+    ['{ kind = "ratio", test = 0.2 }', '{ kind = "folders", test = "images/p0_*.png", train = "images/p[1-9]_*.png" }'],
+)
+def test_the_images_of_a_group_are_not_divided(split: str, protocol: Path, tmp_path: Path) -> None:
+    stream = patients(tmp_path, count=5, split=split)
+    base = resolve_run(method="opcm", protocol=str(protocol), overrides=(f"stream={str(stream)!r}",))
+    tuned = open_run_data(base, load_stream(str(stream)), validation=Validation(HELD_OUT_SHARE)).domains[0]
+    scaled = open_run_data(base.model_copy(update={"scales": (0.5, 1.0)}), load_stream(str(stream)))
+    for kept, out in ((tuned.train, tuned.test), (scaled.domains[0].train, scaled.held_out["lung"])):
+        trained, held = ({key.partition("_")[0] for key in part.keys} for part in (kept, out))
+        assert (len(trained), len(held), len(kept), len(out)) == (3, 1, 12, 4)
+        assert not trained & held
+
+
+def test_a_training_part_of_one_group_is_refused(protocol: Path, tmp_path: Path) -> None:
+    stream = patients(tmp_path, count=2, split='{ kind = "ratio", test = 0.2 }')
+    with pytest.raises(CosamError, match="The training part of 'lung' has 4 images of one group"):
+        cb.tune("ties", trials=1, protocol=protocol, stream=stream, results=tmp_path / "results")
 
 
 def test_files_of_test_images_may_be_rubbish(protocol: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ candidates: cards that may fit a folder
 annotation_files: COCO's, labelme's and YOLO's files
 image_headers: sizes, orientations and depths of images
 toml_text: values and comments of TOML
+list_files: lists of training and test images
 mask_choice: which pixels of masks are foreground
 domain_guess: one domain
 stream_guess: all domains of a folder, and the file

@@ -23,8 +23,8 @@ from cosam_bench.data.guessing.annotation_files import (
 )
 from cosam_bench.data.guessing.candidates import Candidate, best_candidate, mask_candidates
 from cosam_bench.data.guessing.folder_listing import FolderListing
-from cosam_bench.data.guessing.folder_words import Division, division_of
 from cosam_bench.data.guessing.image_headers import ImageHeaders, read_headers
+from cosam_bench.data.guessing.list_files import find_lists
 from cosam_bench.data.guessing.mask_choice import choose_foreground
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.image_files import read_bytes, too_dark
@@ -34,7 +34,6 @@ from cosam_bench.data.pairing import Pair
 SHOWN = 3
 ONE_IMAGE = "One image with a mask cannot be divided into training and test; add images"
 _TEST_ONLY = 'split = { kind = "ratio", test = 1.0 }'
-_LISTED = 0.9  # of the lines of a list must name images
 _KINDS = {
     "masks": "a mask image",
     "labelme": "a labelme file",
@@ -53,6 +52,7 @@ class DomainGuess:
         seen: what was found, a comment each.
         choices: for each thing that somebody must choose, the lines of TOML to choose from with their meanings.
         offers: lines of TOML that may be added, with their meanings.
+        unused_lists: files that are called like lists of a split, and are not used.
         fault: why the domain could not be guessed.
         images: number of images.
         pairs: number of images with a mask.
@@ -63,6 +63,7 @@ class DomainGuess:
     seen: list[str] = field(default_factory=list)
     choices: list[tuple[str, str]] = field(default_factory=list)
     offers: list[tuple[str, str]] = field(default_factory=list)
+    unused_lists: list[str] = field(default_factory=list)
     fault: str = ""
     images: int = 0
     pairs: int = 0
@@ -93,7 +94,7 @@ def guess_domain(listing: FolderListing) -> DomainGuess:
     guess.seen.append(f"{guess.images} {_images(guess.images)}, {headers.described()}. {_pairing_in_words(best, root)}")
     guess.seen += [*best.notes, *found.damaged[:SHOWN], *headers.faults[:SHOWN]]
     _add_unpaired(guess, best, root)
-    _add_lists(guess, listing, best)
+    _add_lists(guess, listing, best, found)
     if guess.cannot_be_divided:
         guess.seen.append(f"{ONE_IMAGE}.")
         guess.offers.append((_TEST_ONLY, "if the domain is only tested; list its name in retention above"))
@@ -167,28 +168,27 @@ def _numbers(name: str) -> tuple[int, ...] | str:
     return tuple(int(digits) for digits in re.findall(r"[0-9]{1,18}", Path(name).stem)) or name
 
 
-def _add_lists(guess: DomainGuess, listing: FolderListing, best: Candidate) -> None:
-    """Take lists of names, such as train.txt and test.txt, as the split."""
-    if "split" in guess.keys:
+def _add_lists(guess: DomainGuess, listing: FolderListing, best: Candidate, found: AnnotationFiles) -> None:
+    """Take lists of names, such as train.txt and test.txt, as the split, and name those that are not taken."""
+    has_split = "split" in guess.keys
+    annotations = {*found.yolo, *found.boxes, *found.labelme, *(file.path for file in found.coco)}
+    lists = find_lists(listing, best.pairing.pairs, annotations=annotations, has_split=has_split)
+    if lists.train and lists.test:
+        train, test = lists.train.name, lists.test.name
+        guess.keys["split"] = {"kind": "lists", "train": train, "test": test}
+        guess.seen.append(f"The split is that of {train} and {test}; images in neither list are left out.")
+    if not lists.unused:
         return
-    known = {name for pair in best.pairing.pairs for name in (pair.key, pair.image.name, pair.image.stem)}
-    lists: dict[Division, str] = {}
-    for path in listing.paths(".txt"):
-        part = division_of(path.stem)
-        lines = _lines(path) if part and part not in lists else []
-        if part and lines and sum(line in known for line in lines) >= _LISTED * len(lines):
-            lists[part] = relative(path, listing.root)
-    test = lists.get("test") or lists.get("validation")
-    if "train" in lists and test:
-        guess.keys["split"] = {"kind": "lists", "train": lists["train"], "test": test}
-        guess.seen.append(f"The split is that of {lists['train']} and {test}; images in neither list are left out.")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        return []
+    guess.unused_lists += [one.name for one in lists.unused]
+    guess.seen.append(f"Called like lists of a split, but not used: {lists.reasons(has_split=has_split)}.")
+    if "split" not in guess.keys:
+        by_part = {one.part: one.name for one in reversed(lists.unused)}
+        test = by_part.get("test") or by_part.get("validation", "test.txt")
+        split = {"kind": "lists", "train": by_part.get("train", "train.txt"), "test": test}
+        guess.choices += [
+            (toml_line("split", split), "once each line of both files names one image"),
+            (toml_line("split", {"kind": "ratio", "test": 0.2}), "if no images are published for testing"),
+        ]
 
 
 def _add_masks(guess: DomainGuess, pairs: Sequence[Pair], headers: ImageHeaders) -> None:

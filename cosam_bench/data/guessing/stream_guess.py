@@ -16,10 +16,12 @@ from cosam_bench.data.guessing.annotation_files import is_coco
 from cosam_bench.data.guessing.domain_guess import DomainGuess, guess_domain
 from cosam_bench.data.guessing.file_groups import case_parents
 from cosam_bench.data.guessing.folder_listing import FolderListing, list_folder
-from cosam_bench.data.guessing.folder_words import folder_role, is_division, role_of
+from cosam_bench.data.guessing.folder_words import division_of, folder_role, is_division, role_of
+from cosam_bench.data.guessing.list_files import SUFFIXES as LIST_SUFFIXES
 from cosam_bench.data.guessing.toml_text import comment, toml_line
 from cosam_bench.data.streams import load_stream
 
+_BESIDE = "it is called like a list of a split; if it is one, move it into its domain's folder, and run data init again"
 _NAME = re.compile(r"[^a-z0-9_.-]+")
 
 
@@ -30,7 +32,7 @@ class StreamGuess:
     Attributes:
         name: of the stream.
         domains: by their names, in alphabetical order.
-        left_out: folders that are no domain, each with the reason.
+        left_out: folders that are no domain, and lists of a split beside them, each with the reason.
     """
 
     name: str
@@ -74,7 +76,15 @@ def guess_stream(folder: Path) -> StreamGuess:
     if not domains:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
         raise CosamError(f"No masks were found in {folder}. {reasons}. See docs/your-data.md for what is recognised.")
+    if "" not in parts:
+        left_out |= dict.fromkeys(_lists_beside(listing), _BESIDE)
     return StreamGuess(_free_name(root.name, {}), domains, left_out)
+
+
+def _lists_beside(listing: FolderListing) -> list[str]:
+    """Files beside the folders of domains that are called like lists of a split."""
+    names = [name for name in listing.files.get((), []) if name.lower().endswith(LIST_SUFFIXES)]
+    return [name for name in names if division_of(Path(name).stem)]
 
 
 def _unwrapped(listing: FolderListing) -> FolderListing:

@@ -74,6 +74,17 @@ def test_one_image_that_is_divided_already_is_not_too_few(cli: Callable[..., Res
     assert "cannot be divided" not in Path("mine/stream.toml").read_text()
 
 
+def test_lists_that_are_not_taken_are_told(cli: Callable[..., Result], data: Path) -> None:
+    write_pairs(Path("mine"))
+    for part, numbers in (("train", range(4)), ("test", range(4, 6))):
+        Path(f"mine/{part}.txt").write_text("".join(f"images/{one}.png masks/{one}.png\n" for one in numbers))
+    result = cli("init", "mine")
+    assert "mine: 6 images, 6 with masks; choose split" in result.stdout
+    told = " ".join(result.stderr.split())
+    assert "mine: test.txt, train.txt look like lists of a split, and are not used; mine/stream.toml says why." in told
+    assert "choose for mine, where the comments say so." in told
+
+
 def test_init_asks_and_check_repeats_the_question(cli: Callable[..., Result], data: Path) -> None:
     write_pairs(Path("mine"), level=250)
     result = cli("init", "mine", "--out", "new/mine.toml")
