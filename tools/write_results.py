@@ -14,7 +14,7 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from scipy.stats import rankdata, spearmanr
@@ -22,23 +22,25 @@ from scipy.stats import rankdata, spearmanr
 from benchmarks import ablations, pages
 from benchmarks.pages import DASH, NO_BREAK, markdown, with_deviation
 from cosam_bench.core.files import write_atomically
-from cosam_bench.data.orders import STREAM_ORDER
+from cosam_bench.data.orders import REVERSE_ORDER, STREAM_ORDER
 from cosam_bench.method.registry import load_method
 from cosam_bench.results.leaderboard_formats import csv_text
 from cosam_bench.results.records import Record, record_folder
 from cosam_bench.results.results_folder import find_records, read_leaderboard
-from cosam_bench.results.selection import Selection, has_own_order
+from cosam_bench.results.selection import Selection
 from cosam_bench.results.verification import REQUIRED
 from tools.independent_images import independent_last
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
 RECORDS = REFERENCE / "open"
+VARIANTS = REFERENCE / "variants"
 PAIRS = "open-pairs"
 PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.md", "docs/trm.md")
 # Beside each method's defaults, the settings that have a row of their own.
 FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}, "dop": {"solver": "closed"}}
 Row = Mapping[str, str]
+Runs = Mapping[str, Mapping[str, Record]]
 
 _SHOWN = {"last": "Last", "avg": "Avg", "ff": "FF", "plasticity": "plasticity lost", "retention": "retention"}
 
@@ -60,11 +62,12 @@ def main() -> None:
 
 
 def keep_records(folder: Path) -> None:
-    """Copy the four files of each complete record of the pairs to those that belong to the repository."""
+    """Copy the files of each complete record of the pairs into the repository; other settings' records stand apart."""
     for record in find_records(folder)[0]:
         if record.info.protocol != PAIRS or record.status != "complete":
             continue
-        kept = record_folder(RECORDS, protocol=PAIRS, method=record.info.method, digest=record.folder.name)
+        place = RECORDS if is_shown(record.method, json.dumps(record.settings)) else VARIANTS
+        kept = record_folder(place, protocol=PAIRS, method=record.info.method, digest=record.folder.name)
         kept.mkdir(parents=True, exist_ok=True)
         for name in (*REQUIRED, "run.json"):
             shutil.copyfile(record.folder / name, kept / name)
@@ -88,7 +91,7 @@ def mini_board(folder: Path) -> str:
 
 
 def is_shown(method: str, settings: str) -> bool:
-    """Whether a row of ``mini`` has the method's defaults or those of ``FURTHER_ROWS``."""
+    """Whether a run has its method's defaults or the settings of ``FURTHER_ROWS``."""
     kind = load_method(method).Settings
     wanted = [{}, *([FURTHER_ROWS[method]] if method in FURTHER_ROWS else [])]
     return kind.model_validate_json(settings) in [kind.model_validate(each) for each in wanted]
@@ -162,6 +165,22 @@ def ablation_table(name: str) -> str:
     return ablations.table(ablations.read(REFERENCE / f"{name}.csv"))
 
 
+def trm_runs() -> dict[str, Record]:
+    """The runs of ``open-pairs`` that show what TRM's search is worth there, by their names in the ablation."""
+    chosen = Selection(seeds=(range(1),), orders=(STREAM_ORDER,))
+    records = [one for folder in (RECORDS, VARIANTS) for one in chosen.of(find_records(folder)[0])]
+    wanted = {name: ablations.TRM[name] for name in ("default", "midpoint", "`coma`")}
+    return {
+        name: next(one for one in records if one.method == method and _is_set(one, settings))
+        for name, (method, settings) in wanted.items()
+    }
+
+
+def trm_table() -> str:
+    """TRM's default and its midpoint beside ``coma`` on real pairs."""
+    return ablations.table([ablations.row(name, ablations.TRM[name], [one]) for name, one in trm_runs().items()])
+
+
 def scale_table(name: str) -> str:
     """Last of each merge at several lengths, the best in bold, and at the lengths that held-out images chose."""
     rows = rows_of(name)
@@ -176,31 +195,40 @@ def scale_table(name: str) -> str:
     return markdown([["method", *heads, "current", "seen"], *lines])
 
 
-def repeats() -> dict[str, dict[str, Record]]:
-    """The kept records of the pairs with default settings: by seed and order, such as ``seed 1``, and by method.
+def seeds() -> Runs:
+    """The kept runs in the stream's order of methods that have several: by seed and method."""
+    kept = sorted(_default_runs(Selection(orders=(STREAM_ORDER,))), key=lambda one: one.seed)
+    return _repeated((f"seed {one.seed}", one) for one in kept)
 
-    Only methods that were measured with several seeds or orders.
-    """
-    records = [one for one in find_records(RECORDS)[0] if _has_defaults(one)]
-    own = {one.order for one in records if has_own_order(one.info)}
+
+def orders() -> Runs:
+    """The kept runs with the first seed of methods that have both orders: by order and method."""
+    names = {STREAM_ORDER: "stream's order", REVERSE_ORDER: "reversed"}
+    return _repeated(
+        (name, one)
+        for order, name in names.items()
+        for one in _default_runs(Selection(seeds=(range(1),), orders=(order,)))
+    )
+
+
+def _repeated(named: Iterable[tuple[str, Record]]) -> Runs:
+    """Each run's records by method, without methods that have one run."""
     found: dict[str, dict[str, Record]] = {}
-    for one in sorted(records, key=lambda one: (one.order not in own, one.seed)):
-        if one.order in own or one.order[::-1] in own:
-            found.setdefault(f"seed {one.seed}{'' if one.order in own else ', reversed'}", {})[one.method] = one
+    for name, one in named:
+        found.setdefault(name, {})[one.method] = one
     times = Counter(method for by_method in found.values() for method in by_method)
     return {run: {name: one for name, one in rows.items() if times[name] > 1} for run, rows in found.items()}
 
 
-def repeats_table() -> str:
-    """Last and retention of each method in each of its runs, by Last in the first."""
-    runs = repeats()
+def repeats_table(runs: Runs, *figures: str) -> str:
+    """Figures of each method in each of its runs, by Last in the first."""
     first = next(iter(runs.values()))
     lines = []
     for name in sorted(first, key=lambda name: -iou(first[name], "last")):
         records = [rows.get(name) for rows in runs.values()]
-        pairs = [(record, key) for key in ("last", "retention") for record in records]
+        pairs = [(record, key) for key in figures for record in records]
         lines.append([f"`{name}`", *(DASH if record is None else f"{iou(record, key):.3f}" for record, key in pairs)])
-    return markdown([["method", *(f"{_SHOWN[key]}, {run}" for key in ("last", "retention") for run in runs)], *lines])
+    return markdown([["method", *(f"{_SHOWN[key]}, {run}" for key in figures for run in runs)], *lines])
 
 
 def iou(record: Record, figure: str) -> float:
@@ -252,9 +280,15 @@ def _common_rows() -> list[tuple[Row, Row]]:
     return [(row, drawn[label(row)]) for row in rows_of("open") if label(row) in drawn]
 
 
-def _has_defaults(record: Record) -> bool:
+def _default_runs(selection: Selection) -> list[Record]:
+    """The kept records that are chosen and have their method's default settings."""
+    return [one for one in selection.of(find_records(RECORDS)[0]) if _is_set(one, {})]
+
+
+def _is_set(record: Record, changed: Mapping[str, object]) -> bool:
+    """Whether a record has its method's default settings but for those that are named."""
     kind = load_method(record.method).Settings
-    return kind.model_validate(record.settings) == kind()
+    return kind.model_validate(record.settings) == kind.model_validate(changed)
 
 
 def _seconds(row: Row) -> str:
@@ -281,7 +315,8 @@ def _interval(row: Row) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "mini": lambda: figures_table("mini"),
     "open": lambda: interval_table("open"),
-    "repeats": repeats_table,
+    "seeds": lambda: repeats_table(seeds(), "last", "retention"),
+    "orders": lambda: repeats_table(orders(), "last", "ff"),
     "independent": independent_table,
     "readme": readme_table,
     "agreement": agreement_table,
@@ -290,6 +325,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scales": lambda: scale_table("scales-mini"),
     "scales-open": lambda: scale_table("scales-open"),
     "trm": lambda: ablation_table("trm-ablation"),
+    "trm-open": trm_table,
 }
 
 

@@ -23,7 +23,7 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import find_records
 from tools.independent_images import SHARED, independent_last
 from tools.write_manifests import RULES
-from tools.write_results import REFERENCE, correlation, first_runs, iou, label, repeats, rows_of
+from tools.write_results import REFERENCE, correlation, first_runs, iou, label, orders, rows_of, seeds, trm_runs
 
 PAGE = " ".join(text_of("docs/open-results.md").split())
 README = " ".join(text_of("README.md").split())
@@ -156,9 +156,25 @@ def test_what_is_said_of_trm() -> None:
     assert said in PAGE
     assert figure("trm", "ff") > figure("coma", "ff")
     assert figure("trm", "merge_seconds") == max(figure(name, "merge_seconds") for name in ROWS)
-    numbers = [f"{figure(name, key):.3f}" for key in ("last", "ff") for name in ("trm", "coma")]
+
+
+def test_what_is_said_of_the_search_of_trm() -> None:
     page = " ".join(text_of("docs/trm.md").split())
-    assert f"it is behind, too: {numbers[0]} and {numbers[1]}, with FF {numbers[2]} and {numbers[3]}" in page
+    default, midpoint, coma = trm_runs().values()
+    assert (default, coma) == (record("trm"), record("coma"))
+
+    def between(first: Record, second: Record, name: str) -> str:
+        found = cb.compare(first, second, figure=name).difference
+        assert found.low > 0
+        return f"{found.estimate:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+    assert f"scores {between(midpoint, default, 'last')} more than the default" in page
+    assert f"forgets {between(default, midpoint, 'ff')} less. `coma`" in page
+    assert between(coma, default, "last") and figure("coma", "ff") < figure("trm", "ff")
+    assert f"the midpoint forgets {between(coma, midpoint, 'ff')} less than `coma`" in page
+    level = cb.compare(midpoint, coma, figure="last").difference
+    assert level.low < 0 < level.high
+    assert sum(midpoint.cost.merge_seconds) < 2
 
 
 def test_which_records_name_their_commit() -> None:
@@ -171,7 +187,7 @@ def test_which_records_name_their_commit() -> None:
 
 
 def test_what_is_said_of_another_seed() -> None:
-    runs = repeats()
+    runs = seeds()
     assert list(runs) == ["seed 0", "seed 1"]
     first, second = runs.values()
     assert [name for name in second if first[name].info.rule != second[name].info.rule] == ["opcm"]
@@ -199,6 +215,31 @@ def test_what_is_said_of_another_seed() -> None:
     before = {name: frozen - iou(first[name], "retention") for name in second}
     assert f"`finetune` loses {before.pop('finetune'):.3f} and {lost.pop('finetune'):.3f}" in PAGE
     assert max(*lost.values(), *before.values()) < 0.001
+
+
+def test_what_is_said_of_another_order() -> None:
+    first, second = orders().values()
+    assert set(second) >= {"regmean", "regcl", "opcm"}
+    for name, one in second.items():
+        assert first[name].order == one.order[::-1]
+        moved = iou(first[name], "last") - iou(one, "last")
+        assert (moved == 0) != load_method(name).card.order_dependent, name
+    found = iou(first["opcm"], "last") - iou(second["opcm"], "last")
+    assert [name for name in second if load_method(name).card.order_dependent] == ["opcm"]
+    assert f"{found:.3f} lower for `opcm`, which does" in PAGE
+    assert f"in reverse `opcm` forgets {iou(second['opcm'], 'ff'):.3f}" in PAGE
+    assert iou(first["opcm"], "ff") < 0
+    roads = [_learned_and_last(one["opcm"], "camvid_road@pairs") for one in (first, second)]
+    assert f"`opcm` scores {roads[0][0]:.2f} on them right after learning and {roads[0][1]:.2f} at the end" in PAGE
+    assert f"it scores {roads[1][0]:.2f} and {roads[1][1]:.2f}" in PAGE
+    places = [one["opcm"].order.index("camvid_road@pairs") + 1 for one in (first, second)]
+    assert places == [6, 3], "they are said to come sixth and third"
+
+
+def _learned_and_last(one: Record, domain: str) -> tuple[float, float]:
+    """The score on a domain right after it was learned, and after all."""
+    matrix, column = one.score_matrix("iou"), one.order.index(domain)
+    return float(matrix.values[column + 1, column]), float(matrix.values[-1, column])
 
 
 def test_what_is_said_of_retention() -> None:

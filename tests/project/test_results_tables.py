@@ -39,12 +39,14 @@ def test_a_row_without_deviation_or_value() -> None:
 
 
 def test_only_complete_records_of_the_pairs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, results = tmp_path / "kept", tmp_path / "results"
+    kept, variants, results = tmp_path / "kept", tmp_path / "variants", tmp_path / "results"
     monkeypatch.setattr(write_results, "RECORDS", kept)
+    monkeypatch.setattr(write_results, "VARIANTS", variants)
     for name, changes in {
         "a": {"protocol": "open-pairs"},
         "b": {"protocol": "open-pairs", "status": "running"},
         "c": {},
+        "d": {"protocol": "open-pairs", "settings": {"ridge": 0.5}},
     }.items():
         folder = results / "any" / "regcl" / name
         shutil.copytree(MINI, folder)
@@ -52,9 +54,10 @@ def test_only_complete_records_of_the_pairs_are_kept(tmp_path: Path, monkeypatch
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         (folder / "run.json").write_text(json.dumps(info | changes), encoding="utf-8")
     keep_records(results)
-    files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     names = ("config.toml", "matrix.csv", "run.json", "scores.csv")
-    assert files == {f"open-pairs/regcl/a/{name}" for name in names}
+    for folder, run in ((kept, "a"), (variants, "d")):
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert files == {f"open-pairs/regcl/{run}/{name}" for name in names}
 
 
 def test_best_first() -> None:

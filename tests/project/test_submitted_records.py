@@ -19,7 +19,7 @@ REFERENCE = ROOT / "results" / "reference"
 SCHEMA = ROOT / "docs" / "schemas" / "run.schema.json"
 MOST_BYTES = 2_000_000  # cosam's nine columns of 952 images make 1.2 MB
 
-FOLDERS = (REFERENCE / "records", REFERENCE / "open")
+FOLDERS = (REFERENCE / "records", REFERENCE / "open", REFERENCE / "variants")
 RECORDS = [path.parent for results in FOLDERS for path in run_files(results)]
 
 
