@@ -4,6 +4,7 @@ Modules, bottom to top:
 
 isolated_methods: which methods run in processes of their own
 tuned_file: settings that were tuned, as a file
+overrides: settings as KEY=VALUE
 protocol: a protocol and the settings of one run
 own_protocol: the protocol of a stream of one's own
 options: the options of a run as settings

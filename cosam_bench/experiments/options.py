@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import parse_toml
 from cosam_bench.data.orders import domain_order, recorded_order
+from cosam_bench.experiments.overrides import override_path
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """The factors of the served update that ``--scales`` stands for, about a square root of two apart."""
+
+_KEYS = {
+    "stream": "stream",
+    "model": "model.name",
+    "checkpoint": "model.checkpoint",
+    "seed": "seed",
+    "seeds": "seed",
+    "order": "order",
+    "orders": "order",
+    "device": "device",
+    "experts": "experts",
+    "scales": "scales",
+    "also_prompts": "also_prompts",
+    "limit": "limit",
+}
+"""By an option's name, the key of ``--set`` that it has as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +71,7 @@ class RunOptions:
     isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
-        """The options with a key of their own, except the order, as ``KEY=VALUE``; ``settings`` follow and win."""
+        """The options with a key of their own, except the order, as ``KEY=VALUE``, and then ``settings``."""
         texts = {
             "stream": self.stream,
             "model.name": self.model,
@@ -72,6 +89,33 @@ class RunOptions:
         if self.limit is not None:
             given.append(f"limit={self.limit}")
         return (*given, *self.settings)
+
+
+def refuse_both_ways(options: RunOptions, *, from_python: bool = False, **repeated: object) -> None:
+    """Refuse a setting that is given by an option or argument of its own and by ``--set`` or ``settings`` as well.
+
+    Args:
+        options: of one or more runs.
+        from_python: whether messages name arguments of a function, not options of the command line.
+        repeated: options that stand for several runs, such as ``seeds``; None and empty if not given.
+
+    Raises:
+        CosamError: naming both.
+    """
+    given = {name: getattr(options, name) for name in _KEYS if hasattr(options, name)}
+    given |= {name: value for name, value in repeated.items() if value not in ((), [])}
+    for text in options.settings:
+        path, key = override_path(text), text.partition("=")[0].strip()
+        for name, value in given.items():
+            own = override_path(f"{_KEYS[name]}=")
+            if value is None or value is False or own[: len(path)] != path:  # a whole table holds the key, too
+                continue
+            ways = f"{name} and {key!r} in settings" if from_python else f"{_option(name)} and --set {key}=..."
+            raise CosamError(f"{ways} are both given. Leave one out.")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
