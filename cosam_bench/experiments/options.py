@@ -158,7 +158,7 @@ def _check_several(methods: Sequence[str], options: RunOptions) -> None:
 
 def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     from cosam_bench.data.streams import load_stream
-    from cosam_bench.experiments.own_protocol import OWN, asked_model, own_tables
+    from cosam_bench.experiments.own_protocol import OWN, asked_model, is_own_config, own_names, own_tables
     from cosam_bench.experiments.protocol import resolve_run
     from cosam_bench.sam.models import model_spec
 
@@ -167,10 +167,9 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     if options.config is None and protocol == OWN:
         if options.mode is not None:
             raise CosamError(f"The protocol {OWN!r} has the mode of its model. Leave out --mode, or give --model.")
-        model = asked_model(options.model, options.settings)
-        tables = own_tables(options.stream, model)
+        tables = own_tables(options.stream, asked_model(options.overrides()))
 
-    def resolved(*last: str) -> RunConfig:
+    def resolved(*, names: tuple[str, ...] = (), order: tuple[str, ...] = ()) -> RunConfig:
         return resolve_run(
             method=method,
             protocol=protocol,
@@ -178,15 +177,21 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
             config=options.config,
             tables=tables,
             isolated=options.isolated,
-            overrides=(*options.overrides(), *last),
+            overrides=(*names, *options.overrides(), *order),
             tuned=options.tuned,
         )
 
+    names: tuple[str, ...] = ()
     config = resolved()
     stream = load_stream(config.protocol.stream)
+    if options.config is not None and is_own_config(options.config):  # perhaps with another stream or model than then
+        now = own_names(stream, config.protocol.model.name)
+        if now["name"] != config.protocol.name:
+            names = tuple(f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in now.items())
+            config = resolved(names=names)
     if options.order is not None:
         asked = domain_order(options.order, stream.order, named=stream.orders)
-        config = resolved(f"order={json.dumps(recorded_order(asked, stream.order))}")
+        config = resolved(names=names, order=(f"order={json.dumps(recorded_order(asked, stream.order))}",))
     model_spec(config.protocol.model.name)
     return config
 
