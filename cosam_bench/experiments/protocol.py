@@ -168,12 +168,14 @@ class RunConfig(Settings):
     protocol: Protocol = setting(..., "the resolved protocol")
 
     @model_validator(mode="after")
-    def _further_prompts_are_others(self) -> Self:
+    def _prompts_agree(self) -> Self:
         kinds = (self.protocol.prompts.test, *self.also_prompts)
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(
                 f"also_prompts names each prompt once, without the protocol's own, {kinds[0]!r}: {twice[0]!r} again"
             )
+        if fault := self.protocol.prompts.unused(self.also_prompts):
+            raise ValueError(fault)
         return self
 
     def to_toml(self) -> str:
@@ -194,9 +196,13 @@ def load_protocol(asked: str, *, mode: str = CLEAN) -> Protocol:
         mode: ``clean``, or one of the protocol's modes.
 
     Raises:
-        CosamError: an unknown name, mode or key, or a value of the wrong type.
+        CosamError: an unknown name, mode or key, a value of the wrong type, or a setting that no prompt has a use for.
     """
-    return validate(Protocol, _read_protocol(asked, mode), source=f"The protocol {asked!r}")
+    source = f"The protocol {asked!r}"
+    protocol = validate(Protocol, _read_protocol(asked, mode), source=source)
+    if fault := protocol.prompts.unused():
+        raise CosamError(f"{source}: {fault}.")
+    return protocol
 
 
 def resolve_run(
