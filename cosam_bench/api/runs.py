@@ -23,7 +23,7 @@ from cosam_bench.api.arguments import (
 from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
-from cosam_bench.experiments.options import RunOptions, setting_texts
+from cosam_bench.experiments.options import RunOptions, refuse_both_ways, setting_texts
 from cosam_bench.experiments.repeats import resolve_repeats
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def run(
         tuned=None if tuned is None else expanded(tuned),
         isolated=isolated,
     )
+    refuse_both_ways(options, from_python=True, seeds=seeds, orders=orders)
     repeats = resolve_repeats(
         names,
         options,

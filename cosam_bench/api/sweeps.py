@@ -23,7 +23,7 @@ from cosam_bench.api.arguments import (
 from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import expanded
-from cosam_bench.experiments.options import RunOptions, setting_texts
+from cosam_bench.experiments.options import RunOptions, refuse_both_ways, setting_texts
 
 if TYPE_CHECKING:
     from cosam_bench.sweeps.sweep import SweepResult
@@ -188,6 +188,7 @@ def tune(
         settings=setting_texts(settings or {}),
         isolated=isolated,
     )
+    refuse_both_ways(options, from_python=True)
     configs, fixed = resolve_methods(references(methods), options)
     with restored_rounding():
         tuned = list(

@@ -17,7 +17,7 @@ from cosam_bench.cli.run_session import RunSession
 from cosam_bench.core.console import say, write_data
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite
-from cosam_bench.experiments.options import RunOptions
+from cosam_bench.experiments.options import RunOptions, refuse_both_ways
 from cosam_bench.experiments.repeats import Repeat, resolve_repeats
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def run(
         prepare_isolation(names, isolated)
         _refuse_both("--seed", seed, "--seeds", seeds)
         _refuse_both("--order", order, "--orders", orders)
+        refuse_both_ways(options, seed=seed, seeds=seeds, order=order, orders=orders)
         all_seeds = (seed or []) if seeds is None else seed_numbers(seeds)
         all_orders = (order or []) if orders is None else orders
         repeats = resolve_repeats(names, options, seeds=all_seeds, orders=all_orders)

@@ -56,7 +56,8 @@ def settings(prefix: Prefix = None, *, protocol: ProtocolName = None, mode: Mode
 def setting_groups(method: str | None = None) -> list[SettingGroup]:
     """All keys of a run and of a protocol, and those of one method."""
     from cosam_bench.core.setting_keys import setting_keys
-    from cosam_bench.experiments.protocol import RUN_KEYS, Protocol, RunConfig
+    from cosam_bench.experiments.overrides import RUN_KEYS
+    from cosam_bench.experiments.protocol import Protocol, RunConfig
 
     groups = [SettingGroup("Run (--set only)", tuple(key for key in setting_keys(RunConfig) if key.name in RUN_KEYS))]
     of_protocol = [key for key in setting_keys(Protocol) if key.name not in _LISTED_ELSEWHERE]

@@ -23,7 +23,7 @@ from cosam_bench.cli.run_command import (
 )
 from cosam_bench.core.console import plain_table, results_console, say
 from cosam_bench.core.setting_keys import in_toml
-from cosam_bench.experiments.options import RunOptions
+from cosam_bench.experiments.options import RunOptions, refuse_both_ways
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +100,7 @@ def tune(
         settings=tuple(settings or ()),
         isolated=isolated,
     )
+    refuse_both_ways(options)
     prepare_isolation(names, isolated)
     configs, fixed = resolve_methods(names, options)
     from cosam_bench.experiments.progress import make_reporter

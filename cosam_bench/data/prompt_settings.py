@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import field_validator
 
 from cosam_bench.core.settings import Settings, setting
 
@@ -67,12 +68,22 @@ class PromptSettings(Settings):
             )
         return value
 
-    @model_validator(mode="after")
-    def _all_settings_have_an_effect(self) -> Self:
-        if self.published and self.train not in ("points", "mix") and self.test != "points":
-            raise ValueError("published = true needs a prompt of points, in train or test")
-        if self.grid != GRID_SIDE and self.test != GRID:
-            raise ValueError("grid is the side of the prompt test = 'grid'; set that, too")
-        if self.masks != "logits" and self.train not in ("mask", "mix") and self.test != "mask":
-            raise ValueError("masks = 'raw' needs a prompt that is a mask, in train or test")
-        return self
+    def unused(self, further: Sequence[TestPrompt] = ()) -> str:
+        """Which setting no prompt has a use for, and what it needs; empty if all have an effect.
+
+        Args:
+            further: prompts under which a run is scored as well.
+        """
+        tested = (self.test, *further)
+        faults = {
+            "prompts.published = true needs points as prompts.train or prompts.test, or among also_prompts": (
+                self.published and self.train not in ("points", "mix") and "points" not in tested
+            ),
+            "prompts.grid is the side of the prompt 'grid'; give that as prompts.test or among also_prompts": (
+                self.grid != GRID_SIDE and GRID not in tested
+            ),
+            "prompts.masks = 'raw' needs mask as prompts.train or prompts.test, or among also_prompts": (
+                self.masks != "logits" and self.train not in ("mask", "mix") and "mask" not in tested
+            ),
+        }
+        return next((fault for fault, is_there in faults.items() if is_there), "")

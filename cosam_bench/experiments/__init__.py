@@ -4,7 +4,9 @@ Modules, bottom to top:
 
 isolated_methods: which methods run in processes of their own
 tuned_file: settings that were tuned, as a file
+overrides: settings as KEY=VALUE
 protocol: a protocol and the settings of one run
+recorded_config: the settings of a record
 own_protocol: the protocol of a stream of one's own
 options: the options of a run as settings
 repeats: the same runs with several seeds and orders

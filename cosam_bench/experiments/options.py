@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import parse_toml
 from cosam_bench.data.orders import domain_order, recorded_order
+from cosam_bench.experiments.overrides import override_path
 
 if TYPE_CHECKING:
     from cosam_bench.experiments.protocol import RunConfig
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """The factors of the served update that ``--scales`` stands for, about a square root of two apart."""
+
+_KEYS = {
+    "stream": "stream",
+    "model": "model.name",
+    "checkpoint": "model.checkpoint",
+    "seed": "seed",
+    "seeds": "seed",
+    "order": "order",
+    "orders": "order",
+    "device": "device",
+    "experts": "experts",
+    "scales": "scales",
+    "also_prompts": "also_prompts",
+    "limit": "limit",
+}
+"""By an option's name, the key of ``--set`` that it has as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +71,7 @@ class RunOptions:
     isolated: bool | None = None
 
     def overrides(self) -> tuple[str, ...]:
-        """The options with a key of their own, except the order, as ``KEY=VALUE``; ``settings`` follow and win."""
+        """The options with a key of their own, except the order, as ``KEY=VALUE``, and then ``settings``."""
         texts = {
             "stream": self.stream,
             "model.name": self.model,
@@ -72,6 +89,33 @@ class RunOptions:
         if self.limit is not None:
             given.append(f"limit={self.limit}")
         return (*given, *self.settings)
+
+
+def refuse_both_ways(options: RunOptions, *, from_python: bool = False, **repeated: object) -> None:
+    """Refuse a setting that is given by an option or argument of its own and by ``--set`` or ``settings`` as well.
+
+    Args:
+        options: of one or more runs.
+        from_python: whether messages name arguments of a function, not options of the command line.
+        repeated: options that stand for several runs, such as ``seeds``; None and empty if not given.
+
+    Raises:
+        CosamError: naming both.
+    """
+    given = {name: getattr(options, name) for name in _KEYS if hasattr(options, name)}
+    given |= {name: value for name, value in repeated.items() if value not in ((), [])}
+    for text in options.settings:
+        path, key = override_path(text), text.partition("=")[0].strip()
+        for name, value in given.items():
+            own = override_path(f"{_KEYS[name]}=")
+            if value is None or value is False or own[: len(path)] != path:  # a whole table holds the key, too
+                continue
+            ways = f"{name} and {key!r} in settings" if from_python else f"{_option(name)} and --set {key}=..."
+            raise CosamError(f"{ways} are both given. Leave one out.")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
@@ -114,7 +158,7 @@ def _check_several(methods: Sequence[str], options: RunOptions) -> None:
 
 def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     from cosam_bench.data.streams import load_stream
-    from cosam_bench.experiments.own_protocol import OWN, asked_model, own_tables
+    from cosam_bench.experiments.own_protocol import OWN, asked_model, is_own_config, own_names, own_tables
     from cosam_bench.experiments.protocol import resolve_run
     from cosam_bench.sam.models import model_spec
 
@@ -123,10 +167,9 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
     if options.config is None and protocol == OWN:
         if options.mode is not None:
             raise CosamError(f"The protocol {OWN!r} has the mode of its model. Leave out --mode, or give --model.")
-        model = asked_model(options.model, options.settings)
-        tables = own_tables(options.stream, model)
+        tables = own_tables(options.stream, asked_model(options.overrides()))
 
-    def resolved(*last: str) -> RunConfig:
+    def resolved(*, names: tuple[str, ...] = (), order: tuple[str, ...] = ()) -> RunConfig:
         return resolve_run(
             method=method,
             protocol=protocol,
@@ -134,15 +177,21 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
             config=options.config,
             tables=tables,
             isolated=options.isolated,
-            overrides=(*options.overrides(), *last),
+            overrides=(*names, *options.overrides(), *order),
             tuned=options.tuned,
         )
 
+    names: tuple[str, ...] = ()
     config = resolved()
     stream = load_stream(config.protocol.stream)
+    if options.config is not None and is_own_config(options.config):  # perhaps with another stream or model than then
+        now = own_names(stream, config.protocol.model.name)
+        if now["name"] != config.protocol.name:
+            names = tuple(f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in now.items())
+            config = resolved(names=names)
     if options.order is not None:
         asked = domain_order(options.order, stream.order, named=stream.orders)
-        config = resolved(f"order={json.dumps(recorded_order(asked, stream.order))}")
+        config = resolved(names=names, order=(f"order={json.dumps(recorded_order(asked, stream.order))}",))
     model_spec(config.protocol.model.name)
     return config
 

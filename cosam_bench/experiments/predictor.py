@@ -17,7 +17,7 @@ from cosam_bench.core.argument_checks import checked_arguments
 from cosam_bench.core.arithmetic import restored_rounding
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.core.settings import Settings, validate
+from cosam_bench.core.settings import Settings
 from cosam_bench.data.prompt_settings import UNDRAWN, TestPrompt
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
@@ -33,6 +33,7 @@ from cosam_bench.experiments.image_prompt import (
 )
 from cosam_bench.experiments.method_faults import method_faults
 from cosam_bench.experiments.protocol import ModelSettings, Protocol, RunConfig
+from cosam_bench.experiments.recorded_config import recorded_config
 from cosam_bench.method.interface import Method, State
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
@@ -175,7 +176,7 @@ def load_predictor(
 def _of_record(record: Record, *, checkpoint: str | Path | None, device: str) -> Predictor:
     if record.status != "complete":
         raise CosamError(f"The run in {record.folder} is {record.status}. Complete it by the same run again.")
-    config = validate(RunConfig, record.info.config, source=f"The settings in {record.folder / 'run.json'}")
+    config = recorded_config(record)
     config = _with_checkpoint(config, checkpoint)
     known = _method_as_in(record, config)
     bench = _workbench(config, device)

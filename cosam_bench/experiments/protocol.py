@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import reprlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,32 +12,20 @@ from pydantic import Field, model_validator
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
-from cosam_bench.core.settings import BeyondLimits, Settings, form, parse_toml, read_toml, setting, validate
+from cosam_bench.core.settings import Settings, form, read_toml, setting, validate
 from cosam_bench.data.file_patterns import is_utf8
 from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.prompt_settings import PromptSettings, TestPrompt
 from cosam_bench.data.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
+from cosam_bench.experiments.overrides import apply_override
 from cosam_bench.experiments.tuned_file import read_tuned
 from cosam_bench.method.registry import load_method, method_names, short_name
 from cosam_bench.results.tuning import Tuning
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.frame_choices import Resampling, Resize
 from cosam_bench.training.fit_settings import FitSettings
-
-RUN_KEYS = (
-    "seed",
-    "order",
-    "device",
-    "deterministic",
-    "prefix_cache_gib",
-    "experts",
-    "scales",
-    "also_prompts",
-    "limit",
-)
-"""The keys of ``--set`` that belong to the run, not to the protocol or the method."""
 
 _NAME = form(
     r"^[a-z0-9][a-z0-9_.-]*$", "begin with a letter or digit, and use only lower-case letters, digits, _, . and -"
@@ -182,12 +168,14 @@ class RunConfig(Settings):
     protocol: Protocol = setting(..., "the resolved protocol")
 
     @model_validator(mode="after")
-    def _further_prompts_are_others(self) -> Self:
+    def _prompts_agree(self) -> Self:
         kinds = (self.protocol.prompts.test, *self.also_prompts)
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(
                 f"also_prompts names each prompt once, without the protocol's own, {kinds[0]!r}: {twice[0]!r} again"
             )
+        if fault := self.protocol.prompts.unused(self.also_prompts):
+            raise ValueError(fault)
         return self
 
     def to_toml(self) -> str:
@@ -208,9 +196,13 @@ def load_protocol(asked: str, *, mode: str = CLEAN) -> Protocol:
         mode: ``clean``, or one of the protocol's modes.
 
     Raises:
-        CosamError: an unknown name, mode or key, or a value of the wrong type.
+        CosamError: an unknown name, mode or key, a value of the wrong type, or a setting that no prompt has a use for.
     """
-    return validate(Protocol, _read_protocol(asked, mode), source=f"The protocol {asked!r}")
+    source = f"The protocol {asked!r}"
+    protocol = validate(Protocol, _read_protocol(asked, mode), source=source)
+    if fault := protocol.prompts.unused():
+        raise CosamError(f"{source}: {fault}.")
+    return protocol
 
 
 def resolve_run(
@@ -259,7 +251,7 @@ def resolve_run(
         data |= given
     tuned_settings = copy.deepcopy(data.get("settings"))
     for override in overrides:
-        _apply(data, override)
+        apply_override(data, override)
     if data.get("settings") != tuned_settings:
         data["tuning"] = None
     if not data.get("method"):
@@ -293,7 +285,7 @@ def method_settings(overrides: Sequence[str]) -> dict[str, Any]:
     """
     data: dict[str, Any] = {}
     for override in overrides:
-        _apply(data, override)
+        apply_override(data, override)
         if data.keys() - {"settings"}:
             raise CosamError(
                 f"--set {override!r} is not a setting of the method, and the check uses no protocol. "
@@ -358,42 +350,3 @@ def _is_path(key: str, value: str) -> bool:
 
 def _absolute(path: str, folder: Path) -> str:
     return str((folder / expanded(path)).absolute())
-
-
-_OWN_NAMES = {"method": "settings", "settings": "settings", "protocol": "protocol"}
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    if not is_utf8(override):
-        raise CosamError(f"--set {reprlib.repr(override)} is not valid UTF-8, so it cannot be recorded. Correct it.")
-    key, separator, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise CosamError(f"--set {override!r} is not KEY=VALUE. Write, for example, --set adapter.rank=4.")
-    if parts == ["method"]:
-        raise CosamError(
-            f"--set {override!r} cannot choose the method. Give --method NAME, and its settings as method.KEY=VALUE."
-        )
-    if parts in (["mode"], ["protocol", "mode"]):
-        raise CosamError(f"--set {override!r} cannot choose the mode. Give --mode NAME.")
-    if len(parts) > 1 and parts[0] in _OWN_NAMES:
-        parts[0] = _OWN_NAMES[parts[0]]
-    elif parts[0] not in RUN_KEYS:
-        parts.insert(0, "protocol")
-    table = data
-    for part in parts[:-1]:
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise CosamError(f"--set {override!r}: {part!r} is a value, not a table of settings.")
-        table = inner
-    table[parts[-1]] = _typed(text.strip(), override)
-
-
-def _typed(text: str, override: str) -> Any:
-    try:
-        tables = parse_toml(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    except BeyondLimits as error:
-        raise CosamError(f"--set {reprlib.repr(override)}: {error}. Write a plain value.") from None
-    return tables["value"] if len(tables) == 1 else text  # a line break may begin a second key

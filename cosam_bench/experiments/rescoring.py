@@ -13,14 +13,13 @@ from torch import Tensor
 
 from cosam_bench.core.environment import hardware, versions
 from cosam_bench.core.errors import CosamError
-from cosam_bench.core.settings import validate
 from cosam_bench.evaluation.prompt_scores import PromptScore
 from cosam_bench.evaluation.scoring import ImageScore
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import FaultWatch, prediction_faults
 from cosam_bench.experiments.progress import Reporter, SilentReporter
 from cosam_bench.experiments.prompt_scorer import PromptScorer
-from cosam_bench.experiments.protocol import RunConfig
+from cosam_bench.experiments.recorded_config import recorded_config
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.method.interface import State
 from cosam_bench.results.records import NEGATIVES_FILE, PROMPTS_FILE, SCORES_FILE, Record
@@ -88,8 +87,7 @@ def rescore(record: Record, *, device: str | None = None, reporter: Reporter | N
             "Verify it without --rescore, or run it again: cosam-bench run --config config.toml."
         )
     recorded = _recorded(record)
-    source = f"The settings in {record.folder / 'run.json'}"
-    config = validate(RunConfig, record.info.config, source=source)
+    config = recorded_config(record)
     if device is not None:
         config = config.model_copy(update={"device": device})
     with tempfile.TemporaryDirectory(prefix="cosam-bench-rescore-") as folder:

@@ -6,6 +6,8 @@ This finds what is done in the open, for the contract check. It proves nothing a
 from __future__ import annotations
 
 import builtins
+import ctypes
+import inspect
 import math
 import os
 import re
@@ -45,8 +47,16 @@ _ACTS = {
     "os.exec": "starts the program {0!r}",
     "os.fork": "starts a process",
     "mmap.__new__": "maps memory that processes can share",
-    "ctypes.dlopen": "calls the library {0!r} directly",
 }
+_INSPECTING = (inspect.__file__,)
+_OPENS_LIBRARY = "calls the library {0!r} directly"
+_OPENING_FOR_OTHERS = (  # open a library for their caller; "<": text that its caller runs
+    "<",
+    str(Path(ctypes.__file__).parent) + os.sep,
+    str(Path(torch.__file__).with_name("_ops.py")),
+    str(Path(torch.__file__).with_name("_classes.py")),
+    str(Path(numpy.__file__).with_name("ctypeslib")),
+)
 _ABOVE = tuple(f"cosam_bench.{room}" for room in ("isolation", "results", "experiments", "api", "cli"))
 _MATHEMATICS = (math, numpy, numpy.linalg, torch, torch.linalg, torch.nn, torch.nn.functional, torch.nn.init)
 _WATCHED = (builtins, time, *_MATHEMATICS)
@@ -76,7 +86,9 @@ class Audit:
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _LOOKS:
-            self._note(_LOOKS[event], self._direct(_caller()))
+            self._note(_LOOKS[event], self._direct(_caller(), through=_INSPECTING))
+        elif event == "ctypes.dlopen":  # torch opens libraries of a GPU itself, in calls such as torch.random.fork_rng
+            self._note(_OPENS_LIBRARY.format(*arguments), self._direct(_caller(), through=_OPENING_FOR_OTHERS))
         elif event in _ACTS:
             shown = [os.fsdecode(one) if isinstance(one, bytes) else one for one in arguments]
             self._note(_ACTS[event].format(*shown, "", ""), self._nearest(_caller()))
@@ -89,9 +101,9 @@ class Audit:
         if place is not None:
             self._found.setdefault(text, place)
 
-    def _direct(self, frame: FrameType | None) -> Place | None:
-        """The line, if the method's own code called this, perhaps by ``inspect``."""
-        while frame is not None and frame.f_code.co_filename.endswith(os.sep + "inspect.py"):
+    def _direct(self, frame: FrameType | None, *, through: tuple[str, ...]) -> Place | None:
+        """The line, if the method's own code called this, perhaps by files whose paths begin as in ``through``."""
+        while frame is not None and frame.f_code.co_filename.startswith(through):
             frame = frame.f_back
         return _place(frame) if frame is not None and self._is_own(frame.f_code.co_filename) else None
 

@@ -148,8 +148,23 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         if lacks_resources(error) or isinstance(error, CosamError):
             raise
-        raise CosamError(f"{path} raised {type(error).__name__} while loading: {error}.") from error
+        advice = _advice_on_path(error, path.parent)
+        raise CosamError(f"{path} raised {type(error).__name__} while loading: {error}.{advice}") from error
     return module
+
+
+def _advice_on_path(error: BaseException, folder: Path) -> str:
+    """What to do if a module was not found though it is in the folder of the file that needs it; else empty."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not name or name in sys.modules:
+        return ""
+    beside = next((path for path in (folder / f"{name}.py", folder / name) if path.exists()), None)
+    if beside is None:
+        return ""
+    return (
+        f" {beside.name} is beside it, but their folder is not on Python's path. Set PYTHONPATH={folder.absolute()}, "
+        "or make a package of both, as `cosam-bench new-method NAME` writes one."
+    )
 
 
 def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method]:

@@ -12,11 +12,20 @@ from cosam_bench.core.errors import CosamError, refuse_twice
 from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
+from cosam_bench.experiments.overrides import override_path
 from cosam_bench.experiments.repeats import MOST_SEEDS, different_orders
 
 if TYPE_CHECKING:
     from cosam_bench.data.streams import Stream
     from cosam_bench.experiments.protocol import RunConfig
+
+_AXES = {
+    ("seed",): "seeds",
+    ("order",): "orders",
+    ("device",): "device",
+    ("protocol", "model", "name"): "models",
+}
+"""By the place of a key in the tables of a run, the key of a grid that it is varied by."""
 
 _Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -119,9 +128,8 @@ def _order(asked: str, stream: Stream) -> tuple[str, ...]:
 
 def _allowed(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
-        key = text.partition("=")[0].strip()
-        if key in ("seed", "order", "device", "model.name"):
-            axis = {"model.name": "models"}.get(key, key if key == "device" else f"{key}s")
+        if axis := _AXES.get(override_path(text)):
+            key = text.partition("=")[0]
             raise CosamError(f"{key!r} cannot be among a sweep's settings. Give it as {axis!r}.")
     return texts
 

@@ -13,6 +13,7 @@ from cosam_bench.core.settings import Settings, setting
 LossName = Literal["bce_dice", "focal_dice_iou"]
 EmptyCrops = Literal["redraw", "keep"]
 _COSAM = "CoSAM's released code"
+STEP_EPOCHS, STEP_FACTOR = 10, 0.1  # unless a protocol says otherwise
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -41,9 +42,9 @@ class FitSettings(Settings):
         "epochs, epoch by epoch",
         source=_COSAM,
     )
-    step_epochs: int = setting(10, "epochs between two steps of the schedule", source=_COSAM, ge=1, le=100_000)
+    step_epochs: int = setting(STEP_EPOCHS, "epochs between two steps of the schedule", source=_COSAM, ge=1, le=100_000)
     step_factor: float = setting(
-        0.1, "what each step of the schedule multiplies the rate by", source=_COSAM, gt=0, le=1
+        STEP_FACTOR, "what each step of the schedule multiplies the rate by", source=_COSAM, gt=0, le=1
     )
     rate_floor: float = setting(
         0.0, "rate that cosine would reach after the last epoch", source="this project; RegCL's code has 1e-7", ge=0
@@ -115,6 +116,8 @@ class FitSettings(Settings):
     def _all_settings_have_an_effect(self) -> FitSettings:
         lowest = min([self.learning_rate, *self.rates.values()])
         faults = {
+            "step_epochs needs schedule = 'step'": self.step_epochs != STEP_EPOCHS and self.schedule != "step",
+            "step_factor needs schedule = 'step'": self.step_factor != STEP_FACTOR and self.schedule != "step",
             "rate_floor needs schedule = 'cosine'": self.rate_floor > 0 and self.schedule != "cosine",
             f"rate_floor must be below every learning rate, {lowest:g}": self.rate_floor >= lowest,
             "empty_crops = 'keep' needs jitter = true": self.empty_crops != "redraw" and not self.jitter,

@@ -33,13 +33,13 @@ def test_dry_run_prints_a_configuration_that_gives_the_same_again(
     assert not (tmp_path / "results").exists()
 
 
-def test_shortcuts_reach_the_configuration_and_set_wins(cli: Callable[..., Result], quick_protocol: Path) -> None:
-    shortcuts = ["--model", "vit_b", "--checkpoint", "b.pth", "--device", "cpu", "--seed", "1", "--set", "seed=2"]
+def test_shortcuts_reach_the_configuration(cli: Callable[..., Result], quick_protocol: Path) -> None:
+    shortcuts = ["--model", "vit_b", "--checkpoint", "b.pth", "--device", "cpu", "--seed", "1"]
     result = cli("run", "-m", "finetune", "--protocol", quick_protocol, *shortcuts, "--dry-run")
     config = tomllib.loads(result.stdout)
     model = {"name": "vit_b", "checkpoint": str(Path.cwd() / "b.pth"), "global_attention": False}
     assert config["protocol"]["model"] == model
-    assert (config["device"], config["seed"]) == ("cpu", 2)
+    assert (config["device"], config["seed"]) == ("cpu", 1)
 
 
 def test_example_images_are_saved_by_method_and_again_by_show(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.prompt_settings import PromptSettings
+from cosam_bench.data.prompt_settings import PromptSettings, TestPrompt
 from cosam_bench.data.prompts import Prompts, draw_prompts, frozen_prompts, noisy_mask, random_points, tight_box
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split, empty_split
 
@@ -178,6 +178,7 @@ def test_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "right"),
     [
+        ({"grid": 4}, {"test": "grid"}),
         ({"published": True}, {"test": "points"}),
         ({"published": True}, {"train": "mix"}),
         ({"masks": "raw", "test": "points"}, {"train": "mix"}),
@@ -185,6 +186,14 @@ def test_settings() -> None:
     ],
 )
 def test_prompt_settings_without_effect_are_refused(settings: dict[str, object], right: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="needs a prompt"):
-        PromptSettings.model_validate(settings)
-    PromptSettings.model_validate(settings | right)
+    assert PromptSettings.model_validate(settings).unused() != ""
+    assert PromptSettings.model_validate(settings | right).unused() == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"), [({"published": True}, "points"), ({"masks": "raw"}, "mask"), ({"grid": 4}, "grid")]
+)
+def test_further_prompts_use_settings_too(settings: dict[str, object], kind: TestPrompt) -> None:
+    found = PromptSettings.model_validate(settings)
+    assert found.unused([kind]) == ""
+    assert "also_prompts" in found.unused(["image"])

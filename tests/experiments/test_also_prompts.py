@@ -14,7 +14,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.score_matrix import ScoreMatrix
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.options import RunOptions, resolve
-from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.protocol import RunConfig, load_protocol, resolve_run
 from cosam_bench.experiments.rescoring import rescore
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.conditions import measured_runs
@@ -30,9 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *overrides: str) -> Record:
-    config = resolve_run(method="finetune", protocol=str(folder / "quick.toml"), overrides=overrides)
-    return Runner(open_experiment(config, folder / "results"), results=folder / "results").run()
+def run(folder: Path, *overrides: str, results: Path | None = None) -> Record:
+    config, results = config_of(folder, *overrides), results or folder / "results"
+    return Runner(open_experiment(config, results), results=results).run()
+
+
+def config_of(folder: Path, *overrides: str) -> RunConfig:
+    return resolve_run(method="finetune", protocol=str(folder / "quick.toml"), overrides=overrides)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,32 @@ def test_the_gap_is_the_difference_of_the_last_rows(also: Record) -> None:
     assert own.gap == 0
     error = prompt_gaps(also, metric="pixel_error")
     assert error[1].gap == pytest.approx(error[1].last - error[0].last), "a loss is positive by any metric"
+
+
+@pytest.mark.parametrize(("kind", "values"), [("grid", ("grid=2", "grid=3")), ("mask", ("masks=raw", "masks=logits"))])
+def test_settings_of_a_further_prompt_change_its_scores_alone(
+    kind: str, values: tuple[str, str], folder: Path, plain: Record, tmp_path: Path
+) -> None:
+    asked = [(f'also_prompts=["{kind}"]', f"prompts.{value}") for value in values]
+    first, second = (run(folder, *overrides, results=tmp_path) for overrides in asked)
+    for step in (0, 2):
+        one, other = ([row.value for row in record.prompt_scores() if row.step == step] for record in (first, second))
+        assert len(one) == len(other) > 0
+        assert one != other
+    for record in (first, second):
+        assert (record.folder / "scores.csv").read_bytes() == (plain.folder / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("unused", ["prompts.grid=4", "prompts.masks=raw", "prompts.published=true"])
+def test_a_setting_that_no_prompt_uses_is_refused(unused: str, folder: Path, tmp_path: Path) -> None:
+    key, _, value = unused.partition("=")
+    with pytest.raises(CosamError, match=rf"The run's settings: {key}.* also_prompts\.$"):
+        config_of(folder, unused, 'also_prompts=["image"]')
+    alone = tmp_path / "alone.toml"
+    value = value if value != "raw" else '"raw"'
+    alone.write_text((folder / "quick.toml").read_text() + f"{key} = {value}\n")
+    with pytest.raises(CosamError, match=rf"The protocol '.*alone\.toml': {key}.* also_prompts\.$"):
+        load_protocol(str(alone))
 
 
 def test_show_and_leaderboard_print_it(folder: Path, plain: Record, also: Record) -> None:

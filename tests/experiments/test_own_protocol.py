@@ -45,6 +45,36 @@ def test_the_settings_are_the_models(stream: str) -> None:
         assert protocol_of(stream=stream, **option).name == "own-weld-tiny"
 
 
+def test_the_model_is_read_as_the_settings_are(stream: str) -> None:
+    for spelled in ('model.name = "tiny"', "protocol.model.name=tiny", 'model={name="tiny"}'):
+        protocol = protocol_of(stream=stream, settings=(spelled,))
+        assert (protocol.name, protocol.model.name, protocol.fit.epochs) == ("own-weld-tiny", "tiny", 10), spelled
+
+
+def test_a_config_with_another_stream_or_model_has_another_name(stream: str, tmp_path: Path) -> None:
+    [first] = resolve(("average",), RunOptions(stream=stream, model="tiny", settings=("fit.epochs=2",)))
+    file, other = tmp_path / "config.toml", str(tmp_path / "other.toml")
+    file.write_text(first.to_toml())
+    Path(other).write_text(STREAM.replace("weld", "rail").replace("Weld seams", "Rails"))
+    for options, name, title in [
+        ({}, "own-weld-tiny", "Weld seams, with tiny"),
+        ({"stream": other}, "own-rail-tiny", "Rails, with tiny"),
+        ({"stream": other, "order": "reverse"}, "own-rail-tiny", "Rails, with tiny"),
+        ({"settings": (f"stream={other}",)}, "own-rail-tiny", "Rails, with tiny"),
+        ({"model": "mobile_sam"}, "own-weld-mobile_sam", "Weld seams, with mobile_sam"),
+        ({"stream": other, "settings": ("name=mine",)}, "mine", "Rails, with tiny"),
+    ]:
+        protocol = protocol_of(config=file, **options)
+        assert (protocol.name, protocol.title, protocol.fit.epochs) == (name, title, 2)
+
+
+def test_a_config_of_another_protocol_keeps_its_name(stream: str, tmp_path: Path) -> None:
+    [first] = resolve(("average",), RunOptions(protocol="mini"))
+    (tmp_path / "config.toml").write_text(first.to_toml())
+    protocol = protocol_of(config=tmp_path / "config.toml", stream=stream)
+    assert (protocol.name, protocol.stream) == ("mini", stream)
+
+
 def test_it_is_open_on_other_images(stream: str) -> None:
     own, real = protocol_of(stream=stream), resolve_run(method="average", protocol="open").protocol
     free = {"name", "title", "stream", "mode"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -10,17 +11,22 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.quick_protocol import write_quick_protocol
 from support.shifted_method import SHIFTED
+from typer.testing import CliRunner
 
 import cosam_bench as cb
+from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.hashing import sha256_file
 from cosam_bench.evaluation.scoring import BadPrediction
 from cosam_bench.experiments import rescoring
 from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
+from cosam_bench.experiments.predictor import load_predictor
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.rescoring import MEAN_TOLERANCE, rescore
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.results.results_folder import load_record
+from cosam_bench.results.verification import verify_record
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,28 @@ def test_a_changed_score_is_named_by_its_line(folder: Path) -> None:
     assert str(fault).startswith("scores.csv, line 49: iou of image ")
     assert "of 'natural' after step 3 is 0.987, scored again it is 0." in str(fault)
     assert found.differing == 1
+
+
+def test_a_record_with_settings_that_had_no_effect_is_read_as_before(folder: Path, tmp_path: Path) -> None:
+    """Earlier versions took ``fit.step_factor`` without ``schedule = "step"``."""
+    config = (folder / "config.toml").read_text(encoding="utf-8")
+    for old, new in (('schedule = "step"', 'schedule = "constant"'), ("step_factor = 0.1", "step_factor = 0.5")):
+        assert old in config
+        config = config.replace(old, new)
+    (folder / "config.toml").write_text(config, encoding="utf-8")
+    with pytest.raises(CosamError, match="step_factor needs schedule = 'step'"):
+        resolve_run(config=folder / "config.toml")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record["config"]["protocol"]["fit"] |= {"schedule": "constant", "step_factor": 0.5}
+    record["files"]["config.toml"] = sha256_file(folder / "config.toml")
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert verify_record(folder).faults == ()
+    assert rescore(load_record(folder)).faults == ()
+    assert load_predictor(folder).needs_prompt
+    shutil.copytree(folder, tmp_path / "results" / "quick" / "average" / "0123456789ab")
+    for command in (["show", str(folder)], ["leaderboard", "--results", str(tmp_path / "results")]):
+        shown = CliRunner().invoke(app, command)
+        assert (shown.exit_code, "average" in shown.output) == (0, True), shown.output
 
 
 def test_another_update_is_found(folder: Path) -> None:

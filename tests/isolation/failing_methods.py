@@ -1,5 +1,6 @@
 """Methods that fail in ways of their own; the tests name them as ``failing_methods.py:Class``."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -135,3 +136,33 @@ class KeepsAnUpdate(MergingMethod):
     def merge(self, expert, domain, *, step):
         self.memory["last"] = expert
         return expert
+
+
+class OpensALibrary(Honest):
+    def learn(self, domain, *, step):
+        ctypes.CDLL(None)
+        super().learn(domain, step=step)
+
+
+class OpensALibraryByTorch(Honest):
+    def learn(self, domain, *, step):
+        with contextlib.suppress(OSError):
+            torch.ops.load_library("/none/mine.so")
+        super().learn(domain, step=step)
+
+
+class OpensALibraryByText(Honest):
+    def learn(self, domain, *, step):
+        exec("ctypes.CDLL(None)")
+        super().learn(domain, step=step)
+
+
+class AsksTorchForGpus(Honest):
+    """With a build of torch for CUDA, this makes torch open a library of the GPU's driver."""
+
+    def learn(self, domain, *, step):
+        with contextlib.suppress(OSError):  # there may be no such library here, and then nothing to count
+            torch.cuda._raw_device_count_nvml()
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+        super().learn(domain, step=step)

@@ -66,6 +66,17 @@ def test_false_messages_are_told_from_the_harness() -> None:
         check_isolated(str(CHEATS / "false_messages.py"))
 
 
+@pytest.mark.parametrize("name", ["OpensALibrary", "OpensALibraryByTorch", "OpensALibraryByText"])
+def test_a_library_that_the_method_opens_is_named(name: str) -> None:
+    line = rf"it calls the library \S+ directly \({re.escape(str(FAILING))}, line \d+\)"
+    with pytest.raises(ContractViolation, match=line):
+        check_isolated(f"{FAILING}:{name}")
+
+
+def test_a_library_that_torch_opens_for_itself_is_not_the_methods() -> None:
+    assert check_isolated(f"{FAILING}:AsksTorchForGpus")
+
+
 def test_a_method_that_ends_its_process_breaks_the_contract() -> None:
     with pytest.raises(ContractViolation, match=r"Method .* its process ended with exit code 7 in check\(\)"):
         check_isolated(f"{FAILING}:Exits")

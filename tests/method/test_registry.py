@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,6 +165,19 @@ def test_a_file_without_a_method_or_that_ends_the_program_is_told(source: str, s
     (tmp_path / "none.py").write_text(source)
     with pytest.raises(CosamError, match=said):
         load_method(str(tmp_path / "none.py"))
+
+
+def test_a_file_that_needs_one_beside_it_gets_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, helper = tmp_path / "needs.py", tmp_path / "its_helper.py"
+    path.write_text("from its_helper import CARD\n" + SOURCE.format(card="CARD"))
+    with pytest.raises(CosamError, match=r"No module named 'its_helper'\.$"):
+        load_method(str(path))
+    helper.write_text("from cosam_bench import MethodCard\n\nCARD = MethodCard(title='M')\n")
+    said = rf"its_helper\.py is beside it, .* Set PYTHONPATH={re.escape(str(tmp_path))}, or make a package"
+    with pytest.raises(CosamError, match=said):
+        load_method(str(path))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_method(f"{path}:Mine").card.title == "M"
 
 
 def test_short_names() -> None:

@@ -124,7 +124,6 @@ def test_an_image_is_encoded_once(sam: Sam) -> None:
         ({"train": "grid"}, "a grid of points is for testing alone"),
         ({"test": "grid", "grid": 1}, "greater than or equal to 2"),
         ({"test": "grid", "grid": 33}, "less than or equal to 32"),
-        ({"grid": 16}, "grid is the side of the prompt test = 'grid'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(given: dict[str, object], said: str) -> None:

@@ -17,7 +17,7 @@ from support.imitated_scenes import save, scene
 from support.quick_protocol import QUICK_DOMAINS, write_quick_protocol
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.experiments.protocol import RUN_KEYS
+from cosam_bench.experiments.overrides import RUN_KEYS
 from cosam_bench.sam.build import weights_file
 from cosam_bench.sweeps.grid import Grid
 from cosam_bench.sweeps.planning import Plan, plan

@@ -95,6 +95,8 @@ def test_batches_of_an_epoch_by_hand() -> None:
             {"rates": {"a": 1e-3}},
             "below every learning rate, 1e-05",
         ),
+        ({"step_factor": 0.5, "schedule": "cosine"}, {"schedule": "step"}, "step_factor needs schedule = 'step'"),
+        ({"step_epochs": 2, "schedule": "constant"}, {"schedule": "step"}, "step_epochs needs schedule = 'step'"),
         ({"empty_crops": "keep"}, {"jitter": True}, "jitter = true"),
         ({"loss_points": 9, "loss": "focal_dice_iou"}, {"loss": "bce_dice"}, "loss_points needs"),
         ({"loss_points": 9, "loss_grid": "model"}, {"loss_points": 0}, "leave loss_grid"),
