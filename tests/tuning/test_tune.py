@@ -226,9 +226,7 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(protocol: Path, resu
         cb.tune(file, trials=1, settings={"method.mood": "bad"}, out=tmp_path / "bad", **options)
 
 
-def test_isolated_trials_do_not_take_those_in_process_for_their_own(
-    protocol: Path, results: Path, tmp_path: Path
-) -> None:
+def test_isolated_trials_do_not_take_those_in_process_for_their_own(protocol: Path, tmp_path: Path) -> None:
     file, scored = write_picky(tmp_path), []
     from cosam_bench.tuning import tune as module
 
@@ -237,7 +235,12 @@ def test_isolated_trials_do_not_take_those_in_process_for_their_own(
         patch.setattr(
             module, "last_scores", lambda *args, **keys: scored.append(args[0].is_isolated) or real(*args, **keys)
         )
-        options: dict[str, Any] = {"trials": 1, "protocol": protocol, "results": results, "domains": "pill"}
+        options: dict[str, Any] = {
+            "trials": 1,
+            "protocol": protocol,
+            "results": tmp_path / "results",
+            "domains": "pill",
+        }
         (in_process,) = cb.tune(file, isolated=False, **options)
         with pytest.raises(CosamError, match=r"tuned under other conditions: .*isolation"):
             cb.tune(file, **options)
