@@ -151,7 +151,7 @@ def init(
     """Look at a folder of images and masks, and write the stream that they seem to be.
 
     The file says as comments what was found. What is not clear, such as which levels of a mask are foreground, is left
-    to you as alternatives; `cosam-bench data check` refuses masks that are not clear until you have chosen.
+    to you as alternatives, and `cosam-bench data check` refuses it until you have chosen.
     """
     from cosam_bench.data.faults import first_few
     from cosam_bench.data.guessing.domain_guess import ONE_IMAGE

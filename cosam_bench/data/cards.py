@@ -49,7 +49,8 @@ class SplitRule(Settings):
             globs of images, relative to the root. ``lists``: ``train`` and ``test`` are text files,
             relative to the root, with one image name, stem or path per line; or JSON files (``.json``) that
             hold an object whose keys are the names. ``manifest``: ``file`` lists each image with its part and
-            hashes; ``train`` and ``test`` are the numbers of images that it lists.
+            hashes; ``train`` and ``test`` are the numbers of images that it lists. ``undecided`` is refused
+            wherever images are divided: somebody must choose.
         file: with ``manifest``: path of a CSV file, relative to the TOML file that names it; see
             :mod:`cosam_bench.data.split_manifests`.
         train: see ``kind``.
@@ -60,7 +61,7 @@ class SplitRule(Settings):
             image's stem or bytes are then left out of training.
     """
 
-    kind: Literal["ratio", "counts", "folders", "lists", "manifest"] = "ratio"
+    kind: Literal["ratio", "counts", "folders", "lists", "manifest", "undecided"] = "ratio"
     file: str = ""
     train: int | str | tuple[str, ...] | None = None
     test: int | float | str | tuple[str, ...] = 0.2
@@ -87,7 +88,10 @@ class SplitRule(Settings):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
-        if self.kind == "ratio":
+        if self.kind == "undecided":
+            if self.model_fields_set - {"kind"}:
+                raise ValueError('kind = "undecided" divides nothing, so leave the other keys out')
+        elif self.kind == "ratio":
             if isinstance(self.test, str | tuple) or not 0 < self.test <= 1 or self.train is not None:
                 raise ValueError("a ratio needs test = a share above 0, at most 1, and no train")
         elif self.kind in ("counts", "manifest"):

@@ -71,6 +71,10 @@ def shared_images(train: Sequence[FileSample], test: Sequence[FileSample]) -> li
 
 def _parts(card: Card, samples: Sequence[FileSample]) -> dict[str, Part | None]:
     """The part of each sample by its key; samples that neither part wants have none."""
+    if card.split.kind == "undecided":
+        refuse(
+            card, ["it is undecided which of its images are for testing"], advice="Choose one of the splits offered."
+        )
     if card.split.kind in ("folders", "manifest"):
         return {sample.entry.key: sample.pair.part for sample in samples}
     if card.split.kind == "lists":

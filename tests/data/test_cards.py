@@ -106,6 +106,7 @@ def test_faults_of_a_stream_are_named(tmp_path: Path, text: str, message: str) -
         ({"split": {"kind": "ratio", "test": 0}}, "a ratio needs test"),
         ({"split": {"kind": "ratio", "train": 3}}, "a ratio needs test"),
         ({"split": {"kind": "counts", "train": 3}}, "counts needs train and test"),
+        ({"split": {"kind": "undecided", "test": 0.2}}, "leave the other keys out"),
         ({"split": {"kind": "counts", "train": 3, "test": -1}}, "counts needs train and test"),
         ({"split": {"kind": "lists", "train": 3, "test": "a.txt"}}, "lists needs train and test as paths"),
         ({"split": {"kind": "folders", "train": "a/*"}}, "folders needs train and test as paths"),

@@ -20,6 +20,8 @@ from support.guessed_folders import (
     truth,
 )
 
+from cosam_bench.core.errors import CosamError
+from cosam_bench.data.acquire.check import check_domain
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.streams import load_stream
 
@@ -149,9 +151,16 @@ def test_lists_that_are_not_taken_are_named_and_the_split_is_to_be_chosen(
     assert f"train{suffix} (0 of its 6 lines name one image each; {shown})" in said
     chosen = f'split = {{ kind = "lists", train = "train{suffix}", test = "test{suffix}" }}'
     assert f"# {chosen}" in (tmp_path / "mine.toml").read_text()
+    undecided = 'split = { kind = "undecided" }\n'
+    [card] = load_stream(str(tmp_path / "mine.toml")).cards
+    assert card.split.kind == "undecided"
+    faults = [fault for found in check_domain(card).faults.values() for fault in found]
+    assert any("it is undecided which of its images are for testing" in fault for fault in faults), faults
+    with pytest.raises(CosamError, match="Choose one of the splits offered"):
+        open_domain(card)
     write_lists(tmp_path, "a{}", suffix=suffix)  # what the comment asks for
     text = (tmp_path / "mine.toml").read_text()
-    (tmp_path / "mine.toml").write_text(text.replace(f"# {chosen}", chosen))
+    (tmp_path / "mine.toml").write_text(text.replace(undecided, "").replace(f"# {chosen}", chosen))
     assert len(open_domain(load_stream(str(tmp_path / "mine.toml")).cards[0]).test) == 4
 
 

@@ -32,6 +32,7 @@ from cosam_bench.data.labelme import BACKGROUND, IGNORED
 from cosam_bench.data.pairing import Pair
 
 SHOWN = 3
+UNDECIDED = {"kind": "undecided"}
 ONE_IMAGE = "One image with a mask cannot be divided into training and test; add images"
 _TEST_ONLY = 'split = { kind = "ratio", test = 1.0 }'
 _KINDS = {
@@ -184,10 +185,11 @@ def _add_lists(guess: DomainGuess, listing: FolderListing, best: Candidate, foun
     if "split" not in guess.keys:
         by_part = {one.part: one.name for one in reversed(lists.unused)}
         test = by_part.get("test") or by_part.get("validation", "test.txt")
+        guess.keys["split"] = dict(UNDECIDED)
         split = {"kind": "lists", "train": by_part.get("train", "train.txt"), "test": test}
         guess.choices += [
             (toml_line("split", split), "once each line of both files names one image"),
-            (toml_line("split", {"kind": "ratio", "test": 0.2}), "if no images are published for testing"),
+            (toml_line("split", {"kind": "ratio", "test": 0.2}), "if none are published for testing: a fifth is"),
         ]
 
 

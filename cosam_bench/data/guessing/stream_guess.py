@@ -13,7 +13,7 @@ from cosam_bench.core.files import write_atomically
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.file_patterns import has_image_name
 from cosam_bench.data.guessing.annotation_files import is_coco
-from cosam_bench.data.guessing.domain_guess import DomainGuess, guess_domain
+from cosam_bench.data.guessing.domain_guess import UNDECIDED, DomainGuess, guess_domain
 from cosam_bench.data.guessing.file_groups import case_parents
 from cosam_bench.data.guessing.folder_listing import FolderListing, list_folder
 from cosam_bench.data.guessing.folder_words import division_of, folder_role, is_division, role_of
@@ -145,7 +145,7 @@ def _domain_lines(name: str, domain: DomainGuess, folder: Path) -> list[str]:
         lines += comment(text)
     lines += [toml_line(key, value) for key, value in domain.keys.items()]
     for key in dict.fromkeys(line.partition(" ")[0] for line, _ in domain.choices):
-        is_written = domain.keys.get(key) == "undecided"
+        is_written = domain.keys.get(key) in ("undecided", UNDECIDED)
         advice = f"Choose, and replace the line {key} above:" if is_written else f"Choose, if {key} is to be given:"
         lines += comment(advice)
         lines += _aligned([choice for choice in domain.choices if choice[0].startswith(f"{key} ")])
