@@ -14,6 +14,9 @@ from torch import Tensor
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, replacing
 
+WRITE_FAULT: type[Exception] = SafetensorError
+"""What is raised by other libraries that write such files, if the disk is full."""
+
 
 class CannotRead(CosamError):
     """A file of tensors is missing or damaged."""

@@ -271,7 +271,7 @@ class RunningRecord:
             status=status,
             rule=experiment.rule,
             isolated=experiment.is_isolated,
-            experts={} if experiment.bench.given is None else dict(experiment.bench.given.sources),
+            experts={} if experiment.bench.given is None else dict(sorted(experiment.bench.given.sources.items())),
             started=self._started,
             error=error,
             cost=self._cost(),

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.tensor_files import WRITE_FAULT
 from cosam_bench.results.export.served import ServedModel
 
 # segment-anything's names on the left, transformers' on the right; in this order.
@@ -67,7 +67,7 @@ def write_transformers_folder(served: ServedModel, folder: Path, *, is_padded: b
     logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers leaves it untyped
     try:
         model.save_pretrained(folder)
-    except SafetensorError as error:
+    except WRITE_FAULT as error:
         raise OSError(str(error)) from None  # the folder that is being made says it
     if not is_padded:
         return [f"{len(state)} tensors for transformers' SamModel, without its image processor, which pads images"]
