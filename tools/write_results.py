@@ -41,6 +41,7 @@ PAGES = ("README.md", "docs/results.md", "docs/open-results.md", "docs/methods.m
 FURTHER_ROWS: Mapping[str, Mapping[str, object]] = {"regcl": {"space": "product"}, "dop": {"solver": "closed"}}
 Row = Mapping[str, str]
 Runs = Mapping[str, Mapping[str, Record]]
+FIRST = Selection(seeds=(range(1),), orders=(STREAM_ORDER,))
 
 _SHOWN = {"last": "Last", "avg": "Avg", "ff": "FF", "plasticity": "plasticity lost", "retention": "retention"}
 
@@ -79,8 +80,7 @@ def open_board() -> str:
     Some methods were measured with further seeds and orders. Their means would not be comparable with the others' one
     run, so these stand in a table of their own.
     """
-    chosen = Selection(protocols=(PAIRS,), seeds=(range(1),), orders=(STREAM_ORDER,))
-    return csv_text(read_leaderboard(RECORDS, selection=chosen, intervals=("last",)))
+    return csv_text(read_leaderboard(RECORDS, selection=FIRST, intervals=("last",)))
 
 
 def mini_board(folder: Path) -> str:
@@ -92,9 +92,8 @@ def mini_board(folder: Path) -> str:
 
 def is_shown(method: str, settings: str) -> bool:
     """Whether a run has its method's defaults or the settings of ``FURTHER_ROWS``."""
-    kind = load_method(method).Settings
     wanted = [{}, *([FURTHER_ROWS[method]] if method in FURTHER_ROWS else [])]
-    return kind.model_validate_json(settings) in [kind.model_validate(each) for each in wanted]
+    return any(_is_set(method, json.loads(settings), each) for each in wanted)
 
 
 def filled(page: str) -> str:
@@ -167,11 +166,10 @@ def ablation_table(name: str) -> str:
 
 def trm_runs() -> dict[str, Record]:
     """The runs of ``open-pairs`` that show what TRM's search is worth there, by their names in the ablation."""
-    chosen = Selection(seeds=(range(1),), orders=(STREAM_ORDER,))
-    records = [one for folder in (RECORDS, VARIANTS) for one in chosen.of(find_records(folder)[0])]
+    records = [one for folder in (RECORDS, VARIANTS) for one in FIRST.of(find_records(folder)[0])]
     wanted = {name: ablations.TRM[name] for name in ("default", "midpoint", "`coma`")}
     return {
-        name: next(one for one in records if one.method == method and _is_set(one, settings))
+        name: next(one for one in records if one.method == method and _is_set(method, one.settings, settings))
         for name, (method, settings) in wanted.items()
     }
 
@@ -238,10 +236,7 @@ def iou(record: Record, figure: str) -> float:
 
 def first_runs() -> dict[str, Record]:
     """The records behind ``open.csv``, by their rows' labels without quotes, in the file's order."""
-    found = {
-        (one.method, json.dumps(one.settings, sort_keys=True)): one
-        for one in Selection(seeds=(range(1),), orders=(STREAM_ORDER,)).of(find_records(RECORDS)[0])
-    }
+    found = {(one.method, json.dumps(one.settings, sort_keys=True)): one for one in FIRST.of(find_records(RECORDS)[0])}
     return {
         label(row).replace("`", ""): found[row["method"], json.dumps(json.loads(row["settings"]), sort_keys=True)]
         for row in rows_of("open")
@@ -282,13 +277,13 @@ def _common_rows() -> list[tuple[Row, Row]]:
 
 def _default_runs(selection: Selection) -> list[Record]:
     """The kept records that are chosen and have their method's default settings."""
-    return [one for one in selection.of(find_records(RECORDS)[0]) if _is_set(one, {})]
+    return [one for one in selection.of(find_records(RECORDS)[0]) if _is_set(one.method, one.settings, {})]
 
 
-def _is_set(record: Record, changed: Mapping[str, object]) -> bool:
-    """Whether a record has its method's default settings but for those that are named."""
-    kind = load_method(record.method).Settings
-    return kind.model_validate(record.settings) == kind.model_validate(changed)
+def _is_set(method: str, settings: Mapping[str, object], changed: Mapping[str, object]) -> bool:
+    """Whether settings are the method's defaults but for those that are named."""
+    kind = load_method(method).Settings
+    return kind.model_validate(settings) == kind.model_validate(changed)
 
 
 def _seconds(row: Row) -> str:

@@ -79,10 +79,10 @@ def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) 
     from cosam_bench.results.export.served import load_served, pads_images, preparation_notes, recorded_update
     from cosam_bench.sam.update_files import UPDATE_FILE
 
+    preparation = preparation_notes(record)
     if format_name == "safetensors":
         recorded_update(record)  # refuses a damaged or missing file
         shutil.copyfile(record.folder / UPDATE_FILE, folder / UPDATE_FILE)
-        preparation = preparation_notes(record)
         write_model_card(record, folder, format_name=format_name, notes=preparation, served=None)
         return preparation
     served, is_cut = load_served(record), False
@@ -103,6 +103,6 @@ def _write(record: Record, folder: Path, *, format_name: str, rank: int | None) 
         from cosam_bench.results.export.merged_weights import write_merged_weights
 
         notes = write_merged_weights(served, folder)
-    notes = [*notes, *preparation_notes(record)]
+    notes = [*notes, *preparation]
     write_model_card(record, folder, format_name=format_name, notes=notes, served=served, is_cut=is_cut)
     return notes
