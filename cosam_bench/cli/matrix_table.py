@@ -41,6 +41,11 @@ def render_summary(record: Record) -> Group:
     return Group(figures, _facts(info))
 
 
+def render_run(record: Record) -> Group:
+    """One run without its figures: its title, status, error and costs."""
+    return Group(_run_title(record), _facts(record.info))
+
+
 def _run_title(record: Record) -> Text:
     info = record.info
     experiment = protocol_title(info.protocol, info.protocol_version, record.differs)

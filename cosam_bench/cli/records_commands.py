@@ -42,16 +42,29 @@ def show(
 
 
 def show_record(record: Record, *, metric: str = "iou", images: Path | None = None) -> None:
-    """Print a record's matrix, figures, costs and folder; save its example images in a folder."""
-    from cosam_bench.cli.matrix_table import render_false_positives, render_matrix, render_prompt_gaps, render_summary
+    """Print a record's matrix, figures, costs and folder; save its example images in a folder.
+
+    Of a run that ended before its first score, print what is known: its status, its error and its costs.
+    """
+    from cosam_bench.cli.matrix_table import (
+        render_false_positives,
+        render_matrix,
+        render_prompt_gaps,
+        render_run,
+        render_summary,
+    )
 
     console = results_console()
-    console.print(render_matrix(record, metric, width=console.width))
-    console.print(render_summary(record))
-    if (gaps := render_prompt_gaps(record, metric)) is not None:
-        console.print(gaps, soft_wrap=True)
-    if (negatives := render_false_positives(record)) is not None:
-        console.print(negatives)
+    if record.has_scores:
+        console.print(render_matrix(record, metric, width=console.width))
+        console.print(render_summary(record))
+        if (gaps := render_prompt_gaps(record, metric)) is not None:
+            console.print(gaps, soft_wrap=True)
+        if (negatives := render_false_positives(record)) is not None:
+            console.print(negatives)
+    else:
+        console.print(render_run(record))
+        console.print("No scores yet: the run has not come to its first one.")
     console.print(f"Record: {record.folder}", soft_wrap=True)
     if images is not None:
         console.print(save_images(record, images), soft_wrap=True)

@@ -77,7 +77,7 @@ class PromptSettings(Settings):
         tested = (self.test, *further)
         faults = {
             "prompts.published = true needs points as prompts.train or prompts.test, or among also_prompts": (
-                self.published and self.train not in ("points", "mix") and "points" not in tested
+                self.published and not self.has_points(further)
             ),
             "prompts.grid is the side of the prompt 'grid'; give that as prompts.test or among also_prompts": (
                 self.grid != GRID_SIDE and GRID not in tested
@@ -87,3 +87,7 @@ class PromptSettings(Settings):
             ),
         }
         return next((fault for fault, is_there in faults.items() if is_there), "")
+
+    def has_points(self, further: Sequence[TestPrompt] = ()) -> bool:
+        """Whether any prompt is of points, in training or testing; ``further`` is that of ``unused``."""
+        return self.train in ("points", "mix") or "points" in (self.test, *further)

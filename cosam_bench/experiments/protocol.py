@@ -19,7 +19,7 @@ from cosam_bench.data.prompt_settings import PromptSettings, TestPrompt
 from cosam_bench.data.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.evaluation.score_settings import ScoreSettings
 from cosam_bench.experiments.isolated_methods import described, runs_isolated
-from cosam_bench.experiments.overrides import apply_override
+from cosam_bench.experiments.overrides import apply_override, override_path
 from cosam_bench.experiments.tuned_file import read_tuned
 from cosam_bench.method.registry import load_method, method_names, short_name
 from cosam_bench.results.tuning import Tuning
@@ -259,11 +259,21 @@ def resolve_run(
     if tuned is not None:
         _use_tuned(data, tuned)
     run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
+    if ("protocol", "prompts", "points") in map(override_path, overrides) and not _has_points(run):
+        raise CosamError(
+            f"prompts.points is set, but nothing in this run is prompted by points: it trains with "
+            f"{run.protocol.prompts.train!r} and tests with {run.protocol.prompts.test!r}. Leave it out, or give "
+            "prompts.test=points or --also-prompts points."
+        )
     asked, source = _method_settings(run), _settings_source(run)
     if runs_isolated(run.method, isolated):
         return run.model_copy(update={"settings": described(run.method, asked, source=source).given})
     settings = validate(load_method(run.method).Settings, asked, source=source)
     return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
+
+
+def _has_points(run: RunConfig) -> bool:
+    return run.protocol.prompts.has_points(run.also_prompts)
 
 
 def _use_tuned(data: dict[str, Any], tuned: Path) -> None:

@@ -45,6 +45,7 @@ TUNED = "_tune"
 """The folder there of tuned settings and their trials."""
 BOARD = "leaderboard.csv"
 """The file there that runs make from the records."""
+MATRIX_FILE = "matrix.csv"
 SCORES_FILE = "scores.csv"
 SCALES_FILE = "scales.csv"
 PROMPTS_FILE = "prompts.csv"
@@ -92,7 +93,7 @@ class RecordWriter:
         place = {name: index for index, name in enumerate(dict.fromkeys(cell.domain for cell in cells))}
         metric = {name: index for index, name in enumerate(METRICS)}
         cells.sort(key=lambda cell: (cell.step, place[cell.domain], metric.get(cell.metric, len(metric))))
-        write_atomically(self.folder / "matrix.csv", _csv_text([_CELL_COLUMNS, *map(_in_full, cells)]))
+        write_atomically(self.folder / MATRIX_FILE, _csv_text([_CELL_COLUMNS, *map(_in_full, cells)]))
 
     def write_scores(self, steps: Mapping[int, Mapping[str, Sequence[ImageScore]]]) -> None:
         """Replace ``scores.csv`` by the scores of all steps, in their order.
@@ -287,6 +288,11 @@ class Record:
         return self.info.status
 
     @property
+    def has_scores(self) -> bool:
+        """Whether there is a matrix, or must be one: a run that failed early, or has just begun, has none."""
+        return self.status == "complete" or (self.folder / MATRIX_FILE).is_file()
+
+    @property
     def summary(self) -> dict[str, dict[str, float]]:
         """By metric, every figure by name: ``record.summary["iou"]["last"]``; NaN if undefined."""
         return {metric: dict(figures) for metric, figures in self.info.summary.items()}
@@ -357,7 +363,7 @@ class Record:
         Raises:
             CosamError: the file is missing or damaged, or no metric has this name.
         """
-        path = self.checked_file("matrix.csv")
+        path = self.checked_file(MATRIX_FILE)
         cells = read_cells(path, metric=metric)
         try:
             return ScoreMatrix.from_cells(cells, metric=metric, domains=self.info.order, retention=self.info.retention)

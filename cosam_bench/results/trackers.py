@@ -13,7 +13,7 @@ from typing import Any
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.results.records import Record, read_cells
+from cosam_bench.results.records import MATRIX_FILE, Record, read_cells
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def tracked_run(record: Record, *, name: str | None = None) -> TrackedRun:
     if info.status != "complete":
         raise CosamError(f"The run {record.name} is {info.status}. Complete it by the same command, then log it.")
     steps: list[dict[str, float]] = [{} for _ in range(len(info.order) + 1)]
-    for cell in read_cells(record.checked_file("matrix.csv")):
+    for cell in read_cells(record.checked_file(MATRIX_FILE)):
         if not 0 <= cell.step < len(steps):
             raise CosamError(f"{record.folder / 'matrix.csv'} has step {cell.step}, which is not part of this run.")
         if cell.metric in METRICS:

@@ -19,7 +19,7 @@ from cosam_bench.core.sums import plain_sum
 from cosam_bench.evaluation.figures import summary
 from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.method.registry import is_built_in, load_method, short_name
-from cosam_bench.results.records import SCORES_FILE, read_cells
+from cosam_bench.results.records import MATRIX_FILE, SCORES_FILE, read_cells
 from cosam_bench.results.row_intervals import COMPARABLE_MARKS
 from cosam_bench.results.run_info import RunInfo, read_run_info
 from cosam_bench.results.score_lines import Fault, ScoreLines, read_score_lines
@@ -28,7 +28,7 @@ FIGURE_TOLERANCE = 1e-12
 """Allowed in a figure of the summary. numpy does not promise in which order it adds, and for means of some hundred
 scores the orders differ by less than this."""
 
-REQUIRED = ("config.toml", "matrix.csv", "scores.csv")
+REQUIRED = ("config.toml", MATRIX_FILE, SCORES_FILE)
 """What every record has beside ``run.json``; the state and the update may be left out of a submitted one."""
 
 _COMPENSATED_SINCE = (3, 12)
@@ -78,11 +78,11 @@ def verify_files(folder: Path, info: RunInfo) -> Verification:
         return Verification(folder, (*faults, Fault(SCORES_FILE, str(error))), tuple(notes))
     faults += scores.faults
     try:
-        cells = read_cells(folder / "matrix.csv")
+        cells = read_cells(folder / MATRIX_FILE)
         faults += _cell_faults(cells, scores, means=_means_of(info))
         more, unknown = _summary_faults(cells, info)
     except CosamError as error:
-        return Verification(folder, (*faults, Fault("matrix.csv", str(error))), tuple(notes))
+        return Verification(folder, (*faults, Fault(MATRIX_FILE, str(error))), tuple(notes))
     images = sum(len(group.scores) for group in scores.groups.values())
     return Verification(folder, (*faults, *more), (*notes, *unknown), len(cells), images)
 
@@ -196,20 +196,20 @@ def _cell_faults(
         place = (cell.step, cell.domain)
         if (*place, cell.metric) not in left:
             text = f"{named} is given twice or has no scores in {SCORES_FILE}."
-            faults.append(Fault("matrix.csv", text, line))
+            faults.append(Fault(MATRIX_FILE, text, line))
             continue
         left.remove((*place, cell.metric))
         group, column = scores.groups[place], scores.metrics.index(cell.metric)
         values = [image[column] for image in group.scores.values()]
         if cell.count != len(values):
             text = f"{named} counts {cell.count} images, expected {len(values)} as in {SCORES_FILE}."
-            faults.append(Fault("matrix.csv", text, line))
+            faults.append(Fault(MATRIX_FILE, text, line))
         if cell.value not in (expected := means(values)):
             lines = f"from line {group.first_line} of {SCORES_FILE}"
             text = f"{named} is {cell.value!r}, expected {expected[0]!r}, the mean of {len(values)} scores {lines} on."
-            faults.append(Fault("matrix.csv", text, line))
+            faults.append(Fault(MATRIX_FILE, text, line))
     faults += [
-        Fault("matrix.csv", f"{metric} of {domain!r} after step {step} is missing; {SCORES_FILE} has its scores.")
+        Fault(MATRIX_FILE, f"{metric} of {domain!r} after step {step} is missing; {SCORES_FILE} has its scores.")
         for step, domain, metric in sorted(left)
     ]
     return faults

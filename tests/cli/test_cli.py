@@ -286,6 +286,23 @@ def test_records_lists_all_records_and_show_tells_those_of_one_method_apart(
     assert "mini/regcl/damaged" in several.stderr
 
 
+def test_show_tells_why_a_run_has_no_scores(cli: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "mini" / "regcl" / "0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(run_info(status="failed", error="The disk is full.").to_json())
+    shown = cli("show", "regcl", "--results", str(tmp_path))
+    assert shown.exit_code == 0
+    assert "status failed error The disk is full. order" in words(shown.stdout)
+    assert "No scores yet" in shown.stdout
+    assert str(folder) in words(shown.stdout)
+    images = cli("show", "regcl", "--results", str(tmp_path), "--images", str(tmp_path / "images"))
+    assert images.exit_code == 2
+    (folder / "run.json").write_text(run_info().to_json())
+    complete = cli("show", "regcl", "--results", str(tmp_path))
+    assert complete.exit_code == 2
+    assert "matrix.csv cannot be read" in words(complete.stderr)
+
+
 def test_records_of_two_versions_of_a_method_are_told_apart(cli: Callable[..., Result], tmp_path: Path) -> None:
     for seed, rule in enumerate(("82eae6f5", "428dc7b1")):
         record(tmp_path, method="ed", seed=seed, rule=rule)

@@ -136,6 +136,13 @@ def test_a_setting_that_no_prompt_uses_is_refused(unused: str, folder: Path, tmp
         load_protocol(str(alone))
 
 
+@pytest.mark.parametrize("used", ["prompts.test=points", "prompts.train=mix", 'also_prompts=["points"]'])
+def test_a_number_of_points_that_no_prompt_has_is_refused(used: str, folder: Path) -> None:
+    with pytest.raises(CosamError, match=r"points is set.* trains with 'box' and tests with 'box'\. Leave it out, or"):
+        config_of(folder, "prompts.points=5")
+    assert config_of(folder, "prompts.points=5", used).protocol.prompts.points == 5
+
+
 def test_show_and_leaderboard_print_it(folder: Path, plain: Record, also: Record) -> None:
     text = gap_text(prompt_gaps(also))
     assert text.startswith("oracle box ")

@@ -171,7 +171,7 @@ def test_a_run_is_the_same_run_as_long_as_nothing_that_decides_a_score_changes(
     }
     assert len(same) == 1
     reverse = 'order=["polyp", "pill", "pitting"]'
-    changes = ("seed=1", reverse, "adapter.rank=3", "method.ridge=1e-3", "prompts.points=2")
+    changes = ("seed=1", reverse, "adapter.rank=3", "method.ridge=1e-3", "prompts.test=points")
     mine = f"{tmp_path / 'mine.py'}"
     digests = [digest("regcl", change) for change in changes] + [digest("frozen"), digest(mine)]
     (tmp_path / "mine.py").write_text(METHOD + "# a comment\n")
