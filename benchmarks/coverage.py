@@ -3,6 +3,9 @@
 The figure is the sum over 8 domains of the mean over 24 images each. A score is the sum of the true mean and of normal
 effects of the image, the order, the seed, their interaction, and of what is left; domains are fixed. Effects are in
 units of the deviation between images.
+
+A second table is of FF max, which is not linear: one run, in which each domain loses the same with each later step, and
+each step's scores have normal effects of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cosam_bench.evaluation.contributions import Contributions
+from cosam_bench.evaluation.bootstrap import bootstrap_interval
+from cosam_bench.evaluation.contributions import Contributions, RunScores
+from cosam_bench.evaluation.contributions import contributions as shares_of
+from cosam_bench.evaluation.figures import FIGURES
 from cosam_bench.evaluation.intervals import interval
 
 DOMAINS, IMAGES, LEVEL = 8, 24, 0.95
@@ -97,8 +103,61 @@ def coverage(one: Setting, *, experiments: int, seed: int = 0) -> tuple[float, f
     return over_images, bootstrap, ours
 
 
+LOSSES = (0.0, 0.025, 0.1)
+OF_STEPS = 0.3
+
+
+def forgetting_run(rng: np.random.Generator, loss: float) -> RunScores:
+    """One run's scores, in which each domain loses ``loss`` with each step after it was learned."""
+    names = tuple(f"d{j}" for j in range(DOMAINS))
+    later = np.maximum(np.arange(DOMAINS + 1)[:, None] - np.arange(1, DOMAINS + 1), 0)
+    values = {
+        name: rng.normal(0, 1, IMAGES) - loss * later[:, [j]] + rng.normal(0, OF_STEPS, (DOMAINS + 1, IMAGES))
+        for j, name in enumerate(names)
+    }
+    keys = {name: tuple(str(i) for i in range(IMAGES)) for name in names}
+    return RunScores("iou", 0, names, (), keys, values)
+
+
+def coverage_of_ff_max(loss: float, *, experiments: int, seed: int = 0) -> tuple[float, float, float, float]:
+    """The shares of experiments whose interval contains the truth, and of those that lie above 0.
+
+    Returns:
+        The coverage of the percentile bootstrap and of the project's interval of FF max, the share of the latter that
+        are wholly above 0, and the coverage of FF's interval, whose true value is the same.
+    """
+    rng = np.random.default_rng(seed)
+    truth = loss * DOMAINS / 2  # the mean number of later steps of all domains but the last
+    hits = np.zeros(4)
+    for _ in range(experiments):
+        run = forgetting_run(rng, loss)
+        ours = bootstrap_interval([run], FIGURES["ff_max"], level=LEVEL, draws=DRAWS)
+        low, high = 2 * ours.estimate - ours.high, 2 * ours.estimate - ours.low
+        linear = interval([shares_of(run, FIGURES["ff"])], level=LEVEL)
+        hits += [
+            low <= truth <= high,
+            ours.low <= truth <= ours.high,
+            ours.low > 0,
+            linear.low <= truth <= linear.high,
+        ]
+    percentile, basic, above, of_ff = (float(share) for share in hits / experiments)
+    return percentile, basic, above, of_ff
+
+
+def table_of_ff_max(experiments: int) -> str:
+    """The second table of docs/metrics.md, as Markdown."""
+    rows = [
+        "| loss per step | FF max: percentile bootstrap | FF max: this project | of these, above 0 | FF |",
+        "|---|---|---|---|---|",
+    ]
+    for loss in LOSSES:
+        cells = " | ".join(f"{share:.1%}" for share in coverage_of_ff_max(loss, experiments=experiments))
+        rows.append(f"| {loss:g} | {cells} |")
+    return "\n".join(rows)
+
+
 def table(experiments: int) -> str:
-    """The table of docs/metrics.md, as Markdown."""
+    """The first table of docs/metrics.md, as Markdown."""
     rows = [
         "| orders x seeds | deviation between orders, seeds, both | images alone | two-way bootstrap | this project |",
         "|---|---|---|---|---|",
@@ -111,4 +170,5 @@ def table(experiments: int) -> str:
 
 
 if __name__ == "__main__":
-    print(table(int(sys.argv[1]) if len(sys.argv) > 1 else 2000))
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    print(table(count), table_of_ff_max(count), sep="\n\n")

@@ -74,6 +74,11 @@ class Contributions:
         """The figure of this run."""
         return math.fsum(float(values.mean()) for values in self.values.values())
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the figure is a number: some domain has a part in it, and no score that it needs is missing."""
+        return bool(self.values) and not any(np.isnan(values).any() for values in self.values.values())
+
     def of_domains(self, names: Sequence[str]) -> Contributions:
         """The part of some domains alone."""
         kept = [name for name in names if name in self.values]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError, refuse_twice, unknown_name
 from cosam_bench.evaluation.figures import FIGURES
-from cosam_bench.evaluation.intervals import basis_of
 from cosam_bench.evaluation.metrics import find_metric
 from cosam_bench.results.cell_text import code_mark
 from cosam_bench.results.conditions import Measured, measured_runs
@@ -24,10 +23,10 @@ from cosam_bench.results.row_intervals import (
     by_start,
     check_level,
     has_fair_marks,
-    latest_runs,
     place_of,
     read_table_scores,
     table_intervals,
+    without_repeats,
 )
 from cosam_bench.results.selection import Selection, model_name
 
@@ -71,9 +70,11 @@ def leaderboard(
 
     ``<figure>_low`` and ``<figure>_high`` are the ends of its interval, ``rank_best`` and ``rank_worst`` those of the
     rank interval by the figure that sorts the table (by Last, if a figure that is not linear or another column does).
-    Both are computed from the scores of single images, and empty if these are missing. ``interval_runs`` counts each
-    seed and order once. ``interval_basis`` is ``images`` if that is one run: such an interval says nothing about the
-    seed.
+    Both are computed from the scores of single images, and empty if these are missing. ``interval_basis`` is
+    ``images`` for one run: such an interval says nothing about the seed.
+
+    Of several runs of one row with the same seed and order only the one that was started last counts; a note names the
+    others.
 
     ``differs`` says in what the runs differ from the protocol, see ``protocol_match``; it is empty for the protocol's
     own, which come first, and only beside which published rows belong. ``budget`` is the card's, and empty for
@@ -104,9 +105,11 @@ def leaderboard(
     ascending = _is_ascending(sort_by, metric)
     _check(level, domains, published)
     chosen = list(records) if selection is None else selection.of(records)
-    runs, notes = measured_runs(chosen, metric=metric)
+    every_run, notes = measured_runs(chosen, metric=metric)
+    runs, repeated = without_repeats(every_run)
+    notes += repeated
     _check_domains(domains, runs)
-    experts = _experts(records, runs, metric)
+    experts = _experts(records, every_run, metric)
     groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[_key(run)].append(run)
@@ -123,7 +126,7 @@ def leaderboard(
     order = list(dict.fromkeys([*_TABLE, column, "method", "settings"]))
     directions = [ascending if name == column else True for name in order]
     frame = frame.sort_values(order, ascending=directions, ignore_index=True, kind="stable")
-    frame.attrs.update(metric=metric, notes=(*notes, *notes_on_rows(groups), *prompt_notes(runs)))
+    frame.attrs.update(metric=metric, notes=(*notes, *notes_on_rows(groups), *prompt_notes(runs, domains=domains)))
     frame.attrs.update(published={name: one.protocol for one in published for name in one.protocols})
     frame.attrs.update(sort_by=sort_by, ranked_by=ranked_by, level=level, domains=tuple(domains or ()))
     return frame
@@ -186,14 +189,13 @@ def _add_intervals(
     needs_experts = any(FIGURES[name].needs_experts for name in (*figures, ranked_by))
     notes: list[str] = []
     for table, keys in tables.items():
-        latest = {key: latest_runs(groups[key]) for key in keys}
         others = [run for place, run in experts.items() if place[:2] == (table[0], table[2]) and needs_experts]
-        runs = {run.record.folder: run for run in (*(run for runs in latest.values() for run in runs), *others)}
+        runs = {run.record.folder: run for run in (*(run for key in keys for run in groups[key]), *others)}
         scores, faults = read_table_scores(list(runs.values()), metric=rows[keys[0]]["metric"])
         notes += [f"No interval for a row: {fault}" for fault in faults]
-        readable = [key for key in keys if all(run.record.folder in scores for run in latest[key])]
+        readable = [key for key in keys if all(run.record.folder in scores for run in groups[key])]
         found = table_intervals(
-            [[scores[run.record.folder] for run in latest[key]] for key in readable],
+            [[scores[run.record.folder] for run in groups[key]] for key in readable],
             is_ranked=[has_fair_marks(groups[key]) for key in readable],
             experts={place_of(run): scores[run.record.folder] for run in others if run.record.folder in scores},
             figures=figures,
@@ -202,12 +204,13 @@ def _add_intervals(
             level=level,
         )
         for key, row in zip(readable, found, strict=True):
-            rows[key].update(_interval_columns(row, runs=len(latest[key])))
+            rows[key].update(_interval_columns(row, runs=len(groups[key])))
     return notes
 
 
 def _interval_columns(row: RowIntervals, *, runs: int) -> dict[str, Any]:
-    columns: dict[str, Any] = {"interval_runs": runs, "interval_basis": basis_of(runs)}
+    known = [interval.basis for interval in row.figures.values() if interval.basis != "none"]
+    columns: dict[str, Any] = {"interval_runs": runs, "interval_basis": known[0] if known else "none"}
     for name, interval in row.figures.items():
         columns |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     if row.rank is not None:

@@ -1,4 +1,4 @@
-"""What a reader of the leaderboard must know about its rows: unequal or repeated seeds, and several machines."""
+"""What a reader of the leaderboard must know about its rows: unequal seeds and orders, and several machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def notes_on_rows(rows: Mapping[Key, Sequence[Measured]]) -> list[str]:
 
 
 def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
-    """One note for each table whose rows do not share the same seeds and orders, or repeat them."""
+    """One note for each table whose rows do not share the same seeds and orders."""
     tables: dict[str, dict[str, list[object]]] = defaultdict(dict)
     for key, members in groups.items():
         protocol, _, conditions, *_ = key
@@ -33,12 +33,6 @@ def _uneven(groups: Mapping[Key, Sequence[Measured]]) -> list[str]:
         if short:
             notes.append(
                 f"{table}: not all rows cover the same seeds and orders; of {len(places)} pairs: {', '.join(short)}."
-            )
-        twice = [name for name, row in rows.items() if len(set(row)) < len(row)]
-        if twice:
-            notes.append(
-                f"{table}: some runs repeat a seed and order, so deviations are too low; "
-                f"intervals and ranks use only the last started run of each: {', '.join(twice)}."
             )
     return notes
 

@@ -41,16 +41,23 @@ class PromptGap:
     gap: float
 
 
-def prompt_gaps(record: Record, *, metric: str = "iou") -> list[PromptGap]:
+def prompt_gaps(record: Record, *, metric: str = "iou", domains: Sequence[str] | None = None) -> list[PromptGap]:
     """The protocol's own prompt, then each that the run was also scored under; empty if there is no other.
+
+    Args:
+        record: of one run.
+        metric: its name.
+        domains: only these are part of the means; None: all of the stream.
 
     Raises:
         CosamError: a file of the record is damaged, or no metric has this name.
     """
-    scores = [row for row in record.prompt_scores() if row.metric == metric and row.domain in record.order]
+    names = record.order if domains is None else [name for name in record.order if name in domains]
+    scores = [row for row in record.prompt_scores() if row.metric == metric and row.domain in names]
     if not scores:
         return []
     matrix = record.score_matrix(metric)
+    matrix = matrix if domains is None else matrix.only(domains)
     own = PromptGap(own_prompt(record), last(matrix), frozen(matrix), 0.0)
     found = [own]
     for kind in dict.fromkeys(row.prompt for row in scores):
@@ -76,22 +83,24 @@ def gap_text(gaps: Sequence[PromptGap]) -> str:
     return ", ".join([*parts, *(f"{_title(one.prompt)} {number(one.last)} (gap {number(one.gap)})" for one in others)])
 
 
-def prompt_notes(runs: Sequence[Measured]) -> list[str]:
+def prompt_notes(runs: Sequence[Measured], *, domains: Sequence[str] | None = None) -> list[str]:
     """One line per method, its settings and the prompts under which it was scored; means over its runs.
 
     Args:
         runs: of any methods, by one metric; those without further prompts are left out.
+        domains: only these are part of the means; None: all of the stream.
     """
     groups: dict[tuple[str, ...], list[list[PromptGap]]] = defaultdict(list)
     for run in runs:
-        if gaps := prompt_gaps(run.record, metric=run.matrix.metric):
+        if gaps := prompt_gaps(run.record, metric=run.matrix.metric, domains=domains):
             kinds = ",".join(one.prompt for one in gaps)
             groups[run.info.protocol, run.conditions, *run.variant, kinds].append(gaps)
     lines = []
-    for (protocol, _, method, settings, *_), same in groups.items():
+    for (protocol, conditions, method, settings, *_), same in groups.items():
         means = [_mean_gap(one) for one in zip(*same, strict=True)]
-        is_alone = [(key[0], key[2]) for key in groups].count((protocol, method)) == 1
-        named = f"{method} on {protocol}" if is_alone else f"{method} {settings} on {protocol}"
+        place = protocol if len({key[1] for key in groups if key[0] == protocol}) == 1 else f"{protocol} {conditions}"
+        is_alone = [key[:3] for key in groups].count((protocol, conditions, method)) == 1
+        named = f"{method} on {place}" if is_alone else f"{method} {settings} on {place}"
         title = METRICS[runs[0].matrix.metric].title
         lines.append(f"{named}, Last ({title}) by prompt: {gap_text(means)}.")
     return lines

@@ -53,25 +53,28 @@ def table_intervals(
 ) -> list[RowIntervals]:
     """Every figure's interval in each row, and the ranks that the rows may have.
 
+    A row is not ranked if the figure that ranks is unknown in one of its runs, such as a difference from experts that
+    were not measured.
+
     Args:
         rows: the runs of each row, one per seed and order; all under the same conditions.
-        is_ranked: whether a row is ranked.
+        is_ranked: whether a row may be ranked.
         experts: the scores of ``experts`` by seed and order, for figures that need them.
         figures: the names of those that get an interval.
         ranked_by: the name of a linear figure.
         domains: only these are part of the figures' means; None: all.
         level: the nominal coverage, in (0, 1).
     """
-    ranked = [runs for runs, wanted in zip(rows, is_ranked, strict=True) if wanted]
-    shares = [_contributions(runs, FIGURES[ranked_by], experts, domains) for runs in ranked]
+    shares = [_contributions(runs, FIGURES[ranked_by], experts, domains) for runs in rows]
+    ranked = [place for place, wanted in enumerate(is_ranked) if wanted and all(one.is_known for one in shares[place])]
     is_high = FIGURES[ranked_by].prefers_high(rows[0][0].metric) if rows else True
-    ranks = iter(rank_intervals(shares, is_higher_better=is_high, level=level))
+    found = rank_intervals([shares[place] for place in ranked], is_higher_better=is_high, level=level)
+    ranks = dict(zip(ranked, found, strict=True))
     return [
         RowIntervals(
-            {name: _interval(runs, FIGURES[name], experts, domains, level) for name in figures},
-            next(ranks) if wanted else None,
+            {name: _interval(runs, FIGURES[name], experts, domains, level) for name in figures}, ranks.get(place)
         )
-        for runs, wanted in zip(rows, is_ranked, strict=True)
+        for place, runs in enumerate(rows)
     ]
 
 
@@ -108,6 +111,23 @@ def latest_runs(runs: Iterable[Measured]) -> list[Measured]:
     """One run for each seed and order, the one that was started last; sorted by seed, then order."""
     by_place = {place_of(run): run for run in by_start(runs)}
     return [by_place[place] for place in sorted(by_place)]
+
+
+def without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
+    """The runs, of several with the same row, conditions, seed and order the one that was started last alone.
+
+    Returns:
+        The runs in their given order, and a message for each that was left out.
+    """
+    kept: dict[tuple[object, ...], Measured] = {}
+    notes = []
+    for run in by_start(runs):
+        place = (*run.variant, run.info.protocol, run.info.protocol_version, run.conditions, *place_of(run))
+        if place in kept:
+            notes.append(f"Left out: {kept[place].record.name} repeats the seed and order of {run.record.name}.")
+        kept[place] = run
+    names = {run.record.folder for run in kept.values()}
+    return [run for run in runs if run.record.folder in names], notes
 
 
 def by_start(runs: Iterable[Measured]) -> list[Measured]:

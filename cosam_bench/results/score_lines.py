@@ -114,8 +114,9 @@ def _add(
 
 def _missing_images(groups: dict[tuple[int, str], Group], info: RunInfo) -> Iterator[Fault]:
     """Steps without a domain, and domains whose images are not those of the first step."""
-    steps = {step for step, _ in groups} | {0, len(info.order)}
-    for step in sorted(steps):
+    ends = {0, len(info.order)}
+    needed = ends if "all domains at once" in info.marks else range(len(info.order) + 1)
+    for step in sorted({step for step, _ in groups}.union(needed)):
         for domain in (*info.order, *info.retention):
             found, first = groups.get((step, domain)), groups.get((0, domain))
             if found is None:

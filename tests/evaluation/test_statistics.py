@@ -13,6 +13,7 @@ from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.multitest import multipletests
 
+from benchmarks.coverage import coverage_of_ff_max
 from cosam_bench.core.errors import CosamError
 from cosam_bench.evaluation.bootstrap import bootstrap_interval
 from cosam_bench.evaluation.contributions import (
@@ -369,7 +370,7 @@ def test_the_interval_of_ff_max_is_scipys_bootstrap() -> None:
         statistic,
         n_resamples=3000,
         vectorized=False,
-        method="percentile",
+        method="basic",
         rng=np.random.default_rng(12),
     )
     found = bootstrap_interval([scores], FIGURES["ff_max"], draws=3000)
@@ -394,8 +395,36 @@ def test_of_several_runs_ff_max_is_drawn_over_seeds_and_orders_too() -> None:
             drawn.append(np.mean(values))
     assert found.standard_error == pytest.approx(np.std(drawn), rel=0.06)
     width = found.high - found.low
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.06 * width)
+    reflected = 2 * found.estimate - np.quantile(drawn, [0.975, 0.025])
+    assert (found.low, found.high) == pytest.approx(tuple(reflected), abs=0.06 * width)
     assert found.basis == "images and runs"
+
+
+def test_the_interval_of_ff_max_covers_more_than_its_percentiles() -> None:
+    percentile, basic, above, of_ff = coverage_of_ff_max(0.0, experiments=60)
+    assert percentile < 0.5 < 0.7 < basic
+    assert above < 0.3
+    assert of_ff > 0.85
+
+
+def test_a_domain_of_one_image_leaves_ff_max_without_an_interval_unless_it_never_changes() -> None:
+    scores = run_scores(np.random.default_rng(3))
+    first, *_, last = scores.domains
+
+    def with_one_image_of(name: str, values: np.ndarray) -> RunScores:
+        return replace(
+            scores,
+            keys=dict(scores.keys) | {name: scores.keys[name][:1]},
+            values=dict(scores.values) | {name: values},
+        )
+
+    found = bootstrap_interval([with_one_image_of(first, scores.values[first][:, :1])], FIGURES["ff_max"], draws=50)
+    assert math.isfinite(found.estimate)
+    assert math.isnan(found.low)
+    assert found.basis == "none"
+    same = np.full_like(scores.values[first][:, :1], 0.5)
+    for harmless in (with_one_image_of(first, same), with_one_image_of(last, scores.values[last][:, :1])):
+        assert math.isfinite(bootstrap_interval([harmless], FIGURES["ff_max"], draws=50).low)
 
 
 def test_a_bootstrap_refuses_what_it_cannot_draw() -> None:

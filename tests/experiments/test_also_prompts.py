@@ -151,8 +151,16 @@ def test_show_and_leaderboard_print_it(folder: Path, plain: Record, also: Record
     environment = {"COLUMNS": "200"}
     shown = CliRunner().invoke(app, ["show", str(also.folder)], env=environment).output
     assert f"Last by prompt (IoU): {text}" in shown
-    board = CliRunner().invoke(app, ["leaderboard", "--results", str(folder / "results")], env=environment).output
+    asked = ["leaderboard", "--results", str(folder / "results")]
+    board = CliRunner().invoke(app, asked, env=environment).output
     assert f"finetune on quick, Last (IoU) by prompt: {text}." in " ".join(board.split())
+    name = also.order[0]
+    of_one = prompt_gaps(also, domains=[name])
+    assert of_one[0].last == also.score_matrix().only([name]).values[-1].mean()
+    (final,) = (row.value for row in also.prompt_scores() if (row.step, row.domain, row.metric) == (2, name, "iou"))
+    assert of_one[1].last == final
+    board = CliRunner().invoke(app, [*asked, "--domains", name], env=environment).output
+    assert f"by prompt: {gap_text(of_one)}." in " ".join(board.split())
 
 
 def test_the_option_names_the_kinds(folder: Path) -> None:

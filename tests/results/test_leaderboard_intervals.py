@@ -18,6 +18,7 @@ from cosam_bench.results.image_scores import read_image_scores
 from cosam_bench.results.leaderboard import leaderboard
 from cosam_bench.results.leaderboard_view import boards_of
 from cosam_bench.results.records import Record
+from cosam_bench.results.report.boards import boards_of as report_boards
 
 EVERY = tuple(FIGURES)
 
@@ -112,15 +113,40 @@ def test_a_record_with_other_images_has_no_interval_and_is_named(tmp_path: Path)
     assert any("other images" in note and "cosam-bench verify" in note for note in frame.attrs["notes"])
 
 
-def test_of_a_repeated_seed_only_the_latest_run_has_an_interval(tmp_path: Path) -> None:
+def test_of_a_repeated_seed_only_the_latest_run_counts(tmp_path: Path) -> None:
     old = record(tmp_path / "old", method="regcl", level=0.2)
     new = record(tmp_path / "new", method="regcl", level=0.8)
     later = Record(new.folder, new.info.model_copy(update={"started": "2027-01-01T00:00:00+00:00"}))
-    frame = leaderboard([later, old], intervals=["last"])
+    other = record(tmp_path / "new", method="regcl", level=0.6, seed=5)
+    frame = leaderboard([later, old, other], intervals=["last"])
     row = row_of(frame, "regcl")
-    assert (row["runs"], row["interval_runs"]) == (2, 1)
-    assert row["last_low"] == interval([contributions(read_image_scores(new), FIGURES["last"])]).low
-    assert any("only the last started run" in note for note in frame.attrs["notes"])
+    found = interval([contributions(read_image_scores(one), FIGURES["last"]) for one in (new, other)])
+    assert (row["runs"], row["interval_runs"]) == (2, 2)
+    assert row["last"] == pytest.approx(found.estimate)
+    assert (row["last_low"], row["last_high"]) == (found.low, found.high)
+    assert f"Left out: {old.name} repeats the seed and order of {new.name}." in frame.attrs["notes"]
+    (shown,) = report_boards([later, old, other], metric="iou")[0]
+    (entry,) = shown.entries
+    assert entry.figures["last"].estimate == pytest.approx(row["last"])
+
+
+def test_a_row_is_ranked_only_by_a_figure_that_all_of_its_runs_have(tmp_path: Path) -> None:
+    def both(method: str, level: float) -> list[Record]:
+        return [record(tmp_path, method=method, level=level, seed=seed) for seed in (0, 1)]
+
+    experts = record(tmp_path, method="experts", level=0.9, marks=("upper bound",))
+    alone = record(tmp_path, method="alone", level=0.7)
+    frame = leaderboard(
+        [experts, alone, *both("high", 0.8), *both("low", 0.3)], sort_by="plasticity", intervals=["last"]
+    )
+    assert math.isnan(row_of(frame, "low")["plasticity"]), "seed 1 has no experts"
+    ranks = {name: row_of(frame, name)["rank_worst"] for name in ("alone", "high", "low")}
+    assert pandas.isna([ranks["high"], ranks["low"]]).all()
+    assert ranks["alone"] == 1
+    without = leaderboard([alone, *both("high", 0.8)], domains=["natural"], intervals=["last"])
+    assert without["last"].isna().all()
+    assert without["rank_best"].isna().all()
+    assert without["interval_basis"].tolist() == ["none", "none"]
 
 
 def test_chosen_domains_alone_enter_the_means(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def test_the_last_bit_of_a_cell_counts(record: Path) -> None:
     assert len(found) == 1
 
 
+def test_a_step_that_is_missing_from_all_files_is_named(record: Path) -> None:
+    for name in ("matrix.csv", "scores.csv"):
+        lines = (record / name).read_text().splitlines(keepends=True)
+        (record / name).write_text("".join(line for line in lines if not line.startswith("2,")))
+    edited(record, lambda data: data["files"].clear())
+    assert "scores.csv: 'pitting' has no scores after step 2." in faults(record)
+
+
 def test_a_changed_count_is_named(record: Path) -> None:
     replaced(record / "matrix.csv", 2, column=4, by=lambda text: "30")
     assert any("matrix.csv, line 2: iou" in text and "counts 30 images, expected 3" in text for text in faults(record))

@@ -22,12 +22,12 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.row_intervals import (
     RANKED_BY,
     RowIntervals,
-    by_start,
     has_fair_marks,
     latest_runs,
     place_of,
     read_table_scores,
     table_intervals,
+    without_repeats,
 )
 from cosam_bench.results.run_info import RunInfo
 
@@ -112,7 +112,8 @@ def boards_of(
     shown = {record.folder for record in records}
     hidden = [one for one in experts_from if one.info.method == "experts" and one.folder not in shown]
     references = measured_runs(hidden, metric=metric)[0]
-    runs, repeated = _without_repeats(runs)
+    runs, repeated = without_repeats(runs)
+    runs.sort(key=place_of)
     groups: dict[tuple[str, int, str, str], list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.info.protocol, run.info.protocol_version, run.differs, run.conditions].append(run)
@@ -128,18 +129,6 @@ def boards_of(
             entries = _entries(readable, scores, anchor, references=experts)
             boards.append(Board(anchor, protocol, version, conditions, differs, metric, entries))
     return boards, notes
-
-
-def _without_repeats(runs: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
-    """The runs, of several with the same method, conditions, seed and order the latest alone."""
-    kept: dict[tuple[object, ...], Measured] = {}
-    notes = []
-    for run in by_start(runs):
-        place = (*run.variant, run.info.protocol, run.conditions, run.info.seed, run.info.order)
-        if place in kept:
-            notes.append(f"Left out: {kept[place].record.name} repeats the seed and order of {run.record.name}.")
-        kept[place] = run
-    return sorted(kept.values(), key=lambda run: (run.info.seed, run.info.order)), notes
 
 
 def _entries(
