@@ -22,12 +22,19 @@ from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit_settings import FitSettings
 
+_POSITIONS = 0.2  # the deviation of positions, which moves attention as much as the products of queries and keys do
 ADAPTER = AdapterSettings(rank=10, alpha=10.0, blocks=(7, 8, 9, 10, 11))
 
 
 def model(*, is_lean: bool, name: str = "vit_b") -> Sam:
-    """A model with random weights; with segment-anything's own attention unless it is lean."""
-    return build_sam(name, checkpoint="random", is_attention_lean=is_lean)
+    """A model with random weights, positions included; with segment-anything's own attention unless it is lean."""
+    sam = build_sam(name, checkpoint="random", is_attention_lean=is_lean)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for key, parameter in sam.image_encoder.named_parameters():
+            if key.rpartition(".")[2] in ("rel_pos_h", "rel_pos_w", "pos_embed"):  # zero before training
+                parameter.copy_(_POSITIONS * torch.randn(parameter.shape, generator=generator))
+    return sam
 
 
 def image(side: int = 1024) -> Tensor:

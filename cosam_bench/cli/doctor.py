@@ -96,12 +96,15 @@ def _bf16() -> Finding:
     """How fast the device that a run takes by itself computes in bfloat16."""
     import torch
 
-    from cosam_bench.core.arithmetic import SLOW_BF16, bf16_slowdown
+    from cosam_bench.core.arithmetic import bf16_slowdown
+    from cosam_bench.experiments.base_model import slow_bf16
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    slowdown = bf16_slowdown(torch.device(device))
-    remedy = "" if slowdown <= SLOW_BF16 else "keep fit.precision and score.precision at fp32, or set them to auto"
-    return Finding("bf16", f"a product takes {slowdown:.2g} times as long as in fp32 on {device}", remedy)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    slowness = slow_bf16(device)
+    remedy = "keep fit.precision and score.precision at fp32, or set them to auto" if slowness else ""
+    if device.type == "cuda":
+        return Finding("bf16", slowness or "the GPU has instructions for it", remedy)
+    return Finding("bf16", f"a product takes {bf16_slowdown(device):.2g} times as long as in fp32 on cpu", remedy)
 
 
 def _room(results: Path) -> Finding:

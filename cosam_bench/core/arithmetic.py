@@ -22,6 +22,7 @@ def rounding_settings() -> dict[str, Any]:
         "tf32": cudnn.allow_tf32,
         "cudnn_deterministic": cudnn.deterministic,
         "cudnn_benchmark": cudnn.benchmark,
+        "fused_attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
     }
 
 
@@ -33,6 +34,7 @@ def round_as(settings: Mapping[str, Any]) -> None:
     torch.backends.cudnn.allow_tf32 = settings["tf32"]
     torch.backends.cudnn.deterministic = settings["cudnn_deterministic"]
     torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    _use_fused_attention(settings["fused_attention"])
 
 
 @contextmanager
@@ -71,13 +73,15 @@ def described_arithmetic(device: torch.device) -> str:
 def use_arithmetic(device: torch.device, *, is_tf32: bool, is_deterministic: bool) -> None:
     """Set, for this process, how a GPU rounds products and convolutions, and whether equal work gives equal bits.
 
-    The CPU has no TF32. Operations that have no deterministic form warn and run as they are.
+    The CPU has no TF32. Operations that have no deterministic form warn and run as they are. Torch's fused attention
+    has one for gradients, but takes it only where its absence elsewhere is an error, so that it is not used.
     """
     _use_deterministic(is_deterministic)
     if device.type == "cuda":
         _set_tf32(is_tf32)
         torch.backends.cudnn.deterministic = is_deterministic
         torch.backends.cudnn.benchmark = False
+        _use_fused_attention(not is_deterministic)
 
 
 def _use_deterministic(is_deterministic: bool) -> None:
@@ -85,6 +89,13 @@ def _use_deterministic(is_deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs, read when it starts
     if is_deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
+
+
+def _use_fused_attention(is_allowed: bool) -> None:
+    """Whether ``scaled_dot_product_attention`` may use its fused forms, or plain products alone."""
+    torch.backends.cuda.enable_flash_sdp(is_allowed)
+    torch.backends.cuda.enable_mem_efficient_sdp(is_allowed)
+    torch.backends.cuda.enable_cudnn_sdp(is_allowed)
 
 
 @contextmanager

@@ -257,6 +257,8 @@ def pixel_error(predicted: Tensor, target: Tensor) -> Tensor:
 def _mae_of_logits(logits: Tensor, target: Tensor, ignored: Tensor | None) -> Tensor:
     import torch
 
+    if ignored is not None and logits.is_cuda:  # choosing pixels would wait for the GPU
+        return _mae_of_counted(logits, target, ignored)
     if ignored is not None:
         counted = [
             (values[~left_out][None, None], truth[~left_out][None, None])
@@ -267,6 +269,15 @@ def _mae_of_logits(logits: Tensor, target: Tensor, ignored: Tensor | None) -> Te
     # One by one: on the CPU the last bit of a sigmoid depends on the pixel's place in the tensor.
     rows = range(max(1, len(logits)))
     return torch.cat([mae(logits[row : row + 1].float().sigmoid(), target[row : row + 1]) for row in rows])
+
+
+def _mae_of_counted(logits: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    """The same by sums over all pixels, those that are ignored being 0."""
+    import torch
+
+    errors = (logits.float().sigmoid() - target.float()).abs().masked_fill(ignored, 0)
+    sums = [one.sum(dtype=torch.float64) for one in errors]  # one by one, as in mae
+    return torch.stack(sums) / (~ignored).sum(dim=(1, 2)) if sums else logits.new_zeros(0).double()
 
 
 def _areas(predicted: Tensor, target: Tensor) -> Areas:

@@ -108,7 +108,6 @@ def is_ampere(device: torch.device) -> bool:
 
 def _precision_on(device: torch.device, asked: Precision) -> Precision:
     if asked == "auto":
-        # A GPU's product of small matrices takes as long in either, so a measurement would be a matter of chance.
         is_faster = is_ampere(device) if device.type == "cuda" else bf16_slowdown(device) < 1
         return "bf16" if is_faster else "fp32"
     if asked == "tf32" and not is_ampere(device):
@@ -122,13 +121,27 @@ def _precision_on(device: torch.device, asked: Precision) -> Precision:
 def precision_notes(protocol: Protocol, device: torch.device) -> list[str]:
     """What to know of the precision: one note if bf16 is asked of a device on which it is slower than fp32."""
     asked = [f"{part}.precision" for part in ("fit", "score") if getattr(protocol, part).precision == "bf16"]
-    if not asked or (slowdown := bf16_slowdown(device)) <= SLOW_BF16:
+    if not asked or not (slowness := slow_bf16(device)):
         return []
     remedy = " ".join(f"--set {key}=fp32" for key in asked)
-    return [
+    return [f"{slowness}. Use {remedy}."]
+
+
+def slow_bf16(device: torch.device) -> str:
+    """Why bf16 is slower than fp32 on a device; empty if it is not.
+
+    A GPU's product of small matrices takes as long in either, so there a measurement would be a matter of chance.
+    """
+    if device.type == "cuda":
+        lacks = "bf16 is slow on this machine's GPU, which is older than NVIDIA's Ampere and has no instructions for it"
+        return "" if is_ampere(device) else lacks
+    slowdown = bf16_slowdown(device)
+    if slowdown <= SLOW_BF16:
+        return ""
+    return (
         f"bf16 takes {slowdown:.3g} times as long as fp32 on this machine's {device.type}, which has no instructions "
-        f"for it. Use {remedy}."
-    ]
+        "for it"
+    )
 
 
 def choose_device(asked: str) -> torch.device:

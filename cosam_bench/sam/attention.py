@@ -8,7 +8,9 @@ On CUDA the decomposed relative positions become further columns of queries and 
 
     q_i . k_j + h_i[y_j] + w_i[x_j] = [q_i, h_i, w_i] . [k_j, onehot(y_j), onehot(x_j)],
 
-so that torch's fused attention applies. The numbers of that path are tested on the CPU.
+so that torch's fused attention applies. Its backward pass adds in any order, so where equal work must give equal
+bits, chunks serve there, too. The gradients of a window take all of its scores at once, on CUDA without asking the CPU
+for positions. The numbers of these paths are tested on the CPU.
 
 MobileSAM's windows use torch's fused attention, except for gradients in bfloat16.
 """
@@ -33,12 +35,15 @@ class LeanAttention(Attention):  # type: ignore[misc]  # segment-anything ships 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` to the same shape."""
         batch, height, width, _ = x.shape
-        if height * width <= _WINDOW and torch.is_grad_enabled():
-            return super().forward(x)  # type: ignore[no-any-return]  # a window's scores are few: kept, not recomputed
+        keeps_scores = height * width <= _WINDOW and torch.is_grad_enabled()  # a window's are few: not recomputed
+        if keeps_scores and not x.is_cuda:
+            return super().forward(x)  # type: ignore[no-any-return]
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.reshape(3, batch * self.num_heads, height * width, -1).unbind(0)
         rows, columns = self._positions(query, height, width)
-        if x.is_cuda:
+        if keeps_scores:
+            answers = _plain(query, key, value, rows, columns, scale=self.scale)
+        elif x.is_cuda and not torch.are_deterministic_algorithms_enabled():
             answers = _fused(query, key, value, rows, columns, scale=self.scale, heads=self.num_heads)
         else:
             answers = _chunked(query, key, value, rows, columns, scale=self.scale)
@@ -83,6 +88,13 @@ def use_lean_attention(encoder: nn.Module) -> None:
     for module in encoder.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]  # its parameters, hooks and settings are kept
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+    """As ``_chunked``, with all scores at once, as segment-anything forms them."""
+    scores = torch.bmm(query * scale, key.mT).view(*query.shape[:2], rows.shape[-1], columns.shape[-1])
+    scores = (scores + rows[..., :, None] + columns[..., None, :]).flatten(2)
+    return torch.bmm(scores.softmax(dim=-1).to(value.dtype), value)
 
 
 def _chunked(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:

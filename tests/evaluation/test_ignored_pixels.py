@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
+from support.fake_gpu import pretend_device
 from torch import Tensor
 
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Split
 from cosam_bench.evaluation.loader import Loader
-from cosam_bench.evaluation.metrics import measure
+from cosam_bench.evaluation.metrics import _mae_of_counted, measure
 from cosam_bench.evaluation.scoring import measure_batch, measure_in, score_split
 from cosam_bench.sam.frames import fit_frame, to_original
 from cosam_bench.sam.inputs import Batch, View
@@ -63,6 +64,18 @@ def test_every_metric_is_that_of_the_pixels_that_count(masks: tuple[Any, ...], s
     found = measure(torch.from_numpy(logits).float(), torch.from_numpy(target), ignored=torch.from_numpy(ignored))
     expected = slow(logits[0], target[0], ignored[0])
     assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, abs=1e-6)
+
+
+def test_on_a_gpu_no_pixel_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 7, generator=draw)
+    target, ignored = (torch.rand(3, 5, 7, generator=draw) < share for share in (0.5, 0.2))
+    found = _mae_of_counted(logits, target, ignored)
+    torch.testing.assert_close(found, measure(logits, target, ignored=ignored)["mae"])
+    pretend = pretend_device(monkeypatch)
+    logits, target, ignored = map(pretend.of, (logits, target, ignored))
+    with pretend.active():  # what waits for a tensor's numbers raises an error
+        assert measure(logits, target, ignored=ignored)["mae"].device == pretend.device
 
 
 @given(TRIPLES)

@@ -15,6 +15,7 @@ from cosam_bench.core import arithmetic as arithmetic_module
 from cosam_bench.core.arithmetic import (
     bf16_slowdown,
     described_arithmetic,
+    restored_rounding,
     round_as,
     rounding_settings,
     tf32,
@@ -33,13 +34,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    before = rounding_settings()
-    yield
-    torch.set_float32_matmul_precision(before["matmul"])
-    torch.use_deterministic_algorithms(before["deterministic"])
-    torch.backends.cudnn.allow_tf32 = before["tf32"]
-    torch.backends.cudnn.deterministic = before["cudnn_deterministic"]
-    torch.backends.cudnn.benchmark = before["cudnn_benchmark"]
+    with restored_rounding():
+        yield
 
 
 def configured(protocol: Path, *overrides: str) -> RunConfig:
@@ -123,6 +119,17 @@ def test_slow_bf16_is_said_once_with_the_remedy(quick_protocol: Path, monkeypatc
     assert precision_notes(both, CPU) == []
 
 
+@pytest.mark.parametrize(("capability", "is_slow"), [((7, 5), True), ((8, 0), False)])
+def test_a_gpus_bf16_is_judged_by_its_generation(
+    quick_protocol: Path, capability: tuple[int, int], is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.delattr(base_model, "bf16_slowdown")
+    found = precision_notes(configured(quick_protocol, "score.precision=bf16").protocol, CUDA)
+    assert len(found) == is_slow
+    assert all(note.endswith("has no instructions for it. Use --set score.precision=fp32.") for note in found)
+
+
 def test_slowdown_is_the_ratio_of_the_shortest_products(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 9, 10, 13, 20, 22, 30, 34, 40, 48, 50, 54, 60, 66, 70, 75])  # bf16: 9 3 2 4; fp32: 8 4 6 5
     monkeypatch.setattr(arithmetic_module.time, "perf_counter", lambda: next(clock))
@@ -155,11 +162,17 @@ def test_flags_of_a_gpu_are_set_and_described(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     known = f"a GPU that is not there, torch {torch.__version__}"
     use_arithmetic(CUDA, is_tf32=False, is_deterministic=False)
+    assert rounding_settings()["fused_attention"]
     assert described_arithmetic(CUDA) == f"{known}, products highest"
     use_arithmetic(CUDA, is_tf32=True, is_deterministic=True)
     assert described_arithmetic(CUDA) == f"{known}, products high, deterministic, cudnn_deterministic, tf32"
     assert arithmetic_module.os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    cuda = torch.backends.cuda
+    assert not any((cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()))
+    assert cuda.math_sdp_enabled()
     assert described_arithmetic(CPU) == ""
+    use_arithmetic(CPU, is_tf32=False, is_deterministic=False)  # whose attention these flags would change, too
+    assert not rounding_settings()["fused_attention"]
 
 
 def test_a_deterministic_run_is_another_run(quick_protocol: Path, tmp_path: Path) -> None:

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.figures import Figure, read_figures, write_figures
 from benchmarks.gpu import Plan, largest
+from benchmarks.gpu import attention as gpu_attention
 from benchmarks.gpu import figures as gpu_figures
 from benchmarks.gpu import main as gpu_main
 from benchmarks.imitation import NATURAL, RETENTION, SIZES, TEST, write_stream
 from cosam_bench.data.opening import open_stream
 from cosam_bench.data.streams import load_stream
+from cosam_bench.sam import attention
+from cosam_bench.sam.attention import _chunked
 
 
 def test_the_imitation_has_cosams_size(tmp_path: Path) -> None:
@@ -48,6 +52,15 @@ def test_the_gpu_script_measures_all_of_it_on_the_tiny_model() -> None:
     assert step.note.endswith("features kept")
     assert by_stage["a matrix of 9 rows"].note.startswith("of 9 images")
     assert all(isinstance(row, Figure) and row.ours >= 0 for row in found)
+
+
+def test_the_gpu_script_sees_positions_that_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exchanged(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, *, scale: float) -> Tensor:
+        return _chunked(query, key, value, columns, rows, scale=scale)
+
+    monkeypatch.setattr(attention, "_chunked", exchanged)
+    found = list(gpu_attention(Plan(torch.device("cpu"), models=("tiny",))))
+    assert ["TOO FAR" in row.note for row in found[:2]] == [True, True]  # the tiny model's gradients are of windows
 
 
 def test_what_does_not_fit_is_tried_smaller() -> None:

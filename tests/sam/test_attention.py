@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_anything.modeling.image_encoder import Attention
+from support.fake_gpu import pretend_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cosam_bench.core.arithmetic import restored_rounding
 from cosam_bench.sam import attention
-from cosam_bench.sam.attention import LeanAttention, _chunked, _fused
+from cosam_bench.sam.attention import LeanAttention, _chunked, _fused, _plain
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.mobile_sam import LeanTinyViTAttention
 
@@ -104,7 +106,7 @@ def test_gradients_survive_bf16() -> None:
     depth=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-def test_chunked_and_fused_are_the_plain_formula(count: int, height: int, width: int, depth: int, seed: int) -> None:
+def test_each_form_is_the_plain_formula(count: int, height: int, width: int, depth: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     tokens, heads = height * width, 2
 
@@ -117,8 +119,55 @@ def test_chunked_and_fused_are_the_plain_formula(count: int, height: int, width:
     for found in (
         _chunked(query, key, value, rows, columns, scale=0.7),
         _fused(query, key, value, rows, columns, scale=0.7, heads=heads),
+        _plain(query, key, value, rows, columns, scale=0.7),
     ):
         torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-9)
+
+
+class Indices(TorchDispatchMode):
+    """How often a tensor of a GPU is indexed by one of the CPU, which is copied while the GPU waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copied = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.index.Tensor and args[0].is_cuda:
+            self.copied += any(index is not None and not index.is_cuda for index in args[1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("side", [7, 20], ids=["window", "global"])
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_on_a_gpu_positions_are_not_copied(side: int, is_trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend = pretend_device(monkeypatch)
+    stock, lean = (pretend.module(layer) for layer in pair(size=(side, side)))
+    found = []
+    for layer in (stock, lean):
+        with pretend.active(), torch.set_grad_enabled(is_trained), Indices() as indices:
+            layer(torch.empty(1, side, side, 12, device=pretend.device, requires_grad=is_trained))
+        found.append(indices.copied)
+    assert found == [2, 0]
+
+
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_on_a_gpu_equal_bits_are_not_asked_of_fused_attention(
+    is_deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend = pretend_device(monkeypatch)
+    called = []
+
+    def counted(*given: Any, **settings: Any) -> Tensor:
+        called.append(given)
+        return _fused(*given, **settings)
+
+    monkeypatch.setattr(attention, "_fused", counted)
+    layer = pretend.module(pair()[1])
+    with restored_rounding(), pretend.active():
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=True)
+        answers = layer(torch.empty(1, 20, 20, 12, device=pretend.device, requires_grad=True))
+    assert answers.shape == (1, 20, 20, 12)
+    assert len(called) == (0 if is_deterministic else 1)
 
 
 class Largest(TorchDispatchMode):
