@@ -35,6 +35,7 @@ from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.given_experts import GivenExperts
 from cosam_bench.training.losses import mean_cross_entropy
 from cosam_bench.training.sampling import images_seen
+from cosam_bench.training.step_division import StepDivision
 from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
 
 
@@ -76,6 +77,7 @@ class Workbench:
         on_step: called after each step of an adapter's training; None: nobody watches.
         given: experts that were trained elsewhere: they take the place of training; None: train.
         note: tells the user that a training step did not fit into the memory at once.
+        division: how a training step is divided that does not fit; copies of the workbench share it.
     """
 
     sam: Sam
@@ -92,11 +94,15 @@ class Workbench:
     on_step: Callable[[TrainingStep], None] | None = None
     given: GivenExperts | None = None
     note: Callable[[str], None] = lambda text: None
+    division: StepDivision = field(default_factory=StepDivision, repr=False, compare=False)
     _served: KeptParameters = field(default_factory=KeptParameters, init=False, repr=False, compare=False)
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """The random generator that this run's seed and the names determine."""
-        return torch_generator(self.seed, *names)
+        """The random generator that this run's seed and the names determine.
+
+        What it draws in a training step that did not fit into the memory is drawn again when the step is repeated.
+        """
+        return self.division.remembered(torch_generator(self.seed, *names))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -147,12 +153,13 @@ class Workbench:
                 start=start,
                 continue_start=not from_scratch,
                 initialisation=self.generator("adapter"),
-                order=self.generator("order", domain.digest),
+                order=torch_generator(self.seed, "order", domain.digest),  # its batches are drawn outside of steps
                 hooks=hooks,
                 prefixes=self.prefixes,
                 advance=lambda images: self.advance(3 * images),
                 on_step=watch and (lambda step: watch(replace(step, domain=domain.name))),
                 note=self.note,
+                division=self.division,
             )
 
         began = uncached_clock(self.prefixes)
@@ -210,7 +217,7 @@ class Workbench:
 
     def encode(self, batch: Batch) -> Features:
         """The embeddings of a batch by the model as it is now, in the precision and grad mode around the call."""
-        return encode_batch(self.sam, batch, self.prefixes)
+        return encode_batch(self.sam, batch, self.prefixes, images=self.division.images)
 
     def loss(self, batch: Batch, target: Tensor, *, precision: Precision | None = None) -> tuple[Tensor, Masks]:
         """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks.
@@ -219,7 +226,15 @@ class Workbench:
             precision: of the forward pass; None: that of training.
         """
         view = replace(self.view, precision=precision or self.fit.precision)
-        return training_loss(self.sam, batch, target, fit=self.fit, view=view, prefixes=self.prefixes)
+        return training_loss(
+            self.sam,
+            batch,
+            target,
+            fit=self.fit,
+            view=view,
+            prefixes=self.prefixes,
+            images=self.division.images,
+        )
 
     def input_grams(
         self, domain: TrainingDomain, update: Update | None, *, projections: Mapping[str, Tensor] | None = None
