@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosam_bench.core.arithmetic import tf32_on
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.prefetch import prefetch
 from cosam_bench.data.prompt_settings import TrainPrompt
@@ -175,6 +176,7 @@ def fit_adapter(
     training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step, note, division)
     with (
         division.one_training(),
+        tf32_on(view.device, is_tf32=view.precision == "tf32"),
         attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached,
         closing(prefetch(batches, depth=prefetch_depth(view.device))) as ready,
     ):
