@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -108,6 +108,11 @@ def tf32(is_tf32: bool) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def tf32_on(device: torch.device, *, is_tf32: bool) -> AbstractContextManager[None]:
+    """The context of ``tf32`` on a GPU, gradients included; nothing on the CPU, which has no TF32."""
+    return tf32(is_tf32) if device.type == "cuda" else nullcontext()
 
 
 def _set_tf32(is_tf32: bool) -> None:

@@ -28,11 +28,25 @@ Observers = Callable[[str], Observer]
 class RowScorer:
     """Scores the rows of one run; after a batch that did not fit into memory, all later ones are smaller."""
 
-    def __init__(self, experiment: Experiment, *, watch: FaultWatch, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        watch: FaultWatch,
+        reporter: Reporter,
+        batch_size: AdaptiveBatchSize | None = None,
+    ) -> None:
+        """Score an experiment's rows.
+
+        Args:
+            watch: checks the frozen model.
+            reporter: is told about finished images and smaller batches.
+            batch_size: shared with the method's own passes; None: one that begins as configured.
+        """
         self._experiment = experiment
         self._watch = watch
         self.advance = reporter.advance
-        self._batch_size = AdaptiveBatchSize(experiment.bench.batch_size, note=reporter.note)
+        self._batch_size = batch_size or AdaptiveBatchSize(experiment.bench.batch_size, note=reporter.note)
         self._passes = self._tried = 0
 
     @property

@@ -23,7 +23,9 @@ from cosam_bench.experiments.running_record import RunningRecord
 from cosam_bench.experiments.scale_scorer import ScaleScorer
 from cosam_bench.experiments.step_result import StepResult
 from cosam_bench.results.records import Record
+from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.training.sampling import images_seen
+from cosam_bench.training.step_division import StepDivision
 
 # Encoder passes over each training image that a rule makes in addition to training, by what its card needs: as
 # many as the built-in rules make. They only move the progress bar.
@@ -40,12 +42,20 @@ class Runner:
         self._frozen = FrozenRow(experiment, results=results)
         self._watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam, error_file=self._record.error_file)
         self._examples = ExampleMasks(experiment, folder=self._record.folder)
-        self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter)
+        passes = AdaptiveBatchSize(experiment.bench.batch_size, note=self._reporter.note)
+        self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter, batch_size=passes)
         self._scales = ScaleScorer(experiment, self._scorer)
         self._prompts = PromptScorer(experiment, self._scorer)
         hook, name = self._reporter.on_step, experiment.method_name
         on_step = guarded_hook(hook, method=name) if hook else None
-        bench = replace(experiment.bench, advance=self._reporter.advance, on_step=on_step, note=self._reporter.note)
+        bench = replace(
+            experiment.bench,
+            advance=self._reporter.advance,
+            on_step=on_step,
+            note=self._reporter.note,
+            passes=passes,
+            division=StepDivision(),
+        )
         self._to_score: set[int] = set()
         self._host = experiment.host(bench, watch=self._watch, error_file=self._record.error_file)
 

@@ -54,7 +54,7 @@ def bench_values(bench: Workbench) -> Values:
         "view": view_values(bench.view),
         "device": str(bench.view.device),
         "seed": bench.seed,
-        "batch_size": bench.batch_size,
+        "batch_size": bench.batch_size if bench.passes is None else bench.passes.current,
         "given_layers": None if bench.given is None else bench.given.layers,
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar  # typing's own has no defaults before Python 3.13
 
 from cosam_bench.core import settings as config
+from cosam_bench.core.arithmetic import tf32_on
 from cosam_bench.core.tensor_files import CannotRead, read_tensors, write_tensors
 from cosam_bench.merging.scale import ServedScale
 from cosam_bench.merging.updates import Update
@@ -200,7 +201,7 @@ class MergingMethod(Method[SettingsT_co]):
 
     @abstractmethod
     def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
-        """The next served update.
+        """The next served update, computed without TF32 but for what it trains or predicts.
 
         Args:
             expert: what training on this domain changed, relative to the frozen base.
@@ -220,7 +221,9 @@ class MergingMethod(Method[SettingsT_co]):
             from_scratch=self.from_scratch,
             hooks=self.hooks(domain, step=step),
         )
-        self.served = checked_update(self.merge(expert.update, domain, step=step), method=type(self))
+        with tf32_on(self.bench.view.device, is_tf32=False):  # also where it takes gradients by itself
+            merged = self.merge(expert.update, domain, step=step)
+        self.served = checked_update(merged, method=type(self))
         check_memory(self.memory, self.values, method=type(self))
 
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cosam_bench.core.arithmetic import tf32
+from cosam_bench.core.arithmetic import tf32_on
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.prefetch import prefetch
@@ -24,6 +24,7 @@ from cosam_bench.method.cost_meter import Meter
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import target_layers
+from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View, chunks, collate
 from cosam_bench.sam.sam import Features, Masks, Sam
@@ -35,6 +36,7 @@ from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.given_experts import GivenExperts
 from cosam_bench.training.losses import mean_cross_entropy
 from cosam_bench.training.sampling import images_seen
+from cosam_bench.training.step_division import StepDivision
 from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
 
 
@@ -76,6 +78,9 @@ class Workbench:
         on_step: called after each step of an adapter's training; None: nobody watches.
         given: experts that were trained elsewhere: they take the place of training; None: train.
         note: tells the user that a training step did not fit into the memory at once.
+        passes: how many images per such pass fit into the memory, as scoring or an earlier pass of the run has found;
+            None: each call begins with ``batch_size``.
+        division: how a training step is divided that does not fit; copies of the workbench share it.
     """
 
     sam: Sam
@@ -92,11 +97,16 @@ class Workbench:
     on_step: Callable[[TrainingStep], None] | None = None
     given: GivenExperts | None = None
     note: Callable[[str], None] = lambda text: None
+    passes: AdaptiveBatchSize | None = None
+    division: StepDivision = field(default_factory=StepDivision, repr=False, compare=False)
     _served: KeptParameters = field(default_factory=KeptParameters, init=False, repr=False, compare=False)
 
     def generator(self, *names: str | int) -> torch.Generator:
-        """The random generator that this run's seed and the names determine."""
-        return torch_generator(self.seed, *names)
+        """The random generator that this run's seed and the names determine.
+
+        What it draws in a training step that did not fit into the memory is drawn again when the step is repeated.
+        """
+        return self.division.remembered(torch_generator(self.seed, *names))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -147,12 +157,13 @@ class Workbench:
                 start=start,
                 continue_start=not from_scratch,
                 initialisation=self.generator("adapter"),
-                order=self.generator("order", domain.digest),
+                order=torch_generator(self.seed, "order", domain.digest),  # its batches are drawn outside of steps
                 hooks=hooks,
                 prefixes=self.prefixes,
                 advance=lambda images: self.advance(3 * images),
                 on_step=watch and (lambda step: watch(replace(step, domain=domain.name))),
                 note=self.note,
+                division=self.division,
             )
 
         began = uncached_clock(self.prefixes)
@@ -210,7 +221,7 @@ class Workbench:
 
     def encode(self, batch: Batch) -> Features:
         """The embeddings of a batch by the model as it is now, in the precision and grad mode around the call."""
-        return encode_batch(self.sam, batch, self.prefixes)
+        return encode_batch(self.sam, batch, self.prefixes, images=self.division.images)
 
     def loss(self, batch: Batch, target: Tensor, *, precision: Precision | None = None) -> tuple[Tensor, Masks]:
         """The protocol's training loss of the model as it is now, a scalar with a graph, and its masks.
@@ -219,7 +230,15 @@ class Workbench:
             precision: of the forward pass; None: that of training.
         """
         view = replace(self.view, precision=precision or self.fit.precision)
-        return training_loss(self.sam, batch, target, fit=self.fit, view=view, prefixes=self.prefixes)
+        return training_loss(
+            self.sam,
+            batch,
+            target,
+            fit=self.fit,
+            view=view,
+            prefixes=self.prefixes,
+            images=self.division.images,
+        )
 
     def input_grams(
         self, domain: TrainingDomain, update: Update | None, *, projections: Mapping[str, Tensor] | None = None
@@ -229,7 +248,7 @@ class Workbench:
         One pass over the images without augmentation, with the model changed by ``update``; window padding counts
         as the layer sees it, and a layer that is used several times pools its inputs. The encoder stops after the
         last of the layers, and the decoder runs only if it contains one of them. If training sees one of several
-        shards, so does this pass.
+        shards, so does this pass. If memory runs out, all sums begin again with half as many images at once.
 
         Args:
             update: the change of the model; None: the base.
@@ -238,35 +257,49 @@ class Workbench:
         Returns:
             By layer, float64 on the CPU, ``(inputs, inputs)``, symmetric and positive semi-definite.
 
+        Raises:
+            ImageDoesNotFit: not even one image fits into the memory.
+
         Source: RegMean (Jin et al., ICLR 2023), with RegCL's mean instead of the sum, so that each domain has
         the same weight.
         """
         needs_decoder = self.adapter.kind == "hq" or any(name.startswith("mask_decoder.") for name in self.layers)
         placed = {layer: matrix.to(self.view.device, torch.float32) for layer, matrix in (projections or {}).items()}
-        grams = InputGrams(self.layers, ends_early=not needs_decoder, projections=placed)
+        advanced = 0
 
-        def add(layer: str, inputs: Tensor) -> None:
-            with tf32(is_tf32=False) if inputs.is_cuda else nullcontext():  # its products have eigenvalues below zero
-                grams.add(layer, inputs)
+        def means(images: int) -> dict[str, Tensor]:
+            nonlocal advanced
+            grams, passed = InputGrams(self.layers, ends_early=not needs_decoder, projections=placed), 0
 
-        with (
-            closing(prefetch(self._unaugmented(domain), depth=prefetch_depth(self.view.device))) as batches,
-            torch.inference_mode(),
-            serving(self.sam, update),
-            layer_inputs(self.sam, self.layers, add),
-            self.view.autocast(),
-        ):
-            for batch in batches:
-                with grams.one_pass():
-                    features = self.encode(batch)
-                    if needs_decoder:
-                        self.sam.decode(features, batch.prompts)
-                self.advance(len(batch))
-        return grams.means()
+            def add(layer: str, inputs: Tensor) -> None:
+                with tf32_on(inputs.device, is_tf32=False):  # its products have eigenvalues below zero
+                    grams.add(layer, inputs)
 
-    def _unaugmented(self, domain: TrainingDomain) -> Iterator[Batch]:
-        """The samples that training sees, as they are, ``batch_size`` at a time."""
-        for chosen in chunks(range(0, len(domain), self.fit.ranks), size=self.batch_size):
+            with (
+                closing(prefetch(self._unaugmented(domain, images), depth=prefetch_depth(self.view.device))) as batches,
+                torch.inference_mode(),
+                serving(self.sam, update),
+                layer_inputs(self.sam, self.layers, add),
+                self.view.autocast(),
+            ):
+                for batch in batches:
+                    with grams.one_pass():
+                        features = self.encode(batch)
+                        if needs_decoder:
+                            self.sam.decode(features, batch.prompts)
+                    passed += len(batch)
+                    if passed > advanced:
+                        self.advance(passed - advanced)
+                        advanced = passed
+            return grams.means()
+
+        passes = self.passes or AdaptiveBatchSize(self.batch_size, note=self.note)
+        seen = len(range(0, len(domain), self.fit.ranks))
+        return passes.until_it_fits(means, most=max(1, min(self.batch_size, seen)), act="take the inputs of")
+
+    def _unaugmented(self, domain: TrainingDomain, images: int) -> Iterator[Batch]:
+        """The samples that training sees, as they are, ``images`` at a time."""
+        for chosen in chunks(range(0, len(domain), self.fit.ranks), size=images):
             samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
             batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
             precompute_digests(batch, self.prefixes)
@@ -294,7 +327,8 @@ class Workbench:
         count = min(images, len(domain))
         generator = self.generator("fisher", domain.digest)
         sums: dict[str, Tensor] = {}
-        with serving(self.sam, update):
+        # The pass turns TF32 off by itself, its gradient does not.
+        with serving(self.sam, update), tf32_on(self.view.device, is_tf32=False):
             weights = [self.sam.get_parameter(name).requires_grad_() for name in names]
             for row in range(count):
                 batch, target = self.labelled(domain, [row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -54,24 +55,42 @@ class AdaptiveBatchSize:
             if not waiting:
                 return
             chosen = waiting[: self.current]
-            results = self._tried(chosen, work)
+            results = self._tried(len(chosen), partial(work, chosen), act="predict")
             if results:
                 del waiting[: len(chosen)]
                 yield from results
             else:
                 self._halve(len(chosen))
 
-    def _tried(self, items: list[_Item], work: Callable[[list[_Item]], _Result]) -> list[_Result]:
+    def until_it_fits(self, work: Callable[[int], _Result], *, most: int, act: str) -> _Result:
+        """``work`` of the number of images per pass; again from its beginning, with half of them, if memory runs out.
+
+        Args:
+            work: goes through the model with at most so many images at once, and leaves nothing behind if it fails.
+            most: as many as there are, at least 1.
+            act: what it does with an image, for the message.
+
+        Raises:
+            ImageDoesNotFit: ``work`` with a single image per pass ran out of memory. Its other exceptions pass through.
+        """
+        while True:
+            images = min(self.current, most)
+            results = self._tried(images, partial(work, images), act=act)
+            if results:
+                return results[0]
+            self._halve(images)
+
+    def _tried(self, images: int, work: Callable[[], _Result], *, act: str) -> list[_Result]:
         """The result, or nothing if memory ran out. The error, and the memory it held, is released on return."""
         try:
-            return [work(items)]
+            return [work()]
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            if len(items) > 1:
+            if images > 1:
                 return []
         raise ImageDoesNotFit(
-            "The device has too little memory to predict a single image. "
+            f"The device has too little memory to {act} a single image. "
             "Use a smaller --model, --set score.precision=bf16, or a --device with more."
         )
 

@@ -7,6 +7,7 @@ augmentation: flips and jitter
 losses: losses of mask logits
 training_batch: augmented samples as batches
 sampling: which samples each step sees
+step_division: a step's passes of the model in parts
 batch_loss: the protocol's loss of one batch
 epoch_losses: the losses of a training by epoch
 step_loss: a step's loss and gradient, in parts if memory is short

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.sam.feature_cache import PrefixCache, encode
-from cosam_bench.sam.inputs import Batch, View
+from cosam_bench.sam.inputs import Batch, View, chunks
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import LOSSES, point_sample, uncertain_points
+from cosam_bench.training.step_division import masks_in_parts
 from cosam_bench.training.training_batch import TrainingBatch, counted_share
 
 
@@ -22,23 +24,39 @@ def training_loss(
     fit: FitSettings,
     view: View,
     prefixes: PrefixCache | None = None,
-    masks_in_sum: int | None = None,
+    images: int | None = None,
 ) -> tuple[Tensor, Masks]:
     """The protocol's loss of a batch, a scalar with a graph, and the masks that it was computed from.
 
     Args:
         target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits.
         prefixes: cached features.
-        masks_in_sum: as for ``protocol_loss``.
+        images: at most so many go through the model at once, see ``masks_in_parts``; None: all.
+
+    Raises:
+        CosamError: as for ``protocol_loss`` and ``masks_in_parts``.
     """
-    with view.autocast():
-        masks = sam.decode(encode_batch(sam, batch, prefixes), batch.prompts)
-    return protocol_loss(masks, batch, target, fit=fit, masks_in_sum=masks_in_sum), masks
-
-
-def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None) -> Features:
-    """The embeddings of a batch, from cached features unless its images were jittered and never come again."""
     prefixes = None if _is_unique(batch) else prefixes
+
+    def run(part: Batch) -> Masks:
+        with view.autocast():
+            return sam.decode(encode_batch(sam, part, prefixes), part.prompts)
+
+    masks = masks_in_parts(run, batch, sam=sam, images=images)
+    return protocol_loss(masks, batch, target, fit=fit), masks
+
+
+def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None, *, images: int | None = None) -> Features:
+    """The embeddings of a batch, from cached features unless its images were jittered and never come again.
+
+    Args:
+        images: without gradients, at most so many go through the encoder at once; None: all.
+    """
+    prefixes = None if _is_unique(batch) else prefixes
+    if images is not None and images < len(batch) and not torch.is_grad_enabled():
+        rows = chunks(range(len(batch)), size=images)
+        maps, early = zip(*(encode_batch(sam, batch.select(part), prefixes) for part in rows), strict=True)
+        return Features(torch.cat(maps), None if early[0] is None else torch.cat(early))
     return encode(sam, batch.images, prefixes, inputs=batch.inputs, prompts=batch.prompts)
 
 
@@ -52,14 +70,11 @@ def _is_unique(batch: Batch) -> bool:
     return isinstance(batch, TrainingBatch) and batch.is_unique
 
 
-def protocol_loss(
-    masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings, masks_in_sum: int | None = None
-) -> Tensor:
+def protocol_loss(masks: Masks, batch: Batch, target: Tensor, *, fit: FitSettings) -> Tensor:
     """The protocol's loss of a model's masks for a batch, a scalar.
 
     Args:
         target: float, ``(B, h, w)`` in [0, 1], on the grid of the logits, as it came with the batch.
-        masks_in_sum: to how many masks a loss that is summed over the batch is scaled; None: to those of this batch.
 
     Raises:
         CosamError: the loss compares masks at the model's size, and the batch does not hold the target there.
@@ -75,7 +90,6 @@ def protocol_loss(
         iou_threshold=fit.iou_threshold,
         sum_over_batch=fit.sum_over_batch,
         weights=weights,
-        masks_in_sum=masks_in_sum,
     )
 
 

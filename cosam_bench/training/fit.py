@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cosam_bench.core.arithmetic import tf32_on
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.prefetch import prefetch
 from cosam_bench.data.prompt_settings import TrainPrompt
@@ -26,7 +26,8 @@ from cosam_bench.training.batch_loss import precompute_digests, training_loss
 from cosam_bench.training.epoch_losses import EpochLosses, check_finite, diverged
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.sampling import epoch_batches, sample_batches
-from cosam_bench.training.step_loss import Part, StepLoss
+from cosam_bench.training.step_division import StepDivision
+from cosam_bench.training.step_loss import StepLoss
 from cosam_bench.training.training_batch import draw_batch
 
 
@@ -101,10 +102,14 @@ class TrainingHooks:
         """Called before the forward pass of ``step``, counted from 0, of ``steps``."""
 
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
-        """The scalar to minimise; it is called again for each part of a batch that does not fit into the memory.
+        """The scalar to minimise of a whole batch.
+
+        If the step does not fit into the memory, it is called again for the same batch. Then ``Workbench.loss`` and
+        ``Workbench.encode`` go through the model in parts, as the training does, and the generators that
+        ``Workbench.generator`` gave draw the same numbers again; anything else that a call changes stays changed.
 
         Args:
-            loss: the protocol's loss of this batch, a scalar; of a part, scaled to the whole batch.
+            loss: the protocol's loss of this batch, a scalar.
             batch: images and prompts, augmented.
             target: float, ``(B, h, w)`` in [0, 1], the true masks on the logits' grid.
             masks: the prediction of the model under training for the batch.
@@ -137,6 +142,7 @@ def fit_adapter(
     advance: Callable[[float], None] = lambda images: None,
     on_step: Callable[[TrainingStep], None] | None = None,
     note: Callable[[str], None] = lambda text: None,
+    division: StepDivision | None = None,
 ) -> Fitted:
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
 
@@ -152,10 +158,12 @@ def fit_adapter(
         on_step: called after each step with its number and loss; whatever it raises ends the training. Without it,
             a GPU's losses are read once per epoch.
         note: tells the user that a batch did not fit into the memory and was divided.
+        division: tells what ``hooks`` call in their loss how a step is divided; None: they call nothing that asks.
 
     Raises:
         CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, the
-            loss or the adapter is no longer finite, or the memory does not suffice for one image.
+            loss or the adapter is no longer finite, the memory does not suffice for one image, or a step that
+            does not fit into it cannot be divided, see ``masks_in_parts``.
     """
     if not len(samples):
         raise CosamError("There is nothing to train on: the domain has no training samples.")
@@ -164,8 +172,11 @@ def fit_adapter(
     batches = training_batches(
         samples, prompts, fit=fit, prompt_kind=prompt_kind, view=view, order=order, prefixes=prefixes
     )
-    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step, note)
+    division = division or StepDivision()
+    training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step, note, division)
     with (
+        division.one_training(),
+        tf32_on(view.device, is_tf32=view.precision == "tf32"),
         attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached,
         closing(prefetch(batches, depth=prefetch_depth(view.device))) as ready,
     ):
@@ -192,6 +203,7 @@ class _Training:
     advance: Callable[[float], None]
     on_step: Callable[[TrainingStep], None] | None
     note: Callable[[str], None]
+    division: StepDivision
 
     def run(
         self, adapter: Adapter, batches: Iterator[tuple[int, Batch, Tensor]], *, steps: int
@@ -202,7 +214,11 @@ class _Training:
         parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         optimiser = make_optimiser(parameters, fit)
         losses = EpochLosses(fit.epochs, is_deferred=self.view.device.type == "cuda" and self.on_step is None)
-        step_loss = StepLoss(partial(self._loss, adapter), note=self.note)
+
+        def loss_of(batch: Batch, target: Tensor) -> Tensor:
+            return self._loss(adapter, batch, target)
+
+        step_loss = StepLoss(loss_of, division=self.division, note=self.note)
         for step, (epoch, batch, target) in enumerate(batches):
             set_learning_rate(optimiser, fit, epoch=epoch)
             hooks.before_step(adapter, step=step, steps=steps)
@@ -217,18 +233,18 @@ class _Training:
         epoch_losses = losses.means()
         return epoch_losses, sum(parameter.numel() for parameter in parameters)
 
-    def _loss(self, adapter: Adapter, part: Part) -> Tensor:
-        """The loss to minimise of a batch, by a part of it."""
+    def _loss(self, adapter: Adapter, batch: Batch, target: Tensor) -> Tensor:
+        """The loss to minimise of a batch."""
         loss, masks = training_loss(
             self.sam,
-            part.batch,
-            part.target,
+            batch,
+            target,
             fit=self.fit,
             view=self.view,
             prefixes=self.prefixes,
-            masks_in_sum=part.of,
+            images=self.division.images,
         )
-        return self.hooks.loss(loss, batch=part.batch, target=part.target, masks=masks, adapter=adapter)
+        return self.hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=adapter)
 
 
 def training_batches(

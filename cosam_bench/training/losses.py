@@ -27,7 +27,6 @@ class Loss(Protocol):
         iou_threshold: float = 0.0,
         sum_over_batch: bool = False,
         weights: Tensor | None = None,
-        masks_in_sum: int | None = None,
     ) -> Tensor:
         """The loss, with a graph."""
         ...
@@ -62,7 +61,6 @@ def bce_dice(
     iou_threshold: float = 0.0,
     sum_over_batch: bool = False,
     weights: Tensor | None = None,
-    masks_in_sum: int | None = None,
 ) -> Tensor:
     """Binary cross-entropy plus Dice, equal weights, a scalar; the predicted IoU is not used.
 
@@ -73,20 +71,13 @@ def bce_dice(
         iou_threshold: any.
         sum_over_batch: the sum over masks instead of their mean.
         weights: float, as the logits, the shares of cells that count; None: all of each does.
-        masks_in_sum: the sum is scaled to so many masks; None: to those given.
 
     Source: CoSAM's training loss, which it evaluates at sampled points.
     """
     del predicted_iou, iou_threshold
     pixel = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     losses = _cell_means(pixel, weights) + dice_loss(logits, target, weights=weights)
-    return _summed(losses, masks_in_sum) if sum_over_batch else losses.mean()
-
-
-def _summed(losses: Tensor, masks: int | None) -> Tensor:
-    """The sum over masks, scaled to a number of them."""
-    total = losses.sum()
-    return total if masks is None or masks == len(losses) else total * (masks / len(losses))
+    return losses.sum() if sum_over_batch else losses.mean()
 
 
 def focal_dice_iou(
@@ -97,7 +88,6 @@ def focal_dice_iou(
     iou_threshold: float = 0.0,
     sum_over_batch: bool = False,
     weights: Tensor | None = None,
-    masks_in_sum: int | None = None,
 ) -> Tensor:
     """Focal loss plus ten times Dice plus the squared error of the predicted IoU, a scalar.
 
@@ -109,7 +99,6 @@ def focal_dice_iou(
         sum_over_batch: sum focal loss and Dice over masks; the squared error stays a mean.
         weights: float, ``(B, H, W)``, the shares of cells that count; None: all of each does. The true IoU is that of
             cells of which at least half counts.
-        masks_in_sum: the sum is scaled to so many masks; None: to those given.
 
     Source: RegCL's training loss: focal weight 0.8 and exponent 2 on the pixel's own cross-entropy. Its code sums
     over the batch and thresholds at 0.5, including a logit of exactly 0.5; the defaults are the mean and 0, as in
@@ -127,7 +116,7 @@ def focal_dice_iou(
         overlap = (predicted & wanted).sum(1).to(predicted_iou.dtype)
         actual_iou = torch.where(union > 0, overlap / union, 1)
     masks, error = focal + 10 * dice_loss(logits, target, weights=weights), (predicted_iou - actual_iou) ** 2
-    return _summed(masks, masks_in_sum) + error.mean() if sum_over_batch else (masks + error).mean()
+    return masks.sum() + error.mean() if sum_over_batch else (masks + error).mean()
 
 
 def mean_cross_entropy(logits: Tensor, target: Tensor, *, weights: Tensor | None) -> Tensor:

@@ -4,120 +4,77 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import ran_out_of_memory
 from cosam_bench.sam.batch_size import ImageDoesNotFit
-from cosam_bench.sam.inputs import Batch, chunks
-from cosam_bench.training.training_batch import TrainingBatch
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some rows of a batch.
-
-    Attributes:
-        batch: images and prompts of the rows.
-        target: float, ``(n, h, w)`` in [0, 1], on the grid of the logits.
-        of: how many rows the whole batch has.
-    """
-
-    batch: Batch
-    target: Tensor
-    of: int
-
-    @property
-    def share(self) -> float:
-        """The share of the batch's rows."""
-        return len(self.batch) / self.of
+from cosam_bench.sam.inputs import Batch
+from cosam_bench.training.step_division import StepDivision
 
 
 class StepLoss:
     """Runs forward and backward passes; after a batch that did not fit into memory, all later ones go in parts.
 
-    The gradients of the parts add up to that of the batch, and so do their losses, up to rounding.
+    The loss is always that of the whole batch; only the model's passes are divided. Loss and gradient are those of the
+    undivided step up to rounding.
     """
 
-    def __init__(self, loss: Callable[[Part], Tensor], *, note: Callable[[str], None] = lambda text: None) -> None:
-        """Begin with whole batches.
+    def __init__(
+        self,
+        loss: Callable[[Batch, Tensor], Tensor],
+        *,
+        division: StepDivision,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Begin with the division as it is.
 
         Args:
-            loss: from a part to the loss of the whole batch, a scalar with a graph, estimated from that part.
+            loss: from a batch and its target to a scalar with a graph, whose passes of the model follow ``division``.
+            division: is made smaller; its generators are set back before the loss is computed again.
             note: tells the user about smaller parts.
         """
         self._loss = loss
+        self._division = division
         self._note = note
-        self._images: int | None = None
 
     def backward(self, optimiser: torch.optim.Optimizer, batch: Batch, target: Tensor) -> Tensor:
         """The loss of a batch, detached; its gradients take the place of those of the optimiser's parameters.
 
         Raises:
-            ImageDoesNotFit: the memory does not suffice for a single image.
+            ImageDoesNotFit: the memory does not suffice with a single image in the model.
         """
+        set_back = self._division.repeatable()
         while True:
-            optimiser.zero_grad(set_to_none=True)  # what a part left that ran out of memory goes, too
-            images = min(self._images or len(batch), len(batch))
+            optimiser.zero_grad(set_to_none=True)  # what an attempt left that ran out of memory goes, too
+            images = min(self._division.images or len(batch), len(batch))
             found = self._tried(batch, target, images)
             if found is not None:
                 return found
             gc.collect()
             torch.cuda.empty_cache()  # does nothing if no GPU is in use
-            self._images = -(-images // 2)
+            set_back()
+            self._division.images = -(-images // 2)
             self._note(
-                f"The device's memory does not hold a training step of {images} images at once; continuing with parts "
-                f"of {self._images}, whose gradients are added up."
+                f"The device's memory does not hold a training step of {images} images at once; continuing with "
+                f"{self._division.images} of them in the model at a time."
             )
 
     def _tried(self, batch: Batch, target: Tensor, images: int) -> Tensor | None:
         """The loss, or None if memory ran out. The error, and the memory it held, is released on return."""
         try:
-            return self._accumulated(batch, target, images)
+            loss = self._loss(batch, target)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+            return loss.detach()
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
             if images > 1:
                 return None
+        has_more = f" of a step of {len(batch)}" if len(batch) > 1 else ""
+        smaller = "--set fit.batch_size or " if len(batch) > 1 else ""
         raise ImageDoesNotFit(
-            "The device has too little memory to train on a single image. "
-            "Use a smaller --model, --set fit.precision=bf16, or a --device with more."
+            f"The device has too little memory to train on a single image{has_more} at a time. "
+            f"Use a smaller {smaller}--model, --set fit.precision=bf16, or a --device with more."
         )
-
-    def _accumulated(self, batch: Batch, target: Tensor, images: int) -> Tensor:
-        losses = []
-        for part in parts_of(batch, target, images=images):
-            loss = self._loss(part)
-            if part.share < 1:
-                loss = loss * part.share
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
-            losses.append(loss.detach())
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-
-def parts_of(batch: Batch, target: Tensor, *, images: int) -> list[Part]:
-    """The batch in parts of at most ``images`` rows; as it is if that is all of them."""
-    if images >= len(batch):
-        return [Part(batch, target, len(batch))]
-    return [_part(batch, target, rows) for rows in chunks(range(len(batch)), size=images)]
-
-
-def _part(batch: Batch, target: Tensor, rows: list[int]) -> Part:
-    chosen, masks = batch.select(rows), target[rows]
-    if isinstance(batch, TrainingBatch):
-        # Whatever else the loss needs has a row per image.
-        own = {name: _rows(getattr(batch, name), rows) for name in _OWN if name != "target"}
-        parts = {name: getattr(chosen, name) for name in _COMMON}
-        chosen = replace(batch, **parts, **own, target=masks)
-    return Part(chosen, masks, len(batch))
-
-
-_COMMON = tuple(one.name for one in fields(Batch))
-_OWN = tuple(one.name for one in fields(TrainingBatch) if one.name not in _COMMON)
-
-
-def _rows(value: Any, rows: list[int]) -> Any:
-    return value[rows] if isinstance(value, Tensor) else value

@@ -15,6 +15,7 @@ from support.small_runs import (
     raising,
     status,
 )
+from torch import Tensor
 
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.evaluation.loader import Loader
@@ -24,6 +25,12 @@ from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.progress import BarReporter, LineReporter
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.runner import Runner
+from cosam_bench.isolation.payloads import bench_values
+from cosam_bench.merging.updates import Update
+from cosam_bench.method.interface import Method
+from cosam_bench.method.training_domain import TrainingDomain
+from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.inputs import Batch
 
 
 def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], small: Opener) -> None:
@@ -62,6 +69,33 @@ def test_joint_training_learns_once_and_has_two_rows(small: Opener, tmp_path: Pa
     matrix = record.score_matrix("iou")
     assert (~torch.from_numpy(matrix.values).isnan()).all(1).tolist() == [True, False, True]
     assert len(record.info.cost.state_bytes) == 1
+
+
+def test_a_method_learns_with_as_many_images_at_once_as_scoring_found_to_fit(
+    small: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = small("Quick")
+    known: list[int] = []
+    learn = experiment.method.learn
+
+    def noted(method: Method, domain: TrainingDomain, *, step: int) -> None:
+        assert method.bench.passes is not None
+        known.append(method.bench.passes.current)
+        assert bench_values(method.bench)["batch_size"] == known[-1]  # what an isolated method begins with
+        learn(method, domain, step=step)
+
+    def limited(self: Workbench, update: Update | None, batch: Batch) -> Tensor:
+        return torch.zeros(len(batch), self.view.grid, self.view.grid) if len(batch) < 2 else full()
+
+    def full() -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(experiment.method, "learn", noted)
+    monkeypatch.setattr(Workbench, "predict", limited)  # of frozen SAM's row
+    Runner(experiment, results=tmp_path).run()
+    assert experiment.bench.batch_size > 1
+    assert known == [1, 1]
+    assert experiment.bench.passes is None, "the next run begins with the configured size"
 
 
 def test_frozen_learns_nothing(small: Opener, tmp_path: Path) -> None:

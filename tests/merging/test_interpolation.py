@@ -262,6 +262,7 @@ class Bench:
     """Trains by adding a fixed change to where it starts, and notes each training."""
 
     layers = ("layer",)
+    view = SimpleNamespace(device=torch.device("cpu"))
 
     def __init__(self) -> None:
         self.trained: list[tuple[bool, bool, str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -13,19 +14,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cosam_bench.core.arithmetic import tf32
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.precision_choices import Precision
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.samples import Split
 from cosam_bench.merging.gram_matrices import EXACT_WIDTH, InputGrams
 from cosam_bench.merging.updates import LowRank, Update
+from cosam_bench.method import interface as interface_module
+from cosam_bench.method import workbench as workbench_module
+from cosam_bench.method.card import MethodCard
 from cosam_bench.method.cost_meter import Meter
+from cosam_bench.method.interface import MergingMethod
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.trial import trial_domain, trial_workbench
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter
+from cosam_bench.sam.batch_size import AdaptiveBatchSize, ImageDoesNotFit
+from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import RAW_MASK_LEVELS, Batch, View, collate
+from cosam_bench.sam.sam import Features, Masks
 from cosam_bench.sam.serving import layer_inputs, serving
+from cosam_bench.training import fit as fit_module
+from cosam_bench.training.batch_loss import training_loss
 from cosam_bench.training.expert_store import ExpertStore, expert_name
 from cosam_bench.training.fit import TrainingHooks
 from cosam_bench.training.fit_settings import FitSettings
@@ -109,6 +121,42 @@ def test_gram_matrices_of_the_base_are_those_of_all_adapted_layers(bench: Workbe
     found, same = bench.input_grams(domain, None), bench.input_grams(domain, nothing)
     assert tuple(found) == bench.layers == tuple(same)
     assert all(torch.equal(found[layer], same[layer]) for layer in bench.layers)
+
+
+def test_gram_matrices_after_memory_ran_out_are_those_of_smaller_batches_bit_for_bit(
+    bench: Workbench, domain: TrainingDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = update(bench, scale=0.1)
+    said: list[str] = []
+    units: list[float] = []
+    tried: list[int] = []
+    wanted = replace(bench, batch_size=2).input_grams(domain, change)
+    encode = bench.sam.encode
+
+    def limited(images: Tensor, prompts: FramePrompts | None = None) -> Features:
+        tried.append(len(images))
+        found = encode(images, prompts)  # all layers have added their inputs
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return found
+
+    monkeypatch.setattr(bench.sam, "encode", limited)
+    passes = AdaptiveBatchSize(4, note=said.append)
+    found = replace(bench, passes=passes, advance=units.append).input_grams(domain, change)
+    assert tried == [4, 2, 2, 2]
+    assert all(torch.equal(found[layer], wanted[layer]) for layer in bench.layers)
+    assert units == [2, 2, 2]
+    assert [text.split(";")[0] for text in said] == ["The device's memory does not hold 4 images at once"]
+    tried.clear()
+    replace(bench, passes=passes).input_grams(domain, change)
+    assert tried == [2, 2, 2], "what is known of the memory is kept"
+    monkeypatch.setattr(bench.sam, "encode", lambda *_: ran_out())
+    with pytest.raises(ImageDoesNotFit, match="too little memory to take the inputs of a single image"):
+        bench.input_grams(domain, change)
+
+
+def ran_out() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_gram_matrices_are_those_of_whole_passes_bit_for_bit(bench: Workbench, domain: TrainingDomain) -> None:
@@ -219,6 +267,55 @@ def test_the_fisher_information_is_the_mean_squared_gradient_of_the_weights(
     layer.weight = base
     torch.testing.assert_close(found[f"{LAYER}.weight"], slow, rtol=1e-3, atol=1e-4 * slow.max().item())
     assert found[f"{LAYER}.weight"].max() > 0
+
+
+@pytest.fixture
+def rounding(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
+    """The flags at each gradient of a loss's masks, in a process that rounds to TF32, on the CPU as on a GPU."""
+    seen: list[tuple[str, bool]] = []
+    for module in (workbench_module, interface_module, fit_module):
+        monkeypatch.setattr(module, "tf32_on", lambda device, *, is_tf32: tf32(is_tf32))
+
+    def watched(*args: Any, **settings: Any) -> tuple[Tensor, Masks]:
+        loss, masks = training_loss(*args, **settings)
+        masks.logits.register_hook(lambda _: seen.append(flags()))
+        return loss, masks
+
+    monkeypatch.setattr(workbench_module, "training_loss", watched)
+    monkeypatch.setattr(fit_module, "training_loss", watched)
+    with tf32(is_tf32=True):
+        yield seen
+
+
+def flags() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+def test_the_gradients_of_the_fisher_information_are_without_tf32(
+    bench: Workbench, domain: TrainingDomain, rounding: list[tuple[str, bool]]
+) -> None:
+    bench.squared_gradients(domain, update(bench, scale=0.1), labels="true", images=2)
+    assert rounding == [("highest", False)] * 2
+    assert flags() == ("high", True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_a_merge_computes_without_tf32_and_trains_as_the_protocol_says(
+    bench: Workbench, domain: TrainingDomain, rounding: list[tuple[str, bool]], precision: Precision
+) -> None:
+    merges: list[tuple[str, bool]] = []
+    fit = bench.fit.model_copy(update={"precision": precision, "batch_size": 6})
+
+    class Again(MergingMethod):
+        card = MethodCard(title="Trains in its merge")
+
+        def merge(self, expert: Update, domain: TrainingDomain, *, step: int) -> Update:
+            merges.append(flags())
+            return self.bench.train(domain).update
+
+    Again(Again.Settings(), replace(bench, fit=fit)).learn(domain, step=1)
+    assert merges == [("highest", False)]
+    assert rounding == [("high", True) if precision == "tf32" else ("highest", False)] * 2
 
 
 def test_pixels_that_do_not_count_have_no_part_in_the_fisher_information(

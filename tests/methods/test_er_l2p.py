@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,9 +41,11 @@ from cosam_bench.sam.adapters.attachment import Adapter
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import Batch, collate
+from cosam_bench.sam.sam import Features, Masks
 from cosam_bench.training.fit import fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import bce_dice
+from cosam_bench.training.step_division import StepDivision
 
 NO_ADAPTER = Adapter({}, {}, Update())
 
@@ -141,6 +144,58 @@ def test_the_loss_is_that_of_both_batches_joined(bench: Workbench, squares: Spli
     joined = bce_dice(logits, torch.cat([target, again_target]), torch.zeros(6))
     assert found.item() == pytest.approx(joined.item(), rel=1e-5)
     assert found.item() != pytest.approx(loss.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("sum_over_batch", [False, True])
+@pytest.mark.parametrize(("holds", "also_fails"), [(2, 0), (2, 4), (1, 0)])  # the 4th pass is the replay's first
+def test_a_step_with_replay_that_does_not_fit_has_the_whole_steps_gradient(
+    bench: Workbench,
+    squares: Split,
+    wide: Split,
+    sum_over_batch: bool,
+    holds: int,
+    also_fails: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit = bench.fit.model_copy(update={"epochs": 2, "batch_size": 4, "sum_over_batch": sum_over_batch, "flip": True})
+    domain, old = trial_domain(squares), trial_domain(wide)
+
+    def gradients() -> list[Tensor]:
+        own = replace(bench, fit=fit, prompt_kind="mix", division=StepDivision())
+        found: list[Tensor] = []
+
+        class Watched(Replay):
+            def after_backward(self, adapter: Adapter) -> None:
+                found.append(torch.cat([parameter.grad.flatten() for parameter in adapter.parameters()]))
+
+            def after_step(self, adapter: Adapter, *, step: int, steps: int) -> None:
+                with torch.no_grad():  # rounding must not grow from step to step
+                    for parameter, first in zip(adapter.parameters(), self.first, strict=True):
+                        parameter.copy_(first)
+
+            def attached(self, adapter: Adapter) -> None:
+                with torch.no_grad():
+                    for parameter in adapter.parameters():
+                        parameter.add_(0.05 * torch.randn(parameter.shape, generator=own.generator("test")))
+                self.first = [parameter.detach().clone() for parameter in adapter.parameters()]
+
+        own.train(domain, hooks=Watched(own, list(wide), old.prompts, order=own.generator("er", "replay")))
+        return found
+
+    whole, decode = gradients(), bench.sam.decode
+    tried: list[int] = []
+
+    def limited(features: Features, *args: Any, **settings: Any) -> Masks:
+        tried.append(len(features.maps))
+        if tried[-1] > holds or len(tried) == also_fails:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(features, *args, **settings)
+
+    monkeypatch.setattr(bench.sam, "decode", limited)
+    divided = gradients()
+    assert len(divided) == len(whole) == 4
+    for one, other in zip(divided, whole, strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
 
 
 def test_no_sample_is_replayed_twice_in_a_batch(bench: Workbench, squares: Split) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors
@@ -16,16 +17,17 @@ from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import attach
+from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.batch_size import ImageDoesNotFit
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.inputs import View
-from cosam_bench.sam.sam import Sam
-from cosam_bench.training import fit as fit_module
+from cosam_bench.sam.inputs import Batch, View
+from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.training.batch_loss import training_loss
 from cosam_bench.training.epoch_losses import EpochLosses
 from cosam_bench.training.fit import Fitted, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.step_loss import Part, StepLoss
+from cosam_bench.training.step_division import StepDivision
+from cosam_bench.training.step_loss import StepLoss
 from cosam_bench.training.training_batch import draw_batch
 
 
@@ -43,32 +45,73 @@ def view_of(sam: Sam) -> View:
     return View(sam.image_size, sam.logits_size, "pad", torch.device("cpu"))
 
 
-def full(*args: Any) -> Tensor:
+def full(*args: Any) -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+LORA = AdapterSettings(rank=2, alpha=4.0, decoder=True)
+
+
+class Memory:
+    """Holds at most so many images in the model at once; ``tried`` has the size of each pass of the decoder."""
+
+    def __init__(self, sam: Sam, monkeypatch: pytest.MonkeyPatch, *, holds: Callable[[list[int]], bool]) -> None:
+        self.tried: list[int] = []
+        decode = sam.decode
+
+        def limited(features: Features, *args: Any, **settings: Any) -> Masks:
+            self.tried.append(len(features.maps))
+            return decode(features, *args, **settings) if holds(self.tried) else full()
+
+        monkeypatch.setattr(sam, "decode", limited)
+
+
+def at_most(images: int) -> Callable[[list[int]], bool]:
+    return lambda tried: tried[-1] <= images
+
+
+@dataclass
+class Step:
+    """What a step of five images came to."""
+
+    loss: float
+    gradients: list[Tensor]
+    tried: list[int]
+
+
 def stepped(
-    sam: Sam, squares: Split, prompts: Prompts, *, settings: dict[str, Any], refuses: Callable[[Part], bool]
-) -> tuple[Tensor, list[Tensor], list[int]]:
-    """Loss and gradients of a step of five images, and the sizes of the parts that were tried."""
-    fit, view, sizes = FitSettings(**settings), view_of(sam), []
+    sam: Sam,
+    squares: Split,
+    prompts: Prompts,
+    *,
+    settings: dict[str, Any],
+    holds: Callable[[list[int]], bool] = lambda tried: True,
+    own: Callable[[Tensor, Masks], Tensor] = lambda loss, masks: loss,
+    adapter: AdapterSettings = LORA,
+    drawn: torch.Generator | None = None,
+) -> Step:
+    """Loss and gradients of a step; ``drawn`` is remembered."""
+    fit, view = FitSettings(**settings), view_of(sam)
     order = torch.Generator().manual_seed(1)
     batch, target = draw_batch(squares, prompts, [0, 1, 2, 3, 4], fit=fit, prompt_kind="mix", view=view, order=order)
-    with attach(sam, AdapterSettings(rank=2, alpha=4.0, decoder=True), generator=order) as adapter:
-        for _, b, _ in adapter.factors.values():
-            torch.nn.init.normal_(b, std=0.1, generator=order)
+    division = StepDivision()
+    if drawn is not None:
+        division.remembered(drawn)
+    with attach(sam, adapter, generator=order) as attached, pytest.MonkeyPatch.context() as patched:
+        memory = Memory(sam, patched, holds=holds)
+        for parameter in attached.parameters():
+            with torch.no_grad():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=order))
 
-        def loss(part: Part) -> Tensor:
-            sizes.append(len(part.batch))
-            own, _ = training_loss(sam, part.batch, part.target, fit=fit, view=view, masks_in_sum=part.of)
-            if refuses(part):
-                full()
-            return own + sum(b.square().sum() for _, b, _ in adapter.factors.values())  # counts once per step
+        def loss_of(batch: Batch, target: Tensor) -> Tensor:
+            loss, masks = training_loss(sam, batch, target, fit=fit, view=view, images=division.images)
+            return own(loss, masks)
 
-        parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in attached.parameters() if parameter.requires_grad]
         optimiser = torch.optim.SGD(parameters, lr=0.0)
-        found = StepLoss(loss).backward(optimiser, batch, target)
-        return found, [parameter.grad.clone() for parameter in parameters if parameter.grad is not None], sizes
+        found = StepLoss(loss_of, division=division).backward(optimiser, batch, target)
+        gradients = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+        return Step(found.item(), gradients, memory.tried)
 
 
 def apart(one: list[Tensor], other: list[Tensor]) -> float:
@@ -78,38 +121,87 @@ def apart(one: list[Tensor], other: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "adapter"),
     [
-        {},
-        {"jitter": True, "loss_points": 64},
-        {"loss": "focal_dice_iou", "loss_grid": "model", "sum_over_batch": True},
-        {"sum_over_batch": True},
+        ({}, LORA),
+        ({"jitter": True, "loss_points": 64}, LORA),
+        ({"loss": "focal_dice_iou", "loss_grid": "model", "sum_over_batch": True}, LORA),
+        ({"sum_over_batch": True}, AdapterSettings(kind="augmodule", rank=2)),
+        ({}, AdapterSettings(kind="hq")),
     ],
 )
 def test_parts_give_the_loss_and_the_gradient_of_the_batch(
-    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any]
+    squares: Split, prompts: Prompts, settings: dict[str, Any], adapter: AdapterSettings
 ) -> None:
-    whole, gradients, sizes = stepped(sam, squares, prompts, settings=settings, refuses=lambda part: False)
-    assert sizes == [5]
-    loss, found, sizes = stepped(sam, squares, prompts, settings=settings, refuses=lambda part: len(part.batch) > 2)
-    assert sizes == [5, 3, 2, 2, 1]
-    assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
-    assert len(found) == len(gradients) > 20
-    assert apart(found, gradients) < 1e-5
-    assert gradients[0].abs().max() > 1e-4
+    sam = build_sam("tiny", checkpoint="random", seed=0)
+    add_side_layers(sam, adapter, generator=torch.Generator().manual_seed(0))
+    whole = stepped(sam, squares, prompts, settings=settings, adapter=adapter)
+    assert whole.tried == [5]
+    divided = stepped(sam, squares, prompts, settings=settings, adapter=adapter, holds=at_most(2))
+    assert divided.tried == [5, 3, 2, 2, 1, 1, 2, 2]  # for the gradients, the last part comes first
+    assert divided.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert len(divided.gradients) == len(whole.gradients) > 20
+    assert apart(divided.gradients, whole.gradients) < 1e-5
+    assert max(gradient.abs().max() for gradient in whole.gradients) > 1e-4
 
 
-def test_what_a_part_left_that_failed_later_counts_for_nothing(sam: Sam, squares: Split, prompts: Prompts) -> None:
-    seen: list[int] = []
+def test_a_loss_that_is_no_mean_over_rows_is_that_of_the_whole_batch(
+    sam: Sam, squares: Split, prompts: Prompts
+) -> None:
+    def own(loss: Tensor, masks: Masks) -> Tensor:
+        return loss + masks.logits.std() * masks.predicted_iou.max()
 
-    def refuses(part: Part) -> bool:
-        seen.append(len(part.batch))
-        return seen in ([5], [5, 3, 2])  # the second part of the second attempt
+    whole = stepped(sam, squares, prompts, settings={}, own=own)
+    divided = stepped(sam, squares, prompts, settings={}, own=own, holds=at_most(1))
+    assert divided.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert apart(divided.gradients, whole.gradients) < 1e-5
 
-    _, gradients, _ = stepped(sam, squares, prompts, settings={}, refuses=lambda part: False)
-    _, found, sizes = stepped(sam, squares, prompts, settings={}, refuses=refuses)
-    assert sizes == [5, 3, 2, 2, 2, 1]
-    assert apart(found, gradients) < 1e-5
+
+def test_what_an_attempt_left_that_failed_counts_for_nothing(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    draws: list[Tensor] = []
+
+    def own(loss: Tensor, masks: Masks) -> Tensor:
+        draws.append(torch.rand(3, generator=generator))
+        return loss * draws[-1].sum()
+
+    def holds(tried: list[int]) -> bool:
+        return tried not in ([5], [5, 3, 2, 2, 3])  # once in the forward pass, once after a part's gradient
+
+    generator = torch.Generator().manual_seed(0)
+    whole = stepped(sam, squares, prompts, settings={}, own=own)
+    generator.manual_seed(0)
+    divided = stepped(sam, squares, prompts, settings={}, own=own, holds=holds, drawn=generator)
+    assert divided.tried == [5, 3, 2, 2, 3, 2, 2, 1, 1, 2, 2]
+    assert len(draws) == 3  # of the whole step, of the attempt that failed and of the one that did not
+    assert all(torch.equal(draw, draws[0]) for draw in draws)
+    assert apart(divided.gradients, whole.gradients) < 1e-5
+
+
+def test_a_step_is_not_divided_if_somebody_watches_the_models_layers(
+    sam: Sam, squares: Split, prompts: Prompts
+) -> None:
+    handle = sam.image_encoder.register_forward_hook(lambda *_: None)
+    try:
+        assert stepped(sam, squares, prompts, settings={}).tried == [5]
+        with pytest.raises(CosamError, match=r"a hook on the model's 'image_encoder' .* smaller --set fit\.batch_size"):
+            stepped(sam, squares, prompts, settings={}, holds=at_most(2))
+    finally:
+        handle.remove()
+
+
+def test_a_part_is_not_computed_again_with_other_weights(sam: Sam, squares: Split, prompts: Prompts) -> None:
+    other = nn.Parameter(sam.mask_decoder.iou_token.weight.detach() + 1, requires_grad=False)
+
+    def own(loss: Tensor, masks: Masks) -> Tensor:
+        sam.mask_decoder.iou_token.weight = other  # and so when the gradient is taken
+        return loss
+
+    before = sam.mask_decoder.iou_token.weight
+    try:
+        with pytest.raises(CosamError, match=r"weights changed between a loss and its gradient.* fit\.batch_size"):
+            stepped(sam, squares, prompts, settings={}, own=own, holds=at_most(2), adapter=AdapterSettings(rank=2))
+    finally:
+        sam.mask_decoder.iou_token.weight = before
 
 
 def trained(sam: Sam, squares: Split, prompts: Prompts, **more: Any) -> Fitted:
@@ -132,15 +224,10 @@ def test_training_goes_on_in_parts_and_says_so(
     sam: Sam, squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, whole = digest_tensors(sam.state_dict()), trained(sam, squares, prompts)
-    sizes, said, own = [], [], training_loss
-
-    def limited(sam: Sam, batch: Any, target: Tensor, **settings: Any) -> Any:
-        sizes.append(len(batch))
-        return own(sam, batch, target, **settings) if len(batch) < 3 else full()
-
-    monkeypatch.setattr(fit_module, "training_loss", limited)
+    said: list[str] = []
+    memory = Memory(sam, monkeypatch, holds=at_most(2))
     fitted = trained(sam, squares, prompts, note=said.append)
-    assert sizes == [5, 3, 2, 2, 1, 1, 2, 2, 1, 1]
+    assert memory.tried == [5, 3, *[2, 2, 1, 1, 2, 2], 1, *[2, 2, 1, 1, 2, 2], 1]
     assert [text.split(";")[0] for text in said] == [
         f"The device's memory does not hold a training step of {images} images at once" for images in (5, 3)
     ]
@@ -151,9 +238,12 @@ def test_training_goes_on_in_parts_and_says_so(
 def test_a_single_image_that_does_not_fit_ends_training(
     sam: Sam, squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "training_loss", lambda *args, **settings: full())
-    with pytest.raises(ImageDoesNotFit, match=r"to train on a single image\. Use a smaller --model") as caught:
+    memory = Memory(sam, monkeypatch, holds=at_most(0))
+    with pytest.raises(
+        ImageDoesNotFit, match=r"single image of a step of 5 at a time\. Use a smaller --set fit\.batch_size or --model"
+    ) as caught:
         trained(sam, squares, prompts)
+    assert memory.tried == [5, 3, 2, 1]
     assert caught.value.__cause__ is caught.value.__context__ is None, "the command line explains a cause otherwise"
     assert not hasattr(sam, "peft_config")
 
