@@ -32,7 +32,7 @@ from cosam_bench.isolation.payloads import (
     fit_from,
     view_from,
 )
-from cosam_bench.isolation.remote import Parent, Progress, RemotePixels, RemotePrefixes, RemoteWorkbench
+from cosam_bench.isolation.remote import Parent, Progress, RemoteMemory, RemotePixels, RemotePrefixes, RemoteWorkbench
 from cosam_bench.isolation.sandbox import confine, end_with_parent, settle
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.contract_check import examine
@@ -42,7 +42,6 @@ from cosam_bench.method.places import place_of
 from cosam_bench.method.registry import load_method
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.sam.feature_cache import PrefixCache
-from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import TrainingStep
 from cosam_bench.training.given_experts import GivenExperts
@@ -272,7 +271,7 @@ class _Worker:
             return None
         if sam.device.type != "cuda":
             return RemotePrefixes(self._parent, sam=sam, depth=values["depth"])
-        memory = FeatureMemory(limit_bytes=values["limit_bytes"])
+        memory = RemoteMemory(self._parent, limit_bytes=values["limit_bytes"])
         return PrefixCache.on_gpu(memory, sam=sam, depth=values["depth"])
 
     def _check_base(self, base: FrozenBase, act: str) -> None:

@@ -75,7 +75,7 @@ class Workbench:
         advance: reports progress, in encoder passes; a training step counts three per image.
         on_step: called after each step of an adapter's training; None: nobody watches.
         given: experts that were trained elsewhere: they take the place of training; None: train.
-        note: tells the user that a training step did not fit into the memory at once.
+        note: tells the user that a training step did not fit into the memory at once, or beside cached features.
     """
 
     sam: Sam

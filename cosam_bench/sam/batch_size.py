@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
@@ -30,16 +32,50 @@ class ImageDoesNotFit(CosamError):
     """The device has too little memory for the model's pass over one image."""
 
 
+def tried_again(
+    attempt: Callable[[], _Result | None], prefixes: PrefixCache | None, *, note: Callable[[str], None]
+) -> _Result | None:
+    """What an attempt that ran out of memory returns without the features that are cached in a GPU's memory.
+
+    If it succeeds, fewer features are cached there from now on.
+
+    Args:
+        attempt: returns None if memory runs out; not called if no features are cached there.
+        prefixes: the cache, if there is one.
+        note: tells the user that features were dropped.
+
+    Returns:
+        None if there was nothing to drop, or the memory ran out again.
+    """
+    if prefixes is None or not prefixes.backend.release():
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    result = attempt()
+    if result is not None:
+        prefixes.backend.keep_fewer()
+        note("The device's memory was full: the image features cached in it were dropped, and it will hold fewer.")
+    return result
+
+
 class AdaptiveBatchSize:
     """The number of images per pass; it is halved whenever they do not fit into memory."""
 
-    def __init__(self, images: int, *, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        images: int,
+        *,
+        prefixes: PrefixCache | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """Begin with ``images``.
 
         Args:
-            note: tells the user about a smaller number.
+            prefixes: cached features; images that do not fit are tried once more without those in a GPU's memory.
+            note: tells the user about dropped features and a smaller number.
         """
         self.current = images
+        self._prefixes = prefixes
         self._note = note
 
     def map(self, items: Iterator[_Item], work: Callable[[list[_Item]], _Result]) -> Iterator[_Result]:
@@ -54,28 +90,29 @@ class AdaptiveBatchSize:
             if not waiting:
                 return
             chosen = waiting[: self.current]
-            results = self._tried(chosen, work)
+            attempt = partial(self._tried, chosen, work)
+            results = attempt() or tried_again(attempt, self._prefixes, note=self._note)
             if results:
                 del waiting[: len(chosen)]
                 yield from results
             else:
                 self._halve(len(chosen))
 
-    def _tried(self, items: list[_Item], work: Callable[[list[_Item]], _Result]) -> list[_Result]:
-        """The result, or nothing if memory ran out. The error, and the memory it held, is released on return."""
+    def _tried(self, items: list[_Item], work: Callable[[list[_Item]], _Result]) -> list[_Result] | None:
+        """The result, or None if memory ran out. The error, and the memory it held, is released on return."""
         try:
             return [work(items)]
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            if len(items) > 1:
-                return []
-        raise ImageDoesNotFit(
-            "The device has too little memory to predict a single image. "
-            "Use a smaller --model, --set score.precision=bf16, or a --device with more."
-        )
+        return None
 
     def _halve(self, tried: int) -> None:
+        if tried == 1:
+            raise ImageDoesNotFit(
+                "The device has too little memory to predict a single image. "
+                "Use a smaller --model, --set score.precision=bf16, or a --device with more."
+            )
         gc.collect()
         torch.cuda.empty_cache()  # does nothing if no GPU is in use
         self.current = tried // 2

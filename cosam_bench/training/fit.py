@@ -151,7 +151,7 @@ def fit_adapter(
         advance: called after each step with the number of images it used.
         on_step: called after each step with its number and loss; whatever it raises ends the training. Without it,
             a GPU's losses are read once per epoch.
-        note: tells the user that a batch did not fit into the memory and was divided.
+        note: tells the user that a batch did not fit into the memory: cached features were dropped or it was divided.
 
     Raises:
         CosamError: there are no samples or no whole batch, the settings ask for points of empty crops, the
@@ -202,7 +202,7 @@ class _Training:
         parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         optimiser = make_optimiser(parameters, fit)
         losses = EpochLosses(fit.epochs, is_deferred=self.view.device.type == "cuda" and self.on_step is None)
-        step_loss = StepLoss(partial(self._loss, adapter), note=self.note)
+        step_loss = StepLoss(partial(self._loss, adapter), prefixes=self.prefixes, note=self.note)
         for step, (epoch, batch, target) in enumerate(batches):
             set_learning_rate(optimiser, fit, epoch=epoch)
             hooks.before_step(adapter, step=step, steps=steps)

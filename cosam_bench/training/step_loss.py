@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import ran_out_of_memory
-from cosam_bench.sam.batch_size import ImageDoesNotFit
+from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again
+from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.inputs import Batch, chunks
 from cosam_bench.training.training_batch import TrainingBatch
 
@@ -42,14 +44,22 @@ class StepLoss:
     The gradients of the parts add up to that of the batch, and so do their losses, up to rounding.
     """
 
-    def __init__(self, loss: Callable[[Part], Tensor], *, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        loss: Callable[[Part], Tensor],
+        *,
+        prefixes: PrefixCache | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """Begin with whole batches.
 
         Args:
             loss: from a part to the loss of the whole batch, a scalar with a graph, estimated from that part.
-            note: tells the user about smaller parts.
+            prefixes: cached features; a batch that does not fit is tried once more without those in a GPU's memory.
+            note: tells the user about dropped features and smaller parts.
         """
         self._loss = loss
+        self._prefixes = prefixes
         self._note = note
         self._images: int | None = None
 
@@ -60,32 +70,38 @@ class StepLoss:
             ImageDoesNotFit: the memory does not suffice for a single image.
         """
         while True:
-            optimiser.zero_grad(set_to_none=True)  # what a part left that ran out of memory goes, too
             images = min(self._images or len(batch), len(batch))
-            found = self._tried(batch, target, images)
+            attempt = partial(self._tried, optimiser, batch, target, images)
+            found = attempt()
+            if found is None:
+                found = tried_again(attempt, self._prefixes, note=self._note)
             if found is not None:
                 return found
-            gc.collect()
-            torch.cuda.empty_cache()  # does nothing if no GPU is in use
-            self._images = -(-images // 2)
-            self._note(
-                f"The device's memory does not hold a training step of {images} images at once; continuing with parts "
-                f"of {self._images}, whose gradients are added up."
-            )
+            self._divide(images)
 
-    def _tried(self, batch: Batch, target: Tensor, images: int) -> Tensor | None:
+    def _divide(self, images: int) -> None:
+        if images == 1:
+            raise ImageDoesNotFit(
+                "The device has too little memory to train on a single image. "
+                "Use a smaller --model, --set fit.precision=bf16, or a --device with more."
+            )
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing if no GPU is in use
+        self._images = -(-images // 2)
+        self._note(
+            f"The device's memory does not hold a training step of {images} images at once; continuing with parts "
+            f"of {self._images}, whose gradients are added up."
+        )
+
+    def _tried(self, optimiser: torch.optim.Optimizer, batch: Batch, target: Tensor, images: int) -> Tensor | None:
         """The loss, or None if memory ran out. The error, and the memory it held, is released on return."""
+        optimiser.zero_grad(set_to_none=True)  # what a part left that ran out of memory goes, too
         try:
             return self._accumulated(batch, target, images)
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            if images > 1:
-                return None
-        raise ImageDoesNotFit(
-            "The device has too little memory to train on a single image. "
-            "Use a smaller --model, --set fit.precision=bf16, or a --device with more."
-        )
+        return None
 
     def _accumulated(self, batch: Batch, target: Tensor, images: int) -> Tensor:
         losses = []
