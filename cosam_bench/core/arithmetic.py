@@ -22,7 +22,7 @@ def rounding_settings() -> dict[str, Any]:
         "tf32": cudnn.allow_tf32,
         "cudnn_deterministic": cudnn.deterministic,
         "cudnn_benchmark": cudnn.benchmark,
-        "fused_attention": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "fused_attention": torch.backends.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
     }
 
 

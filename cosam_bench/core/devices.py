@@ -39,10 +39,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def release_reserve(device: torch.device) -> None:
+    """Give a GPU's memory that torch holds in reserve back to other processes."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 def free_memory_bytes(device: torch.device) -> int:
     """The free memory of a GPU, after torch has returned what it holds in reserve."""
-    gc.collect()
-    torch.cuda.empty_cache()
+    release_reserve(device)
     return torch.cuda.mem_get_info(device)[0]
 
 

@@ -56,6 +56,7 @@ from cosam_bench.training.expert_store import ExpertStore
 from cosam_bench.training.given_experts import GivenExperts
 
 _SHARE_OF_HOST_MEMORY = 8  # pinned memory cannot be swapped out; the loader of images takes another eighth
+_CONTEXT_BYTES = 2**29  # an estimate: what CUDA, cuBLAS and cuDNN take in a process before its first tensor
 NOT_ISOLATED = "not isolated"  # the mark of a plugin that ran in the process that scores it
 
 
@@ -155,7 +156,7 @@ class Experiment:
         if isinstance(self.method, MethodFacts):
             use_model(model_facts(self.config))
             hidden = tuple(hidden_folders(self.private, needed=own_files(self.config.method)))
-            method = IsolatedMethod(self.method, bench, hidden, _own_cache_bytes(self.config, bench))
+            method = IsolatedMethod(self.method, bench, hidden, _shared_cache_bytes(self.config, bench))
             return Isolated(method, self.method_name, error_file)
         assert self.settings is not None
         return InProcess(self.method, self.settings, bench, watch)
@@ -297,11 +298,21 @@ def open_experiment(
     )
 
 
-def _own_cache_bytes(config: RunConfig, bench: Workbench) -> int:
-    """The memory of a GPU in which an isolated process may keep features itself."""
-    if bench.prefixes is None or bench.view.device.type != "cuda":
+def _shared_cache_bytes(config: RunConfig, bench: Workbench) -> int:
+    """The memory of a GPU in which an isolated process may keep features itself; this one may keep no more from now on.
+
+    Both caches, and the model and the CUDA context of the other process, together take at most half of the memory that
+    this process finds free, what it already keeps included; at most ``prefix_cache_gib`` each.
+    """
+    memory = None if bench.prefixes is None else bench.prefixes.backend
+    if not isinstance(memory, FeatureMemory):
         return 0
-    return min(round(config.prefix_cache_gib * 2**30), free_memory_bytes(bench.view.device) // 2)
+    model_bytes = sum(tensor.nbytes for tensor in (*bench.sam.parameters(), *bench.sam.buffers()))
+    half_bytes = (free_memory_bytes(bench.view.device) + memory.used_bytes) // 2
+    shared_bytes = max(0, half_bytes - model_bytes - _CONTEXT_BYTES)
+    own_bytes = min(round(config.prefix_cache_gib * 2**30), shared_bytes // 2)
+    memory.shrink(shared_bytes - own_bytes)
+    return own_bytes
 
 
 def _private(stream: Stream, results: Path, experts: Mapping[str, Path]) -> list[Path]:

@@ -46,7 +46,10 @@ class RowScorer:
         self._experiment = experiment
         self._watch = watch
         self.advance = reporter.advance
-        self._batch_size = batch_size or AdaptiveBatchSize(experiment.bench.batch_size, note=reporter.note)
+        bench = experiment.bench
+        self._batch_size = batch_size or AdaptiveBatchSize(
+            bench.batch_size, prefixes=bench.prefixes, note=reporter.note
+        )
         self._passes = self._tried = 0
 
     @property

@@ -42,7 +42,8 @@ class Runner:
         self._frozen = FrozenRow(experiment, results=results)
         self._watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam, error_file=self._record.error_file)
         self._examples = ExampleMasks(experiment, folder=self._record.folder)
-        passes = AdaptiveBatchSize(experiment.bench.batch_size, note=self._reporter.note)
+        bench = experiment.bench
+        passes = AdaptiveBatchSize(bench.batch_size, prefixes=bench.prefixes, note=self._reporter.note)
         self._scorer = RowScorer(experiment, watch=self._watch, reporter=self._reporter, batch_size=passes)
         self._scales = ScaleScorer(experiment, self._scorer)
         self._prompts = PromptScorer(experiment, self._scorer)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from cosam_bench.core.devices import release_reserve
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import CannotWrite, replacing
 from cosam_bench.core.tensor_files import CannotRead
@@ -42,13 +43,13 @@ class Answers:
         """
         told = {"advance": self._advance, "step": self._step}
         asked = {"image": self._pixels, "mask": self._pixels, "ignored": self._pixels}
-        asked |= {"features": self._features, "expert": self._expert}
+        asked |= {"features": self._features, "release": self._release, "expert": self._expert}
         limit = (self._update_bytes() if most_bytes is None else most_bytes) + self._question_bytes()
         while (message := self._worker.receive(most_bytes=limit)).kind != kind:
             if message.kind in told:
                 with self._worker.checking():
                     told[message.kind](message)
-            elif message.kind in asked and (self._domain is not None or message.kind == "features"):
+            elif message.kind in asked and (self._domain is not None or message.kind in ("features", "release")):
                 self._answer(message, asked[message.kind])
             else:
                 raise self._worker.bad(f"a message {message.text('kind') or message.kind[:40]!r}, which is not due")
@@ -106,6 +107,12 @@ class Answers:
         tensors = {"maps": found.maps} | ({} if found.early is None else {"early": found.early})
         return {"spared_seconds": prefixes.spared_seconds - before}, tensors
 
+    def _release(self, message: Message) -> tuple[Values, Tensors]:
+        """The worker ran out of a GPU's memory: what this process keeps there goes."""
+        is_released = self._bench.prefixes is not None and self._bench.prefixes.backend.release()
+        release_reserve(self._bench.view.device)
+        return {"is_released": is_released}, {}
+
     def _expert(self, message: Message) -> tuple[Values, Tensors]:
         """The domain's expert, from the store or trained here by the protocol."""
         assert self._domain is not None
@@ -114,6 +121,7 @@ class Answers:
             check_fits(self._bench.sam, start)
         from_scratch = message.values.get("from_scratch") is True
         fitted = self._bench.train(self._domain, start=start, from_scratch=from_scratch)
+        release_reserve(self._bench.view.device)  # the worker continues on the same GPU
         return fitted.facts, fitted.update.tensors()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cosam_bench.core.devices import release_reserve
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Split
@@ -18,6 +19,7 @@ from cosam_bench.isolation.answers import Answers, write_state
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.faults import WorkerFault
 from cosam_bench.isolation.payloads import (
+    Tensors,
     Values,
     batch_message,
     bench_values,
@@ -84,6 +86,12 @@ class IsolatedMethod:
             "is_watched": self.bench.on_step is not None,
         }
 
+    def _worker(
+        self, kind: str, more: Values | None = None, tensors: Tensors | None = None, *, state: Path | None
+    ) -> Worker:
+        release_reserve(self.bench.view.device)  # the worker computes on the same GPU
+        return Worker(kind, self._job() | (more or {}), tensors, state=state)
+
     def learn(
         self, name: str, split: Split, prompts: Prompts, *, step: int, before: Path | None, after: Path
     ) -> Learned:
@@ -103,9 +111,9 @@ class IsolatedMethod:
         """
         domain = TrainingDomain(name, split, prompts)
         bench = replace(self.bench, meter=Meter())
-        job = self._job() | {"domain": domain_values(domain, split.manifest), "step": step}
+        job = {"domain": domain_values(domain, split.manifest), "step": step}
         with (
-            Worker("learn", job, prompt_tensors(prompts), state=before) as worker,
+            self._worker("learn", job, prompt_tensors(prompts), state=before) as worker,
             open_domain(bench.prefixes),
         ):
             answers = Answers(worker, bench, domain)
@@ -137,7 +145,7 @@ class IsolatedMethod:
         Raises:
             WorkerFault: the method failed.
         """
-        with Worker("predict", self._job(), state=state) as worker:
+        with self._worker("predict", state=state) as worker:
             prediction = Prediction(worker, self.bench)
             prediction.start()
             yield prediction
@@ -148,7 +156,7 @@ class IsolatedMethod:
         Raises:
             WorkerFault: the method failed, or what it serves does not fit the model.
         """
-        with Worker("served", self._job(), state=state) as worker:
+        with self._worker("served", state=state) as worker:
             found = Answers(worker, self.bench, None).until("served")
             if found.values.get("is_served") is not True:
                 return None

@@ -19,6 +19,7 @@ from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.cache_backends import Kept
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import BatchInputs
 from cosam_bench.sam.sam import Features, Sam
 from cosam_bench.training.fit import Fitted, TrainingHooks
@@ -91,6 +92,12 @@ class _NoFeatures:
     def open_domain(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def release(self) -> bool:
+        return False
+
+    def keep_fewer(self) -> None:
+        return None
+
 
 class RemotePrefixes(PrefixCache):
     """The parent's cache of features: it looks them up, or computes and keeps them, by its own model."""
@@ -107,6 +114,19 @@ class RemotePrefixes(PrefixCache):
         answer = self._parent.ask("features", values, tensors)
         self.spared_seconds += answer.values["spared_seconds"]
         return Features(answer.tensors["maps"], answer.tensors.get("early"))
+
+
+class RemoteMemory(FeatureMemory):
+    """This process's features in a GPU's memory, in which the parent keeps features, too."""
+
+    def __init__(self, parent: Parent, *, limit_bytes: int) -> None:
+        super().__init__(limit_bytes=limit_bytes)
+        self._parent = parent
+
+    def release(self) -> bool:
+        """As a memory's own; the parent drops its features, too."""
+        is_released = super().release()
+        return self._parent.ask("release").values["is_released"] or is_released
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ _CHANGES = sum(1 << bit for bit in (1, 4, 5, 6, 7, 8, 9, 10, 11, 12))  # write, 
 _REFER = 1 << 13  # since ABI 2; truncate since 3, network since 4, scopes since 6
 _SCOPES = 1 | 2  # abstract sockets and signals
 _NULL_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
+# CUDA's driver, from 570 on, names its threads in /proc/self/task/<tid>/comm, and cuInit fails (304) if it cannot. A
+# rule is for one file or for all below a folder, and those threads have not begun, so it is for this process's threads.
+# What else can be written there is this process's own, too, and ends with it: its memory (mem), accounting and score
+# for the out-of-memory killer. mem gives no right over a file: the kernel copies the pages of private mappings and
+# refuses those of read-only shared ones. Links (fd, root, cwd) are checked where they lead, and net is this process's
+# namespace. Other processes have folders of their own, which the rule does not reach.
+_OWN_THREADS = Path("/proc/self/task")
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
@@ -94,7 +101,8 @@ def confine(folder: Path, *, hidden: Sequence[Path], devices: Sequence[Path]) ->
     Args:
         folder: where writing stays possible.
         hidden: folders that are empty from now on.
-        devices: files that stay writable, such as those of a GPU.
+        devices: files that stay writable, those of a GPU; if there are any, so do the files in ``/proc`` of this
+            process's own threads, to which CUDA writes their names.
     """
     if sys.platform != "linux":
         return []
@@ -149,8 +157,8 @@ def _restrict_writing(library: ctypes.CDLL, folders: Sequence[Path], devices: Se
     try:
         for folder in folders:
             _allow(library, rules, folder, handled)
-        for device in (*map(Path, _NULL_DEVICES), *devices):
-            _allow(library, rules, device, handled & (_WRITE_FILE | _TRUNCATE))
+        for place in (*map(Path, _NULL_DEVICES), *devices, *([_OWN_THREADS] if devices else [])):
+            _allow(library, rules, place, handled & (_WRITE_FILE | _TRUNCATE))
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         return not library.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0)
     finally:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cosam_bench.core.arithmetic import round_as
 from cosam_bench.core.defaults import counted_settings
-from cosam_bench.core.devices import peak_memory_bytes, reset_peak_memory, synchronise
+from cosam_bench.core.devices import peak_memory_bytes, release_reserve, reset_peak_memory, synchronise
 from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.core.search_ranges import search_ranges
 from cosam_bench.core.settings import Settings, validate
@@ -32,7 +32,7 @@ from cosam_bench.isolation.payloads import (
     fit_from,
     view_from,
 )
-from cosam_bench.isolation.remote import Parent, Progress, RemotePixels, RemotePrefixes, RemoteWorkbench
+from cosam_bench.isolation.remote import Parent, Progress, RemoteMemory, RemotePixels, RemotePrefixes, RemoteWorkbench
 from cosam_bench.isolation.sandbox import confine, end_with_parent, settle
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.contract_check import examine
@@ -190,20 +190,27 @@ class _Worker:
                 self._parent.send_bytes(memoryview(block))
 
     def predict(self) -> None:
-        """Predict batch after batch until the parent has no more."""
+        """Predict batch after batch until the parent has no more; on a GPU, features are kept for one batch.
+
+        A row's test images come once, but a method may encode each several times. Only with further prompts do they
+        come again, after all others.
+        """
         bench, base = self._bench()
         method = self._built(bench)
         reset_peak_memory(bench.view.device)
         self._parent.tell("ready")
         while (message := self._parent.next()).kind == "predict":
+            is_full = False
             try:
                 self._predict(method, bench, message)
             except WorkerFault as fault:
                 if fault.kind != "memory":
                     raise
                 self._parent.tell("failed", fault.to_values())  # a smaller batch may fit
-                if bench.view.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                is_full = True
+            _forget_features(bench)
+            if is_full:  # only here is the fault gone, with the frames that hold the batch's tensors
+                release_reserve(bench.view.device)
         self._check_base(base, "predict")
         self._parent.tell("finished", {"gpu_peak_bytes": _gpu_peak(bench)})
 
@@ -272,7 +279,7 @@ class _Worker:
             return None
         if sam.device.type != "cuda":
             return RemotePrefixes(self._parent, sam=sam, depth=values["depth"])
-        memory = FeatureMemory(limit_bytes=values["limit_bytes"])
+        memory = RemoteMemory(self._parent, limit_bytes=values["limit_bytes"])
         return PrefixCache.on_gpu(memory, sam=sam, depth=values["depth"])
 
     def _check_base(self, base: FrozenBase, act: str) -> None:
@@ -283,6 +290,12 @@ class _Worker:
 
 def _no_card(asked: str) -> str:
     return f"Method {asked!r}: its class has no card. Write card = MethodCard(title='...', ...) in it."
+
+
+def _forget_features(bench: RemoteWorkbench) -> None:
+    """Drop the features that this process keeps itself, as it does on a GPU."""
+    if bench.prefixes is not None and isinstance(bench.prefixes.backend, FeatureMemory):
+        bench.prefixes.backend.clear()
 
 
 def _gpu_peak(bench: RemoteWorkbench) -> int:

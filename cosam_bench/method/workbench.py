@@ -77,7 +77,7 @@ class Workbench:
         advance: reports progress, in encoder passes; a training step counts three per image.
         on_step: called after each step of an adapter's training; None: nobody watches.
         given: experts that were trained elsewhere: they take the place of training; None: train.
-        note: tells the user that a training step did not fit into the memory at once.
+        note: tells the user that a training step did not fit into the memory at once, or beside cached features.
         passes: how many images per such pass fit into the memory, as scoring or an earlier pass of the run has found;
             None: each call begins with ``batch_size``.
         division: how a training step is divided that does not fit; copies of the workbench share it.
@@ -293,7 +293,7 @@ class Workbench:
                         advanced = passed
             return grams.means()
 
-        passes = self.passes or AdaptiveBatchSize(self.batch_size, note=self.note)
+        passes = self.passes or AdaptiveBatchSize(self.batch_size, prefixes=self.prefixes, note=self.note)
         seen = len(range(0, len(domain), self.fit.ranks))
         return passes.until_it_fits(means, most=max(1, min(self.batch_size, seen)), act="take the inputs of")
 

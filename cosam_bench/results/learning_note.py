@@ -36,9 +36,10 @@ def learning_note(records: Sequence[Record]) -> str:
     gain = float((after - frozen).mean())
     if gain < HARDLY:
         who = "the experts score" if own else f"{record.method} scores"
+        when, on = ("At the end", "the domains") if _is_at_once(record) else ("Right after a domain was learned", "it")
         return (
-            f"Hardly anything was learned. Right after a domain was learned, {who} {after.mean():.3f} on it (mean IoU "
-            f"over domains), frozen SAM {frozen.mean():.3f}. Likely causes: {'; '.join(_causes(record, gain, frozen))}."
+            f"Hardly anything was learned. {when}, {who} {after.mean():.3f} on {on} (mean IoU over domains), frozen "
+            f"SAM {frozen.mean():.3f}. Likely causes: {'; '.join(_causes(record, gain, frozen))}."
         )
     if own and (behind := _behind(record)):
         return f"These experts do not beat frozen SAM on their own domains: {', '.join(behind)}. {_LOOK}."
@@ -48,11 +49,15 @@ def learning_note(records: Sequence[Record]) -> str:
 _LOOK = "Look at the masks: cosam-bench show RECORD --images DIR"
 
 
+def _is_at_once(record: Record) -> bool:
+    return "all domains at once" in record.info.marks
+
+
 def _right_after(record: Record) -> tuple[Floats, Floats]:
     """The IoU of each domain right after it was learned, and of frozen SAM; domains that lack one are left out."""
     matrix = record.score_matrix("iou")
-    values = np.ma.filled(matrix.values, np.nan)
-    after, frozen = np.diagonal(values[1:, : len(matrix.domains)]), values[0, : len(matrix.domains)]
+    values = np.ma.filled(matrix.values, np.nan)[:, : len(matrix.domains)]
+    after, frozen = values[-1] if _is_at_once(record) else np.diagonal(values[1:]), values[0]
     known = ~np.isnan(after) & ~np.isnan(frozen)
     return after[known], frozen[known]
 

@@ -13,6 +13,7 @@ import torch
 from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.data.prompt_settings import PromptKind
+from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.frame_prompts import FramePrompts
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Sam
@@ -31,16 +32,50 @@ class ImageDoesNotFit(CosamError):
     """The device has too little memory for the model's pass over one image."""
 
 
+def tried_again(
+    attempt: Callable[[], _Result | None], prefixes: PrefixCache | None, *, note: Callable[[str], None]
+) -> _Result | None:
+    """What an attempt that ran out of memory returns without the features that are cached in a GPU's memory.
+
+    If it succeeds, fewer features are cached there from now on.
+
+    Args:
+        attempt: returns None if memory runs out; not called if no features are cached there.
+        prefixes: the cache, if there is one.
+        note: tells the user that features were dropped.
+
+    Returns:
+        None if there was nothing to drop, or the memory ran out again.
+    """
+    if prefixes is None or not prefixes.backend.release():
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    result = attempt()
+    if result is not None:
+        prefixes.backend.keep_fewer()
+        note("The device's memory was full: the image features cached in it were dropped, and it will hold fewer.")
+    return result
+
+
 class AdaptiveBatchSize:
     """The number of images per pass; it is halved whenever they do not fit into memory."""
 
-    def __init__(self, images: int, *, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        images: int,
+        *,
+        prefixes: PrefixCache | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """Begin with ``images``.
 
         Args:
-            note: tells the user about a smaller number.
+            prefixes: cached features; images that do not fit are tried once more without those in a GPU's memory.
+            note: tells the user about dropped features and a smaller number.
         """
         self.current = images
+        self._prefixes = prefixes
         self._note = note
 
     def map(self, items: Iterator[_Item], work: Callable[[list[_Item]], _Result]) -> Iterator[_Result]:
@@ -55,12 +90,13 @@ class AdaptiveBatchSize:
             if not waiting:
                 return
             chosen = waiting[: self.current]
-            results = self._tried(len(chosen), partial(work, chosen), act="predict")
+            attempt = partial(self._tried, partial(work, chosen))
+            results = attempt() or tried_again(attempt, self._prefixes, note=self._note)
             if results:
                 del waiting[: len(chosen)]
                 yield from results
             else:
-                self._halve(len(chosen))
+                self._halve(len(chosen), act="predict")
 
     def until_it_fits(self, work: Callable[[int], _Result], *, most: int, act: str) -> _Result:
         """``work`` of the number of images per pass; again from its beginning, with half of them, if memory runs out.
@@ -75,26 +111,27 @@ class AdaptiveBatchSize:
         """
         while True:
             images = min(self.current, most)
-            results = self._tried(images, partial(work, images), act=act)
+            attempt = partial(self._tried, partial(work, images))
+            results = attempt() or tried_again(attempt, self._prefixes, note=self._note)
             if results:
                 return results[0]
-            self._halve(images)
+            self._halve(images, act=act)
 
-    def _tried(self, images: int, work: Callable[[], _Result], *, act: str) -> list[_Result]:
-        """The result, or nothing if memory ran out. The error, and the memory it held, is released on return."""
+    def _tried(self, work: Callable[[], _Result]) -> list[_Result] | None:
+        """The result, or None if memory ran out. The error, and the memory it held, is released on return."""
         try:
             return [work()]
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            if images > 1:
-                return []
-        raise ImageDoesNotFit(
-            f"The device has too little memory to {act} a single image. "
-            "Use a smaller --model, --set score.precision=bf16, or a --device with more."
-        )
+        return None
 
-    def _halve(self, tried: int) -> None:
+    def _halve(self, tried: int, *, act: str) -> None:
+        if tried == 1:
+            raise ImageDoesNotFit(
+                f"The device has too little memory to {act} a single image. "
+                "Use a smaller --model, --set score.precision=bf16, or a --device with more."
+            )
         gc.collect()
         torch.cuda.empty_cache()  # does nothing if no GPU is in use
         self.current = tried // 2

@@ -47,6 +47,14 @@ class FeatureBackend(Protocol):
         """Within the context, a domain is learned: its images come again and again, and never afterwards."""
         ...
 
+    def release(self) -> bool:
+        """Drop the features that are in a GPU's memory, and no others; whether there were any."""
+        ...
+
+    def keep_fewer(self) -> None:
+        """Keep at most half as many in a GPU's memory, from now on, as the last release has dropped."""
+        ...
+
 
 class FeatureFiles:
     """Features in a folder, one file per image, which outlive the process and which several processes may share.
@@ -100,6 +108,13 @@ class FeatureFiles:
     def open_domain(self) -> AbstractContextManager[None]:
         """Nothing to do: files that were used last are evicted last."""
         return nullcontext()
+
+    def release(self) -> bool:
+        """False: no features are in a GPU's memory."""
+        return False
+
+    def keep_fewer(self) -> None:
+        """Nothing to do: no features are in a GPU's memory."""
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_ENDING}"

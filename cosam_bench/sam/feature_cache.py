@@ -40,6 +40,7 @@ class PrefixCache:
 
     Attributes:
         depth: the number of blocks that the features have passed, as in ``Sam.prefix``.
+        backend: stores the features.
         spared_seconds: how long it took to compute, when they were computed, all features that were found.
     """
 
@@ -55,7 +56,7 @@ class PrefixCache:
         """
         self.depth = depth
         self.spared_seconds = 0.0
-        self._backend = backend
+        self.backend = backend
         self._sam = sam
         self._is_batched = is_batched
         self._keeps_bf16 = keeps_bf16
@@ -76,7 +77,7 @@ class PrefixCache:
 
     def open_domain(self) -> AbstractContextManager[None]:
         """Within the context, a domain is learned: the features of its images come first in a memory that is full."""
-        return self._backend.open_domain()
+        return self.backend.open_domain()
 
     def serves(self, images: Tensor) -> bool:
         """Whether the model's first blocks are the frozen ones, without hooks, and not differentiated."""
@@ -104,13 +105,13 @@ class PrefixCache:
         rows: dict[str, Kept] = {}
         missing = []
         for key in dict.fromkeys(keys):  # an image that occurs twice is looked up once
-            kept = self._backend.read(key)
+            kept = self.backend.read(key)
             if kept is None:
                 missing.append(key)
             else:
                 rows[key] = kept
         for key, kept in zip(missing, self._computed(images, [keys.index(key) for key in missing]), strict=True):
-            self._backend.keep(key, kept)
+            self.backend.keep(key, kept)
             rows[key] = kept
         self.spared_seconds += sum(rows[key].seconds for key in keys) - sum(rows[key].seconds for key in missing)
         return _concatenated([rows[key] for key in keys], device=images.device)

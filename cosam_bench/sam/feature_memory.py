@@ -23,7 +23,8 @@ class FeatureMemory:
     """Features in memory, for this process; on the device they are read without a copy.
 
     Attributes:
-        limit_bytes: how many bytes of features it holds at most; lowered if the memory does not have them.
+        limit_bytes: how many bytes of features it holds at most; lowered if the memory does not have them, or others
+            need it.
     """
 
     def __init__(self, *, limit_bytes: int, beyond: FeatureMemory | None = None, is_pinned: bool = False) -> None:
@@ -36,10 +37,15 @@ class FeatureMemory:
         self.limit_bytes = limit_bytes
         self._beyond = beyond
         self._is_pinned = is_pinned
+        self._is_open = False
+        self._released_bytes = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all features that it holds; those beyond stay."""
         self._tested = _Entries()  # kept while no domain was open
         self._trained = _Entries()  # kept while their domain was open, which it still is
         self._closed = _Entries()  # of domains that are closed
-        self._is_open = False
 
     def read(self, key: str) -> Kept | None:
         """The features of a key, if any; they must not be changed."""
@@ -64,6 +70,21 @@ class FeatureMemory:
         finally:
             self._set_open(False)
 
+    def release(self) -> bool:
+        """Drop all features that it holds, and none of those beyond; whether there were any."""
+        self._released_bytes = self.used_bytes
+        self.clear()
+        return self._released_bytes > 0
+
+    def keep_fewer(self) -> None:
+        """Hold at most half of what the last release has dropped, since the model had no room beside it."""
+        self.shrink(self._released_bytes // 2)
+
+    def shrink(self, limit_bytes: int) -> None:
+        """Hold at most ``limit_bytes`` from now on; what is too much goes as if to make room."""
+        self.limit_bytes = min(self.limit_bytes, limit_bytes)
+        self._make_room(0)
+
     def _set_open(self, is_open: bool) -> None:
         self._is_open = is_open
         while self._trained.kept:
@@ -86,15 +107,16 @@ class FeatureMemory:
             self._beyond._place(key, kept, is_trained=is_trained)
 
     def _make_room(self, size_bytes: int) -> None:
-        """Drop features of closed domains, the oldest first; then move those of test images beyond, the last first."""
+        """Drop features of closed domains, the oldest first; then move the last test images beyond, then the others."""
         while self.used_bytes + size_bytes > self.limit_bytes:
             if self._closed.kept:
                 self._closed.take(next(iter(self._closed.kept)))
                 continue
-            key = next(reversed(self._tested.kept))
-            kept, _ = self._tested.take(key)
+            entries = self._tested if self._tested.kept else self._trained
+            key = next(reversed(entries.kept))
+            kept, _ = entries.take(key)
             if self._beyond is not None:
-                self._beyond._place(key, kept, is_trained=False)
+                self._beyond._place(key, kept, is_trained=entries is self._trained)
 
     @property
     def used_bytes(self) -> int:

@@ -157,7 +157,7 @@ def fit_adapter(
         advance: called after each step with the number of images it used.
         on_step: called after each step with its number and loss; whatever it raises ends the training. Without it,
             a GPU's losses are read once per epoch.
-        note: tells the user that a batch did not fit into the memory and was divided.
+        note: tells the user that a batch did not fit into the memory: cached features were dropped or it was divided.
         division: tells what ``hooks`` call in their loss how a step is divided; None: they call nothing that asks.
 
     Raises:
@@ -218,7 +218,7 @@ class _Training:
         def loss_of(batch: Batch, target: Tensor) -> Tensor:
             return self._loss(adapter, batch, target)
 
-        step_loss = StepLoss(loss_of, division=self.division, note=self.note)
+        step_loss = StepLoss(loss_of, division=self.division, prefixes=self.prefixes, note=self.note)
         for step, (epoch, batch, target) in enumerate(batches):
             set_learning_rate(optimiser, fit, epoch=epoch)
             hooks.before_step(adapter, step=step, steps=steps)

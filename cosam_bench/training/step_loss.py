@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import ran_out_of_memory
-from cosam_bench.sam.batch_size import ImageDoesNotFit
+from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again
+from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.training.step_division import StepDivision
 
@@ -26,6 +27,7 @@ class StepLoss:
         loss: Callable[[Batch, Tensor], Tensor],
         *,
         division: StepDivision,
+        prefixes: PrefixCache | None = None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Begin with the division as it is.
@@ -33,10 +35,12 @@ class StepLoss:
         Args:
             loss: from a batch and its target to a scalar with a graph, whose passes of the model follow ``division``.
             division: is made smaller; its generators are set back before the loss is computed again.
-            note: tells the user about smaller parts.
+            prefixes: cached features; a batch that does not fit is tried once more without those in a GPU's memory.
+            note: tells the user about dropped features and smaller parts.
         """
         self._loss = loss
         self._division = division
+        self._prefixes = prefixes
         self._note = note
 
     def backward(self, optimiser: torch.optim.Optimizer, batch: Batch, target: Tensor) -> Tensor:
@@ -46,22 +50,21 @@ class StepLoss:
             ImageDoesNotFit: the memory does not suffice with a single image in the model.
         """
         set_back = self._division.repeatable()
-        while True:
+
+        def attempt() -> Tensor | None:
+            set_back()
             optimiser.zero_grad(set_to_none=True)  # what an attempt left that ran out of memory goes, too
-            images = min(self._division.images or len(batch), len(batch))
-            found = self._tried(batch, target, images)
+            return self._tried(batch, target)
+
+        while True:
+            found = attempt()
+            if found is None:
+                found = tried_again(attempt, self._prefixes, note=self._note)
             if found is not None:
                 return found
-            gc.collect()
-            torch.cuda.empty_cache()  # does nothing if no GPU is in use
-            set_back()
-            self._division.images = -(-images // 2)
-            self._note(
-                f"The device's memory does not hold a training step of {images} images at once; continuing with "
-                f"{self._division.images} of them in the model at a time."
-            )
+            self._divide(min(self._division.images or len(batch), len(batch)), of=len(batch))
 
-    def _tried(self, batch: Batch, target: Tensor, images: int) -> Tensor | None:
+    def _tried(self, batch: Batch, target: Tensor) -> Tensor | None:
         """The loss, or None if memory ran out. The error, and the memory it held, is released on return."""
         try:
             loss = self._loss(batch, target)
@@ -70,11 +73,21 @@ class StepLoss:
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            if images > 1:
-                return None
-        has_more = f" of a step of {len(batch)}" if len(batch) > 1 else ""
-        smaller = "--set fit.batch_size or " if len(batch) > 1 else ""
-        raise ImageDoesNotFit(
-            f"The device has too little memory to train on a single image{has_more} at a time. "
-            f"Use a smaller {smaller}--model, --set fit.precision=bf16, or a --device with more."
+        return None
+
+    def _divide(self, images: int, *, of: int) -> None:
+        """Halve the number of images in the model at a time."""
+        if images == 1:
+            has_more = f" of a step of {of}" if of > 1 else ""
+            smaller = "--set fit.batch_size or " if of > 1 else ""
+            raise ImageDoesNotFit(
+                f"The device has too little memory to train on a single image{has_more} at a time. "
+                f"Use a smaller {smaller}--model, --set fit.precision=bf16, or a --device with more."
+            )
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing if no GPU is in use
+        self._division.images = -(-images // 2)
+        self._note(
+            f"The device's memory does not hold a training step of {images} images at once; continuing with "
+            f"{self._division.images} of them in the model at a time."
         )

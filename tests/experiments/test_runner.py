@@ -21,16 +21,21 @@ from cosam_bench.data.samples import Sample, Split
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.experiments.experiment import open_experiment
-from cosam_bench.experiments.method_faults import MethodFailed
-from cosam_bench.experiments.progress import BarReporter, LineReporter
+from cosam_bench.experiments.method_faults import FaultWatch, MethodFailed
+from cosam_bench.experiments.progress import BarReporter, LineReporter, SilentReporter
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.isolation.payloads import bench_values
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import Method
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.cache_backends import Kept
+from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import Batch
+from cosam_bench.sam.sam import Features
 
 
 def test_a_record_holds_its_files_and_nothing_more(whole: dict[str, bytes], small: Opener) -> None:
@@ -222,3 +227,25 @@ def test_all_rows_and_methods_share_what_was_loaded(small: Opener, tmp_path: Pat
         assert again.loader is experiment.loader
         Runner(again, results=tmp_path / "other").run()
         assert sorted(read) == sorted(tested), "once for a thumbnail"
+
+
+def test_a_row_is_scored_without_cached_features_if_the_memory_is_full(small: Opener) -> None:
+    experiment, memory = small("Quick"), FeatureMemory(limit_bytes=2**20)
+    memory.keep("another image", Kept(Features(torch.zeros(1)), seconds=1.0))
+    cache = PrefixCache(memory, sam=experiment.bench.sam, depth=1)
+    experiment = replace(experiment, bench=replace(experiment.bench, prefixes=cache))
+    watch = FaultWatch("Quick", sam=experiment.bench.sam)
+    scorer = RowScorer(experiment, watch=watch, reporter=SilentReporter())
+    seen, grid = [], experiment.bench.view.grid
+
+    def predict(batch: Batch) -> Tensor:
+        seen.append(len(batch))
+        if memory.used_bytes:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return torch.zeros(len(batch), grid, grid)
+
+    domain = experiment.domains[0]
+    assert len(scorer.of_split(predict, domain.test, experiment.test_prompts[domain.name])) == len(domain.test)
+    assert len(domain.test) > 1
+    assert seen == [len(domain.test)] * 2
+    assert scorer.is_batch_size_unchanged

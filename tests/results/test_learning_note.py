@@ -36,6 +36,23 @@ def test_a_run_that_gains_is_not_spoken_of(tmp_path: Path) -> None:
     assert learning_note([made(tmp_path, (0.5, 0.6), (0.6, 0.7))]) == ""
 
 
+@pytest.mark.parametrize(("final", "is_told"), [((0.8, 0.6), False), ((0.5, 0.6), True)])
+def test_a_run_on_all_domains_at_once_is_judged_by_its_last_row(
+    final: tuple[float, float], is_told: bool, tmp_path: Path
+) -> None:
+    record = made(tmp_path, (0.5, 0.6), (0.5, 0.6), method="joint")
+    cells = [Cell(step, *row, 4) for step, scores in ((0, (0.5, 0.6)), (2, final)) for row in rows_of(scores)]
+    RecordWriter(record.folder).write_matrix(cells)
+    at_once = Record(record.folder, record.info.model_copy(update={"marks": ("upper bound", "all domains at once")}))
+    note = learning_note([at_once])
+    assert ("At the end, joint scores 0.550 on the domains" in note) == is_told
+    assert bool(note) == is_told
+
+
+def rows_of(scores: tuple[float, float]) -> list[tuple[str, str, float]]:
+    return [(name, "iou", score) for name, score in zip(DOMAINS, scores, strict=True)]
+
+
 def test_the_means_the_rate_and_the_epochs_are_named(tmp_path: Path) -> None:
     note = learning_note([made(tmp_path, (0.5, 0.6), (0.51, 0.605))])
     assert "regcl scores 0.557 on it (mean IoU over domains), frozen SAM 0.550" in note  # (.51 + .605) / 2, 1.1 / 2

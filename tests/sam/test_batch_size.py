@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from cosam_bench.experiments.protocol import RunConfig, resolve_run
 from cosam_bench.sam import batch_size as module
 from cosam_bench.sam.batch_size import AdaptiveBatchSize, ImageDoesNotFit, largest_fitting_batch, resolve_batch_size
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.cache_backends import FeatureFiles, Kept
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import View
+from cosam_bench.sam.sam import Features
 
 GIB = 1 << 30
 
@@ -74,6 +78,71 @@ def test_what_does_not_fit_alone_is_one_clear_error() -> None:
     assert seen == [[0, 1], [0]]
     assert isinstance(caught.value, CosamError)
     assert caught.value.__cause__ is caught.value.__context__ is None, "the command line explains a cause otherwise"
+
+
+class FullGpu:
+    """An imagined GPU of ten units, of which each image of a pass takes two and each kept feature one."""
+
+    def __init__(self, features: int) -> None:
+        self.memory = FeatureMemory(limit_bytes=10)
+        self.keep(features)
+        self.prefixes: Any = SimpleNamespace(backend=self.memory)
+        self.seen: list[int] = []
+
+    def keep(self, features: int) -> None:
+        for _ in range(features):
+            key = str(len(self.memory._tested.kept))
+            self.memory.keep(key, Kept(Features(torch.zeros(1, dtype=torch.uint8)), seconds=1.0))
+
+    def work(self, items: list[int]) -> int:
+        self.seen.append(len(items))
+        if 2 * len(items) + self.memory.used_bytes > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.keep(len(items))
+        return len(items)
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "seen", "released"),
+    [
+        (4, 2, [4, 4, 4], []),  # both fit
+        (4, 3, [4, 4, 4, 4], [1]),  # the batch fits without the features, of which half as many fit beside it
+        (8, 3, [8, 8, 4, 4, 4, 4], [1]),  # it does not fit without them either, but half of it does
+        (1, 9, [1, 1, *[1] * 11], [4]),  # a single image, too
+    ],
+)
+def test_cached_features_make_room_before_a_batch_is_halved(
+    batch: int, features: int, seen: list[int], released: list[int]
+) -> None:
+    said: list[str] = []
+    gpu = FullGpu(features)
+    gpu.memory.limit_bytes = max(2, features)
+    size = AdaptiveBatchSize(batch, prefixes=gpu.prefixes, note=said.append)
+    assert sum(size.map(iter(range(12)), gpu.work)) == 12
+    assert gpu.seen == seen
+    assert size.current == min(batch, 4)
+    dropped = [text for text in said if "features cached in it were dropped" in text]
+    assert len(dropped) == len(released)
+    assert len(said) - len(dropped) == (batch > 4)
+    if released:
+        assert gpu.memory.limit_bytes == released[0]
+
+
+def test_an_image_that_does_not_fit_without_features_is_one_clear_error() -> None:
+    gpu, seen = FullGpu(3), list[list[int]]()
+    with pytest.raises(ImageDoesNotFit, match="to predict a single image") as caught:
+        list(AdaptiveBatchSize(1, prefixes=gpu.prefixes).map(iter(range(3)), holds(0, seen)))
+    assert seen == [[0], [0]]
+    assert caught.value.__cause__ is caught.value.__context__ is None, "the command line explains a cause otherwise"
+
+
+def test_features_in_files_are_no_reason_to_try_again(tmp_path: Path) -> None:
+    files: Any = SimpleNamespace(backend=FeatureFiles(tmp_path, limit_bytes=1000))
+    files.backend.keep("a", Kept(Features(torch.zeros(1)), seconds=1.0))
+    seen: list[list[int]] = []
+    assert list(AdaptiveBatchSize(4, prefixes=files).map(iter(range(3)), holds(2, seen))) == [0, 1, 2]
+    assert seen == [[0, 1, 2], [0], [1], [2]]
+    assert files.backend.read("a") is not None
 
 
 def test_the_memory_of_a_batch_that_did_not_fit_is_let_go() -> None:

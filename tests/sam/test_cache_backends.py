@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,17 +227,55 @@ def test_on_a_gpu_features_are_kept_in_half_of_its_free_memory_and_then_in_the_h
         config = resolve_run(method="finetune", protocol=str(quick_protocol), overrides=overrides)
         return experiment._prefix_cache(config, tiny, None, folder=tmp_path / "prefix", fresh=False)
 
-    assert isinstance(cache(1, free_bytes=0)._backend, FeatureFiles)  # of the CPU, no GPU is asked
+    assert isinstance(cache(1, free_bytes=0).backend, FeatureFiles)  # of the CPU, no GPU is asked
     monkeypatch.setattr(Sam, "device", torch.device("cuda"))
     monkeypatch.setattr(prefix_cache, "arithmetic", lambda device: {"processor": "a GPU"})
     monkeypatch.setattr(experiment, "machine_memory_bytes", lambda: 2**32)
     for gib, free_bytes, limit_bytes, host_bytes in ((1, 2**40, 2**30, 0), (1, 2**30, 2**29, 2**29), (9, 2, 1, 2**29)):
         found = cache(gib, free_bytes=free_bytes)
-        assert isinstance(found._backend, FeatureMemory)
-        assert found._backend.limit_bytes == limit_bytes
-        assert found._backend._beyond.limit_bytes == host_bytes
-        assert found._backend._beyond._is_pinned
+        assert isinstance(found.backend, FeatureMemory)
+        assert found.backend.limit_bytes == limit_bytes
+        assert found.backend._beyond.limit_bytes == host_bytes
+        assert found.backend._beyond._is_pinned
         assert found._is_batched
         assert found._keeps_bf16
     assert cache(0, free_bytes=2**40) is None
     assert devices.free_memory_bytes(torch.device("cuda")) == 2**40
+
+
+@pytest.mark.parametrize(
+    ("gib", "free_gib", "kept_gib", "own", "parents"),
+    [
+        (8.0, 100, 0, 8.0, 8.0),  # there is room for two
+        (8.0, 16, 0, 3.75, 3.75),  # half of what is free, less context and model, in two
+        (8.0, 12, 4, 3.75, 3.75),  # what is kept already counts as free
+        (4.0, 16, 0, 3.75, 3.75),
+        (2.0, 16, 0, 2.0, 2.0),
+        (8.0, 1, 0, 0.0, 0.0),
+    ],
+)
+def test_both_caches_of_an_isolated_run_take_half_of_the_gpus_free_memory(
+    gib: float,
+    free_gib: float,
+    kept_gib: float,
+    own: float,
+    parents: float,
+    tiny: Sam,
+    quick_protocol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (round(free_gib * 2**30), 2**50))
+    config = resolve_run(
+        method="finetune", protocol=str(quick_protocol), overrides=("adapter.blocks=[4, 5]", f"prefix_cache_gib={gib}")
+    )
+    memory = FeatureMemory(limit_bytes=round(gib * 2**30))
+    memory._tested.add("others", kept(), round(kept_gib * 2**30))
+    cache = PrefixCache(memory, sam=tiny, depth=DEPTH)
+    bench: Any = SimpleNamespace(sam=tiny, prefixes=cache, view=SimpleNamespace(device=torch.device("cuda")))
+    model = sum(tensor.nbytes for tensor in (*tiny.parameters(), *tiny.buffers()))
+    found = experiment._shared_cache_bytes(config, bench)
+    assert found == pytest.approx(own * 2**30, abs=model)
+    assert memory.limit_bytes == pytest.approx(parents * 2**30, abs=model)
+    assert memory.used_bytes <= memory.limit_bytes
+    assert found + memory.limit_bytes + model <= max(model, (free_gib + kept_gib) * 2**29)
+    assert experiment._shared_cache_bytes(config, bench) <= found  # also for the next method

@@ -191,3 +191,46 @@ def test_memory_holds_no_more_than_it_counts() -> None:
     assert found is not None
     assert found.features.maps.untyped_storage().nbytes() == 64
     assert found.features.maps.sum() == 0
+
+
+def test_a_device_that_is_full_gives_its_features_back_and_the_host_keeps_its_own() -> None:
+    host = FeatureMemory(limit_bytes=2 * ENTRY, is_pinned=True)
+    memory = FeatureMemory(limit_bytes=4 * ENTRY, beyond=host)
+    test = names("test", 8)
+    with memory.open_domain():
+        passed(memory, ["train"])
+        passed(memory, test)
+        assert memory.release()
+        assert memory.used_bytes == 0
+        assert held(memory, ["train", *test]) == test[3:5]
+        assert not memory.release()
+        assert passed(memory, ["train", *test]) == 2
+    assert memory.limit_bytes == 4 * ENTRY
+
+
+def test_a_device_that_was_full_keeps_half_of_what_it_gave_back() -> None:
+    memory = FeatureMemory(limit_bytes=100 * ENTRY)
+    passed(memory, names("test", 4))
+    assert memory.release()
+    memory.keep_fewer()
+    passed(memory, names("test", 4))
+    assert held(memory, names("test", 4)) == names("test", 2)
+
+
+def test_a_memory_that_shrinks_moves_test_images_to_the_host() -> None:
+    host = FeatureMemory(limit_bytes=1 * ENTRY, is_pinned=True)
+    memory = FeatureMemory(limit_bytes=6 * ENTRY, beyond=host)
+    with memory.open_domain():
+        passed(memory, ["train"])
+    passed(memory, names("test", 4))
+    memory.shrink(2 * ENTRY)
+    assert not held(memory, ["train"])
+    assert held(memory, names("test", 4)) == ["test 0", "test 1", "test 3"]
+    assert held(host, names("test", 4)) == ["test 3"]
+    memory.shrink(9 * ENTRY)
+    assert memory.limit_bytes == 2 * ENTRY
+    with memory.open_domain():
+        passed(memory, names("train", 2))
+        memory.shrink(ENTRY)
+        assert held(memory, names("train", 2)) == ["train 0", "train 1"]
+        assert held(host, names("train", 2)) == ["train 1"]

@@ -20,8 +20,12 @@ from cosam_bench.sam.adapters.attachment import attach
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.batch_size import ImageDoesNotFit
 from cosam_bench.sam.build import build_sam
+from cosam_bench.sam.cache_backends import Kept
+from cosam_bench.sam.feature_cache import PrefixCache
+from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Features, Masks, Sam
+from cosam_bench.training import fit as fit_module
 from cosam_bench.training.batch_loss import training_loss
 from cosam_bench.training.epoch_losses import EpochLosses
 from cosam_bench.training.fit import Fitted, fit_adapter
@@ -233,6 +237,49 @@ def test_training_goes_on_in_parts_and_says_so(
     ]
     assert fitted.epoch_losses == pytest.approx(whole.epoch_losses, rel=1e-4)
     assert digest_tensors(sam.state_dict()) == before
+
+
+def with_features(sam: Sam) -> tuple[PrefixCache, FeatureMemory]:
+    """A cache in memory, as a GPU has it, with the features of some other image."""
+    memory = FeatureMemory(limit_bytes=2**30)
+    memory.keep("another image", Kept(Features(torch.zeros(1, 1024)), seconds=1.0))
+    return PrefixCache(memory, sam=sam, depth=2), memory
+
+
+def test_cached_features_make_room_before_a_step_is_divided(
+    sam: Sam, squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(sam, squares, prompts, prefixes=with_features(sam)[0])
+    sizes, said, own = [], [], training_loss
+    cache, memory = with_features(sam)
+
+    def limited(sam: Sam, batch: Any, target: Tensor, **settings: Any) -> Any:
+        sizes.append(len(batch))
+        found = own(sam, batch, target, **settings)
+        return full() if "another image" in memory._tested.kept else found
+
+    monkeypatch.setattr(fit_module, "training_loss", limited)
+    fitted = trained(sam, squares, prompts, note=said.append, prefixes=cache)
+    assert sizes == [5, 5, 1, 5, 1]
+    assert fitted.epoch_losses == whole.epoch_losses
+    assert digest_tensors(fitted.update.tensors()) == digest_tensors(whole.update.tensors())
+    [note] = said
+    assert "features cached in it were dropped" in note
+
+
+def test_a_step_that_does_not_fit_without_features_is_divided(
+    sam: Sam, squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    cache, memory = with_features(sam)
+    decoder = Memory(sam, monkeypatch, holds=at_most(3))
+    trained(sam, squares, prompts, note=said.append, prefixes=cache)
+    assert decoder.tried[:4] == [5, 5, 3, 2]
+    assert max(decoder.tried[2:]) == 3
+    [note] = said
+    assert note.startswith("The device's memory does not hold a training step of 5 images at once; continuing")
+    assert memory.limit_bytes == 2**30, "dropping features has not helped"
+    assert memory.read("another image") is None
 
 
 def test_a_single_image_that_does_not_fit_ends_training(
