@@ -192,8 +192,8 @@ class _Worker:
     def predict(self) -> None:
         """Predict batch after batch until the parent has no more; on a GPU, features are kept for one batch.
 
-        A row's test images come once, but a method may encode each several times. Only with further prompts do they
-        come again, after all others.
+        A row's test images come once, but a method may encode each several times. With further prompts they come again,
+        but only after all others.
         """
         bench, base = self._bench()
         method = self._built(bench)
