@@ -104,11 +104,11 @@ def test_batches_drawn_ahead_by_threads_give_the_same_bits(
     draw, prepare = feeding.draw_choices, feeding.prepare_drawn
 
     def watched_draw(*args: Any, **kwargs: Any) -> Any:
-        drawing.add(threading.current_thread().name)
+        drawing.add(threading.get_ident())
         return draw(*args, **kwargs)
 
     def watched_prepare(*args: Any, **kwargs: Any) -> Any:
-        preparing.add(threading.current_thread().name)
+        preparing.add(threading.get_ident())
         return prepare(*args, **kwargs)
 
     monkeypatch.setattr(feeding, "draw_choices", watched_draw)
@@ -118,7 +118,7 @@ def test_batches_drawn_ahead_by_threads_give_the_same_bits(
     assert ahead.update.digest() == inline.update.digest()
     assert ahead.epoch_losses == inline.epoch_losses
     assert len(drawing) == 1
-    assert threading.current_thread().name not in drawing | preparing
+    assert threading.get_ident() not in drawing | preparing
     assert preparing == drawing if workers == 0 else preparing.isdisjoint(drawing)
     assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
 
