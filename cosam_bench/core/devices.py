@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+_MOST_LOADING_THREADS = 8
+
 
 def to_device_async(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on a device; if that is a GPU, the program does not wait for the copy."""
@@ -31,6 +33,15 @@ def pinned_copy(tensor: Tensor) -> Tensor:
     if not tensor.is_cuda:
         return tensor.clone()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
+
+
+def pinned_bytes(size_bytes: int) -> int:
+    """The pinned memory that so many bytes take: torch pins blocks whose sizes are powers of two.
+
+    >>> pinned_bytes(3 << 20) == 4 << 20
+    True
+    """
+    return 1 << (size_bytes - 1).bit_length()
 
 
 def synchronise(device: torch.device) -> None:
@@ -73,6 +84,14 @@ def peak_memory_bytes(device: torch.device) -> int:
         pass  # not Linux: the peak since the process began has to do
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def loading_threads() -> int:
+    """How many threads decode and prepare images for a GPU: one core stays free, and at most eight are used.
+
+    Decoding, resizing and torch's operations release Python's lock.
+    """
+    return min(_MOST_LOADING_THREADS, max(1, (os.cpu_count() or 1) - 1))
 
 
 def machine_memory_bytes() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import repeat
 from typing import TypeVar
 
@@ -18,9 +18,9 @@ def prefetch_map(
 ) -> Generator[_Result, None, None]:
     """Yield ``work(item)`` for each item in order; while one result is used, up to ``depth`` more are computed.
 
-    An exception of ``work`` is raised in place of its result. However the iteration ends, the threads end with it,
-    after their current item. Wrap it in ``contextlib.closing``: otherwise an error in the loop keeps the threads alive
-    as long as its traceback.
+    An exception of ``work`` is raised in place of its result, and one of ``items`` in place of their next. However the
+    iteration ends, the threads end with it, after their current item. Wrap it in ``contextlib.closing``: otherwise an
+    error in the loop keeps the threads alive as long as its traceback.
 
     Args:
         work: called in the threads, once per item.
@@ -29,20 +29,54 @@ def prefetch_map(
     >>> list(prefetch_map(len, ["a", "bcd", "ef"], workers=2, depth=1))
     [1, 3, 2]
     """
+    with prefetch_threads(workers) as threads:
+        yield from map_in(threads, work, items, depth=depth)
+
+
+@contextmanager
+def prefetch_threads(workers: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Some threads for ``map_in``, which end with the context, after their current items; None for 0 workers."""
     if workers == 0:
+        yield None
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for running items, which cannot be stopped
+
+
+def map_in(
+    threads: ThreadPoolExecutor | None, work: Callable[[_Item], _Result], items: Iterable[_Item], *, depth: int
+) -> Generator[_Result, None, None]:
+    """As ``prefetch_map``, in threads that several such maps may share.
+
+    Args:
+        threads: from ``prefetch_threads``; None calls ``work`` when its result is needed.
+    """
+    if threads is None:
         yield from map(work, items)
         return
     waiting: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    for begun in _begun(threads, work, items):
+        waiting.append(begun)
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _begun(
+    threads: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[Future[_Result]]:
+    """One future per item; if ``items`` fail, a last one that failed so, to be raised after the results before it."""
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # waits for running items, which cannot be stopped
+            yield threads.submit(work, item)
+    except Exception as error:
+        failed: Future[_Result] = Future()
+        failed.set_exception(error)
+        yield failed
 
 
 def prefetch(items: Iterator[_Item], *, depth: int) -> Generator[_Item]:

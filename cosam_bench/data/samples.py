@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, overload
 
 from torch import Tensor
@@ -111,7 +112,8 @@ class PixelSource(Protocol):
 class Split(Sequence[Sample]):
     """The training or the test part of a domain; images are decoded on access.
 
-    Decoded samples are kept until they fill ``decoded_bytes``; the others are decoded again each time.
+    Decoded samples are kept until they fill ``decoded_bytes``; the others are decoded again each time. Several threads
+    may read at the same time.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class Split(Sequence[Sample]):
         self._source = source
         self._kept: dict[int, Sample] = {}
         self._free_bytes = decoded_bytes
+        self._keeping = Lock()
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -161,13 +164,14 @@ class Split(Sequence[Sample]):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
         sample = self.read(position)
-        if position not in self._kept and sample.nbytes <= self._free_bytes:
-            self._free_bytes -= sample.nbytes
-            self._kept[position] = sample
+        with self._keeping:
+            if position not in self._kept and sample.nbytes <= self._free_bytes:
+                self._free_bytes -= sample.nbytes
+                self._kept[position] = sample
         return sample
 
     def read(self, index: int) -> Sample:
-        """The sample at a position, without keeping it; threads may read at the same time."""
+        """The sample at a position, without keeping it."""
         position = range(len(self))[index]
         if kept := self._kept.get(position):
             return kept

@@ -7,7 +7,6 @@ again each time: a scan over a cache that evicts its oldest entries would never 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cosam_bench.core.devices import machine_memory_bytes
+from cosam_bench.core.devices import loading_threads, machine_memory_bytes, pinned_bytes
 from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.data.samples import Split
 from cosam_bench.sam.inputs import ModelInput, View
 
 _CACHE_BYTES_CPU = 1 << 30  # 250 images at 1024 pixels; on a CPU the model takes a hundred times as long as decoding
 _CACHE_BYTES_CUDA = 8 << 30  # 2,000 images (CoSAM's nine columns have 952), at most an eighth of the machine's memory
-_MAX_WORKERS = 8
 
 _Key: TypeAlias = tuple[str, int, int, str, str]  # the split's digest, the row, and the parameters of resizing
 
@@ -73,9 +71,8 @@ class Loader:
         """The loader that suits a device: one thread on the CPU, whose cores are busy; up to eight for a GPU."""
         if device.type != "cuda":
             return cls(workers=1, cache_bytes=_CACHE_BYTES_CPU, with_digests=with_digests)
-        workers = min(_MAX_WORKERS, max(1, (os.cpu_count() or 1) - 1))
         cache_bytes = min(_CACHE_BYTES_CUDA, (machine_memory_bytes() or _CACHE_BYTES_CUDA) // 8)
-        return cls(workers=workers, cache_bytes=cache_bytes, with_digests=with_digests, is_pinned=True)
+        return cls(workers=loading_threads(), cache_bytes=cache_bytes, with_digests=with_digests, is_pinned=True)
 
     def load(self, split: Split, *, view: View, depth: int) -> Generator[LoadedImage, None, None]:
         """The samples of a split in order.
@@ -110,8 +107,7 @@ class Loader:
         return LoadedImage(row, image, mask, ignored)
 
     def _cache(self, key: _Key, image: LoadedImage) -> None:
-        # torch pins memory in blocks whose sizes are powers of two.
-        size_bytes = 1 << (image.nbytes - 1).bit_length() if self._is_pinned else image.nbytes
+        size_bytes = pinned_bytes(image.nbytes) if self._is_pinned else image.nbytes
         if key not in self._cached and size_bytes <= self._free_bytes:
             self._free_bytes -= size_bytes
             self._cached[key] = image

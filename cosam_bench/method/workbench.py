@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cosam_bench.core.arithmetic import tf32_on
+from cosam_bench.core.devices import loading_threads
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.precision_choices import Precision
-from cosam_bench.core.prefetch import prefetch
+from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.data.prompt_settings import TestPrompt, TrainPrompt
 from cosam_bench.data.prompts import Prompts
@@ -26,18 +28,20 @@ from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.targets import target_layers
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
-from cosam_bench.sam.inputs import Batch, View, chunks, collate
+from cosam_bench.sam.inputs import Batch, ModelInput, View, chunks, collate_inputs
 from cosam_bench.sam.sam import Features, Masks, Sam
 from cosam_bench.sam.serving import KeptParameters, layer_inputs, serving
-from cosam_bench.training.batch_loss import encode_batch, precompute_digests, training_loss
+from cosam_bench.training.batch_loss import encode_batch, training_loss
+from cosam_bench.training.draws import MIXED
 from cosam_bench.training.expert_store import ExpertStore, expert_name
-from cosam_bench.training.fit import Fitted, TrainingHooks, TrainingStep, fit_adapter, prefetch_depth
+from cosam_bench.training.fit import Fitted, TrainingHooks, TrainingStep, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.given_experts import GivenExperts
 from cosam_bench.training.losses import mean_cross_entropy
+from cosam_bench.training.prepared_sample import ready_input
 from cosam_bench.training.sampling import images_seen
 from cosam_bench.training.step_division import StepDivision
-from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch, with_targets
+from cosam_bench.training.training_batch import TrainingBatch, draw_batch, with_targets
 
 
 def name_of_expert(
@@ -276,7 +280,7 @@ class Workbench:
                     grams.add(layer, inputs)
 
             with (
-                closing(prefetch(self._unaugmented(domain, images), depth=prefetch_depth(self.view.device))) as batches,
+                closing(self._unaugmented(domain, images)) as batches,
                 torch.inference_mode(),
                 serving(self.sam, update),
                 layer_inputs(self.sam, self.layers, add),
@@ -297,13 +301,19 @@ class Workbench:
         seen = len(range(0, len(domain), self.fit.ranks))
         return passes.until_it_fits(means, most=max(1, min(self.batch_size, seen)), act="take the inputs of")
 
-    def _unaugmented(self, domain: TrainingDomain, images: int) -> Iterator[Batch]:
-        """The samples that training sees, as they are, ``images`` at a time."""
-        for chosen in chunks(range(0, len(domain), self.fit.ranks), size=images):
-            samples, kinds = [domain[index] for index in chosen], self._kinds(chosen)
-            batch, _ = collate(samples, domain.prompts.take(chosen), kinds=kinds, view=self.view)
-            precompute_digests(batch, self.prefixes)
-            yield batch
+    def _unaugmented(self, domain: TrainingDomain, images: int) -> Generator[Batch, None, None]:
+        """The samples that training sees, as they are, ``images`` at a time; for a GPU, prepared in threads."""
+        view, with_digest = self.view, self.prefixes is not None
+
+        def ready(row: int) -> ModelInput:
+            return ready_input(domain[row].image, view=view, with_digest=with_digest)
+
+        workers, rows = loading_threads() if view.device.type == "cuda" else 0, range(0, len(domain), self.fit.ranks)
+        with closing(prefetch_map(ready, rows, workers=workers, depth=2 * images)) as inputs:
+            for chosen in chunks(rows, size=images):
+                own, taken = list(islice(inputs, len(chosen))), domain.prompts.take(chosen)
+                batch, _ = collate_inputs(own, taken, kinds=self._kinds(chosen), view=view)
+                yield batch
 
     def squared_gradients(
         self, domain: TrainingDomain, update: Update, *, labels: Literal["true", "sampled"], images: int = 256

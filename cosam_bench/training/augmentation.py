@@ -48,6 +48,23 @@ def mirror_prompts(prompts: Prompts, *, widths: Sequence[int], flips: Tensor) ->
 
 
 @dataclass(frozen=True)
+class Crop:
+    """What large-scale jitter cuts out of a sample.
+
+    Attributes:
+        shape: height and width that the sample is brought to.
+        rows: those of them that are kept, at most S.
+        columns: likewise.
+        size: S, the side of the model's input.
+    """
+
+    shape: tuple[int, int]
+    rows: slice
+    columns: slice
+    size: int
+
+
+@dataclass(frozen=True)
 class Jittered:
     """A sample after large-scale jitter.
 
@@ -62,42 +79,25 @@ class Jittered:
     soft_ignored: Tensor | None = None
 
 
-def jitter(sample: Sample, *, size: int, order: torch.Generator) -> Jittered:
-    """The sample enlarged or shrunk at random, cut to at most S x S and padded to it.
+def draw_crop(shape: tuple[int, int], *, size: int, order: torch.Generator) -> Crop:
+    """A random scale and window of a sample of height and width ``shape``.
 
-    The longer side becomes s S pixels, s even between 0.1 and 2; image and mask are interpolated bilinearly
-    without antialiasing; along a side longer than S, a random window of S pixels is kept; a shorter one is padded on
-    the right or below, the image with level 128.
+    The longer side becomes s S pixels, s even between 0.1 and 2; along a side longer than S, a random window of S
+    pixels is kept.
 
     Args:
         size: S, the side of the model's input.
         order: draws the scale and the window.
 
-    Source: CoSAM's training, which takes it from HQ-SAM's; Ghiasi et al., "Simple Copy-Paste", CVPR 2021. Levels
-    are rounded to whole numbers, so that a jittered image is a sample like any other.
+    Source: CoSAM's training, which takes it from HQ-SAM's; Ghiasi et al., "Simple Copy-Paste", CVPR 2021.
     """
-    height, width = sample.mask.shape
+    height, width = shape
     lowest, highest = SCALES
     longest = round((lowest + (highest - lowest) * torch.rand((), generator=order).item()) * size)
     scale = min(longest / height, longest / width)
-    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-    rows, columns = (_window(length, size=size, order=order) for length in shape)
-    image = resize_bilinear(sample.image, shape)[:, rows, columns]
-
-    def interpolated(mask: Tensor) -> Tensor:
-        soft = torch.zeros(size, size)
-        window = resize_bilinear(mask[None], shape)[0, rows, columns]
-        soft[: window.shape[0], : window.shape[1]] = window
-        return soft
-
-    padded = torch.full((3, size, size), PADDING_LEVEL, dtype=torch.uint8)
-    padded[:, : image.shape[1], : image.shape[2]] = image.round().to(torch.uint8)
-    soft_mask = interpolated(sample.mask)
-    mask = soft_mask > FOREGROUND_SHARE
-    if sample.ignored is None:
-        return Jittered(Sample(sample.key, padded, mask), soft_mask)
-    soft_ignored = interpolated(sample.ignored)
-    return Jittered(Sample(sample.key, padded, mask, (soft_ignored > 0.5) & ~mask), soft_mask, soft_ignored)
+    scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
+    rows, columns = (_window(length, size=size, order=order) for length in scaled)
+    return Crop(scaled, rows, columns, size)
 
 
 def _window(length: int, *, size: int, order: torch.Generator) -> slice:
@@ -105,49 +105,92 @@ def _window(length: int, *, size: int, order: torch.Generator) -> slice:
     return slice(first, first + size)
 
 
-def jitter_until_foreground(
-    sample: Sample, *, size: int, empty_crops: EmptyCrops, order: torch.Generator
-) -> Jittered | None:
-    """A jittered sample; None if the sample has foreground and ``redraw`` found none in ``TRIES`` crops."""
+def crop_mask(mask: Tensor, crop: Crop) -> Tensor:
+    """The mask's shares in the crop, float32 ``(S, S)`` in [0, 1]: interpolated bilinearly, without antialiasing."""
+    soft = torch.zeros(crop.size, crop.size)
+    window = resize_bilinear(mask[None], crop.shape)[0, crop.rows, crop.columns]
+    soft[: window.shape[0], : window.shape[1]] = window
+    return soft
+
+
+def draw_crop_with_foreground(
+    mask: Tensor, *, size: int, empty_crops: EmptyCrops, order: torch.Generator
+) -> tuple[Crop, Tensor] | None:
+    """A random crop, and the mask in it; None if the mask has foreground and ``redraw`` found none in ``TRIES`` crops.
+
+    Args:
+        mask: bool, ``(H, W)``.
+        size: S, the side of the model's input.
+
+    Returns:
+        The crop, and what ``crop_mask`` gives for it.
+    """
+    shape = (mask.shape[0], mask.shape[1])
     for _ in range(TRIES):
-        jittered = jitter(sample, size=size, order=order)
-        if empty_crops == "keep" or jittered.sample.mask.any() or not sample.mask.any():
-            return jittered
+        crop = draw_crop(shape, size=size, order=order)
+        soft_mask = crop_mask(mask, crop)
+        if empty_crops == "keep" or (soft_mask > FOREGROUND_SHARE).any() or not mask.any():
+            return crop, soft_mask
     return None
 
 
-def prompts_from_masks(masks: Sequence[Tensor], *, points: int, order: torch.Generator) -> Prompts:
-    """Prompts drawn from some masks; a mask without foreground gets those of CoSAM's code.
+def jitter(sample: Sample, crop: Crop, *, soft_mask: Tensor) -> Jittered:
+    """The sample enlarged or shrunk, cut to at most S x S and padded to it.
+
+    The image is interpolated bilinearly without antialiasing, as the mask is; a side shorter than S is padded on the
+    right or below, the image with level 128. Levels are rounded to whole numbers, so that a jittered image is a sample
+    like any other.
+
+    Args:
+        soft_mask: ``crop_mask`` of the sample's mask.
+
+    Source: as ``draw_crop``.
+    """
+    image = resize_bilinear(sample.image, crop.shape)[:, crop.rows, crop.columns]
+    padded = torch.full((3, crop.size, crop.size), PADDING_LEVEL, dtype=torch.uint8)
+    padded[:, : image.shape[1], : image.shape[2]] = image.round().to(torch.uint8)
+    mask = soft_mask > FOREGROUND_SHARE
+    if sample.ignored is None:
+        return Jittered(Sample(sample.key, padded, mask), soft_mask)
+    soft_ignored = crop_mask(sample.ignored, crop)
+    return Jittered(Sample(sample.key, padded, mask, (soft_ignored > 0.5) & ~mask), soft_mask, soft_ignored)
+
+
+def draw_seeds(count: int, *, order: torch.Generator) -> list[int]:
+    """So many seeds of ``prompts_from_mask``."""
+    return [int(torch.randint(2**62, (), generator=order)) for _ in range(count)]
+
+
+def prompts_from_mask(mask: Tensor, *, points: int, seed: int) -> Prompts:
+    """Prompts drawn from a mask, one row; a mask without foreground gets those of CoSAM's code.
 
     These are the box ``(1e8, 1e8, 0, 0)``, which SAM embeds as some finite direction, and an all-background mask.
     Such a mask has no points, and CoSAM's training never uses them: here they are zeros.
 
     Args:
-        masks: bool, ``(H, W)`` each.
-        points: points per mask; they are distinct pixels unless the mask has fewer.
-        order: draws points and noise.
+        mask: bool, ``(H, W)``.
+        points: how many; they are distinct pixels unless the mask has fewer.
+        seed: of points and noise.
     """
-    boxes = torch.tensor(NO_BOX).repeat(len(masks), 1)
-    drawn = torch.zeros(len(masks), points, 2)
-    noisy = torch.zeros(len(masks), MASK_SIZE, MASK_SIZE, dtype=torch.bool)
-    for row, mask in enumerate(masks):
-        generator = np.random.default_rng(int(torch.randint(2**62, (), generator=order)))
-        if mask.any():
-            boxes[row] = tight_box(mask)
-            drawn[row] = random_points(mask, count=points, generator=generator)
-            noisy[row] = noisy_mask(mask, generator=generator)
-    return Prompts(boxes, drawn, noisy, digest="")
+    if not mask.any():
+        noisy = torch.zeros(1, MASK_SIZE, MASK_SIZE, dtype=torch.bool)
+        return Prompts(torch.tensor([NO_BOX]), torch.zeros(1, points, 2), noisy, digest="")
+    generator = np.random.default_rng(seed)
+    box = tight_box(mask)
+    drawn = random_points(mask, count=points, generator=generator)
+    return Prompts(box[None], drawn[None], noisy_mask(mask, generator=generator)[None], digest="")
 
 
-def replace_rows(prompts: Prompts, rows: Sequence[int], fresh: Prompts) -> Prompts:
-    """The prompts with those of ``fresh`` in place of these rows."""
-    index = torch.as_tensor(list(rows), dtype=torch.long)
-    return Prompts(
-        boxes=prompts.boxes.index_copy(0, index, fresh.boxes),
-        points=prompts.points.index_copy(0, index, fresh.points),
-        masks=_whole_masks(prompts).index_copy(0, index, fresh.masks),
-        digest=prompts.digest,
-    )
+def replace_rows(prompts: Prompts, fresh: Sequence[tuple[int, Prompts]]) -> Prompts:
+    """The prompts with others in place of some rows.
+
+    Args:
+        fresh: numbers of rows, each with prompts of one row.
+    """
+    boxes, points, masks = prompts.boxes.clone(), prompts.points.clone(), _whole_masks(prompts).clone()
+    for row, own in fresh:
+        boxes[row], points[row], masks[row] = own.boxes[0], own.points[0], own.masks[0]
+    return Prompts(boxes, points, masks, prompts.digest)
 
 
 def _whole_masks(prompts: Prompts) -> Tensor:

@@ -60,12 +60,6 @@ def encode_batch(sam: Sam, batch: Batch, prefixes: PrefixCache | None, *, images
     return encode(sam, batch.images, prefixes, inputs=batch.inputs, prompts=batch.prompts)
 
 
-def precompute_digests(batch: Batch, prefixes: PrefixCache | None) -> None:
-    """Compute the keys of cached features in advance, so that a training step need not wait for them."""
-    if prefixes is not None and batch.inputs is not None and not _is_unique(batch):
-        batch.inputs.digests_of(batch.images)
-
-
 def _is_unique(batch: Batch) -> bool:
     return isinstance(batch, TrainingBatch) and batch.is_unique
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.arithmetic import tf32_on
-from cosam_bench.core.errors import CosamError
-from cosam_bench.core.prefetch import prefetch
+from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter, attach
+from cosam_bench.sam.batch_size import ImageDoesNotFit
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
-from cosam_bench.training.batch_loss import precompute_digests, training_loss
+from cosam_bench.training.batch_loss import training_loss
 from cosam_bench.training.epoch_losses import EpochLosses, check_finite, diverged
+from cosam_bench.training.feeding import training_feed
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.sampling import epoch_batches, sample_batches
 from cosam_bench.training.step_division import StepDivision
 from cosam_bench.training.step_loss import StepLoss
-from cosam_bench.training.training_batch import draw_batch
+from cosam_bench.training.training_batch import HostBatch
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def fit_adapter(
     """Train an adapter of the frozen ``sam`` on the samples; the model is left as it was.
 
     Args:
+        samples: equal whenever they are read; for a GPU, several threads read them at the same time.
         prompts: one row per sample.
         start: where training begins; None: at the base model.
         initialisation: draws the adapter's first weights.
@@ -169,8 +171,14 @@ def fit_adapter(
         raise CosamError("There is nothing to train on: the domain has no training samples.")
     began = uncached_clock(prefixes)
     steps = fit.epochs * len(epoch_batches(range(len(samples)), fit))
-    batches = training_batches(
-        samples, prompts, fit=fit, prompt_kind=prompt_kind, view=view, order=order, prefixes=prefixes
+    feed = training_feed(
+        samples,
+        prompts,
+        fit=fit,
+        prompt_kind=prompt_kind,
+        view=view,
+        order=order,
+        with_digests=prefixes is not None,
     )
     division = division or StepDivision()
     training = _Training(sam, fit, view, hooks or TrainingHooks(), prefixes, advance, on_step, note, division)
@@ -178,9 +186,9 @@ def fit_adapter(
         division.one_training(),
         tf32_on(view.device, is_tf32=view.precision == "tf32"),
         attach(sam, adapter, generator=initialisation, start=start, continue_start=continue_start) as attached,
-        closing(prefetch(batches, depth=prefetch_depth(view.device))) as ready,
+        feed as batches,
     ):
-        epoch_losses, trained = training.run(attached, ready, steps=steps)
+        epoch_losses, trained = training.run(attached, batches, steps=steps)
         update = attached.update()
     if not _is_finite(update):
         raise diverged(fit.epochs - 1, "the adapter is no longer finite")
@@ -206,7 +214,7 @@ class _Training:
     division: StepDivision
 
     def run(
-        self, adapter: Adapter, batches: Iterator[tuple[int, Batch, Tensor]], *, steps: int
+        self, adapter: Adapter, batches: Iterator[tuple[int, HostBatch]], *, steps: int
     ) -> tuple[tuple[float, ...], int]:
         """Train the adapter; the mean loss of each epoch, and how many numbers were trained."""
         fit, hooks = self.fit, self.hooks
@@ -219,19 +227,44 @@ class _Training:
             return self._loss(adapter, batch, target)
 
         step_loss = StepLoss(loss_of, division=self.division, prefixes=self.prefixes, note=self.note)
-        for step, (epoch, batch, target) in enumerate(batches):
+        for step, (epoch, drawn) in enumerate(batches):
             set_learning_rate(optimiser, fit, epoch=epoch)
             hooks.before_step(adapter, step=step, steps=steps)
+            batch, target = self._placed(drawn, optimiser)
             loss = step_loss.backward(optimiser, batch, target)
             value = losses.add(loss, epoch=epoch, images=len(batch))
             hooks.after_backward(adapter)
             optimiser.step()
             hooks.after_step(adapter, step=step, steps=steps)
             self.advance(len(batch))
+            del batch, target  # their memory is free for the next ones
             if self.on_step is not None and value is not None:
                 self.on_step(TrainingStep(step + 1, steps, epoch + 1, value))
         epoch_losses = losses.means()
         return epoch_losses, sum(parameter.numel() for parameter in parameters)
+
+    def _placed(self, drawn: HostBatch, optimiser: torch.optim.Optimizer) -> tuple[Batch, Tensor]:
+        """The batch on the device, which holds little else between two steps; tried again once that is released."""
+        if (placed := self._placed_or_none(drawn)) is not None:
+            return placed
+        optimiser.zero_grad(set_to_none=True)  # as the step does first
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing if no GPU is in use
+        if (placed := self._placed_or_none(drawn)) is not None:
+            return placed
+        raise ImageDoesNotFit(
+            f"The device has too little memory for the input of a training step of {len(drawn)} images. "
+            "Lower fit.batch_size, close other programs that use the device, or use a --device with more."
+        )
+
+    def _placed_or_none(self, drawn: HostBatch) -> tuple[Batch, Tensor] | None:
+        """None if memory ran out. The error, and the memory it held, is released on return."""
+        try:
+            return drawn.placed(view=self.view)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            return None
 
     def _loss(self, adapter: Adapter, batch: Batch, target: Tensor) -> Tensor:
         """The loss to minimise of a batch."""
@@ -245,28 +278,6 @@ class _Training:
             images=self.division.images,
         )
         return self.hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=adapter)
-
-
-def training_batches(
-    samples: Sequence[Sample],
-    prompts: Prompts,
-    *,
-    fit: FitSettings,
-    prompt_kind: TrainPrompt,
-    view: View,
-    order: torch.Generator,
-    prefixes: PrefixCache | None,
-) -> Iterator[tuple[int, Batch, Tensor]]:
-    """The epoch, counted from 0, the batch and its target of each step; arguments as for ``fit_adapter``."""
-    for epoch, indices in sample_batches(fit, count=len(samples), order=order):
-        batch, target = draw_batch(samples, prompts, indices, fit=fit, prompt_kind=prompt_kind, view=view, order=order)
-        precompute_digests(batch, prefixes)
-        yield epoch, batch, target
-
-
-def prefetch_depth(device: torch.device) -> int:
-    """How many batches are drawn during a training step: none on the CPU, which has no time to spare for it."""
-    return 2 if device.type == "cuda" else 0
 
 
 def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> torch.optim.Optimizer:

@@ -21,9 +21,15 @@ def sample_batches(fit: FitSettings, *, count: int, order: torch.Generator) -> I
     Raises:
         CosamError: there are too few samples for one whole batch, and only whole ones are used.
     """
-    for epoch in range(fit.epochs):
-        for indices in epoch_batches(torch.randperm(count, generator=order).tolist(), fit):
+    for epoch, batches in sample_epochs(fit, count=count, order=order):
+        for indices in batches:
             yield epoch, indices
+
+
+def sample_epochs(fit: FitSettings, *, count: int, order: torch.Generator) -> Iterator[tuple[int, list[list[int]]]]:
+    """As ``sample_batches``, all steps of an epoch at once."""
+    for epoch in range(fit.epochs):
+        yield epoch, epoch_batches(torch.randperm(count, generator=order).tolist(), fit)
 
 
 def images_seen(count: int, fit: FitSettings) -> int:

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from cosam_bench.core.prefetch import prefetch, prefetch_map
+from cosam_bench.core.prefetch import map_in, prefetch, prefetch_map, prefetch_threads
 
 
 def running() -> list[str]:
@@ -62,6 +62,32 @@ def test_an_exception_surfaces_where_its_result_would_come(workers: int) -> None
     with pytest.raises(ZeroDivisionError):
         found.extend(results)
     assert found == [2, 3, 6], "what came before it was handed over, although it had failed long before"
+
+
+def failing(items: list[int]) -> Iterator[int]:
+    yield from items
+    raise OSError("no such picture")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_exception_of_the_items_comes_after_the_results_before_it(workers: int) -> None:
+    found: list[int] = []
+    with pytest.raises(OSError, match="no such picture"):
+        found.extend(prefetch_map(abs, failing([-1, 2, -3]), workers=workers, depth=8))
+    assert found == [1, 2, 3]
+
+
+def test_two_maps_may_share_their_threads_and_one_may_feed_the_other() -> None:
+    names: set[str] = set()
+
+    def named(item: int) -> int:
+        names.add(threading.current_thread().name)
+        return item + 1
+
+    with prefetch_threads(2) as threads:
+        inner = map_in(threads, named, range(20), depth=4)
+        assert list(map_in(threads, named, inner, depth=4)) == list(range(2, 22))
+    assert len(names) <= 2
 
 
 def test_threads_end_where_the_loop_does_though_its_traceback_is_kept() -> None:

@@ -42,6 +42,7 @@ from cosam_bench.training import fit as fit_module
 from cosam_bench.training.epoch_losses import EpochLosses
 from cosam_bench.training.fit import TrainingHooks
 from cosam_bench.training.fit_settings import FitSettings
+from cosam_bench.training.training_batch import HostBatch
 
 ADAPTERS = {
     "lora": AdapterSettings(rank=2, alpha=2.0, blocks=(4, 5)),
@@ -75,10 +76,9 @@ def bench_on(pretend: PretendDevice, adapter: AdapterSettings, **settings: Any) 
 
 def draw_on(pretend: PretendDevice, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Draw batches for the device; the epochs' ends at which losses are read."""
-    monkeypatch.setattr(fit_module, "draw_batch", pretend.drawn(fit_module.draw_batch))
+    monkeypatch.setattr(HostBatch, "placed", pretend.drawn(HostBatch.placed))
     monkeypatch.setattr(workbench_module, "draw_batch", pretend.drawn(workbench_module.draw_batch))
-    monkeypatch.setattr(fit_module, "sample_batches", pretend.listed(fit_module.sample_batches))
-    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: 0)  # a fake mode is of one thread
+    monkeypatch.setattr(fit_module, "training_feed", pretend.fed(fit_module.training_feed))
     monkeypatch.setattr(fit_module, "_is_finite", lambda update: True)
     reads: list[int] = []
 

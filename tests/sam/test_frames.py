@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Split
+from cosam_bench.sam import frame_prompts
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.frame_choices import Upsampling
 from cosam_bench.sam.frame_prompts import FramePrompts, mask_to_grid, prompts_in_frame
@@ -136,6 +137,58 @@ def test_targets_keep_the_masks_area(height: int, width: int, resize: str, seed:
     assert target.min() >= 0
     assert target.max() <= 1 + 1e-6
     assert target.mean().item() == pytest.approx(mask.float().mean().item() * filled, abs=1e-5)
+
+
+SIDES = st.one_of(st.integers(1, 300), st.sampled_from([333, 512, 683, 1000, 1024, 1536]))
+
+
+@given(SIDES, SIDES, st.sampled_from(["pad", "squash"]), st.sampled_from([(64, 16), (1024, 256)]), st.data())
+def test_targets_have_the_bits_of_the_products_of_whole_matrices(
+    height: int, width: int, resize: str, sides: tuple[int, int], data: st.DataObject
+) -> None:
+    size, grid = sides
+    density, seed = data.draw(st.sampled_from([0.0, 0.02, 0.5, 1.0])), data.draw(st.integers(0, 9))
+    mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < density
+    if data.draw(st.booleans()):  # an object rather than noise
+        mask[: height // 3] = False
+        mask[height // 3 :, : width // 2] = True
+    frame = fit_frame((height, width), size=size, resize=resize)  # type: ignore[arg-type]
+    found = mask_to_grid(mask, frame, size=grid)
+    assert found.is_contiguous()
+    assert torch.equal(found, by_whole_matrices(mask, frame, size=grid))
+
+
+def by_whole_matrices(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
+    """The definition: a matrix of shares for each side, of all cells and all pixels."""
+
+    def shares(pixels: int, share: float) -> Tensor:
+        edges = torch.arange(pixels + 1, dtype=torch.float64) * (share * size / pixels)
+        starts = torch.arange(size, dtype=torch.float64)[:, None]
+        return (edges[1:].minimum(starts + 1) - edges[:-1].maximum(starts)).clamp_min(0)
+
+    rows, columns = (
+        shares(pixels, content / frame.size) for pixels, content in zip(mask.shape, frame.content, strict=True)
+    )
+    return (rows @ mask.double() @ columns.T).float()
+
+
+def test_a_share_midway_between_two_numbers_is_left_to_the_products_of_whole_matrices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """8191/8192 of 4095/4096 takes 25 bits: which of its two neighbours float32 takes is decided by the last bits."""
+    asked: list[Tensor] = []
+    own = frame_prompts._by_whole_matrices
+
+    def watched(mask: Tensor, frame: Frame, *, size: int) -> Tensor:
+        asked.append(mask)
+        return own(mask, frame, size=size)
+
+    monkeypatch.setattr(frame_prompts, "_by_whole_matrices", watched)
+    mask, frame = torch.tensor([[True, False], [False, False]]), Frame((2, 2), (8191, 8190), 8192)
+    assert torch.equal(mask_to_grid(mask, frame, size=2), by_whole_matrices(mask, frame, size=2))
+    assert asked == [mask]
+    mask_to_grid(mask, Frame((2, 2), (8192, 8192), 8192), size=2)
+    assert asked == [mask]
 
 
 def slow_bilinear(levels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

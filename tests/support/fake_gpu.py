@@ -7,8 +7,8 @@ to wait, raises an error.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -56,12 +56,18 @@ class PretendDevice:
 
         return wrapped
 
-    def listed(self, draw: Callable[..., Iterable[Any]]) -> Callable[..., list[Any]]:
-        """All that a generator gives, drawn with numbers."""
+    def fed(
+        self, feed: Callable[..., AbstractContextManager[Iterator[Any]]]
+    ) -> Callable[..., AbstractContextManager[Iterator[Any]]]:
+        """All that a feed gives, drawn on the CPU with numbers: a fake mode is of one thread."""
 
-        def wrapped(*args: Any, **settings: Any) -> list[Any]:
+        @contextmanager
+        def wrapped(*args: Any, **settings: Any) -> Iterator[Iterator[Any]]:
             with unset_fake_temporarily():
-                return list(draw(*args, **settings))
+                view = replace(settings.pop("view"), device=torch.device("cpu"))
+                with feed(*args, view=view, **settings) as batches:
+                    drawn = list(batches)
+            yield iter(drawn)
 
         return wrapped
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.prompts import Prompts, draw_prompts, tight_box
+from cosam_bench.data.prompts import Prompts, draw_prompts, joined, tight_box
 from cosam_bench.data.samples import Sample, Split
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.build import build_sam
@@ -21,17 +21,22 @@ from cosam_bench.sam.inputs import RAW_MASK_LEVELS, View
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training import augmentation
 from cosam_bench.training.augmentation import (
+    FOREGROUND_SHARE,
     NO_BOX,
     TRIES,
+    Jittered,
+    crop_mask,
+    draw_crop,
+    draw_crop_with_foreground,
     jitter,
-    jitter_until_foreground,
-    prompts_from_masks,
+    prompts_from_mask,
     replace_rows,
 )
 from cosam_bench.training.batch_loss import training_loss
+from cosam_bench.training.draws import MIXED
 from cosam_bench.training.fit import fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.training_batch import MIXED, TrainingBatch, draw_batch
+from cosam_bench.training.training_batch import TrainingBatch, draw_batch
 
 SIZE = 24
 
@@ -76,6 +81,12 @@ def pixel(image: np.ndarray, row: int, column: int, *, shape: tuple[int, int]) -
     return float(above * (1 - (y - y0)) + below * (y - y0))
 
 
+def jittered(sample: Sample, *, size: int, order: torch.Generator) -> Jittered:
+    """The sample after jitter by the next draws."""
+    crop = draw_crop((sample.mask.shape[0], sample.mask.shape[1]), size=size, order=order)
+    return jitter(sample, crop, soft_mask=crop_mask(sample.mask, crop))
+
+
 def slow_jitter(sample: Sample, *, order: torch.Generator) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Levels (3, S, S) and soft mask (S, S), and the enlarged shape, by one loop a pixel."""
     share = 0.1 + 1.9 * torch.rand((), generator=order).item()
@@ -100,7 +111,7 @@ def test_jitter_equals_the_one_written_out(height: int, width: int) -> None:
     shapes = set()
     for seed in range(4):
         image, soft, shape = slow_jitter(sample, order=seeded(seed))
-        found = jitter(sample, size=SIZE, order=seeded(seed))
+        found = jittered(sample, size=SIZE, order=seeded(seed))
         assert found.sample.key == "noise"
         assert np.abs(found.sample.image.numpy() - image).max() <= 0.51
         assert np.abs(found.soft_mask.numpy() - soft).max() < 1e-4
@@ -111,7 +122,7 @@ def test_jitter_equals_the_one_written_out(height: int, width: int) -> None:
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 999))
 def test_image_and_mask_stay_aligned_and_the_rest_is_padding(height: int, width: int, seed: int) -> None:
-    found = jitter(marked(height, width), size=SIZE, order=seeded(seed))
+    found = jittered(marked(height, width), size=SIZE, order=seeded(seed))
     mask_level, there, _ = found.sample.image.double()
     inside = there == 255
     assert ((mask_level - 255 * found.soft_mask.double()).abs()[inside] <= 0.5 + 1e-4).all()
@@ -126,7 +137,7 @@ def test_scales_are_even_between_a_tenth_and_double() -> None:
     """Of 1.9 units of scale 0.9 leave a border, and then the longer side is between 0.1 and 1.0 of the size."""
     sample = Sample("full", torch.full((3, 8, 8), 255, dtype=torch.uint8), torch.ones(8, 8, dtype=torch.bool))
     order = seeded(0)
-    sides = [int(jitter(sample, size=200, order=order).sample.mask.any(0).sum()) for _ in range(600)]
+    sides = [int(jittered(sample, size=200, order=order).sample.mask.any(0).sum()) for _ in range(600)]
     small = [side for side in sides if side < 200]
     assert len(small) / 600 == pytest.approx(0.9 / 1.9, abs=0.06)
     assert min(small) >= 20
@@ -138,26 +149,26 @@ def test_redrawing_finds_foreground_or_gives_up_and_keeping_takes_the_first_crop
     outcomes = {"redraw": [], "keep": []}  # type: dict[str, list[bool | None]]
     for empty_crops, found in outcomes.items():
         for seed in range(60):
-            jittered = jitter_until_foreground(
-                speck(),
+            drawn_crop = draw_crop_with_foreground(
+                speck().mask,
                 size=SIZE,
                 empty_crops=empty_crops,  # type: ignore[arg-type]
                 order=seeded(seed),
             )
-            found.append(None if jittered is None else bool(jittered.sample.mask.any()))
+            found.append(None if drawn_crop is None else bool((drawn_crop[1] > FOREGROUND_SHARE).any()))
     assert set(outcomes["keep"]) == {True, False}
     assert False not in outcomes["redraw"]
     assert outcomes["redraw"].count(True) > outcomes["keep"].count(True)
-    blank = Sample("blank", speck().image, torch.zeros(60, 60, dtype=torch.bool))
-    kept = jitter_until_foreground(blank, size=SIZE, empty_crops="redraw", order=seeded(0))
+    blank = torch.zeros(60, 60, dtype=torch.bool)
+    kept = draw_crop_with_foreground(blank, size=SIZE, empty_crops="redraw", order=seeded(0))
     assert kept is not None, "of a negative any crop will do"
-    assert not kept.sample.mask.any()
+    assert not kept[1].any()
     assert TRIES > 1
 
 
 def test_prompts_are_drawn_of_the_mask_and_repeat_with_the_order() -> None:
     masks = [noise(30, 20).mask, torch.zeros(9, 9, dtype=torch.bool), speck(side=1).mask]
-    first, again = (prompts_from_masks(masks, points=4, order=seeded(3)) for _ in range(2))
+    first, again = (joined([prompts_from_mask(mask, points=4, seed=3) for mask in masks]) for _ in range(2))
     for name in ("boxes", "points", "masks"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert torch.equal(first.boxes[0], tight_box(masks[0]))
@@ -169,15 +180,15 @@ def test_prompts_are_drawn_of_the_mask_and_repeat_with_the_order() -> None:
     assert not first.points[1].any()
     assert not first.masks[1].any()
     assert first.masks[0].any()
-    assert not torch.equal(first.points, prompts_from_masks(masks, points=4, order=seeded(4)).points)
+    assert not torch.equal(first.points[:1], prompts_from_mask(masks[0], points=4, seed=4).points)
 
 
 @pytest.mark.parametrize("mask_size", [256, 1])
 def test_replaced_rows_are_the_fresh_ones_and_the_others_stay(mask_size: int) -> None:
     """A replay memory without mask prompts has masks of one pixel."""
     prompts = Prompts(torch.rand(3, 4), torch.rand(3, 2, 2), torch.ones(3, mask_size, mask_size) > 0, digest="old")
-    fresh = prompts_from_masks([noise(8, 8).mask, noise(9, 9).mask], points=2, order=seeded(0))
-    found = replace_rows(prompts, [2, 0], fresh)
+    new_rows = [prompts_from_mask(noise(side, side).mask, points=2, seed=side) for side in (8, 9)]
+    found, fresh = replace_rows(prompts, list(zip([2, 0], new_rows, strict=True))), joined(new_rows)
     for name in ("boxes", "points", "masks"):
         new = getattr(found, name)
         assert torch.equal(new[[2, 0]], getattr(fresh, name))

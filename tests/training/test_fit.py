@@ -16,17 +16,18 @@ from cosam_bench.data.samples import Sample, Split
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter
+from cosam_bench.sam.batch_size import ImageDoesNotFit
 from cosam_bench.sam.build import build_sam
-from cosam_bench.sam.feature_cache import PrefixCache
-from cosam_bench.sam.feature_memory import FeatureMemory
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import serving
+from cosam_bench.training import feeding
 from cosam_bench.training import fit as fit_module
 from cosam_bench.training.augmentation import mirror, mirror_prompts
+from cosam_bench.training.draws import MIXED
 from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.training_batch import MIXED, draw_batch
+from cosam_bench.training.training_batch import HostBatch
 
 
 @pytest.fixture(scope="module")
@@ -93,26 +94,66 @@ def test_the_same_seed_gives_the_same_adapter_whatever_ran_before(sam: Sam, squa
     assert first.update.digest() != trained(sam, squares, prompts, prompt_kind="mix", seed=1).update.digest()
 
 
+@pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("settings", [{"schedule": "cosine"}, {"jitter": True, "loss_points": 16}])
-def test_batches_drawn_ahead_by_a_thread_give_the_same_bits(
-    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_batches_drawn_ahead_by_threads_give_the_same_bits(
+    sam: Sam, squares: Split, prompts: Prompts, settings: dict[str, Any], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inline = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
-    threads = set()
-    own = draw_batch
+    drawing, preparing = set(), set()
+    draw, prepare = feeding.draw_choices, feeding.prepare_drawn
 
-    def watched(*args: Any, **kwargs: Any) -> tuple[Batch, Tensor]:
-        threads.add(threading.current_thread().name)
-        return own(*args, **kwargs)
+    def watched_draw(*args: Any, **kwargs: Any) -> Any:
+        drawing.add(threading.get_ident())
+        return draw(*args, **kwargs)
 
-    monkeypatch.setattr("cosam_bench.training.fit.draw_batch", watched)
-    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: 2)
+    def watched_prepare(*args: Any, **kwargs: Any) -> Any:
+        preparing.add(threading.get_ident())
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(feeding, "draw_choices", watched_draw)
+    monkeypatch.setattr(feeding, "prepare_drawn", watched_prepare)
+    feed_ahead(monkeypatch, workers=workers)
     ahead = trained(sam, squares, prompts, prompt_kind="mix", epochs=2, **settings)
     assert ahead.update.digest() == inline.update.digest()
     assert ahead.epoch_losses == inline.epoch_losses
-    assert len(threads) == 1
-    assert threading.current_thread().name not in threads
+    assert len(drawing) == 1
+    assert threading.get_ident() not in drawing | preparing
+    assert preparing == drawing if workers == 0 else preparing.isdisjoint(drawing)
     assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
+
+
+def feed_ahead(monkeypatch: pytest.MonkeyPatch, *, workers: int) -> None:
+    """Draw and prepare batches in threads, as for a GPU."""
+    monkeypatch.setattr(feeding, "prefetch_depth", lambda device: 2)
+    monkeypatch.setattr(feeding, "preparing_threads", lambda device: workers)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_memory_that_is_full_when_a_batch_is_put_on_the_device_is_released_and_it_is_put_there_again(
+    sam: Sam, squares: Split, prompts: Prompts, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, before = trained(sam, squares, prompts, epochs=2), digest_tensors(sam.state_dict())
+    placed, released, calls = HostBatch.placed, [], []
+
+    def full_at_the_second_step(self: HostBatch, *, view: View) -> tuple[Batch, Tensor]:
+        calls.append(threading.current_thread())
+        if 2 <= len(calls) < 2 + failures:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return placed(self, view=view)
+
+    monkeypatch.setattr(HostBatch, "placed", full_at_the_second_step)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(len(calls)))
+    feed_ahead(monkeypatch, workers=2)
+    if failures == 1:
+        assert trained(sam, squares, prompts, epochs=2).update.digest() == plain.update.digest()
+        assert len(calls) == 5
+    else:
+        with pytest.raises(ImageDoesNotFit, match=r"the input of a training step of 3 images\. Lower fit\.batch_size"):
+            trained(sam, squares, prompts, epochs=2)
+    assert released == [2]
+    assert set(calls) == {threading.current_thread()}, "nothing is put on the device while a step fills it"
+    assert digest_tensors(sam.state_dict()) == before
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
@@ -128,54 +169,9 @@ def test_each_step_has_its_own_epochs_rate_however_far_ahead_batches_are_drawn(
         return optimiser
 
     monkeypatch.setattr(fit_module, "make_optimiser", watched)
-    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: ahead)
+    monkeypatch.setattr(feeding, "prefetch_depth", lambda device: ahead)
     trained(sam, squares, prompts, epochs=3, schedule="step", step_epochs=1, step_factor=0.1)
     assert rates == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
-
-
-def test_batches_are_drawn_ahead_for_a_gpu_alone() -> None:
-    assert fit_module.prefetch_depth(torch.device("cpu")) == 0
-    assert fit_module.prefetch_depth(torch.device("cuda")) > 0
-
-
-class Torn(list[Sample]):
-    """Samples of which one cannot be read."""
-
-    def __getitem__(self, index: Any) -> Any:
-        if index == 2:
-            raise CosamError("square 2 cannot be read")
-        return super().__getitem__(index)
-
-
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_a_sample_that_cannot_be_read_ends_the_training_and_leaves_no_thread(
-    sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fit_module, "prefetch_depth", lambda device: ahead)
-    before = digest_tensors(sam.state_dict())
-    with pytest.raises(CosamError, match="square 2 cannot be read"):
-        trained(sam, Torn(squares), prompts, batch_size=1)
-    assert digest_tensors(sam.state_dict()) == before
-    assert threading.active_count() == 1 + sum(thread.daemon for thread in threading.enumerate())
-
-
-@pytest.mark.parametrize(("jitter", "has_cache", "expected"), [(False, True, 6), (True, True, 0), (False, False, 0)])
-def test_digests_are_computed_with_the_batch_where_they_will_be_asked_for(
-    sam: Sam, squares: Split, prompts: Prompts, jitter: bool, has_cache: bool, expected: int
-) -> None:
-    cache = PrefixCache(FeatureMemory(limit_bytes=0), sam=sam, depth=2) if has_cache else None
-    drawn = fit_module.training_batches(
-        squares,
-        prompts,
-        fit=FitSettings(epochs=1, batch_size=3, jitter=jitter),
-        prompt_kind="box",
-        view=View(sam.image_size, sam.logits_size, "pad", torch.device("cpu")),
-        order=torch.Generator().manual_seed(0),
-        prefixes=cache,
-    )
-    inputs = [one for _, batch, _ in drawn if batch.inputs for one in batch.inputs.rows]
-    assert len(inputs) == 6
-    assert sum("digest" in vars(one) for one in inputs) == expected
 
 
 def test_training_goes_on_from_where_it_starts(sam: Sam, squares: Split, prompts: Prompts) -> None:

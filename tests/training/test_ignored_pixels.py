@@ -13,7 +13,7 @@ from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Entry, Manifest, Sample, Split
 from cosam_bench.sam.inputs import View
 from cosam_bench.sam.sam import Masks
-from cosam_bench.training.augmentation import jitter, mirror
+from cosam_bench.training.augmentation import crop_mask, draw_crop, jitter, mirror
 from cosam_bench.training.batch_loss import protocol_loss
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.losses import LOSSES, bce_dice, dice_loss, focal_dice_iou
@@ -193,7 +193,8 @@ def test_augmentation_takes_ignored_pixels_along() -> None:
     assert flipped.ignored is not None
     assert torch.equal(flipped.image[0] > 0, flipped.ignored)
     for seed in range(10):
-        jittered = jitter(marked, size=SIZE, order=seeded(seed))
+        crop = draw_crop((marked.mask.shape[0], marked.mask.shape[1]), size=SIZE, order=seeded(seed))
+        jittered = jitter(marked, crop, soft_mask=crop_mask(marked.mask, crop))
         assert jittered.soft_ignored is not None
         assert jittered.sample.ignored is not None
         is_image = jittered.sample.image[1] == 255
