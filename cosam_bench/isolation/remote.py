@@ -128,6 +128,11 @@ class RemoteMemory(FeatureMemory):
         is_released = super().release()
         return self._parent.ask("release").values["is_released"] or is_released
 
+    def keep_fewer(self) -> None:
+        """As a memory's own, unless the parent's features alone were in the way."""
+        if self._released_bytes:
+            super().keep_fewer()
+
 
 @dataclass(frozen=True)
 class RemoteWorkbench(Workbench):

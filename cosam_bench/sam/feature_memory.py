@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from cosam_bench.core.devices import pinned_copy
+from cosam_bench.core.devices import pinned_bytes, pinned_copy
 from cosam_bench.core.errors import ran_out_of_memory
 from cosam_bench.sam.cache_backends import Kept
 from cosam_bench.sam.sam import Features
@@ -135,9 +135,8 @@ class FeatureMemory:
             return None
 
     def _size_bytes(self, kept: Kept) -> int:
-        # torch pins memory in blocks whose sizes are powers of two.
         sizes = [part.nbytes for part in _parts(kept)]
-        return sum(1 << (size - 1).bit_length() if self._is_pinned else size for size in sizes)
+        return sum(pinned_bytes(size) if self._is_pinned else size for size in sizes)
 
 
 class _Entries:

@@ -1,7 +1,8 @@
 """Batches drawn and prepared while the device computes: one thread makes the random choices, others the samples.
 
 The choices come in the same order, and the samples have the same bits, however many threads there are. What is under
-way is bounded: with ``n`` threads, the samples of ``2 n`` rows and the batches of ``prefetch_depth``.
+way is bounded: with ``n`` threads, the samples of ``2 n`` rows and the batches of ``prefetch_depth``; with jitter, also
+``2 n`` samples that are read ahead for the choices, and those of the batches that are cut already.
 """
 
 from __future__ import annotations
@@ -46,23 +47,23 @@ def training_feed(
     Arguments as for ``host_batches``.
     """
     device = view.device
-    with (
-        closing(
-            host_batches(
-                samples,
-                prompts,
-                fit=fit,
-                prompt_kind=prompt_kind,
-                view=view,
-                order=order,
-                with_digests=with_digests,
-                workers=preparing_threads(device),
-                kept_bytes=kept_bytes(device),
-            )
-        ) as batches,
-        closing(prefetch(batches, depth=prefetch_depth(device))) as ready,
-    ):
-        yield ready
+    batches = host_batches(
+        samples,
+        prompts,
+        fit=fit,
+        prompt_kind=prompt_kind,
+        view=view,
+        order=order,
+        with_digests=with_digests,
+        workers=preparing_threads(device),
+        kept_bytes=kept_bytes(device),
+    )
+    try:
+        with closing(prefetch(batches, depth=prefetch_depth(device))) as ready:
+            yield ready
+    finally:
+        if not batches.gi_running:  # after a second interrupt, prefetch's thread may still be in it
+            batches.close()
 
 
 def host_batches(

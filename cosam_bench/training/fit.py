@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter, attach
-from cosam_bench.sam.batch_size import ImageDoesNotFit
+from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
@@ -105,9 +106,9 @@ class TrainingHooks:
     def loss(self, loss: Tensor, *, batch: Batch, target: Tensor, masks: Masks, adapter: Adapter) -> Tensor:
         """The scalar to minimise of a whole batch.
 
-        If the step does not fit into the memory, it is called again for the same batch. Then ``Workbench.loss`` and
-        ``Workbench.encode`` go through the model in parts, as the training does, and the generators that
-        ``Workbench.generator`` gave draw the same numbers again; anything else that a call changes stays changed.
+        If the step does not fit into the memory, it is called again for the same batch. Then ``Workbench.loss``, and
+        ``Workbench.encode`` without gradients, go through the model in parts, as the training does, and the generators
+        that ``Workbench.generator`` gave draw the same numbers again; anything else that a call changes stays changed.
 
         Args:
             loss: the protocol's loss of this batch, a scalar.
@@ -244,13 +245,14 @@ class _Training:
         return epoch_losses, sum(parameter.numel() for parameter in parameters)
 
     def _placed(self, drawn: HostBatch, optimiser: torch.optim.Optimizer) -> tuple[Batch, Tensor]:
-        """The batch on the device, which holds little else between two steps; tried again once that is released."""
+        """The batch on the device, tried again without the last gradients, and then without cached features."""
         if (placed := self._placed_or_none(drawn)) is not None:
             return placed
         optimiser.zero_grad(set_to_none=True)  # as the step does first
         gc.collect()
         torch.cuda.empty_cache()  # does nothing if no GPU is in use
-        if (placed := self._placed_or_none(drawn)) is not None:
+        attempt = partial(self._placed_or_none, drawn)
+        if placed := attempt() or tried_again(attempt, self.prefixes, note=self.note):
             return placed
         raise ImageDoesNotFit(
             f"The device has too little memory for the input of a training step of {len(drawn)} images. "

@@ -45,12 +45,15 @@ class StepDivision:
             self.images = before
 
     def repeatable(self) -> Callable[[], None]:
-        """What sets the remembered generators back to where they are now."""
+        """What sets the remembered generators back to where they are now, and later ones to their beginning."""
         states = [(generator, generator.clone_state()) for generator in self._generators]
 
         def set_back() -> None:
             for generator, state in states:
                 generator.set_state(state.get_state())
+            known = {id(generator) for generator, _ in states}
+            for generator in (each for each in self._generators if id(each) not in known):
+                generator.manual_seed(generator.initial_seed())
 
         return set_back
 

@@ -50,6 +50,8 @@ def test_a_worker_without_memory_has_its_parent_drop_its_features_too(own: int, 
         parent = Parent(Channel(there))
         memory = memory_of(*map(str, range(own)), memory=RemoteMemory(parent, limit_bytes=1000))
         found.extend((memory.release(), memory.used_bytes == 0))
+        memory.keep_fewer()
+        found.append(memory.limit_bytes < 1000)
         parent.tell("logits")
 
     channel = Channel(here)
@@ -59,7 +61,7 @@ def test_a_worker_without_memory_has_its_parent_drop_its_features_too(own: int, 
         thread.start()
         assert Answers(worker, bench, None).until("logits") == Message("logits")
         thread.join()
-    assert found == [bool(own or parents), True]
+    assert found == [bool(own or parents), True, bool(own)]
     assert kept.used_bytes == 0
     assert beyond.used_bytes > 0
     assert kept.limit_bytes == 1000, "the worker's next domain may have room beside them"

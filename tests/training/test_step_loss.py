@@ -32,7 +32,7 @@ from cosam_bench.training.fit import Fitted, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
 from cosam_bench.training.step_division import StepDivision
 from cosam_bench.training.step_loss import StepLoss
-from cosam_bench.training.training_batch import draw_batch
+from cosam_bench.training.training_batch import HostBatch, draw_batch
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,18 @@ def test_what_an_attempt_left_that_failed_counts_for_nothing(sam: Sam, squares: 
     assert apart(divided.gradients, whole.gradients) < 1e-5
 
 
+def test_generators_of_an_attempt_that_failed_begin_again() -> None:
+    division = StepDivision()
+    known = division.remembered(torch.Generator().manual_seed(1))
+    torch.rand(2, generator=known)
+    set_back = division.repeatable()
+    made = division.remembered(torch.Generator().manual_seed(2))  # by a hook, when it first needs one
+    drawn = [[torch.rand(3, generator=each).tolist() for each in (known, made)]]
+    set_back()
+    drawn.append([torch.rand(3, generator=each).tolist() for each in (known, made)])
+    assert drawn[0] == drawn[1]
+
+
 def test_a_step_is_not_divided_if_somebody_watches_the_models_layers(
     sam: Sam, squares: Split, prompts: Prompts
 ) -> None:
@@ -265,6 +277,27 @@ def test_cached_features_make_room_before_a_step_is_divided(
     assert digest_tensors(fitted.update.tensors()) == digest_tensors(whole.update.tensors())
     [note] = said
     assert "features cached in it were dropped" in note
+
+
+@pytest.mark.parametrize("fits", [False, True])
+def test_cached_features_make_room_for_a_steps_input(
+    sam: Sam, squares: Split, prompts: Prompts, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    cache, memory = with_features(sam)
+    placed = HostBatch.placed
+
+    def limited(batch: HostBatch, *, view: View) -> tuple[Batch, Tensor]:
+        return placed(batch, view=view) if fits and memory.read("another image") is None else full()
+
+    monkeypatch.setattr(HostBatch, "placed", limited)
+    if fits:
+        trained(sam, squares, prompts, note=said.append, prefixes=cache)
+        [note] = said
+        assert "features cached in it were dropped" in note
+    else:
+        with pytest.raises(ImageDoesNotFit, match="the input of a training step of 5 images"):
+            trained(sam, squares, prompts, note=said.append, prefixes=cache)
 
 
 def test_a_step_that_does_not_fit_without_features_is_divided(
