@@ -247,3 +247,43 @@ def test_ctrl_c_while_waiting_stops_what_has_not_begun(
     with pytest.raises(KeyboardInterrupt), feed as batches:
         list(batches)
     assert len(own.read) < 40
+
+
+def test_a_second_interrupt_is_not_hidden_by_batches_that_are_still_drawn(
+    squares: Split, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Held:
+        def __len__(self) -> int:
+            return len(squares)
+
+        def __getitem__(self, row: int) -> Sample:
+            entered.set()
+            leave.wait(10)
+            return squares[row]
+
+    def interrupted(batches: Iterator[Any], *, depth: int) -> Iterator[Any]:
+        threads.append(threading.Thread(target=next, args=(batches,)))
+        threads[0].start()
+        entered.wait(10)
+        try:
+            yield 0, None
+        finally:
+            raise KeyboardInterrupt  # while it waits for its thread
+
+    monkeypatch.setattr(feeding, "prefetch", interrupted)
+    feed = feeding.training_feed(
+        Held(),  # type: ignore[arg-type]
+        prompts,
+        fit=FitSettings(epochs=1, batch_size=2),
+        prompt_kind="box",
+        view=VIEW,
+        order=seeded(1),
+        with_digests=False,
+    )
+    with pytest.raises(KeyboardInterrupt), feed as ready:
+        next(ready)
+    leave.set()
+    threads[0].join()
