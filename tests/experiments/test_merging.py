@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_it_is_the_methods_own_rule_over_all_experts(
     given = read_experts({path.stem: path for path in experts}, sam=tiny, adapter=AdapterSettings())
 
     class Bench:
-        sam, adapter = tiny, AdapterSettings()
+        sam, adapter, view = tiny, AdapterSettings(), SimpleNamespace(device=torch.device("cpu"))
 
         def generator(self, *names: str | int) -> torch.Generator:
             return torch_generator(0, *names)

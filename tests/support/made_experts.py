@@ -40,6 +40,8 @@ def draw_experts(count: int, seed: int, *, dtype: torch.dtype = torch.float64) -
 class Bench:
     """A workbench that knows its experts beforehand; the name of a domain is the number of its expert."""
 
+    view = SimpleNamespace(device=torch.device("cpu"))
+
     def __init__(self, experts: Sequence[Update]) -> None:
         self.experts = experts
         self.starts: list[Update | None] = []
