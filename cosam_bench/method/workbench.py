@@ -16,7 +16,7 @@ from cosam_bench.core.devices import loading_threads
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.precision_choices import Precision
 from cosam_bench.core.prefetch import prefetch_map
-from cosam_bench.core.seeds import torch_generator
+from cosam_bench.core.seeds import derived_seed, torch_generator
 from cosam_bench.data.prompt_settings import TestPrompt, TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
@@ -40,7 +40,7 @@ from cosam_bench.training.given_experts import GivenExperts
 from cosam_bench.training.losses import mean_cross_entropy
 from cosam_bench.training.prepared_sample import ready_input
 from cosam_bench.training.sampling import images_seen
-from cosam_bench.training.step_division import StepDivision
+from cosam_bench.training.step_division import RepeatableGenerator, StepDivision
 from cosam_bench.training.training_batch import TrainingBatch, draw_batch, with_targets
 
 
@@ -110,7 +110,9 @@ class Workbench:
 
         What it draws in a training step that did not fit into the memory is drawn again when the step is repeated.
         """
-        return self.division.remembered(torch_generator(self.seed, *names))
+        generator = RepeatableGenerator()
+        generator.manual_seed(derived_seed(self.seed, *names))
+        return self.division.remembered(generator)
 
     @property
     def layers(self) -> tuple[str, ...]:

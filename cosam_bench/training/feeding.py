@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from inspect import GEN_RUNNING, getgeneratorstate
 from itertools import chain, islice
 from threading import Lock
 
@@ -62,7 +63,7 @@ def training_feed(
         with closing(prefetch(batches, depth=prefetch_depth(device))) as ready:
             yield ready
     finally:
-        if not batches.gi_running:  # after a second interrupt, prefetch's thread may still be in it
+        if getgeneratorstate(batches) != GEN_RUNNING:  # after a second interrupt, prefetch's thread may still be in it
             batches.close()
 
 

@@ -18,6 +18,10 @@ from cosam_bench.sam.sam import Masks, Sam
 _ADAPTERS = "cosam_bench.sam.adapters."  # hooks of their own, which do the same whenever a part is computed
 
 
+class RepeatableGenerator(torch.Generator):
+    """One whose draws are made again if a step is; torch's own of version 2.7 cannot be referenced weakly."""
+
+
 class StepDivision:
     """How a step is divided now, for the training loop and for all that a method's own loss calls.
 
@@ -28,9 +32,9 @@ class StepDivision:
     def __init__(self) -> None:
         """Begin with whole batches."""
         self.images: int | None = None
-        self._generators: WeakSet[torch.Generator] = WeakSet()
+        self._generators: WeakSet[RepeatableGenerator] = WeakSet()
 
-    def remembered(self, generator: torch.Generator) -> torch.Generator:
+    def remembered(self, generator: RepeatableGenerator) -> RepeatableGenerator:
         """The generator, whose draws are made again if a step is."""
         self._generators.add(generator)
         return generator

@@ -30,6 +30,11 @@ LAST = subjects.ADAPTER.model_copy(update={"blocks": (4, 5)})
 
 
 @pytest.fixture(scope="module")
+def tiny() -> Sam:
+    return subjects.model(is_lean=True, name="tiny")
+
+
+@pytest.fixture(scope="module")
 def plain() -> Sam:
     return subjects.model(is_lean=False, name="tiny")
 

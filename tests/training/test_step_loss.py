@@ -30,7 +30,7 @@ from cosam_bench.training.batch_loss import training_loss
 from cosam_bench.training.epoch_losses import EpochLosses
 from cosam_bench.training.fit import Fitted, fit_adapter
 from cosam_bench.training.fit_settings import FitSettings
-from cosam_bench.training.step_division import StepDivision
+from cosam_bench.training.step_division import RepeatableGenerator, StepDivision
 from cosam_bench.training.step_loss import StepLoss
 from cosam_bench.training.training_batch import HostBatch, draw_batch
 
@@ -92,7 +92,7 @@ def stepped(
     holds: Callable[[list[int]], bool] = lambda tried: True,
     own: Callable[[Tensor, Masks], Tensor] = lambda loss, masks: loss,
     adapter: AdapterSettings = LORA,
-    drawn: torch.Generator | None = None,
+    drawn: RepeatableGenerator | None = None,
 ) -> Step:
     """Loss and gradients of a step; ``drawn`` is remembered."""
     fit, view = FitSettings(**settings), view_of(sam)
@@ -171,7 +171,8 @@ def test_what_an_attempt_left_that_failed_counts_for_nothing(sam: Sam, squares: 
     def holds(tried: list[int]) -> bool:
         return tried not in ([5], [5, 3, 2, 2, 3])  # once in the forward pass, once after a part's gradient
 
-    generator = torch.Generator().manual_seed(0)
+    generator = RepeatableGenerator()
+    generator.manual_seed(0)
     whole = stepped(sam, squares, prompts, settings={}, own=own)
     generator.manual_seed(0)
     divided = stepped(sam, squares, prompts, settings={}, own=own, holds=holds, drawn=generator)
@@ -183,10 +184,11 @@ def test_what_an_attempt_left_that_failed_counts_for_nothing(sam: Sam, squares: 
 
 def test_generators_of_an_attempt_that_failed_begin_again() -> None:
     division = StepDivision()
-    known = division.remembered(torch.Generator().manual_seed(1))
+    known = division.remembered(RepeatableGenerator())
     torch.rand(2, generator=known)
     set_back = division.repeatable()
-    made = division.remembered(torch.Generator().manual_seed(2))  # by a hook, when it first needs one
+    made = division.remembered(RepeatableGenerator())  # by a hook, when it first needs one
+    made.manual_seed(2)
     drawn = [[torch.rand(3, generator=each).tolist() for each in (known, made)]]
     set_back()
     drawn.append([torch.rand(3, generator=each).tolist() for each in (known, made)])
