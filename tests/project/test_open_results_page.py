@@ -243,7 +243,14 @@ def test_what_is_said_of_another_order() -> None:
         moved = iou(first[name], "last") - iou(one, "last")
         assert (moved == 0) != load_method(name).card.order_dependent, name
     found = iou(first["opcm"], "last") - iou(second["opcm"], "last")
-    assert [name for name in second if load_method(name).card.order_dependent] == ["opcm"]
+    assert {name for name in second if load_method(name).card.order_dependent} == {"opcm", "finetune"}
+    last, reverse = (iou(one["finetune"], "last") for one in (first, second))
+    below_frozen = figure("frozen") - reverse
+    said = f"ends at {reverse:.3f}, {last - reverse:.3f} lower and {below_frozen:.3f} below frozen SAM, forgets "
+    assert f"{said}{iou(second['finetune'], 'ff'):.3f}" in PAGE
+    drops = [figure("frozen", "retention") - iou(one["finetune"], "retention") for one in (second, first)]
+    assert f"loses {drops[0]:.3f} of retention in place of {drops[1]:.3f}" in PAGE
+    assert f"`finetune`, whose Last it moved by {last - reverse:.3f}" in PAGE
     assert f"{found:.3f} lower for `opcm`, which does" in PAGE
     assert f"in reverse `opcm` forgets {iou(second['opcm'], 'ff'):.3f}" in PAGE
     assert iou(first["opcm"], "ff") < 0
