@@ -22,7 +22,7 @@ from cosam_bench.results.costs import COSTS, CostColumn
 from cosam_bench.results.prompt_gaps import gap_text, prompt_gaps
 from cosam_bench.results.protocol_match import protocol_title
 from cosam_bench.results.records import Record
-from cosam_bench.results.run_info import Cost, RunInfo
+from cosam_bench.results.run_info import AT_ONCE, Cost, RunInfo
 
 
 def render_summary(record: Record) -> Group:
@@ -109,7 +109,7 @@ def render_matrix(record: Record, metric: str = "iou", *, width: int = 100) -> T
     not measured are left out.
     """
     matrix = record.score_matrix(metric)
-    at_once = "all domains at once" in record.info.marks
+    at_once = AT_ONCE in record.info.marks
     learned = ["all at once"] * matrix.steps if at_once else matrix.domains
     labels = ["0 frozen", *(f"{step} {name}" for step, name in enumerate(learned, start=1))]
     heads = [name.replace("_", "_\n") for name in matrix.columns]  # names break only here

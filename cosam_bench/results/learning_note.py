@@ -10,6 +10,7 @@ import numpy as np
 from cosam_bench.data.prompt_settings import GRID
 from cosam_bench.evaluation.score_matrix import Floats
 from cosam_bench.results.records import Record
+from cosam_bench.results.run_info import AT_ONCE
 
 HARDLY = 0.01
 """Mean IoU: this project's choice. On ``mini``, sequential training gains 0.16."""
@@ -50,7 +51,7 @@ _LOOK = "Look at the masks: cosam-bench show RECORD --images DIR"
 
 
 def _is_at_once(record: Record) -> bool:
-    return "all domains at once" in record.info.marks
+    return AT_ONCE in record.info.marks
 
 
 def _right_after(record: Record) -> tuple[Floats, Floats]:

@@ -21,6 +21,9 @@ from cosam_bench.results.tuning import Tuning, tuned_text
 SCHEMA: Literal[2] = 2
 """Raised whenever a reader of the old form would misread or refuse the new one; ``_MIGRATIONS`` then gets an entry."""
 
+AT_ONCE = "all domains at once"
+"""The mark of a method that trains on all domains together, so that only its last row was measured."""
+
 BROUGHT_IN = "experts brought in"
 """The mark of a run that trained no expert itself."""
 

@@ -18,6 +18,7 @@ from cosam_bench.results.cell_text import code_mark
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.leaderboard_notes import Key
 from cosam_bench.results.records import Record
+from cosam_bench.results.run_info import AT_ONCE
 from cosam_bench.results.selection import Selection
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def scaled_matrix(run: Measured, scores: Sequence[ScaleScore], *, basis: Basis) 
         basis: the held-out images of the current domain, or of all domains seen so far.
     """
     info, metric = run.info, run.matrix.metric
-    at_once = "all domains at once" in info.marks
+    at_once = AT_ONCE in info.marks
     steps = sorted({row.step for row in scores})
     chosen = {
         step: choose_scale(scores, step=step, domains=chosen_by(info.order[:step], basis, all_at_once=at_once))

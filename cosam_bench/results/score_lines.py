@@ -12,7 +12,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.reading import read_text
 from cosam_bench.evaluation.metrics import METRICS
 from cosam_bench.results.records import CSV_BYTES, SCORE_COLUMNS, SCORES_FILE
-from cosam_bench.results.run_info import RunInfo
+from cosam_bench.results.run_info import AT_ONCE, RunInfo
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _add(
 def _missing_images(groups: dict[tuple[int, str], Group], info: RunInfo) -> Iterator[Fault]:
     """Steps without a domain, and domains whose images are not those of the first step."""
     ends = {0, len(info.order)}
-    needed = ends if "all domains at once" in info.marks else range(len(info.order) + 1)
+    needed = ends if AT_ONCE in info.marks else range(len(info.order) + 1)
     for step in sorted({step for step, _ in groups}.union(needed)):
         for domain in (*info.order, *info.retention):
             found, first = groups.get((step, domain)), groups.get((0, domain))

@@ -48,7 +48,7 @@ def tracked_run(record: Record, *, name: str | None = None) -> TrackedRun:
     steps: list[dict[str, float]] = [{} for _ in range(len(info.order) + 1)]
     for cell in read_cells(record.checked_file(MATRIX_FILE)):
         if not 0 <= cell.step < len(steps):
-            raise CosamError(f"{record.folder / 'matrix.csv'} has step {cell.step}, which is not part of this run.")
+            raise CosamError(f"{record.folder / MATRIX_FILE} has step {cell.step}, which is not part of this run.")
         if cell.metric in METRICS:
             steps[cell.step][f"{cell.metric}/{cell.domain}"] = cell.value
     summary = {f"final/{place}": value for place, value in steps[-1].items()}

@@ -26,6 +26,7 @@ from cosam_bench.results.report.matrices import (
     seen_means,
 )
 from cosam_bench.results.row_intervals import RANKED_BY
+from cosam_bench.results.run_info import AT_ONCE
 
 MOST_CURVES = 14
 """Methods in one chart: more lines cannot be told apart."""
@@ -216,7 +217,7 @@ def _charts(board: Board) -> list[Chart]:
     """Curves over the stream, then scores against costs."""
     metric, info = METRICS[board.metric].title, board.info
     means = {entry: mean_matrix(entry)[0] for entry in board.entries}
-    stepwise = [entry for entry in board.entries if "all domains at once" not in entry.marks]
+    stepwise = [entry for entry in board.entries if AT_ONCE not in entry.marks]
     same_order = all(run.info.order == info.order for entry in board.entries for run in entry.runs)
     steps = info.order if same_order else tuple(str(step) for step in range(1, len(info.order) + 1))
     seen = {entry: seen_means(means[entry]) for entry in stepwise}
@@ -287,7 +288,7 @@ def _pareto(board: Board, costs: Mapping[Entry, float], x_title: str, name: str)
 
 def _entry_view(entry: Entry, stem: str) -> EntryView:
     matrix, runs = mean_matrix(entry)
-    at_once = "all domains at once" in entry.marks
+    at_once = AT_ONCE in entry.marks
     lost = losses(matrix)
     columns: dict[str, list[object]] = {"step": [], "domain": [], "score": [], "forgetting": []}
     for step, row in enumerate(matrix.values.tolist()):
