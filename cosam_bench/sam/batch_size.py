@@ -32,6 +32,16 @@ class ImageDoesNotFit(CosamError):
     """The device has too little memory for the model's pass over one image."""
 
 
+def unless_full(work: Callable[[], _Result]) -> _Result | None:
+    """What ``work`` returns, or None if memory ran out. The error, and the memory it held, is released on return."""
+    try:
+        return work()
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+    return None
+
+
 def tried_again(
     attempt: Callable[[], _Result | None], prefixes: PrefixCache | None, *, note: Callable[[str], None]
 ) -> _Result | None:
@@ -90,8 +100,7 @@ class AdaptiveBatchSize:
             if not waiting:
                 return
             chosen = waiting[: self.current]
-            attempt = partial(self._tried, partial(work, chosen))
-            results = attempt() or tried_again(attempt, self._prefixes, note=self._note)
+            results = self._tried(partial(work, chosen))
             if results:
                 del waiting[: len(chosen)]
                 yield from results
@@ -111,20 +120,15 @@ class AdaptiveBatchSize:
         """
         while True:
             images = min(self.current, most)
-            attempt = partial(self._tried, partial(work, images))
-            results = attempt() or tried_again(attempt, self._prefixes, note=self._note)
+            results = self._tried(partial(work, images))
             if results:
                 return results[0]
             self._halve(images, act=act)
 
     def _tried(self, work: Callable[[], _Result]) -> list[_Result] | None:
-        """The result, or None if memory ran out. The error, and the memory it held, is released on return."""
-        try:
-            return [work()]
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-        return None
+        """The result in a list, or None if memory ran out, also without cached features."""
+        attempt = partial(unless_full, lambda: [work()])
+        return attempt() or tried_again(attempt, self._prefixes, note=self._note)
 
     def _halve(self, tried: int, *, act: str) -> None:
         if tried == 1:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.arithmetic import tf32_on
-from cosam_bench.core.errors import CosamError, ran_out_of_memory
+from cosam_bench.core.errors import CosamError
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts
 from cosam_bench.data.samples import Sample
 from cosam_bench.merging.updates import Update
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import Adapter, attach
-from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again
+from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again, unless_full
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
@@ -246,27 +246,18 @@ class _Training:
 
     def _placed(self, drawn: HostBatch, optimiser: torch.optim.Optimizer) -> tuple[Batch, Tensor]:
         """The batch on the device, tried again without the last gradients, and then without cached features."""
-        if (placed := self._placed_or_none(drawn)) is not None:
+        attempt = partial(unless_full, partial(drawn.placed, view=self.view))
+        if placed := attempt():
             return placed
         optimiser.zero_grad(set_to_none=True)  # as the step does first
         gc.collect()
         torch.cuda.empty_cache()  # does nothing if no GPU is in use
-        attempt = partial(self._placed_or_none, drawn)
         if placed := attempt() or tried_again(attempt, self.prefixes, note=self.note):
             return placed
         raise ImageDoesNotFit(
             f"The device has too little memory for the input of a training step of {len(drawn)} images. "
             "Lower fit.batch_size, close other programs that use the device, or use a --device with more."
         )
-
-    def _placed_or_none(self, drawn: HostBatch) -> tuple[Batch, Tensor] | None:
-        """None if memory ran out. The error, and the memory it held, is released on return."""
-        try:
-            return drawn.placed(view=self.view)
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            return None
 
     def _loss(self, adapter: Adapter, batch: Batch, target: Tensor) -> Tensor:
         """The loss to minimise of a batch."""

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cosam_bench.core.errors import ran_out_of_memory
-from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again
+from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again, unless_full
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.training.step_division import StepDivision
@@ -54,7 +53,7 @@ class StepLoss:
         def attempt() -> Tensor | None:
             set_back()
             optimiser.zero_grad(set_to_none=True)  # what an attempt left that ran out of memory goes, too
-            return self._tried(batch, target)
+            return unless_full(lambda: self._differentiated(batch, target))
 
         while True:
             found = attempt()
@@ -64,16 +63,11 @@ class StepLoss:
                 return found
             self._divide(min(self._division.images or len(batch), len(batch)), of=len(batch))
 
-    def _tried(self, batch: Batch, target: Tensor) -> Tensor | None:
-        """The loss, or None if memory ran out. The error, and the memory it held, is released on return."""
-        try:
-            loss = self._loss(batch, target)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
-            return loss.detach()
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-        return None
+    def _differentiated(self, batch: Batch, target: Tensor) -> Tensor:
+        """The loss, whose gradients the parameters then have."""
+        loss = self._loss(batch, target)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+        return loss.detach()
 
     def _divide(self, images: int, *, of: int) -> None:
         """Halve the number of images in the model at a time."""
