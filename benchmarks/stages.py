@@ -8,10 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.lora.layer import Linear
+from peft import LoraConfig, inject_adapter_in_model
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from cosam_bench.merging.updates import Update
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
 from cosam_bench.sam.adapters.attachment import attach
-from cosam_bench.sam.adapters.lean_lora import LeanLora
+from cosam_bench.sam.adapters.lora_linear import LoraLinear
 from cosam_bench.sam.attention import LeanAttention
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.sam import Sam
@@ -188,9 +189,21 @@ def trainer(
 
 def _as_peft(sam: Sam) -> None:
     """Let the attached adapter compute as peft's own layers do."""
-    for module in sam.modules():
-        if isinstance(module, LeanLora):
-            module.__class__ = Linear  # type: ignore[assignment]  # its base class
+    adapted = [(name, module) for name, module in sam.named_modules() if isinstance(module, LoraLinear)]
+    for name, module in adapted:
+        sam.set_submodule(name, peft_layer(module))
+
+
+def peft_layer(layer: LoraLinear) -> nn.Module:
+    """peft's layer with the same base layer, factors and scale; the factors are shared."""
+    rank = len(layer.a)
+    alpha: Any = layer.scale * rank  # peft takes a float, too
+    holder = nn.ModuleDict({"layer": layer.base_layer})
+    with torch.random.fork_rng(devices=[]):  # it draws factors of its own
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["layer"]), holder)
+    theirs: Any = holder["layer"]
+    theirs.lora_A["default"].weight, theirs.lora_B["default"].weight = layer.a, layer.b
+    return holder["layer"]
 
 
 def start() -> Iterator[Figure]:

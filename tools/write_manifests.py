@@ -44,12 +44,12 @@ class Rule:
 
 
 RULES = {
-    "bsdata@open": Rule(group=r"/01_\d+_(.+)\.jpg$|/(.+)\.jpg$", most=5),
+    "bsdata@open": Rule(group=r"/01_\d+_([^/]+?)(?:_crop_\d+)?\.jpg$|/([^/]+?)(?:_crop_\d+)?\.jpg$", most=6),
     "magnetic_tile@open": Rule(),
     "neu_steel@open": Rule(test="/test/", train="/training/"),
     "masonry_crack@open": Rule(group=r"/([a-z]_\d+)_\d+\.png$"),
     "crop_weed@open": Rule(test=f"/({'|'.join(_CWFID_TEST.split())})_", train=f"/(?!{'|'.join(_CWFID_TEST.split())})"),
-    "camvid_road@open": Rule(test="/test/", train="/train/"),
+    "camvid_road@open": Rule(test="/test/Seq05VD_", train="/train/"),  # 0001TP is in both published parts
     "lung_xray@open": Rule(),
     "kvasir@open": Rule(),
     "pets@open": Rule(),

@@ -40,7 +40,7 @@ the standard output.
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | a method failed, or a check found a fault |
+| 1 | a method failed, a check found a fault, or memory or open files ran out |
 | 2 | something you can correct: an option, a file, a name; the message says what |
 | 70 | a defect in cosam-bench; the message says where the traceback is |
 | 130, 143, 129 | stopped by Ctrl-C, SIGTERM or SIGHUP; give the same command again to continue a run |"""

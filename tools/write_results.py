@@ -16,6 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from statistics import stdev
 
 from scipy.stats import rankdata, spearmanr
 
@@ -23,7 +24,11 @@ from benchmarks import ablations, pages
 from benchmarks.pages import DASH, NO_BREAK, markdown, with_deviation
 from cosam_bench.core.files import write_atomically
 from cosam_bench.data.orders import REVERSE_ORDER, STREAM_ORDER
+from cosam_bench.evaluation.contributions import contributions
+from cosam_bench.evaluation.figures import FIGURES
+from cosam_bench.evaluation.intervals import Interval, interval
 from cosam_bench.method.registry import load_method
+from cosam_bench.results.image_scores import read_image_scores
 from cosam_bench.results.leaderboard_formats import csv_text
 from cosam_bench.results.records import Record, record_folder
 from cosam_bench.results.results_folder import find_records, read_leaderboard
@@ -229,6 +234,24 @@ def repeats_table(runs: Runs, *figures: str) -> str:
     return markdown([["method", *(f"{_SHOWN[key]}, {run}" for key in figures for run in runs)], *lines])
 
 
+def over_seeds_table() -> str:
+    """Last of each method over its seeds, best first: the mean, its interval, and the deviation between seeds."""
+    runs = seeds()
+    by_method = {name: [rows[name] for rows in runs.values() if name in rows] for name in next(iter(runs.values()))}
+    found = {name: last_over(records) for name, records in by_method.items()}
+    lines = []
+    for name in sorted(found, key=lambda name: -found[name].estimate):
+        whole, deviation = found[name], stdev(iou(one, "last") for one in by_method[name])
+        between = f"{whole.low:.3f} to {whole.high:.3f}"
+        lines.append([f"`{name}`", str(whole.runs), f"{whole.estimate:.3f}", between, f"{deviation:.3f}"])
+    return markdown([["method", "seeds", "Last", "low to high", "deviation between seeds"], *lines])
+
+
+def last_over(records: Iterable[Record]) -> Interval:
+    """Last of some runs of a method, with its interval over images and runs."""
+    return interval([contributions(read_image_scores(one), FIGURES["last"]) for one in records])
+
+
 def iou(record: Record, figure: str) -> float:
     """A figure of a run's mean IoU."""
     return record.summary["iou"][figure]
@@ -311,6 +334,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mini": lambda: figures_table("mini"),
     "open": lambda: interval_table("open"),
     "seeds": lambda: repeats_table(seeds(), "last", "retention"),
+    "over-seeds": over_seeds_table,
     "orders": lambda: repeats_table(orders(), "last", "ff"),
     "independent": independent_table,
     "readme": readme_table,

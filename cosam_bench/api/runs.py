@@ -179,6 +179,7 @@ def run(
         limit=limit,
         tuned=None if tuned is None else expanded(tuned),
         isolated=isolated,
+        results=expanded(results),
     )
     refuse_both_ways(options, from_python=True, seeds=seeds, orders=orders)
     repeats = resolve_repeats(

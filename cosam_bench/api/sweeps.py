@@ -187,6 +187,7 @@ def tune(
         device=device,
         settings=setting_texts(settings or {}),
         isolated=isolated,
+        results=expanded(results),
     )
     refuse_both_ways(options, from_python=True)
     configs, fixed = resolve_methods(references(methods), options)

@@ -90,6 +90,7 @@ def _stream(stream: Stream) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from cosam_bench.cli.data_check_table import legible
+    from cosam_bench.data.availability import fetching_all
     from cosam_bench.data.overview import domain_overview
 
     rows = domain_overview(stream)
@@ -106,6 +107,8 @@ def _stream(stream: Stream) -> Iterator[RenderableType]:
         yield Text("\nMissing (run `cosam-bench domains NAME` for details):", style="bold")
     for row in missing:
         yield Padding(Text.assemble((f"{row.name}: ", "bold"), row.step or row.fault), (0, 0, 0, 2))
+    if command := fetching_all(stream, [stream.card(row.name) for row in missing]):
+        yield Text(f"All of them: {command}")
 
 
 def _listing(rows: Sequence[DomainRow]) -> Iterator[RenderableType]:

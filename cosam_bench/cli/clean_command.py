@@ -34,7 +34,8 @@ def clean(
     """Remove what killed runs left, and free cached experts and features.
 
     Half-written files, locks that no process holds, and steps of complete records go. Records stay, and so does what
-    a stopped run needs to continue. Experts, features and rows of frozen SAM are computed again if a run needs them.
+    a stopped run needs to continue. Experts, features, image scores and rows of frozen SAM are computed again if a run
+    needs them; what sweeps noted of their tasks is not.
     """
     from cosam_bench.results.cleaning import cached, leftovers, to_free
 

@@ -42,7 +42,7 @@ def _facts(card: Card) -> dict[str, str]:
         "citation": (card.citation, "citation"),
         "samples": (_samples(card), None),
         "images": (_expected(card), "expected"),
-        "split": (_split(card), "split" if card.layouts else None),
+        "split": (_split(card), "split" if card.layouts and not card.own else None),
         "layout": ("as published, see below" if card.layouts else "", "layout"),
         "downloads": ("\n".join(download.url for download in card.downloads), "downloads"),
         "data": (_data(card), None),

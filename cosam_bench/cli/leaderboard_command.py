@@ -130,13 +130,14 @@ def _show_scales(results: Path, metric: str, selection: Selection, csv: Path | N
     if others:
         raise CosamError(f"--scales has a table of its own, without {', '.join(others)}. Write it to a file by --csv.")
     from cosam_bench.cli.scale_tables import render_scales
+    from cosam_bench.results.leaderboard_formats import csv_text
     from cosam_bench.results.results_folder import read_scale_table
 
     frame = read_scale_table(results, metric=metric, selection=selection)
     _name_unreadable(frame)
     results_console().print(render_scales(frame))
     if csv is not None:
-        write_atomically(csv, frame.to_csv(index=False, lineterminator="\n"))
+        write_atomically(csv, csv_text(frame))
         results_console().print(f"Written: {csv} ({_rows(len(frame))})", soft_wrap=True)
 
 

@@ -40,7 +40,7 @@ def methods(
     for one in method_names():
         try:
             table.add_row(one, *_facts(read_card(one)))
-        except Exception as error:  # a plugin may raise anything, and must not hide the other methods
+        except (Exception, SystemExit) as error:  # a plugin may raise anything, and must not hide the other methods
             table.add_row(one, "cannot be read, see below", style="red")
             faults.append(f"{one}: {error}")
     console = results_console()

@@ -25,7 +25,7 @@ RecordName = Annotated[
     typer.Option(
         "--record",
         metavar="DIR",
-        help="The run: its folder, or part of protocol/method/hash; or an update.safetensors.",
+        help="The run: its folder, or part of protocol/method/hash; or what merge wrote, or an update.safetensors.",
     ),
 ]
 Box = Annotated[str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="A box around the object, in pixels.")]
@@ -48,7 +48,13 @@ Out = Annotated[
     typer.Option(metavar="FILE", help="The mask's PNG file; default: IMAGE-mask.png, here."),
     FILE_TO_WRITE,
 ]
-Model = Annotated[str | None, typer.Option(metavar="NAME", help="The base model, only of an update.safetensors.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The base model, only of an update.safetensors; default: what the merge.json beside it says.",
+    ),
+]
 Checkpoint = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The base model's weights, if they have moved since the run.")
 ]
@@ -74,8 +80,8 @@ def predict(
 ) -> None:
     """Segment one object in an image with the model of a recorded run, or with an update of a base model.
 
-    Mark the object by a box or by points, unless the run's test prompt was the whole image. The mask is a PNG of the
-    image's size: 255 on the object, 0 elsewhere.
+    Mark the object by a box or by points, unless the run was tested with the prompt image or grid. The mask is a
+    PNG of the image's size: 255 on the object, 0 elsewhere.
     """
     path = out or Path(f"{image.stem}-mask.png")
     if path.suffix.lower() != ".png":
@@ -87,13 +93,11 @@ def predict(
 
     from cosam_bench.api.models import predict as predict_mask
     from cosam_bench.experiments.method_faults import MethodFailed
-    from cosam_bench.results.results_folder import load_record
     from cosam_bench.sam.batch_size import ImageDoesNotFit
 
-    found = Path(record) if record.endswith(".safetensors") else load_record(record, results=results)
     try:
         mask = predict_mask(
-            found,
+            record,
             image,
             box=corners,
             points=places,
@@ -103,6 +107,7 @@ def predict(
             model=model,
             checkpoint=checkpoint,
             device=device,
+            results=results,
         )
     except (MethodFailed, ImageDoesNotFit) as error:
         raise Failed(str(error)) from error.__cause__

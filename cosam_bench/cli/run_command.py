@@ -162,6 +162,7 @@ def run(
             limit=limit,
             tuned=tuned,
             isolated=isolated,
+            results=results,
         )
         prepare_isolation(names, isolated)
         _refuse_both("--seed", seed, "--seeds", seeds)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosam_bench.core.console import notes_console, plain_table
+from cosam_bench.core.errors import CosamError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -36,15 +37,27 @@ def live_view(place: Path | str) -> Iterator[None]:
 
     from cosam_bench.sweeps.status import StatusReader
 
-    reader = StatusReader(place)
+    read = _steady(StatusReader(place).read)
     seconds = _SECONDS if isinstance(place, Path) else _STORE_SECONDS
     with Live(
-        get_renderable=lambda: status_view(reader.read()),
+        get_renderable=lambda: read(),
         console=notes_console(),
         refresh_per_second=1 / seconds,
         transient=True,
     ):
         yield
+
+
+def _steady(read: Callable[[], Status]) -> Callable[[], Group | str]:
+    """The state of a sweep as a table; as it was if the store does not answer, for that thread may not fail."""
+    last: list[Group] = []
+
+    def shown() -> Group | str:
+        with suppress(CosamError):
+            last[:] = [status_view(read())]
+        return last[0] if last else ""
+
+    return shown
 
 
 def status_view(status: Status) -> Group:

@@ -99,11 +99,13 @@ def tune(
         device=device,
         settings=tuple(settings or ()),
         isolated=isolated,
+        results=results,
     )
     refuse_both_ways(options)
     prepare_isolation(names, isolated)
     configs, fixed = resolve_methods(names, options)
     from cosam_bench.experiments.progress import make_reporter
+    from cosam_bench.results.records import TUNED
     from cosam_bench.tuning.space import read_ranges
 
     budget = Budget(trials, sampler, tuple(comma_separated(domains)) if domains else ())
@@ -126,7 +128,8 @@ def tune(
     _print(done, is_quiet=quiet)
     failed = [tuned.method for tuned in done if tuned.file is None]
     if failed:
-        raise Failed(f"Every trial of {', '.join(failed)} failed. Correct the cause, and delete {results / '_tune'}.")
+        trials_of = ", ".join(str(results / TUNED / configs[0].protocol.name / name) for name in failed)
+        raise Failed(f"Every trial of {', '.join(failed)} failed. Correct the cause, and delete {trials_of}.")
 
 
 def _print(done: Sequence[Tuned], *, is_quiet: bool) -> None:

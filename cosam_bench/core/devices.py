@@ -50,11 +50,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def release_unused() -> None:
+    """Free what only reference cycles hold, and give back what torch holds in reserve of the GPUs in use."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing if no GPU is in use
+
+
 def release_reserve(device: torch.device) -> None:
     """Give a GPU's memory that torch holds in reserve back to other processes."""
     if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
+        release_unused()
 
 
 def free_memory_bytes(device: torch.device) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from cosam_bench.core.devices import machine_memory_bytes
 
-_PACKAGES = ("cosam-bench", "torch", "torchvision", "segment-anything-py", "peft", "timm", "numpy", "pillow", "scipy")
+_PACKAGES = ("cosam-bench", "torch", "torchvision", "segment-anything-py", "timm", "numpy", "pillow", "scipy")
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,9 @@ from cosam_bench.core.errors import CosamError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
+# Of the name's bytes in a temporary one, which has ten more; file systems allow 255 bytes, and eCryptfs 143.
+_KEPT_BYTES = 100
+
 
 LOCK = ".lock"
 """The file in a folder that only its writer holds open and locked."""
@@ -49,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
             is full; ``path`` is then as it was before.
     """
     check_is_file_name(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{_shortened(path.name)}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -69,18 +72,26 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def _shortened(name: str) -> str:
+    """The first characters of a name, of at most ``_KEPT_BYTES`` bytes."""
+    name = name[:_KEPT_BYTES]
+    while len(os.fsencode(name)) > _KEPT_BYTES:
+        name = name[:-1]
+    return name
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to write to, which becomes ``folder`` afterwards; that appears whole or not at all.
 
     Raises:
-        CosamError: the folder exists already and has contents.
+        CosamError: the folder exists already and has contents, or it is a symbolic link or a mount point.
         CannotWrite: it cannot be written or the disk is full.
     """
     try:
         check_is_new(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{_shortened(folder.name)}-") as name:
             temporary = Path(name) / "new"
             temporary.mkdir()
             yield temporary
@@ -139,7 +150,7 @@ def check_new_folder(folder: Path) -> None:
     """Refuse a path at which ``new_folder`` cannot make one.
 
     Raises:
-        CosamError: the folder exists already and has contents.
+        CosamError: as for ``check_is_new``.
         CannotWrite: it cannot be made.
     """
     check_is_new(folder)
@@ -147,15 +158,23 @@ def check_new_folder(folder: Path) -> None:
 
 
 def check_is_new(folder: Path) -> None:
-    """Refuse a path that is neither missing nor an empty folder, or that has no name.
+    """Refuse a path that is neither missing nor an empty folder, or that has no name or cannot be replaced.
 
     Raises:
-        CosamError: it is one of these.
+        CosamError: it is one of these; a symbolic link and a mount point cannot be replaced by a folder.
+        CannotWrite: its name is too long, or it cannot be listed.
     """
     if not folder.name:
         raise CosamError(f"{_is_folder(folder)}. Give the name of a new folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CosamError(f"{folder} exists and is not an empty folder. Choose another folder.")
+    except OSError as error:
+        raise CannotWrite(f"{folder} cannot be written: {error.strerror}. Choose another name.") from None
+    if folder.is_symlink():
+        raise CosamError(f"{folder} is a symbolic link, which a folder cannot replace. Give the path that it leads to.")
+    if os.path.ismount(folder):
+        raise CosamError(f"{folder} is a mount point, which a folder cannot replace. Give a new folder within it.")
 
 
 def _check_is_writable(folder: Path, asked: Path) -> None:

@@ -57,13 +57,14 @@ class SearchRange:
         """As TOML has it; ``range_from`` reads it."""
         if self.choices:
             return {"choices": list(self.choices)}
-        return {"low": self.low, "high": self.high, "log": self.is_log}
+        table = {"low": self.low, "high": self.high, "log": self.is_log}
+        return table if self.is_whole == _are_whole(self.low, self.high) else table | {"whole": self.is_whole}
 
 
 def range_from(table: object) -> SearchRange:
     """The range that a table gives, with ``choices``, or with ``low``, ``high`` and, by default false, ``log``.
 
-    Numbers are whole if both ends are.
+    Numbers are whole if ``whole`` says so; without it, if both ends are.
 
     Raises:
         ValueError: the table is not a range; the message says why.
@@ -82,14 +83,21 @@ def range_from(table: object) -> SearchRange:
         ):
             raise ValueError("choices must be a list of texts, numbers or truth values, at least one")
         return SearchRange(choices=tuple(choices))
-    if not {"low", "high"} <= set(table) <= {"low", "high", "log"}:
+    if not {"low", "high"} <= set(table) <= {"low", "high", "log", "whole"}:
         raise ValueError(f"it has the keys {', '.join(map(str, table))}; write choices = [...], or low and high")
     low, high, is_log = table["low"], table["high"], table.get("log", False)
     if not all(map(_is_number, (low, high))) or not isinstance(is_log, bool):
         raise ValueError("low and high must be numbers, and log true or false")
+    is_whole = table.get("whole", _are_whole(low, high))
+    if not isinstance(is_whole, bool):
+        raise ValueError("whole must be true or false")
     if not low < high or (is_log and low <= 0):
         raise ValueError(f"low = {low} must be below high = {high}{', and above 0 for log' if is_log else ''}")
-    return SearchRange(low=low, high=high, is_log=is_log, is_whole=isinstance(low, int) and isinstance(high, int))
+    return SearchRange(low=low, high=high, is_log=is_log, is_whole=is_whole)
+
+
+def _are_whole(low: object, high: object) -> bool:
+    return isinstance(low, int) and isinstance(high, int)
 
 
 def _is_number(value: object) -> bool:
@@ -100,7 +108,8 @@ def search_ranges(model: type[BaseModel]) -> dict[str, SearchRange]:
     """By the setting's name, the range in which it is tuned; settings without one are left out.
 
     What is not declared follows from the type: all choices, true and false, or the numbers between two bounds. A bound
-    that the setting excludes is left by a hundredth of the range, or by 1 for whole numbers.
+    that the setting excludes is left by a hundredth of the range, or by 1 for whole numbers. None is never a choice:
+    a file of tuned settings is TOML, which cannot say it.
     """
     found = {name: search_range(field) for name, field in model.model_fields.items()}
     return {name: one for name, one in found.items() if one is not None}
@@ -116,7 +125,7 @@ def search_range(field: FieldInfo) -> SearchRange | None:
     if plain is bool:
         return SearchRange(choices=(False, True))
     if get_origin(plain) is Literal:
-        choices = get_args(plain)
+        choices = tuple(choice for choice in get_args(plain) if choice is not None)
         return SearchRange(choices=choices) if len(choices) > 1 else None
     return _bounded(field, is_whole=plain is int) if plain in (int, float) else None
 

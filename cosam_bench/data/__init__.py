@@ -9,7 +9,6 @@ ignored: which pixel values are neither foreground nor background
 image_groups: images that a split keeps together
 cards: one domain, described by a TOML file
 faults: one error for all faults of a domain
-availability: whether a card's data is on this machine
 folder_names: the names in a folder that globs match, or seem to
 file_patterns: the image and mask files that a card's patterns match
 coco_files: the objects that COCO's annotation files list
@@ -17,6 +16,7 @@ unread_files: files that patterns match and nobody reads
 locations: which folder holds a card's data on this machine
 streams: domains, in the order of learning
 orders: other orders of them, by name
+availability: whether a card's data is on this machine
 protocol_files: the TOML files of protocols
 split_manifests: images listed by name, with the hashes of their files
 pairing: image files and their mask files

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cosam_bench.data.cards import Card
+from cosam_bench.data.streams import Stream, names_of
 
 NOT_HERE = "its data is not here"
 
@@ -23,6 +25,13 @@ def missing_reason(card: Card) -> str:
         return f"there is no folder {card.root}; get the data{source} or correct root"
     gone = f"the folder {card.root} no longer exists" if card.root else NOT_HERE
     return f"{gone}: {next_step(card)}"
+
+
+def fetching_all(stream: Stream, missing: Sequence[Card]) -> str:
+    """The one command that fetches the missing data of a stream of the package; empty if there is none."""
+    if len(missing) < 2 or stream.name not in names_of("stream") or not all(card.downloads for card in missing):
+        return ""
+    return f"cosam-bench data fetch {stream.name} --accept-licences"
 
 
 def next_step(card: Card) -> str:

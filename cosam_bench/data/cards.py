@@ -56,7 +56,8 @@ class SplitRule(Settings):
         train: see ``kind``.
         test: see ``kind``.
         seed: selects one of the possible divisions by ``ratio`` and ``counts``. It belongs to the card, not
-            to a run. Images are ranked by a hash of seed and name, so adding one moves no other.
+            to a run. Images are ranked by a hash of seed and name, so adding one moves at most a few
+            others, those next to the boundary; lists and manifests fix a split.
         without_test: with ``folders``: the globs for training also match test images; images with a test
             image's stem or bytes are then left out of training.
     """

@@ -101,6 +101,11 @@ def decode_mask(
     return torch.from_numpy(_upright(mask if ignored is None else mask & ~ignored, orientation))
 
 
+def holds_deep_greys(data: bytes, *, name: str) -> bool:
+    """Whether an image file holds 16 bit greys, from its header alone."""
+    return _is_deep(_open(data, name=name, is_header_enough=True))
+
+
 def read_mask_content(data: bytes, *, name: str) -> MaskContent:
     """The values that a mask file stores, and how many pixels have each.
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.hashing import sha256_bytes
-from cosam_bench.core.seeds import derived_seed
-from cosam_bench.data.availability import NOT_HERE, missing_reason
+from cosam_bench.data.availability import NOT_HERE, fetching_all, missing_reason
 from cosam_bench.data.cards import Card, Part
 from cosam_bench.data.faults import refuse
 from cosam_bench.data.foreground import Foreground, ProtocolForeground
@@ -20,7 +18,7 @@ from cosam_bench.data.image_files import open_files
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.protocol_files import built_in_protocols, read_protocol
 from cosam_bench.data.samples import Domain, Entry, Manifest, Pixels, Split, empty_split
-from cosam_bench.data.streams import Stream, names_of
+from cosam_bench.data.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ def _check_none_missing(stream: Stream, cards: Sequence[Card]) -> None:
         lines = [f"  {card.name}: {fault.removeprefix(f'{NOT_HERE}: ')}" for card, fault in missing]
         head = f"Stream {stream.name!r}: the data of {len(missing)} of its {len(cards)} domains is missing."
         head += " Run `cosam-bench domains NAME` for details of each."
-        if stream.name in names_of("stream") and all(card.downloads for card, _ in missing):
-            head += f" To get all: cosam-bench data fetch {stream.name} --accept-licences"
+        if command := fetching_all(stream, [card for card, _ in missing]):
+            head += f" To get all: {command}"
         raise CosamError("\n".join([head, *lines]))
 
 
@@ -157,12 +155,10 @@ def _drawn(card: Card, part: Part) -> Split:
 
 def _draw(card: Card, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
     """Images with their masks; each depends only on generator, part, index and the card's seed."""
-    from cosam_bench.data.synthetic import GENERATORS
+    from cosam_bench.data.synthetic import draw_sample
 
-    draw = GENERATORS[card.generator]
     for index in range(card.split.counts[part]):
-        seed = derived_seed(card.split.seed, "synthetic", card.generator, part, index)
-        image, mask = draw(np.random.default_rng(seed), card.size)
+        image, mask = draw_sample(card.generator, size=card.size, seed=card.split.seed, part=part, index=index)
         if not mask.any():
             raise CosamError(f"The generator {card.generator!r} drew an empty mask ({part}, {index}).")
         yield torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)

@@ -42,7 +42,7 @@ class Stream(Settings):
     order: tuple[str, ...] = Field(min_length=1)
     orders: dict[Key, tuple[str, ...]] = Field(default_factory=dict)
     retention: tuple[str, ...] = ()
-    experts: dict[Key, str] = Field(default_factory=dict)
+    experts: dict[Name, str] = Field(default_factory=dict)
     cards: tuple[Card, ...] = Field(alias="domain")
 
     @model_validator(mode="after")

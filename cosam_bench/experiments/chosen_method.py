@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.settings import Settings, validate
-from cosam_bench.experiments.isolated_methods import described, runs_isolated
+from cosam_bench.experiments.isolated_methods import described, named_private_folders, runs_isolated
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import load_method, short_name
+from cosam_bench.method.rule_digest import rule_digest
 
 
-def chosen_method(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:
+def rule_of(method: type[Method] | MethodFacts) -> str:
+    """The hash of a method's code."""
+    return method.rule if isinstance(method, MethodFacts) else rule_digest(method)
+
+
+def chosen_method(
+    config: RunConfig, isolated: bool | None, *, results: Path | None = None, private: Sequence[Path] = ()
+) -> tuple[type[Method] | MethodFacts, Settings | None]:
     """The run's method and its settings; only facts about it, and no settings, if it runs isolated.
+
+    Args:
+        config: the run.
+        isolated: whether the method is only imported in a process of its own; None: unless it is built in.
+        results: the folder of records, which that process must not see; None: the default one.
+        private: further folders that it must not see, beside those that the configuration names.
 
     Raises:
         CosamError: as for ``method_of``.
     """
     if not runs_isolated(config.method, isolated):
         return method_of(config)
-    facts = described(config.method, config.settings, source=_settings_source(config))
+    hidden = [*named_private_folders(config.protocol.stream, config.experts, results), *private]
+    facts = described(config.method, config.settings, source=_settings_source(config), private=hidden)
     _check_adapter_kind(config, facts.card)
     if config.experts is not None:
         check_takes_experts(config.method, facts.needs_training)

@@ -11,11 +11,10 @@ from typing import Any
 from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
 from cosam_bench.core.reusable import Reusable
 from cosam_bench.core.settings import Settings
-from cosam_bench.data.locations import data_folder
 from cosam_bench.data.prompts import Prompts, frozen_prompts, joined
 from cosam_bench.data.published_points import published_prompts
 from cosam_bench.data.samples import Domain, Split, union
-from cosam_bench.data.streams import Stream, load_stream
+from cosam_bench.data.streams import load_stream
 from cosam_bench.evaluation.loader import Loader
 from cosam_bench.evaluation.scales import HELD_OUT
 from cosam_bench.experiments.base_model import (
@@ -25,22 +24,21 @@ from cosam_bench.experiments.base_model import (
     view_of,
     with_precision,
 )
-from cosam_bench.experiments.chosen_method import chosen_method
+from cosam_bench.experiments.chosen_method import chosen_method, rule_of
 from cosam_bench.experiments.fingerprint import run_conditions, run_fingerprint
-from cosam_bench.experiments.isolated_methods import own_files
+from cosam_bench.experiments.isolated_methods import own_files, private_folders
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
 from cosam_bench.experiments.protocol import RunConfig
 from cosam_bench.experiments.run_data import Validation, open_run_data
 from cosam_bench.experts.reading import read_experts
-from cosam_bench.experts.sources import expert_folders, expert_sources
+from cosam_bench.experts.sources import expert_sources
 from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.jobs import IsolatedMethod
 from cosam_bench.isolation.private_folders import hidden_folders
 from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.method.interface import Method
 from cosam_bench.method.registry import is_built_in, short_name
-from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.protocol_match import protocol_differences
 from cosam_bench.results.records import SHARED
@@ -112,7 +110,7 @@ class Experiment:
         shared = {"method": config.method, "settings": config.settings, "tuning": config.tuning}
         if self.config.model_copy(update=shared) != config:
             raise ValueError("these two runs differ in more than their methods")
-        method, settings = chosen_method(config, isolated)
+        method, settings = chosen_method(config, isolated, private=self.private)
         return replace(self, config=config, method=method, settings=settings)
 
     @property
@@ -135,7 +133,7 @@ class Experiment:
     @cached_property
     def rule(self) -> str:
         """The hash of the method's own code."""
-        return self.method.rule if isinstance(self.method, MethodFacts) else rule_digest(self.method)
+        return rule_of(self.method)
 
     @property
     def settings_values(self) -> dict[str, Any]:
@@ -247,7 +245,7 @@ def open_experiment(
     device = choose_device(config.device)
     config = with_precision(config, device)
     protocol = config.protocol
-    method, settings = chosen_method(config, isolated)
+    method, settings = chosen_method(config, isolated, results=results)
     check_adapter(protocol.adapter, model=protocol.model.name)
     if isinstance(method, MethodFacts):
         use_model(model_facts(config))  # builds it beside the work that follows
@@ -262,8 +260,6 @@ def open_experiment(
 
     test_prompts = {domain.name: prompts(domain.test) for domain in data.columns}
     train_prompts = {domain.name: prompts(domain.train) for domain in data.domains}
-    if protocol.adapter.kind == "lora" and sources is None:
-        import cosam_bench.sam.adapters.lean_lora  # noqa: F401 (peft takes seconds, which are no method's training)
     sam = build_base_model(config, device=device)
     given = None if sources is None else read_experts(sources, sam=sam, adapter=protocol.adapter)
     conditions = run_conditions(protocol, columns=data.columns, sam=sam, given=given)
@@ -292,7 +288,7 @@ def open_experiment(
         loader=Loader.for_device(device, with_digests=bench.prefixes is not None),
         conditions=conditions,
         frozen_rows=Reusable(fresh=fresh),
-        private=tuple(_private(described, results, sources or {})),
+        private=tuple(private_folders(described, results, (sources or {}).values())),
         image_counts=data.image_counts,
         held_out={name: (split, prompts(split)) for name, split in data.held_out.items()},
     )
@@ -313,12 +309,6 @@ def _shared_cache_bytes(config: RunConfig, bench: Workbench) -> int:
     own_bytes = min(round(config.prefix_cache_gib * 2**30), shared_bytes // 2)
     memory.shrink(shared_bytes - own_bytes)
     return own_bytes
-
-
-def _private(stream: Stream, results: Path, experts: Mapping[str, Path]) -> list[Path]:
-    """The folders of records, data and experts, which an isolated method has no reason to read."""
-    roots = [Path(root) for name in (*stream.order, *stream.retention) if (root := stream.card(name).root)]
-    return [results, data_folder(), *roots, *expert_folders(experts.values())]
 
 
 def _prefix_cache(

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from cosam_bench.core.argument_checks import found_value, is_truth_value
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.files import expanded
-from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, check_image, decode_image
+from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, check_image, decode_image, holds_deep_greys
 from cosam_bench.data.image_files import read_bytes
 from cosam_bench.data.prompt_settings import TestPrompt
 from cosam_bench.data.prompts import Prompts
@@ -36,7 +36,8 @@ def image_pixels(image: ImageLike, *, levels: int | None = None) -> Tensor:
         levels: of a file of 16 bits, the level that is white, as a card's ``levels``; None: 65535.
 
     Raises:
-        CosamError: it is none of these, or the file cannot be read, or its 16 bits hold 12 and ``levels`` is None.
+        CosamError: it is none of these, or it cannot be read; its 16 bits hold 12 and ``levels`` is None; or ``levels``
+            is given for anything but a file of 16 bits, or is below one of its levels.
     """
     if isinstance(image, str | Path):
         path = expanded(image)
@@ -44,25 +45,41 @@ def image_pixels(image: ImageLike, *, levels: int | None = None) -> Tensor:
     if levels is not None:
         raise CosamError("levels is of image files of 16 bits. Leave it out, or give the image as a path.")
     if isinstance(image, Image.Image):
-        if image.mode not in _MODES:
-            if image.mode.startswith(("I", "F")):
-                why = "of which PIL's own conversion cuts bright levels off. Give its path"
-            else:
-                why = "which is not known here. Convert it to RGB"
-            raise CosamError(f"The image has PIL's mode {image.mode!r}, {why}, or give a uint8 array (H, W, 3).")
-        image = np.array(image.convert("RGB"))
+        image = _pillow_pixels(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise CosamError(f"The image is {found}. Give a path, a PIL image or a uint8 array of shape (H, W, 3).")
     if not image.size:
         raise CosamError(f"The image has no pixels: its shape is {image.shape}.")
-    return torch.tensor(image).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).contiguous()  # torch does not take negative strides
+
+
+def _pillow_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a PIL image as RGB, ``(H, W, 3)``; its file may be read only now."""
+    if image.mode not in _MODES:
+        if image.mode.startswith(("I", "F")):
+            why = "of which PIL's own conversion cuts bright levels off. Give its path"
+        else:
+            why = "which is not known here. Convert it to RGB"
+        raise CosamError(f"The image has PIL's mode {image.mode!r}, {why}, or give a uint8 array (H, W, 3).")
+    try:
+        return np.array(image.convert("RGB"))
+    except Exception as error:  # PIL raises many kinds for damaged files, and an AssertionError for a closed one
+        if ran_out_of_memory(error):
+            raise
+        reason = str(error) or "its file is closed"
+        raise CosamError(f"The PIL image cannot be read: {reason}. Give one that is whole and open.") from error
 
 
 def _file_pixels(data: bytes, *, name: str, levels: int | None) -> Tensor:
     if levels is not None and not 1 <= levels <= DEEPEST:
         raise CosamError(f"levels is {levels}. Give the level that is white, from 1 to {DEEPEST}.")
-    if levels is None and 0 < (found := check_image(data, name=name)) <= TWELVE_BITS:
+    if levels is not None and not holds_deep_greys(data, name=name):
+        raise CosamError(f"levels is of image files of 16 bit greys, and {name} is not one. Leave it out.")
+    found = check_image(data, name=name)
+    if levels is not None and found > levels:
+        raise CosamError(f"{name} holds the level {found}, above levels = {levels}. Give the level that is white.")
+    if levels is None and 0 < found <= TWELVE_BITS:
         raise CosamError(
             f"{name} has 16 bits and levels up to {found}, as if it had 12. Say which level is white, as the card of "
             f"its domain does: levels = {TWELVE_BITS}, or {DEEPEST} if it is meant to be that dark."
@@ -130,7 +147,7 @@ def _number_array(values: object) -> NDArray[np.float64]:
     if array.dtype.kind not in "iufO" or any(isinstance(one, str) or is_truth_value(one) for one in single.flat):
         return np.array(np.nan)
     try:
-        return np.asarray(array, dtype=np.float64)
+        return np.array(array, dtype=np.float64)  # a copy: torch does not take negative strides
     except (TypeError, ValueError, OverflowError):  # other objects, or a number beyond all floats
         return np.array(np.nan)
 
@@ -174,4 +191,4 @@ def point_labels(labels: Sequence[int], *, count: int) -> Tensor:
         raise CosamError(
             f"Labels are one per point, 1 on the object or 0 on the background; found {found_value(labels)}."
         )
-    return torch.tensor(array[None], dtype=torch.float32)
+    return torch.from_numpy(array[None].astype(np.float32))  # a copy: torch does not take negative strides

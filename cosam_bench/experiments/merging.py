@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import new_folder, write_atomically
 from cosam_bench.core.settings import Settings
@@ -16,7 +18,7 @@ from cosam_bench.core.version import __version__
 from cosam_bench.data.prompts import draw_prompts
 from cosam_bench.data.samples import empty_split
 from cosam_bench.experiments.base_model import build_base_model, choose_device, model_facts, view_of
-from cosam_bench.experiments.chosen_method import check_takes_experts, chosen_method
+from cosam_bench.experiments.chosen_method import check_takes_experts, chosen_method, rule_of
 from cosam_bench.experiments.isolated_methods import own_files
 from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.method_hosts import InProcess, Isolated, MethodHost, Task
@@ -31,18 +33,16 @@ from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import MergingMethod, Method, predicts_by_own_code
 from cosam_bench.method.registry import is_built_in, short_name
-from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
 from cosam_bench.results.export.formats import Exported, check_rank
-from cosam_bench.results.export.peft_folder import write_peft_folder
+from cosam_bench.results.export.peft_folder import needs_whole_decoder, write_peft_folder
 from cosam_bench.results.export.served import ServedModel
 from cosam_bench.sam.build import weights_file
 from cosam_bench.sam.sam import Sam
-from cosam_bench.sam.update_files import UPDATE_FILE
+from cosam_bench.sam.update_files import FACTS_FILE, UPDATE_FILE
 from cosam_bench.training.given_experts import GivenExperts
 
 MergeFormat = Literal["safetensors", "peft"]
-FACTS_FILE = "merge.json"
 
 
 def merge_experts(
@@ -81,17 +81,17 @@ def merge_experts(
     """
     _check_options(paths, format_name=format_name, rank=rank, settings=settings)
     config = _config(method, model=model, seed=seed, settings=settings, isolated=isolated)
-    chosen = _chosen(config, isolated)
+    chosen = _chosen(config, isolated, private=expert_folders(paths))
     sources = dict(zip(_names(paths), paths, strict=True))
     with new_folder(folder) as written, tempfile.TemporaryDirectory(prefix="cosam-bench-merge-") as states:
         if isinstance(chosen[0], MethodFacts):
             use_model(model_facts(config))  # builds it beside the work that follows
         sam = build_base_model(config, device=choose_device("cpu"))
         given = read_experts(sources, sam=sam, adapter=config.protocol.adapter)
-        host = _host(config, chosen, sam, given, hidden=expert_folders(paths))
+        host = _host(config, chosen, sam, given, hidden=[*expert_folders(paths), Path(states)])
         update = _merged(host, given, Path(states), name=short_name(method))
         write_tensors(written / UPDATE_FILE, update.tensors())
-        notes = exposure_notes(method, expert_folders(paths)) if isinstance(chosen[0], MethodFacts) else []
+        notes = exposure_notes(chosen[0], expert_folders(paths)) if isinstance(chosen[0], MethodFacts) else []
         if not is_built_in(method) and config.protocol.model.checkpoint == "random":
             notes.append(
                 f"The weights of {model} are not here, so the method was given random ones. If its rule reads them, "
@@ -136,9 +136,11 @@ def _has_weights(model: str) -> bool:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The experts' names: those of the files, or links to them, without endings; with a number if two are alike."""
+    """The experts' names: those of the files, or links to them, without endings; all with a number if two are alike."""
     names = [_name(path) for path in paths]
-    return [name if names.count(name) == 1 else f"{number} {name}" for number, name in enumerate(names, start=1)]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{number} {name}" for number, name in enumerate(names, start=1)]
 
 
 def _name(path: Path) -> str:
@@ -147,9 +149,11 @@ def _name(path: Path) -> str:
     return path.resolve().name if path.name in ("", "..") else path.name  # the name of a link is the user's choice
 
 
-def _chosen(config: RunConfig, isolated: bool | None) -> tuple[type[Method] | MethodFacts, Settings | None]:
+def _chosen(
+    config: RunConfig, isolated: bool | None, *, private: Sequence[Path]
+) -> tuple[type[Method] | MethodFacts, Settings | None]:
     """The method and its settings, once it is known that experts are all it needs."""
-    method, settings = chosen_method(config, isolated)
+    method, settings = chosen_method(config, isolated, private=private)
     reason = method.needs_training if isinstance(method, MethodFacts) else method.needs_training(settings)
     check_takes_experts(config.method, reason)
     _check_needs(short_name(config.method), method.card.needs)
@@ -187,12 +191,11 @@ def _host(
 
 def _facts(config: RunConfig, method: type[Method] | MethodFacts, given: GivenExperts) -> dict[str, Any]:
     """What decided the result, as JSON values."""
-    rule = method.rule if isinstance(method, MethodFacts) else rule_digest(method)
     return {
         "cosam-bench": __version__,
         "method": short_name(config.method),
         "settings": config.settings,
-        "rule": rule,
+        "rule": rule_of(method),
         "model": config.protocol.model.name,
         "seed": config.seed,
         "experts": dict(given.sources),
@@ -228,16 +231,22 @@ def _merged(host: MethodHost, given: GivenExperts, states: Path, *, name: str) -
     update = host.served(before)
     if update is None:
         raise _serves_nothing(name)
+    for layer, tensor in update.tensors().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CosamError(
+                f"The method {name!r} merged the experts to numbers that are not finite, first in {layer}. Check its "
+                "settings."
+            )
     return update
 
 
 def _write_peft(sam: Sam, update: Update, folder: Path, *, rank: int | None) -> list[str]:
-    decoder = next((name for name in (*update.low_rank, *update.dense) if name.startswith("mask_decoder.")), None)
-    if decoder is not None:
+    served = ServedModel(sam, update, None)
+    if needs_whole_decoder(served):
         raise CosamError(
-            f"The merged update changes {decoder!r}. peft saves a mask decoder whole, for which a merge lacks the base "
-            "model's weights. Leave the format at safetensors."
+            "The merged update changes more of the mask decoder than linear layers. peft then saves it whole, for "
+            "which a merge lacks the base model's weights. Leave the format at safetensors."
         )
     otherwise = "Leave the format at safetensors."
-    written = write_peft_folder(ServedModel(sam, update, None), folder, rank=rank, otherwise=otherwise)
+    written = write_peft_folder(served, folder, rank=rank, otherwise=otherwise)
     return list(written.notes)

@@ -51,6 +51,7 @@ class RunOptions:
         limit: the most training images and test images of each domain.
         tuned: the file of the method's tuned settings, or a folder with a file for each method.
         isolated: whether methods run in processes of their own; None: those that are not built in.
+        results: the folder of records, which these processes must not see; None: the default one.
     """
 
     protocol: str | None = None
@@ -69,6 +70,7 @@ class RunOptions:
     limit: int | None = None
     tuned: Path | None = None
     isolated: bool | None = None
+    results: Path | None = None
 
     def overrides(self) -> tuple[str, ...]:
         """The options with a key of their own, except the order, as ``KEY=VALUE``, and then ``settings``."""
@@ -125,8 +127,8 @@ def resolve(methods: Sequence[str], options: RunOptions) -> list[RunConfig]:
         methods: as ``--method`` takes them; none: the one that ``options.config`` names.
 
     Raises:
-        CosamError: an unknown name, key or file, a value that does not fit, a method named twice, or a setting of
-            one method for several.
+        CosamError: an unknown name, key or file, a value that does not fit, a method named twice, two of the
+            same name in records, or a setting of one method for several.
     """
     if options.config is not None and options.protocol is not None:
         raise CosamError("A config holds a protocol already. Leave out --protocol, or change single keys by --set.")
@@ -148,6 +150,16 @@ def _check_several(methods: Sequence[str], options: RunOptions) -> None:
             raise CosamError(f"One of the methods {','.join(methods)!r} has an empty name. Write, say, regcl,opcm.")
         if methods.count(name) > 1:
             raise CosamError(f"The method {name!r} is given twice. Name each method once.")
+    from cosam_bench.method.registry import short_name
+
+    named: dict[str, str] = {}
+    for name in methods:
+        first = named.setdefault(short_name(name), name)
+        if first != name:
+            raise CosamError(
+                f"{first} and {name} have the same name in records and files, {short_name(name)!r}. Rename one of the "
+                "files, or name its class: FILE.py:ClassName."
+            )
     for text in options.settings if len(methods) > 1 else ():
         if text.partition("=")[0].strip().partition(".")[0] in ("method", "settings"):
             raise CosamError(
@@ -179,6 +191,7 @@ def _resolve_one(method: str, options: RunOptions) -> RunConfig:
             isolated=options.isolated,
             overrides=(*names, *options.overrides(), *order),
             tuned=options.tuned,
+            results=options.results,
         )
 
     names: tuple[str, ...] = ()

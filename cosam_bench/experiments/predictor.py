@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cosam_bench.core.errors import CosamError, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.core.settings import Settings
 from cosam_bench.data.prompt_settings import UNDRAWN, TestPrompt
-from cosam_bench.evaluation.scoring import checked_logits
+from cosam_bench.evaluation.scoring import BadPrediction, checked_logits
 from cosam_bench.experiments.base_model import build_base_model, choose_device, view_of, with_precision
 from cosam_bench.experiments.chosen_method import method_of
 from cosam_bench.experiments.image_prompt import (
@@ -34,6 +33,7 @@ from cosam_bench.experiments.image_prompt import (
 from cosam_bench.experiments.method_faults import method_faults
 from cosam_bench.experiments.protocol import ModelSettings, Protocol, RunConfig
 from cosam_bench.experiments.recorded_config import recorded_config
+from cosam_bench.merging.updates import Update
 from cosam_bench.method.interface import Method, State
 from cosam_bench.method.rule_digest import rule_digest
 from cosam_bench.method.workbench import Workbench
@@ -41,11 +41,12 @@ from cosam_bench.results.records import Record
 from cosam_bench.results.results_folder import load_record
 from cosam_bench.sam.adapters.targets import SIDE
 from cosam_bench.sam.batch_size import AdaptiveBatchSize
+from cosam_bench.sam.build import weights_file
 from cosam_bench.sam.frame_choices import Upsampling
 from cosam_bench.sam.frames import to_original
 from cosam_bench.sam.inputs import Batch, View, collate_inputs
 from cosam_bench.sam.serving import check_fits
-from cosam_bench.sam.update_files import UPDATE_FILE, read_update
+from cosam_bench.sam.update_files import UPDATE_FILE, model_beside, read_update, update_named
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ class Predictor:
                 a file that uses 12 bits or fewer is refused.
 
         Raises:
-            CosamError: the image cannot be read, the prompt does not fit it, or memory runs out.
-            MethodFailed: the method raised an error.
+            CosamError: the image cannot be read, the prompt does not fit it, memory runs out, or what an update
+                predicts is not finite.
+            MethodFailed: the method raised an error, or what it predicts is not finite.
         """
         told = self._told(domain)
         prepared = self.view.preprocess(image_pixels(image, levels=levels))
@@ -118,7 +120,6 @@ class Predictor:
         with torch.inference_mode():
             # With one image at most, a full memory becomes the error that the runner raises.
             [logits] = AdaptiveBatchSize(1).map(iter([batch]), lambda batches: self._logits(batches[0]))
-            logits = checked_logits(logits, batch, self.view)
             mask_found: NDArray[np.bool_] = (
                 (to_original(logits[0], frame, upsampling=self.upsampling) > 0).cpu().numpy()
             )
@@ -150,12 +151,12 @@ def load_predictor(
     """The final model of a complete run, or the one that an update makes of a base model.
 
     Args:
-        record: a record; its folder, or part of its name within ``results``; or the path of an
-            ``update.safetensors``. A record is served by its method's own code, or by its update if that code was
-            changed since the run or cannot be loaded, with the protocol's resizing and precision (fp32 for TF32 on a
-            device without it); an update alone with SAM's own resizing, in float32.
+        record: a record; its folder, or part of its name within ``results``; or the folder that ``merge`` wrote, or
+            the path of an ``update.safetensors``. A record is served by its method's own code, or by its update if
+            that code was changed since the run or cannot be loaded, with the protocol's resizing and precision (fp32
+            for TF32 on a device without it); an update alone with SAM's own resizing, in float32.
         model: the base model of an update, as ``cosam-bench models`` lists it.
-        checkpoint: the base model's weights, if they are not where the run had them.
+        checkpoint: the file of the base model's weights, if they are not where the run had them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         results: the folder of records.
 
@@ -165,8 +166,8 @@ def load_predictor(
         MethodFailed: the method raised an error while it was loaded.
     """
     with restored_rounding():  # predictions set what they need by themselves
-        if not isinstance(record, Record) and str(record).endswith(".safetensors"):
-            return _of_update(expanded(record), model=model, checkpoint=checkpoint, device=device)
+        if not isinstance(record, Record) and (update := update_named(record)):
+            return _of_update(update, model=model, checkpoint=checkpoint, device=device)
         if model is not None:
             raise CosamError("A record names its own model. Leave the model out, or give an update.safetensors.")
         record = record if isinstance(record, Record) else load_record(record, results=expanded(results))
@@ -225,7 +226,7 @@ def _from_state(
 
     def predict(batch: Batch) -> Tensor:
         with method_faults(record.method, "predict"):
-            return loaded.predict(batch)
+            return checked_logits(loaded.predict(batch), batch, bench.view)
 
     return predict
 
@@ -242,24 +243,41 @@ def _from_update(record: Record, bench: Workbench) -> Callable[[Batch], Tensor]:
             f"The code of {record.method!r} was changed since the run in {record.folder}, and may read what it kept "
             "as something else. Get the code of that run, or run it again."
         )
-    update = read_update(path)
+    return _served(path, read_update(path), bench)
+
+
+def _served(path: Path, update: Update, bench: Workbench) -> Callable[[Batch], Tensor]:
+    """The predictions of the base model with the update of a file.
+
+    Raises:
+        CosamError: it does not fit the model.
+    """
     check_fits(bench.sam, update)
-    return partial(bench.predict, update)
+
+    def predict(batch: Batch) -> Tensor:
+        try:
+            return checked_logits(bench.predict(update, batch), batch, bench.view)
+        except BadPrediction as error:
+            raise CosamError(f"The update {path} cannot be served: {error}") from error
+
+    return predict
 
 
 def _of_update(path: Path, *, model: str | None, checkpoint: str | Path | None, device: str) -> Predictor:
-    if model is None:
-        raise CosamError(f"{path} does not name its base model. Give the model, or the record's folder in its place.")
     if not path.is_file():
         raise CosamError(f"No file {path}. Give an update.safetensors or the folder of a record.")
+    model = model or model_beside(path)
+    if model is None:
+        raise CosamError(f"{path} does not name its base model. Give the model, or the record's folder in its place.")
     update = read_update(path)
     if any(name.startswith(SIDE) for name in (*update.low_rank, *update.dense)):
         raise CosamError(f"{path} changes layers beside SAM, whose first weights it lacks. Give the record's folder.")
+    if checkpoint is not None:  # an absolute path is a file, also one called "random"
+        checkpoint = weights_file(model, expanded(checkpoint)).absolute()
     protocol = Protocol(name="update", stream="", model=ModelSettings(name=model))
     bench = _workbench(_with_checkpoint(RunConfig(method="", protocol=protocol), checkpoint), device)
-    check_fits(bench.sam, update)
+    served = _served(path, update, bench)
     upsampling = protocol.score.upsampling
-    served = partial(bench.predict, update)
     return Predictor(f"The update {path}", bench.view, upsampling, None, None, served)
 
 

@@ -18,7 +18,7 @@ from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.prompt_settings import PromptSettings, TestPrompt
 from cosam_bench.data.protocol_files import CLEAN, built_in_protocols, read_protocol
 from cosam_bench.evaluation.score_settings import ScoreSettings
-from cosam_bench.experiments.isolated_methods import described, runs_isolated
+from cosam_bench.experiments.isolated_methods import described, named_private_folders, runs_isolated
 from cosam_bench.experiments.overrides import apply_override, override_path
 from cosam_bench.experiments.tuned_file import read_tuned
 from cosam_bench.method.registry import load_method, method_names, short_name
@@ -215,6 +215,7 @@ def resolve_run(
     isolated: bool | None = False,
     overrides: tuple[str, ...] = (),
     tuned: Path | None = None,
+    results: Path | None = None,
 ) -> RunConfig:
     """The run that the options describe, with the method's settings filled in and all paths absolute.
 
@@ -229,6 +230,7 @@ def resolve_run(
             the run's, and every other key is the protocol's (``adapter.rank=4``). The keys of ``config.toml``,
             ``settings.KEY`` and ``protocol.KEY``, work as well. A value is read as TOML, or else as text.
         tuned: the method's tuned settings, see ``read_tuned``; not with ``config`` or overrides of these settings.
+        results: the folder of records, which such a process must not see; None: the default one.
 
     A relative path in a file starts at the file's folder, any other at the current one; a stream's path that begins
     with an environment variable is kept as it is. A method's settings are its defaults, overridden by the protocol's
@@ -267,7 +269,9 @@ def resolve_run(
         )
     asked, source = _method_settings(run), _settings_source(run)
     if runs_isolated(run.method, isolated):
-        return run.model_copy(update={"settings": described(run.method, asked, source=source).given})
+        private = named_private_folders(run.protocol.stream, run.experts, results)
+        facts = described(run.method, asked, source=source, private=private)
+        return run.model_copy(update={"settings": facts.given})
     settings = validate(load_method(run.method).Settings, asked, source=source)
     return run.model_copy(update={"settings": settings.model_dump(mode="json", exclude_none=True)})
 

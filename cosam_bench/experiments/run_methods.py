@@ -57,7 +57,7 @@ def run_methods(
             written. A method that does not fit its protocol is refused before the first one runs.
     """
     for config in configs:
-        chosen_method(config, isolated)
+        chosen_method(config, isolated, results=results)
     experiment: Experiment | None = None
     shown: set[str] = set()
     for config in configs:

@@ -10,13 +10,16 @@ from cosam_bench.data.prompts import MASK_SIZE
 from cosam_bench.experiments.base_model import precision_notes
 from cosam_bench.experiments.experiment import Experiment
 from cosam_bench.experiments.isolated_methods import own_files
+from cosam_bench.experts.sources import unused_experts
+from cosam_bench.isolation.descriptions import MethodFacts
 from cosam_bench.isolation.private_folders import TEMPORARY, exposed_folders
+from cosam_bench.isolation.sandbox import HIDDEN
 from cosam_bench.method.registry import short_name
 from cosam_bench.results.protocol_match import is_another_experiment
 
 
 def run_notes(experiment: Experiment) -> list[str]:
-    """What to know before the run: differences from the protocol, slow bf16, samples left out, empty prompts.
+    """What to know before the run: how it differs from the protocol, slow bf16, experts or samples that it leaves out.
 
     They are alike for all methods; see ``isolation_notes`` for the others.
     """
@@ -24,21 +27,38 @@ def run_notes(experiment: Experiment) -> list[str]:
     named = f"This run is not the protocol {experiment.config.protocol.name!r}: {differs}. Tables show it apart."
     slow = precision_notes(experiment.config.protocol, experiment.bench.view.device)
     others = [*_left_out(experiment), *_kept_empty(experiment), *_empty_prompts(experiment)]
-    return [*([named] if is_another_experiment(differs) else []), *slow, *others]
+    return [*([named] if is_another_experiment(differs) else []), *_unused_experts(experiment), *slow, *others]
+
+
+def _unused_experts(experiment: Experiment) -> list[str]:
+    """One note for experts that are named after no domain of the run."""
+    config = experiment.config
+    if config.experts is None:
+        return []
+    unused = unused_experts(Path(config.experts), [domain.name for domain in experiment.domains])
+    return [f"{config.experts}: no domain is called {first_few(unused)}, so they are not used."] if unused else []
 
 
 def isolation_notes(experiment: Experiment) -> list[str]:
     """What an isolated method can read of records and data."""
-    return exposure_notes(experiment.config.method, experiment.private) if experiment.is_isolated else []
+    facts = experiment.method
+    return exposure_notes(facts, experiment.private) if isinstance(facts, MethodFacts) else []
 
 
-def exposure_notes(method: str, folders: Sequence[Path]) -> list[str]:
+def exposure_notes(facts: MethodFacts, folders: Sequence[Path]) -> list[str]:
     """One note for the folders that stay readable to an isolated method for the same reasons.
 
     Args:
-        method: as ``--method`` takes it.
+        facts: about the method.
         folders: those of records, data or experts.
     """
+    method = facts.asked
+    if HIDDEN not in facts.given_up:
+        return [
+            f"The isolated method {short_name(method)!r} can read the folders of data and results, as this system does "
+            "not let a process hide them (Linux's user namespaces). Run code that you do not trust in a container: "
+            "docs/isolation.md."
+        ]
     by_reasons: dict[tuple[str, ...], list[str]] = {}
     for folder, reasons in exposed_folders(folders, needed=own_files(method)).items():
         by_reasons.setdefault(tuple(reasons), []).append(folder)

@@ -27,7 +27,8 @@ class TunedFile(Settings):
         failed: the number of trials that failed.
         settings: the best ones, all of the method's that are not null.
         tuning: the budget; None if the method has no settings to tune.
-        space: what was searched, by the setting's name: ``choices``, or ``low``, ``high`` and ``log``.
+        space: what was searched, by the setting's name: ``choices``, or ``low``, ``high`` and ``log``, and
+            ``whole`` if that does not follow from the two ends.
     """
 
     method: str
@@ -45,9 +46,13 @@ class TunedFile(Settings):
         Raises:
             CannotWrite: the file cannot be written; it is then as it was.
         """
+        write_atomically(path, tomli_w.dumps(self.as_written()))
+
+    def as_written(self) -> dict[str, Any]:
+        """What the file holds."""
         facts = self.model_dump(mode="json", exclude_none=True)
         facts.get("tuning", {}).pop("file", None)  # the file cannot hold its own hash
-        write_atomically(path, tomli_w.dumps(facts))
+        return facts
 
 
 def read_tuned(place: Path, method: str) -> TunedFile:

@@ -27,6 +27,7 @@ _OTHERS = {
     ".lora_B.bias": "LoRA with biases of its own",
     ".bias": "a trained bias",
 }
+_NO_FACTOR = "no name that peft writes, such as 'base_model.model.LAYER.lora_A.weight'"
 
 
 def is_peft_folder(folder: Path) -> bool:
@@ -48,11 +49,15 @@ def read_peft_folder(folder: Path, *, sam: Sam) -> Update:
     config = read_peft_config(folder / CONFIG_FILE)
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
-        raise CosamError(f"{folder} has a {CONFIG_FILE}, but no {_FILES[0]}. Save the adapter again.")
+        raise CosamError(f"{folder} has an {CONFIG_FILE}, but no {_FILES[0]}. Save the adapter again.")
     what, advice = "The adapter", "Save or copy it again."
     is_safe = path.suffix == ".safetensors"
-    tensors = read_tensors(path, what=what, advice=advice).tensors if is_safe else read_checkpoint(path)
+    tensors = read_tensors(path, what=what, advice=advice).tensors if is_safe else _read_bin(path)
     return _update(path, tensors, config, sam=sam)
+
+
+def _read_bin(path: Path) -> Mapping[str, Tensor]:
+    return read_checkpoint(path, what="The adapter", advice="Save it again, as safetensors.")
 
 
 def _update(path: Path, tensors: Mapping[str, Tensor], config: PeftConfig, *, sam: Sam) -> Update:
@@ -73,7 +78,7 @@ def _update(path: Path, tensors: Mapping[str, Tensor], config: PeftConfig, *, sa
 
 
 def _foreign_tensor(path: Path, name: str) -> CosamError:
-    kind = next((kind for part, kind in _OTHERS.items() if part in name), "not a factor of a linear layer")
+    kind = next((kind for part, kind in _OTHERS.items() if part in name), _NO_FACTOR)
     return CosamError(
         f"{path} holds {name[:120]!r}: {kind}. Only lora_A and lora_B of linear layers can be merged: train plain LoRA."
     )
@@ -82,6 +87,7 @@ def _foreign_tensor(path: Path, name: str) -> CosamError:
 def _refuse_foreign(path: Path, foreign: list[str], *, sam: Sam) -> None:
     if foreign:
         known = [name for name, layer in layers_by_name(sam).items() if name == layer]
+        known.sort(key=lambda name: not name.startswith("image_encoder."))
         raise CosamError(
             f"{path} changes {first_few(foreign)}, which {sam.name} does not have as a linear layer. Its layers look "
             f"like {known[0]!r}. Name the model that the adapter belongs to, or train on these layers."
@@ -101,6 +107,12 @@ def _layer(path: Path, layer: str, pair: Mapping[str, Tensor], config: PeftConfi
     if len(pair) < 2:
         raise CosamError(f"{path} has only one of the two factors of {layer}. Save or copy the adapter again.")
     a, b = pair["A"], pair["B"]
+    if not (a.is_floating_point() and b.is_floating_point()):
+        kinds = " and ".join(dict.fromkeys(str(part.dtype).removeprefix("torch.") for part in (a, b)))
+        raise CosamError(
+            f"{path} has factors of {layer} of type {kinds}, which are no floating point numbers. Save the adapter "
+            "again without quantisation."
+        )
     if a.shape[0] != b.shape[1]:
         raise CosamError(
             f"{path} has factors of {layer} of ranks {a.shape[0]} and {b.shape[1]}, which do not fit each other. "

@@ -119,7 +119,7 @@ def read_peft_config(path: Path) -> PeftConfig:
         alpha=_number(path, config, "lora_alpha"),
         rank_pattern=_numbers(path, config, "rank_pattern"),
         alpha_pattern=_numbers(path, config, "alpha_pattern"),
-        is_rank_stabilised=config.get("use_rslora") is True,
+        is_rank_stabilised=_is_on(path, config, "use_rslora"),
     )
 
 
@@ -148,6 +148,13 @@ def _number(path: Path, config: Mapping[str, Any], key: str) -> float:
     if not _is_number(value):
         raise CosamError(f"{path} has {key} = {str(value)[:40]!r}, expected a number above 0. Save the adapter again.")
     return float(value)  # type: ignore[arg-type]  # checked in the line above
+
+
+def _is_on(path: Path, config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise CosamError(f"{path} has {key} = {str(value)[:40]!r}, expected true or false. Save the adapter again.")
+    return value is True
 
 
 def _numbers(path: Path, config: Mapping[str, Any], key: str) -> dict[str, float]:

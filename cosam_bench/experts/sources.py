@@ -45,6 +45,16 @@ def expert_sources(place: Path, domains: Sequence[str]) -> dict[str, Path]:
     return {name: paths[0] for name, paths in found.items()}
 
 
+def unused_experts(place: Path, domains: Sequence[str]) -> list[str]:
+    """What the place names as an expert, as ``expert_sources`` reads it, though no domain has the name; sorted."""
+    if place.suffix == ".toml":
+        return sorted(set(read_toml(place)["experts"]) - set(domains))
+    found = (path for path in place.iterdir() if not path.name.startswith("."))
+    experts = (path for path in found if path.is_dir() or path.suffix in ENDINGS)
+    used = {path for name in domains for path in _candidates(place, name)}
+    return sorted(path.name for path in experts if path not in used)
+
+
 def expert_folders(paths: Iterable[Path]) -> list[Path]:
     """The folders that hold these experts, which an isolated method has no reason to read."""
     return list(dict.fromkeys(path if path.is_dir() else path.absolute().parent for path in paths))

@@ -8,6 +8,7 @@ Modules, bottom to top:
 
 messages: JSON and tensors over a socket
 faults: what went wrong in a worker
+worker_folders: a worker's own folder, below one that hides those of others
 sandbox: a worker's folders, rights and descendants
 payloads: the harness's objects as messages
 remote: what a worker asks its parent for

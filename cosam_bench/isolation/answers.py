@@ -26,6 +26,9 @@ from cosam_bench.method.workbench import Workbench
 from cosam_bench.sam.serving import check_fits
 from cosam_bench.training.fit import StepHookFailed, TrainingStep
 
+_MOST_NOTES = 10  # of one worker
+_NOTE_CHARACTERS = 400
+
 
 class Answers:
     """Answers what a worker asks for, by the harness's own code and data."""
@@ -34,6 +37,7 @@ class Answers:
         self._worker = worker
         self._bench = bench
         self._domain = domain
+        self._notes = 0
 
     def until(self, kind: str, *, most_bytes: int | None = None) -> Message:
         """The next message of this kind; what is asked for before it is answered.
@@ -41,7 +45,7 @@ class Answers:
         Args:
             most_bytes: of that message's tensors, in addition to what a question may hold; None: those of an update.
         """
-        told = {"advance": self._advance, "step": self._step}
+        told = {"advance": self._advance, "step": self._step, "note": self._note}
         asked = {"image": self._pixels, "mask": self._pixels, "ignored": self._pixels}
         asked |= {"features": self._features, "release": self._release, "expert": self._expert}
         limit = (self._update_bytes() if most_bytes is None else most_bytes) + self._question_bytes()
@@ -87,6 +91,16 @@ class Answers:
             raise BadMessage("a training step without a loss")
         if self._bench.on_step is not None:
             self._bench.on_step(TrainingStep(step, steps, epoch, loss, domain=message.text("domain")))
+
+    def _note(self, message: Message) -> None:
+        """A note for the user, which the method may have written: one short line that says where it is from."""
+        self._notes += 1
+        if self._notes <= _MOST_NOTES:
+            text = " ".join(message.text("text").split())
+            shown = text if len(text) <= _NOTE_CHARACTERS else f"{text[:_NOTE_CHARACTERS]} ..."
+            self._bench.note(f"From the method's process: {shown}")
+        elif self._notes == _MOST_NOTES + 1:
+            self._bench.note("From the method's process: further notes are left out.")
 
     def _pixels(self, message: Message) -> tuple[Values, Tensors]:
         assert self._domain is not None

@@ -46,6 +46,12 @@ _ACTS = {
     "os.posix_spawn": "starts the program {0!r}",
     "os.exec": "starts the program {0!r}",
     "os.fork": "starts a process",
+    "os.setxattr": "sets an attribute of {0!r}",
+    "os.removexattr": "removes an attribute of {0!r}",
+    "os.utime": "changes the times of {0!r}",
+    "os.chmod": "changes the mode of {0!r}",
+    "os.chown": "changes the owner of {0!r}",  # os.lchown raises this, too
+    "resource.prlimit": "reads or changes limits of the process {0!r}",
     "mmap.__new__": "maps memory that processes can share",
 }
 _INSPECTING = (inspect.__file__,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class MethodFacts:
         rule: the hash of its code.
         needs_training: why experts that were trained elsewhere are not enough for it; empty if they are.
         ranges: in which its settings are tuned, by their names.
+        given_up: the rights that a worker of it gives up on this system; of no account in comparisons.
     """
 
     asked: str
@@ -41,21 +42,24 @@ class MethodFacts:
     rule: str
     needs_training: str = ""
     ranges: Mapping[str, SearchRange] = field(default_factory=dict)
+    given_up: tuple[str, ...] = field(default=(), compare=False)
 
 
-def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodFacts:
+def describe(asked: str, settings: Mapping[str, Any], *, source: str, hidden: Sequence[str] = ()) -> MethodFacts:
     """The facts about a method, which is imported in a worker.
 
     Args:
         asked: the method.
         settings: those that are given.
         source: of the settings, in messages.
+        hidden: folders that the worker must not see: what it says is given to all later ones.
 
     Raises:
         WorkerFault: it cannot be imported, or a setting is not one of its own.
     """
     asked = absolute_reference(asked)  # a worker has a working directory of its own
-    with Worker("describe", {"method": asked, "settings": dict(settings), "source": source}) as worker:
+    job = {"method": asked, "settings": dict(settings), "source": source, "hidden": list(hidden)}
+    with Worker("describe", job) as worker:
         found = worker.due("described")
         try:
             card = card_from(found.values.get("card"))
@@ -71,7 +75,7 @@ def describe(asked: str, settings: Mapping[str, Any], *, source: str) -> MethodF
             ranges = {str(name): range_from(table) for name, table in tables.items()}
         except (TypeError, ValueError) as error:
             raise worker.bad(f"a range of a setting that is none: {error}") from None
-        return MethodFacts(asked, card, resolved, given, counted, rule, needs_training, ranges)
+        return MethodFacts(asked, card, resolved, given, counted, rule, needs_training, ranges, worker.given_up)
 
 
 def text_of(fault: WorkerFault, asked: str) -> str:

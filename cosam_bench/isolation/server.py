@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -23,9 +22,9 @@ from cosam_bench.core.hashing import digest_tensors
 from cosam_bench.core.seeds import torch_generator
 from cosam_bench.isolation.messages import Channel, ChannelClosed, Message
 from cosam_bench.isolation.payloads import adapter_from
-from cosam_bench.isolation.sandbox import adopt_orphans, end_with_parent, kill_descendants
+from cosam_bench.isolation.sandbox import Allowance, adopt_orphans, end_with_parent, kill_descendants
 from cosam_bench.isolation.worker import Model, leave, run_worker
-from cosam_bench.sam.adapters import lean_lora  # noqa: F401 (peft, here and not in each worker)
+from cosam_bench.isolation.worker_folders import remove_worker_folder
 from cosam_bench.sam.adapters.targets import add_side_layers
 from cosam_bench.sam.build import build_sam
 
@@ -64,6 +63,7 @@ class _Server:
         self._fault = ""
         self._worker = 0
         self._folder = ""
+        self._allowance = Allowance.now()
         self._ended, self._wake = socket.socketpair()
         for end in (self._ended, self._wake):
             end.setblocking(False)
@@ -88,7 +88,7 @@ class _Server:
     def clear(self) -> None:
         """Remove the last worker's folder, which the parent cannot do if it was killed."""
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_worker_folder(Path(self._folder))
 
     def _obey(self, message: Message) -> None:
         if message.kind == "model":
@@ -120,6 +120,7 @@ class _Server:
             self._fault = f"{type(error).__name__}: {error}"
 
     def _fork(self, connection: socket.socket) -> None:
+        self._allowance.restore()  # the last worker may have changed it
         gc.freeze()  # a collection in the worker would otherwise copy every page
         worker = os.fork()
         if not worker:

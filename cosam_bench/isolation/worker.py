@@ -266,12 +266,16 @@ class _Worker:
             advance=Progress(self._parent),
             on_step=self._report if self._job.values["is_watched"] else None,
             given=None if values["given_layers"] is None else GivenExperts(tuple(values["given_layers"])),
+            note=self._note,
             parent=self._parent,
         )
         return bench, FrozenBase(sam, digest=self._model.digest)
 
     def _report(self, step: TrainingStep) -> None:
         self._parent.tell("step", asdict(step))
+
+    def _note(self, text: str) -> None:
+        self._parent.tell("note", {"text": text})
 
     def _prefixes(self, values: Mapping[str, Any] | None, sam: Sam) -> PrefixCache | None:
         """The parent's cache on the CPU; one of this process on a GPU, from which features would have to be copied."""

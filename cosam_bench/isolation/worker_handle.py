@@ -5,7 +5,6 @@ from __future__ import annotations
 import selectors
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from cosam_bench.isolation.faults import WorkerFault, death
 from cosam_bench.isolation.messages import BadMessage, Channel, ChannelClosed, Message
 from cosam_bench.isolation.payloads import Tensors
 from cosam_bench.isolation.server_handle import PATIENCE_SECONDS, ServerLost, import_path, running_server, server_lock
+from cosam_bench.isolation.worker_folders import new_worker_folder, remove_worker_folder
 from cosam_bench.method.places import Place
 
 _FILE_BYTE = b"+"
@@ -79,6 +79,7 @@ class Worker:
         self._state = state
         self.act, self.place = "import", Place()
         self.given_up: tuple[str, ...] = ()
+        self._is_confined = False
         self.status: int | None = None
         self.peak_bytes = 0
 
@@ -94,7 +95,7 @@ class Worker:
     def _start(self) -> None:
         self.server = running_server()
         kind, values, tensors = self._job
-        self._folder = Path(tempfile.mkdtemp(prefix="cosam-bench-isolated-")).resolve()
+        self._folder = new_worker_folder()
         own, other = socket.socketpair()
         self._channel = _WatchedChannel(own, self)
         try:
@@ -109,7 +110,8 @@ class Worker:
             if answer.text("fault"):
                 raise CosamError(f"The frozen model cannot be built in a process of its own: {answer.text('fault')}.")
             common = {"folder": str(self._folder), "path": import_path(), "arithmetic": rounding_settings()}
-            self.send(kind, {"hidden": [], "state": None, **values, **common}, tensors)
+            hidden = [*values.get("hidden", []), str(self._folder.parent)]  # with the folders of other runs' workers
+            self.send(kind, {"state": None, **values, "hidden": hidden, **common}, tensors)
         except BaseException:
             self._end()
             raise
@@ -163,7 +165,9 @@ class Worker:
                 self.place = Place(message.text("file"), line if type(line) is int else 0)
             elif message.kind == "confined":
                 given_up = message.values.get("given_up")
-                self.given_up = tuple(map(str, given_up)) if isinstance(given_up, list) else ()
+                if not self._is_confined and isinstance(given_up, list):
+                    self.given_up = tuple(map(str, given_up))
+                self._is_confined = True  # the first is from before the method's import; another is not the harness's
             else:
                 return message
 
@@ -233,7 +237,7 @@ class Worker:
                 with suppress(WorkerFault, ServerLost):
                     self._kill(is_asked=True)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_worker_folder(self._folder)
 
     def _kill(self, *, is_asked: bool) -> None:
         """Wait for the process to end; kill it at once if that is asked, else if it takes long."""
@@ -257,4 +261,4 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
     except OSError as error:
         why = error.strerror or error
-        raise CannotWrite(f"{target} cannot be written: {why}. Free space in {target.parent.parent}.") from error
+        raise CannotWrite(f"{target} cannot be written: {why}. Free space in {target.parents[2]}.") from error

@@ -93,7 +93,7 @@ def _class_node(asked: str) -> tuple[ast.Module, ast.ClassDef] | None:
         return None
     try:
         spec = importlib.util.find_spec(module_name)
-    except Exception as error:  # finding a module imports its parent packages, which may raise anything
+    except (Exception, SystemExit) as error:  # finding a module imports its parent packages, which may raise anything
         fault = f"{type(error).__name__}: {error}"
         raise CosamError(f"Method {asked!r}: {module_name} cannot be found: {fault}.") from error
     if spec is None or spec.origin is None:
@@ -143,7 +143,7 @@ def _executed(tree: ast.Module, name: str) -> type[Settings] | None:
     sys.modules[scratch.__name__] = scratch  # pydantic looks up the names of annotations in the class's module
     try:
         exec(compile(ast.Module(_needed(tree, name), type_ignores=[]), "<settings>", "exec"), vars(scratch))
-    except Exception:  # whatever a part of the module raises, importing the whole of it tells the truth
+    except (Exception, SystemExit):  # whatever a part of the module raises, importing the whole of it tells the truth
         return None
     finally:
         del sys.modules[scratch.__name__]

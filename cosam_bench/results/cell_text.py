@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 MISSING = "-"
+_CODE = "code "
 
 
 def number(value: float) -> str:
@@ -63,7 +64,16 @@ def code_mark(key: tuple[object, ...], rows: Iterable[tuple[object, ...]]) -> st
     'code 82eae6'
     """
     codes = {other[-1] for other in rows if other[:-1] == key[:-1]}
-    return f"code {short_code(str(key[-1]))}" if len(codes) > 1 else ""
+    return f"{_CODE}{short_code(str(key[-1]))}" if len(codes) > 1 else ""
+
+
+def is_code_mark(mark: str) -> bool:
+    """Whether a mark only tells a row from others of its method, and says nothing against comparing it.
+
+    >>> is_code_mark("code 82eae6"), is_code_mark("upper bound")
+    (True, False)
+    """
+    return mark.startswith(_CODE)
 
 
 def short_code(code: str) -> str:

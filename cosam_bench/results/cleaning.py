@@ -19,7 +19,7 @@ from cosam_bench.core.files import (
     only_writer,
     remove_free_lock,
 )
-from cosam_bench.results.records import BOARD, SHARED, STEPS, TUNED, is_record_name
+from cosam_bench.results.records import BOARD, SHARED, STATES, STEPS, TRIALS, TUNED, is_record_name
 from cosam_bench.results.run_info import read_run_info
 
 CACHES = ("experts", "image_scores", "prefix", "rows", "tasks")
@@ -49,8 +49,8 @@ class Removable:
         try:
             if self.path.suffix == LOCK or self.path.name == LOCK:
                 remove_free_lock(self.path)
-            elif self.path.name == STEPS and self.path.is_dir():
-                _remove_steps(self.path.parent)
+            elif self.path.is_dir():
+                _remove_folder(self.path)
             else:
                 self.path.unlink(missing_ok=True)
         except FileNotFoundError:
@@ -62,7 +62,7 @@ class Removable:
 
 
 def leftovers(results: Path) -> list[Removable]:
-    """Half-written files, locks that no process holds, and the steps of records that are complete.
+    """Half-written files, locks that no process holds, states of trials, and the steps of records that are complete.
 
     Only in the places that runs write to: whatever else lies in the folder is not this package's. Steps of other
     records are kept: the same run continues from them.
@@ -77,7 +77,7 @@ def leftovers(results: Path) -> list[Removable]:
         if path.is_symlink():
             continue
         if path.is_dir():
-            if path.name == STEPS and _is_complete(path.parent):
+            if _is_leftover(path) and not (_is_states(path) and _is_held(path.parent)):
                 found.append(path)
         elif is_temporary(path):
             found += [path] if time.time() - _used(path) > ABANDONED_SECONDS else []
@@ -126,16 +126,30 @@ def to_free(
     return chosen
 
 
-def _remove_steps(record: Path) -> None:
-    """Remove the steps of a record that is still complete, and of which no process is the writer."""
-    with suppress(_Busy), only_writer(record, busy=_Busy()):
-        if _is_complete(record):
-            shutil.rmtree(record / STEPS)
-            (record / LOCK).unlink(missing_ok=True)
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder that is still a leftover, unless a process writes the record or tunes the method."""
+    with suppress(_Busy), only_writer(folder.parent, busy=_Busy()):
+        if _is_leftover(folder):
+            shutil.rmtree(folder)
+            (folder.parent / LOCK).unlink(missing_ok=True)
+
+
+def _is_leftover(folder: Path) -> bool:
+    """Whether a folder has the steps of a complete record, or a trial's states."""
+    return _is_states(folder) or (folder.name == STEPS and _is_complete(folder.parent))
+
+
+def _is_states(folder: Path) -> bool:
+    return folder.name.startswith(STATES) and (folder.parent / TRIALS).is_file()
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process is the writer of a folder."""
+    return (folder / LOCK).exists() and is_locked(folder / LOCK)
 
 
 class _Busy(CosamError):
-    """A process writes the record again."""
+    """A process writes the record again, or tunes the method."""
 
 
 def _is_complete(folder: Path) -> bool:

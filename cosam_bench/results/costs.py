@@ -66,7 +66,7 @@ _COSTS = (
                "the state file after the last step: everything that survives between domains",
                lambda cost: cost.state_bytes[-1] / 2**10 if cost.state_bytes else None),
     CostColumn("state_grows", "state grows", "grows", "", "yes or no",
-               "whether any later state is larger than the one after step 2",
+               "whether any later state is larger than the one after step 2, by over 64 bytes; empty before step 3",
                lambda cost: cost.state_grows),
     CostColumn("encoder_passes", "encoder passes", "passes", "per image", "quantity",
                "whole passes of the image encoder for one prediction by the final model",

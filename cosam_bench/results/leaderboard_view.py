@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosam_bench.evaluation.figures import FIGURES, Figure
 from cosam_bench.evaluation.metrics import METRICS
-from cosam_bench.results.cell_text import MISSING, amount, number, told_settings
+from cosam_bench.results.cell_text import MISSING, amount, is_code_mark, number, told_settings
 from cosam_bench.results.costs import COSTS, CostColumn
 from cosam_bench.results.protocol_match import protocol_title
 
@@ -51,7 +51,7 @@ class Row:
         runs: how many; ``-`` if a paper does not say.
         rank: the ranks that it may have, with ``TIE`` if it cannot be told apart from the leader; empty without one.
         cells: by the column's name.
-        best: the columns in which it has the best value of the rows without a mark.
+        best: the columns in which it has the best value of the rows without a mark; one of the code alone is none.
         budget: of what the method keeps between domains, from its card; ``MISSING`` if the record does not say.
         tuned: the budget of tuning; ``MISSING`` for settings that were not tuned.
         is_marked: whether there is something to know before comparing it.
@@ -182,8 +182,17 @@ def _sorting(sort_by: str) -> str:
 
 def _signs(rows: Sequence[Series]) -> dict[str, str]:
     """A sign for each mark, in the order of first appearance."""
-    marks = dict.fromkeys(mark for row in rows for mark in str(row["marks"]).split(", ") if mark)
+    marks = dict.fromkeys(mark for row in rows for mark in _marks(row))
     return {mark: _SIGNS[index % len(_SIGNS)] * (index // len(_SIGNS) + 1) for index, mark in enumerate(marks)}
+
+
+def _marks(row: Series) -> list[str]:
+    return [mark for mark in str(row["marks"]).split(", ") if mark]
+
+
+def _is_marked(row: Series) -> bool:
+    """Whether there is something to know before comparing it; that its code is another's is not."""
+    return not all(map(is_code_mark, _marks(row)))
 
 
 def _row(
@@ -196,15 +205,15 @@ def _row(
 ) -> Row:
     runs = str(row["runs"])
     return Row(
-        label=str(row["method"]) + "".join(signs[mark] for mark in str(row["marks"]).split(", ") if mark),
+        label=str(row["method"]) + "".join(signs[mark] for mark in _marks(row)),
         settings=_settings(row, rows),
         runs=runs if runs.isdigit() else MISSING,
         rank=_rank(row) + (TIE if is_tied else ""),
         cells={column.name: _cell(row, column) for column in columns},
-        best=frozenset(name for name, value in best.items() if float(row[name]) == value),
+        best=frozenset(name for name, value in best.items() if not math.isnan(value) and float(row[name]) == value),
         budget=str(row["budget"]) or MISSING,
         tuned=str(row["tuned"]) or MISSING,
-        is_marked=bool(row["marks"]),
+        is_marked=_is_marked(row),
         is_published=row["origin"] == "published",
     )
 
@@ -240,10 +249,9 @@ def _rank(row: Series) -> str:
 
 
 def _cell(row: Series, column: Column) -> str:
-    value = float(row[column.name]) if row[column.name] != "" else math.nan
     if isinstance(column, CostColumn):
-        growth = " ↑" if column.name == "state_kib" and row["state_grows"] == "yes" else ""
-        return amount(value) + growth
+        return _cost(row, column)
+    value = float(row[column.name])
     low, high = float(row[f"{column.name}_low"]), float(row[f"{column.name}_high"])
     if not math.isnan(low):
         return f"{number(value)} ±{number((high - low) / 2)}" if column.is_linear else _between(value, low, high)
@@ -251,6 +259,16 @@ def _cell(row: Series, column: Column) -> str:
     if math.isnan(deviation) or (row["origin"] == "measured" and _has_intervals(row)):
         return number(value)
     return f"{number(value)} ±{number(deviation)}"
+
+
+def _cost(row: Series, column: CostColumn) -> str:
+    from pandas import isna
+
+    value = row[column.name]
+    if isna(value) or value == "":
+        return MISSING
+    growth = " ↑" if column.name == "state_kib" and row["state_grows"] == "yes" else ""
+    return str(value) if column.kind == "yes or no" else amount(float(value)) + growth
 
 
 def _between(value: float, low: float, high: float) -> str:
@@ -265,7 +283,7 @@ def _best(rows: Sequence[Series], column: Column) -> float:
     """The best value of the unmarked rows; NaN for costs and if there are fewer than two values."""
     if isinstance(column, CostColumn):
         return math.nan
-    values = [float(row[column.name]) for row in rows if not row["marks"]]
+    values = [float(row[column.name]) for row in rows if not _is_marked(row)]
     values = [value for value in values if not math.isnan(value)]
     if len(values) < 2:
         return math.nan

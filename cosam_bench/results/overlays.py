@@ -106,7 +106,8 @@ def _with_prompt(image: Image, prompt: Prompt) -> Image:
     draw = ImageDraw.Draw(image)
     if prompt.box is not None:
         x0, y0, x1, y1 = (_ENLARGED * part for part in prompt.box)
-        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=_PROMPT, width=2)
+        # The thumbnail of a large image may hold less than a pixel of the box.
+        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_PROMPT, width=2)
     for x, y in prompt.points:
         x, y = _ENLARGED * x, _ENLARGED * y
         draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill="white", outline=_PROMPT, width=2)

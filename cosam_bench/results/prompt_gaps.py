@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.core.sums import plain_sum
 from cosam_bench.evaluation.figures import frozen, last
 from cosam_bench.evaluation.metrics import METRICS
@@ -87,15 +88,21 @@ def prompt_notes(runs: Sequence[Measured], *, domains: Sequence[str] | None = No
     """One line per method, its settings and the prompts under which it was scored; means over its runs.
 
     Args:
-        runs: of any methods, by one metric; those without further prompts are left out.
+        runs: of any methods, by one metric; those without further prompts are left out, those whose scores under them
+            cannot be read as well, with a line that says so.
         domains: only these are part of the means; None: all of the stream.
     """
     groups: dict[tuple[str, ...], list[list[PromptGap]]] = defaultdict(list)
+    lines = []
     for run in runs:
-        if gaps := prompt_gaps(run.record, metric=run.matrix.metric, domains=domains):
+        try:
+            gaps = prompt_gaps(run.record, metric=run.matrix.metric, domains=domains)
+        except CosamError as error:
+            lines.append(f"No scores by prompt for a run: {error}")
+            continue
+        if gaps:
             kinds = ",".join(one.prompt for one in gaps)
             groups[run.info.protocol, run.conditions, *run.variant, kinds].append(gaps)
-    lines = []
     for (protocol, conditions, method, settings, *_), same in groups.items():
         means = [_mean_gap(one) for one in zip(*same, strict=True)]
         place = protocol if len({key[1] for key in groups if key[0] == protocol}) == 1 else f"{protocol} {conditions}"

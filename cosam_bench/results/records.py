@@ -43,6 +43,10 @@ STEPS = "steps"
 """The folder, in a record, of what its run has measured so far."""
 TUNED = "_tune"
 """The folder there of tuned settings and their trials."""
+TRIALS = "trials.log"
+"""The file of the trials of one search."""
+STATES = "states-"
+"""How the folder beside it of one trial's states begins, which goes with the trial's end."""
 BOARD = "leaderboard.csv"
 """The file there that runs make from the records."""
 MATRIX_FILE = "matrix.csv"
@@ -187,13 +191,15 @@ def read_scales(path: Path) -> list[ScaleScore]:
     """The rows of a ``scales.csv``, bit for bit as written.
 
     Raises:
-        CosamError: the file is missing or damaged.
+        CosamError: the file is missing or damaged, or holds a scale that is not above 0.
     """
     found = []
     _, rows = _read_csv(path, _SCALE_COLUMNS)
     for number, (step, scale, part, domain, metric, value, count) in enumerate(rows, start=2):
         try:
             row = ScaleScore(int(step), float(scale), _PARTS[part], domain, metric, float(value), int(count))
+            if not 0 < row.scale < math.inf:
+                raise ValueError(f"scale is {row.scale}, expected a number above 0")
         except (KeyError, ValueError) as error:
             raise CosamError(f"{path}, line {number}: {error}. Run it again.") from None
         found.append(row)

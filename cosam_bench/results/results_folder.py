@@ -191,10 +191,12 @@ def read_scale_table(results: Path, *, metric: str = "iou", selection: Selection
     """The table of scales of the records in a folder; ``attrs`` as in ``read_leaderboard``.
 
     Raises:
-        CosamError: as for ``scale_table``.
+        CosamError: as for ``scale_table``, or no record with scores at several lengths can be read.
     """
     records, unreadable = find_records(results)
     frame = scale_table(records, metric=metric, selection=selection)
+    if frame.empty and any(record.status == "complete" for record in (selection or Selection()).of(records)):
+        raise no_records(results, [*unreadable, *frame.attrs["notes"]])
     frame.attrs.update(unreadable=tuple(unreadable))
     return frame
 

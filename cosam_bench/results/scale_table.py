@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosam_bench.core.errors import CosamError
@@ -17,7 +18,8 @@ from cosam_bench.evaluation.score_matrix import Cell, ScoreMatrix
 from cosam_bench.results.cell_text import code_mark
 from cosam_bench.results.conditions import Measured, measured_runs
 from cosam_bench.results.leaderboard_notes import Key
-from cosam_bench.results.records import Record
+from cosam_bench.results.records import SCALES_FILE, Record
+from cosam_bench.results.row_intervals import without_repeats
 from cosam_bench.results.run_info import AT_ONCE
 from cosam_bench.results.selection import Selection
 
@@ -84,7 +86,8 @@ def scale_table(records: Sequence[Record], *, metric: str = "iou", selection: Se
     the length that the current domain's held-out images choose; with ``_seen`` those of all domains seen so far, which
     no continual method has: an oracle. ``scale_current`` and ``scale_seen`` are the choices after the last step, and
     ``last_at_<scale>`` is Last at each length. What a run lacks is NaN: methods that serve no single update have no
-    length. ``differs`` is as in ``leaderboard``.
+    length. ``differs`` is as in ``leaderboard``, and so is which of repeated runs counts. A run whose ``scales.csv``
+    cannot be read is left out, and named in a note.
 
     Args:
         records: of all runs; those without ``--scales`` are left out.
@@ -101,11 +104,17 @@ def scale_table(records: Sequence[Record], *, metric: str = "iou", selection: Se
     chosen = [record for record in chosen if record.info.config.get("scales")]
     if not chosen:
         raise CosamError("No run here was scored at several lengths. Make one: cosam-bench run --scales --method opcm.")
-    runs, notes = measured_runs(chosen, metric=metric)
+    every_run, notes = measured_runs(chosen, metric=metric)
+    figures, faults = _readable_figures(every_run)
+    runs, repeated = without_repeats([run for run in every_run if run.record.folder in figures])
+    notes += [*faults, *repeated]
     groups: dict[Key, list[Measured]] = defaultdict(list)
     for run in runs:
         groups[run.info.protocol, run.info.protocol_version, run.conditions, *run.variant].append(run)
-    rows = [_row(key, members, code_mark(key, groups)) for key, members in groups.items()]
+    rows = [
+        _row(key, members, code_mark(key, groups)) | _means([figures[run.record.folder] for run in members])
+        for key, members in groups.items()
+    ]
     curve = sorted({name for row in rows for name in row if name.startswith("last_at_")}, key=_scale_of)
     frame = pandas.DataFrame(rows, columns=[*_COLUMNS, *curve])
     best_is_lowest = not FIGURES["last"].prefers_high(metric)
@@ -133,7 +142,7 @@ def _scale_of(column: str) -> float:
 def _row(key: Key, runs: Sequence[Measured], code: str) -> dict[str, Any]:
     marks = dict.fromkeys(mark for run in runs for mark in (*run.info.marks, code) if mark)
     protocol, version, conditions, method, settings, *_ = key
-    row: dict[str, Any] = {
+    return {
         "protocol": protocol,
         "version": version,
         "conditions": conditions,
@@ -144,7 +153,17 @@ def _row(key: Key, runs: Sequence[Measured], code: str) -> dict[str, Any]:
         "runs": len(runs),
         "differs": runs[0].differs,
     }
-    return row | _means([_figures(run) for run in runs])
+
+
+def _readable_figures(runs: Sequence[Measured]) -> tuple[dict[Path, dict[str, float]], list[str]]:
+    """The numbers of each run by its folder, and a note for each run whose ``scales.csv`` cannot be read."""
+    found, notes = {}, []
+    for run in runs:
+        try:
+            found[run.record.folder] = _figures(run)
+        except CosamError as error:
+            notes.append(f"Left out: {error}")
+    return found, notes
 
 
 def _figures(run: Measured) -> dict[str, float]:
@@ -154,7 +173,10 @@ def _figures(run: Measured) -> dict[str, float]:
     if not scores:
         return found
     for basis in BASES:
-        scaled = scaled_matrix(run, scores, basis=basis)
+        try:
+            scaled = scaled_matrix(run, scores, basis=basis)
+        except CosamError as error:
+            raise CosamError(f"{run.record.folder / SCALES_FILE}: {error}") from None
         found[f"scale_{basis}"] = scaled.scale
         found |= {f"{name}_{basis}": FIGURES[name].of(scaled.matrix) for name in SHOWN}
     return found | {f"last_at_{scale:g}": value for scale, value in last_by_scale(run, scores).items()}

@@ -24,7 +24,7 @@ adapters.parallel_lora: RegCL's adapter
 adapters.augmodule: RegCL's AugModule
 adapters.targets: which layers an adapter changes
 serving: the model with an update in place
-adapters.lean_lora: LoRA that holds less memory while it trains
+adapters.lora_linear: a linear layer with low-rank factors
 adapters.attachment: an adapter attached and read back as an update
 cache_backends: features in files
 feature_memory: features in a GPU's and the host's memory

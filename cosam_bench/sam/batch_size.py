@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -10,7 +9,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes
+from cosam_bench.core.devices import free_memory_bytes, machine_memory_bytes, release_unused
 from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.data.prompt_settings import PromptKind
 from cosam_bench.sam.feature_cache import PrefixCache
@@ -59,8 +58,7 @@ def tried_again(
     """
     if prefixes is None or not prefixes.backend.release():
         return None
-    gc.collect()
-    torch.cuda.empty_cache()
+    release_unused()
     result = attempt()
     if result is not None:
         prefixes.backend.keep_fewer()
@@ -136,8 +134,7 @@ class AdaptiveBatchSize:
                 f"The device has too little memory to {act} a single image. "
                 "Use a smaller --model, --set score.precision=bf16, or a --device with more."
             )
-        gc.collect()
-        torch.cuda.empty_cache()  # does nothing if no GPU is in use
+        release_unused()
         self.current = tried // 2
         self._note(f"The device's memory does not hold {tried} images at once; continuing with {self.current}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from cosam_bench.core.errors import CosamError
+from cosam_bench.core.errors import CosamError, ran_out_of_memory
 from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.core.tensor_files import read_tensors
 from cosam_bench.sam.attention import use_lean_attention
@@ -19,6 +20,10 @@ from cosam_bench.sam.models import ModelSpec, cache_folder, model_spec
 from cosam_bench.sam.prompt_encoder import use_static_points
 from cosam_bench.sam.sam import Sam
 
+_TORCH_STARTS = (
+    b"PK\x03\x04",
+    b"\x80",
+)  # an archive; before torch 1.6, pickles
 EMBEDDED_WEIGHTS = Path(__file__).parent / "weights" / "tiny.safetensors"
 
 _Parts = tuple[nn.Module, nn.Module, nn.Module]
@@ -162,15 +167,46 @@ def _is_whole(tensor: Tensor) -> bool:
     return not tensor.is_floating_point()
 
 
-def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint file; nothing in it is executed."""
+def read_checkpoint(
+    path: Path, *, what: str = "The checkpoint", advice: str = "Fetch or copy it again."
+) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint file; nothing in it is executed.
+
+    Args:
+        path: the file.
+        what: what the file is, the first words of an error.
+        advice: what the user can do, the last sentence of an error.
+
+    Raises:
+        CosamError: the file is missing or damaged, or holds anything but tensors.
+    """
     if path.suffix == ".safetensors":
-        return read_tensors(path, what="The checkpoint", advice="Fetch or copy it again.").tensors
+        return read_tensors(path, what=what, advice=advice).tensors
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader may raise anything for a foreign file, even KeyError
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
-        raise CosamError(f"The checkpoint {path} cannot be read: {reason}. Fetch or copy it again.") from None
+        raise CosamError(f"{what} {path} cannot be read: {_why_unread(path, error)}. {advice}") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CosamError(f"{path} does not hold a mapping of names to tensors. Give an official checkpoint file.")
     return state
+
+
+def _why_unread(path: Path, error: Exception) -> str:
+    """What is wrong with a file, in a line; without torch's advice to execute what a file holds beside tensors."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    start = _start_of(path)
+    if not start:
+        return "it is empty"
+    if not start.startswith(_TORCH_STARTS):
+        return f"torch.save did not write it; it begins with {start!r}"
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds something else than tensors ({found[1][:80]}), of which nothing was executed"
+    if ran_out_of_memory(error):
+        return "the memory does not hold it"
+    return "it is damaged or cut short, or holds something else than tensors, of which nothing was executed"
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(24)

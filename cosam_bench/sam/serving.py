@@ -44,7 +44,7 @@ class KeptParameters:
 
 
 def _own_parameter(sam: Sam, name: str) -> Tensor:
-    """The model's own weight of that name, also inside peft's wrapper."""
+    """The model's own weight of that name, also inside an adapted layer."""
     parent, _, leaf = name.rpartition(".")
     module = sam.get_submodule(parent)
     own: Tensor = getattr(getattr(module, "base_layer", module), leaf)
@@ -101,7 +101,7 @@ def _sum(weight: Tensor, change: Tensor) -> nn.Parameter:
 
 
 def _linear(sam: Sam, name: str) -> nn.Linear:
-    """The plain linear layer of that name, also inside peft's wrapper."""
+    """The plain linear layer of that name, also inside an adapted layer."""
     module = sam.get_submodule(name)
     inner = getattr(module, "base_layer", module)
     assert isinstance(inner, nn.Linear)
@@ -128,7 +128,7 @@ def check_fits(sam: Sam, update: Update) -> None:
         if found.get(name) != shape:
             raise CosamError(
                 f"The update does not fit {sam.name}: it changes {name!r} of shape {shape}, "
-                f"the model has {found.get(name, 'no such weight')}. Serve an update made on this model."
+                f"the model has {found.get(name, 'no such weight')}. Name the model that it was made on."
             )
 
 

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.files import expanded
+from cosam_bench.core.reading import read_text
 from cosam_bench.core.tensor_files import read_tensors
 from cosam_bench.merging.updates import Update
 
 UPDATE_FILE = "update.safetensors"
+FACTS_FILE = "merge.json"  # beside a merged update
 
+_FACTS_BYTES = 1 << 24
 _ENDS = (".a", ".b", ".dense")
+
+
+def update_named(asked: str | Path) -> Path | None:
+    """The update that a path names: a safetensors file, or the one in a folder that ``merge`` wrote; None: neither."""
+    path = expanded(asked)
+    if path.suffix == ".safetensors":
+        return path
+    return path / UPDATE_FILE if (path / FACTS_FILE).is_file() else None
+
+
+def model_beside(path: Path) -> str | None:
+    """The base model of an update that ``merge`` wrote, as the facts beside it say; None if nothing says it."""
+    try:
+        facts = json.loads(read_text(path.parent / FACTS_FILE, limit_bytes=_FACTS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    model = facts.get("model") if isinstance(facts, dict) else None
+    return model if isinstance(model, str) else None
 
 
 def read_update(path: Path) -> Update:

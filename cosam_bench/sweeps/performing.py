@@ -86,12 +86,22 @@ def _bring(tasks: TaskStore, needs: Sequence[str], device: str | None) -> None:
 
 
 def _made(task: Described, config: RunConfig, results: Path) -> Path | None:
-    """Do a task, and return the file that it made; None if what it measured is not shared."""
+    """Do a task, and return the file that it made; None if what it measured is not shared.
+
+    Raises:
+        CosamError: the code of the run's method is not what it was when the run was planned; or anything that a run
+            raises.
+    """
     experiment = _experiment(config, results, isolated=task.isolated if task.kind == "run" else False)
     if task.kind == "frozen row":
         return keep_frozen_row(experiment, results=results)
     if task.kind == "expert":
         return keep_expert(experiment, task.domain)
+    if task.rule and experiment.rule != task.rule:
+        raise CosamError(
+            f"The code of method {experiment.method_name!r} was edited after this run was planned, so it was not "
+            "begun. Give the same command again."
+        )
     runner = Runner(experiment, results=results)
     record = runner.finished() or runner.run()
     return record.folder / "run.json"

@@ -12,6 +12,7 @@ from cosam_bench.core.environment import versions
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.data.orders import recorded_order
 from cosam_bench.data.streams import Stream, load_stream
+from cosam_bench.experiments.base_model import choose_device
 from cosam_bench.experiments.chosen_method import chosen_method
 from cosam_bench.experiments.fingerprint import SCORE_VERSION
 from cosam_bench.experiments.protocol import RunConfig
@@ -56,8 +57,13 @@ class Plan:
         return sum(task.kind == kind for task in self.tasks.values())
 
 
-def plan(grid: Grid) -> Plan:
+def plan(grid: Grid, *, is_here: bool = True) -> Plan:
     """The tasks of a grid; equal ones appear once.
+
+    Args:
+        grid: what varies.
+        is_here: whether this machine does the tasks, so that the device ``auto`` counts as the one that it has; else it
+            counts by its name.
 
     Raises:
         CosamError: a name, a key or a value of the grid does not fit, or data or weights are missing.
@@ -75,7 +81,7 @@ def plan(grid: Grid) -> Plan:
         if name not in streams:
             streams[name] = load_stream(name)
         stream = streams[name]
-        facts = _Facts.of(config, stream, contents, threads=grid.threads, isolated=grid.isolated)
+        facts = _Facts.of(config, stream, contents, grid, is_here=is_here)
         position = len(configs)
         configs += [config, config.model_copy(update=_SHARED)]
         labels += [label, ""]
@@ -85,7 +91,7 @@ def plan(grid: Grid) -> Plan:
             shared = list(facts.shared_tasks(seed, config=position + 1))
             needs = tuple(task.key for task in shared)
             for order in orders:
-                run = Task(facts.run_key(seed, order), "run", position, seed, order, needs=needs)
+                run = Task(facts.run_key(seed, order), "run", position, seed, order, needs=needs, rule=facts.rule)
                 unshared.update(task.kind for task in (*shared, run))
                 if run.key not in tasks:
                     demand.update((*needs, run.key))
@@ -102,17 +108,17 @@ class _Facts:
         row: of the row of frozen SAM.
         experts: by the domain's name, of its expert; empty if the method does not train one per domain.
         run: of the whole run.
+        rule: of the method's code.
     """
 
     row: str
     experts: Mapping[str, str]
     run: str
+    rule: str
 
     @classmethod
-    def of(
-        cls, config: RunConfig, stream: Stream, contents: Contents, *, threads: int, isolated: bool | None
-    ) -> _Facts:
-        method, settings = chosen_method(config, isolated)
+    def of(cls, config: RunConfig, stream: Stream, contents: Contents, grid: Grid, *, is_here: bool) -> _Facts:
+        method, settings = chosen_method(config, grid.isolated)
         if isinstance(method, MethodFacts):
             rule, counted, reason = method.rule, method.counted, method.needs_training
         else:
@@ -122,7 +128,7 @@ class _Facts:
             "versions": versions(),
             "score version": SCORE_VERSION,
             "model": contents.model(config.protocol),
-            "device": config.device,
+            "device": choose_device("auto").type if is_here and config.device == "auto" else config.device,
             "scales": bool(config.scales),
             "experts": None,
             "cached": config.prefix_cache_gib > 0,
@@ -131,7 +137,7 @@ class _Facts:
         given = None if config.experts is None else contents.experts(config.experts, stream.order)
         protocol = config.protocol.model_dump(mode="json", exclude={"title", "methods"})
         data = contents.domains(config.protocol)
-        bits = common | {"threads": threads}
+        bits = common | {"threads": grid.threads}
         row = {key: value for key, value in protocol.items() if key not in (*_NAMES, "fit")}
         training = {key: value for key, value in protocol.items() if key not in (*_NAMES, "score")}
         trains = not reason and given is None
@@ -145,6 +151,7 @@ class _Facts:
                 name: sha256_json(["expert", bits, training, name, data[name]]) for name in stream.order if trains
             },
             run=sha256_json([*run, rule, counted, *further]),
+            rule=rule,
         )
 
     def shared_tasks(self, seed: int, *, config: int) -> Iterator[Task]:

@@ -35,7 +35,7 @@ class RayEngine:
             cores: of the cluster that is started here; None: all.
 
         Raises:
-            CosamError: Ray is not installed, or no cluster answers.
+            CosamError: Ray is not installed, no cluster answers, or no machine of it has what a task takes.
         """
         try:
             import ray
@@ -51,11 +51,24 @@ class RayEngine:
                 message = f"Ray cannot be reached{f' at {address}' if address else ''}: {error} Correct the address."
                 raise CosamError(message) from None
         has_gpu = device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        self._refuse_too_large(threads, with_gpu=has_gpu)
         # max_calls: 0 keeps a process, with its data and model, for later tasks; Ray would end those that use a GPU.
         options = {"num_cpus": threads, "num_gpus": int(has_gpu), "max_retries": RETRIES, "max_calls": 0}
         self._remote = ray.remote(**options)(_perform)
         self._perform = perform
         self._running: dict[Any, str] = {}
+
+    def _refuse_too_large(self, threads: int, *, with_gpu: bool) -> None:
+        """Refuse tasks that no machine can take, for which Ray would wait for ever."""
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        cores = [int(one.get("CPU", 0)) for one in machines if not with_gpu or one.get("GPU", 0) >= 1]
+        if threads > max(cores, default=0):
+            if self._is_ours:
+                self._ray.shutdown()
+            raise CosamError(
+                f"Each task takes {threads} cores, and the largest machine{' with a GPU' if with_gpu else ''} of Ray's "
+                f"cluster has {max(cores, default=0)}. Ask for fewer threads, or start a larger machine."
+            )
 
     def submit(self, key: str) -> None:
         """Give a task to Ray."""

@@ -21,6 +21,7 @@ class Task:
         order: of the domains; empty if it does not count.
         domain: of an expert.
         needs: keys of the tasks before it.
+        rule: of a run, the hash of its method's code when it was planned.
     """
 
     key: str
@@ -30,3 +31,4 @@ class Task:
     order: tuple[str, ...] = ()
     domain: str = ""
     needs: tuple[str, ...] = ()
+    rule: str = ""

@@ -60,6 +60,7 @@ class Described(Settings):
     needs: tuple[str, ...] = setting((), "keys of the tasks before it", source="none: of other kinds than runs")
     threads: int = setting(..., "of the process", ge=1)
     isolated: bool | None = setting(None, "as `run` takes it", source="as `run`")
+    rule: str = setting("", "of a run, the hash of its method's code", source="none: of other kinds")
 
 
 class Done(Settings):
@@ -127,7 +128,13 @@ class TaskStore:
         texts = {}
         for task, config in tasks:
             described = Described(
-                kind=task.kind, config=config, domain=task.domain, needs=task.needs, threads=threads, isolated=isolated
+                kind=task.kind,
+                config=config,
+                domain=task.domain,
+                needs=task.needs,
+                threads=threads,
+                isolated=isolated,
+                rule=task.rule,
             )
             texts[f"{task.key}.json"] = described.model_dump_json(exclude_none=True)
         self.files.write_all(texts)

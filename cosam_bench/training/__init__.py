@@ -13,6 +13,7 @@ step_division: a step's passes of the model in parts
 feeding: batches drawn and prepared while the device computes
 batch_loss: the protocol's loss of one batch
 epoch_losses: the losses of a training by epoch
+adam: the optimiser
 step_loss: a step's loss and gradient, in parts if memory is short
 fit: training one adapter on one domain
 expert_store: trained experts as files

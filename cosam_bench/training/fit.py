@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cosam_bench.core.arithmetic import tf32_on
+from cosam_bench.core.devices import release_unused
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.prompt_settings import TrainPrompt
 from cosam_bench.data.prompts import Prompts
@@ -23,6 +23,7 @@ from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again, unless_full
 from cosam_bench.sam.feature_cache import PrefixCache, uncached_clock
 from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Masks, Sam
+from cosam_bench.training.adam import Adam
 from cosam_bench.training.batch_loss import training_loss
 from cosam_bench.training.epoch_losses import EpochLosses, check_finite, diverged
 from cosam_bench.training.feeding import training_feed
@@ -244,14 +245,13 @@ class _Training:
         epoch_losses = losses.means()
         return epoch_losses, sum(parameter.numel() for parameter in parameters)
 
-    def _placed(self, drawn: HostBatch, optimiser: torch.optim.Optimizer) -> tuple[Batch, Tensor]:
+    def _placed(self, drawn: HostBatch, optimiser: Adam) -> tuple[Batch, Tensor]:
         """The batch on the device, tried again without the last gradients, and then without cached features."""
         attempt = partial(unless_full, partial(drawn.placed, view=self.view))
         if placed := attempt():
             return placed
         optimiser.zero_grad(set_to_none=True)  # as the step does first
-        gc.collect()
-        torch.cuda.empty_cache()  # does nothing if no GPU is in use
+        release_unused()
         if placed := attempt() or tried_again(attempt, self.prefixes, note=self.note):
             return placed
         raise ImageDoesNotFit(
@@ -273,14 +273,18 @@ class _Training:
         return self.hooks.loss(loss, batch=batch, target=target, masks=masks, adapter=adapter)
 
 
-def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> torch.optim.Optimizer:
+def make_optimiser(parameters: Sequence[Tensor], fit: FitSettings) -> Adam:
     """The protocol's optimiser of these parameters."""
-    maker = torch.optim.Adam if fit.optimiser == "adam" else torch.optim.AdamW
-    return maker(parameters, lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    return Adam(
+        parameters,
+        learning_rate=fit.learning_rate,
+        weight_decay=fit.weight_decay,
+        is_decoupled=fit.optimiser == "adamw",
+    )
 
 
 def training_steps(
-    optimiser: torch.optim.Optimizer, fit: FitSettings, *, count: int, order: torch.Generator
+    optimiser: Adam, fit: FitSettings, *, count: int, order: torch.Generator
 ) -> Iterator[tuple[int, list[int]]]:
     """The epoch, counted from 0, and the samples of each step; sets the learning rate of each epoch.
 
@@ -296,10 +300,9 @@ def training_steps(
         yield epoch, indices
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, fit: FitSettings, *, epoch: int) -> None:
+def set_learning_rate(optimiser: Adam, fit: FitSettings, *, epoch: int) -> None:
     """Give the optimiser the learning rate of an epoch, counted from 0."""
-    for group in optimiser.param_groups:
-        group["lr"] = fit.learning_rate * fit.rate_factor(epoch)
+    optimiser.learning_rate = fit.learning_rate * fit.rate_factor(epoch)
 
 
 def refuse_divergence(loss: Tensor, *, epoch: int, setting: str = "fit.learning_rate") -> float:

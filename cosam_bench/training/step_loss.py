@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from cosam_bench.core.devices import release_unused
 from cosam_bench.sam.batch_size import ImageDoesNotFit, tried_again, unless_full
 from cosam_bench.sam.feature_cache import PrefixCache
 from cosam_bench.sam.inputs import Batch
+from cosam_bench.training.adam import Adam
 from cosam_bench.training.step_division import StepDivision
 
 
@@ -42,7 +42,7 @@ class StepLoss:
         self._prefixes = prefixes
         self._note = note
 
-    def backward(self, optimiser: torch.optim.Optimizer, batch: Batch, target: Tensor) -> Tensor:
+    def backward(self, optimiser: Adam, batch: Batch, target: Tensor) -> Tensor:
         """The loss of a batch, detached; its gradients take the place of those of the optimiser's parameters.
 
         Raises:
@@ -78,8 +78,7 @@ class StepLoss:
                 f"The device has too little memory to train on a single image{has_more} at a time. "
                 f"Use a smaller {smaller}--model, --set fit.precision=bf16, or a --device with more."
             )
-        gc.collect()
-        torch.cuda.empty_cache()  # does nothing if no GPU is in use
+        release_unused()
         self._division.images = -(-images // 2)
         self._note(
             f"The device's memory does not hold a training step of {images} images at once; continuing with "

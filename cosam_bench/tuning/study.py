@@ -70,6 +70,7 @@ class Study:
         with self._readable():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # left by a process that was killed
+            _cut_half_line(path)
             storage = self._optuna.storages.JournalStorage(self._optuna.storages.journal.JournalFileBackend(str(path)))
             self._study = self._optuna.create_study(
                 storage=storage, study_name=_NAME, direction="maximize", load_if_exists=True
@@ -145,6 +146,14 @@ class Study:
             raise CannotWrite(f"{self._path} cannot be written: {error.strerror or error}. Free space.") from error
         except ValueError as error:  # JSON, or a range that is not that of the file
             raise CosamError(f"{self._path} cannot be read: {error}. Delete it to tune again.") from error
+
+
+def _cut_half_line(path: Path) -> None:
+    """Remove what a process that was killed, or a full disk, left of a line at the end of a file of lines."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def load_optuna() -> ModuleType:

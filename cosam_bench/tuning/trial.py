@@ -14,6 +14,7 @@ from cosam_bench.experiments.method_faults import FaultWatch
 from cosam_bench.experiments.progress import Reporter
 from cosam_bench.experiments.row_scorer import RowScorer
 from cosam_bench.experiments.step_result import StepResult
+from cosam_bench.results.records import STATES
 from cosam_bench.training.sampling import images_seen
 
 METRIC = "iou"
@@ -33,7 +34,7 @@ def last_scores(experiment: Experiment, *, folder: Path, reporter: Reporter) -> 
     watch = FaultWatch(experiment.method_name, sam=experiment.bench.sam)
     scorer = RowScorer(experiment, watch=watch, reporter=reporter)
     host = experiment.host(replace(experiment.bench, advance=reporter.advance, note=reporter.note), watch=watch)
-    with TemporaryDirectory(dir=folder, prefix="states-") as states:
+    with TemporaryDirectory(dir=folder, prefix=STATES) as states:
         state: Path | None = None
         for step in experiment.steps[1:]:
             after = Path(states) / f"{step:03d}.safetensors"

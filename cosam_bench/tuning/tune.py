@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from cosam_bench.core.errors import CosamError, refuse_twice, unknown_name
 from cosam_bench.core.files import only_writer
 from cosam_bench.core.hashing import sha256_json
 from cosam_bench.core.search_ranges import SearchRange
-from cosam_bench.experiments.chosen_method import chosen_method
+from cosam_bench.experiments.chosen_method import chosen_method, rule_of
 from cosam_bench.experiments.experiment import Experiment, open_experiment
 from cosam_bench.experiments.method_faults import MethodFailed
 from cosam_bench.experiments.options import RunOptions, resolve
@@ -22,7 +23,7 @@ from cosam_bench.experiments.run_data import Validation
 from cosam_bench.experiments.run_notes import isolation_notes
 from cosam_bench.experiments.tuned_file import TunedFile, read_tuned
 from cosam_bench.method.registry import short_name
-from cosam_bench.results.records import TUNED
+from cosam_bench.results.records import STATES, TRIALS, TUNED
 from cosam_bench.results.tuning import Tuning
 from cosam_bench.tuning.space import Ranges, Space, check_methods, space_of, with_settings
 from cosam_bench.tuning.study import Sampler, Study, TrialResult, load_optuna
@@ -125,22 +126,28 @@ def tune_methods(
         reporter.say("Opening data and model")
         for config, space, path in zip(configs, spaces, paths, strict=True):
             method = _Method(config, space, budget, experiments, folder) if space else None
-            _check_replaceable(path, short_name(config.method), search=method.search if method else "", budget=budget)
+            _check_replaceable(path, config, search=method.search if method else "", budget=budget)
             methods.append(method)
     for config, method, path in zip(configs, methods, paths, strict=True):
         if method is None:
-            TunedFile(method=short_name(config.method), settings=config.settings).write(path)
+            _untuned(config).write(path)
             yield Tuned(short_name(config.method), path, settings=config.settings)
             continue
         with make_reporter() as reporter:
             yield method.tune(path, reporter)
 
 
-def _check_replaceable(path: Path, method: str, *, search: str, budget: Budget) -> None:
-    """Refuse to replace settings that another search found, or this one with more trials.
+def _untuned(config: RunConfig) -> TunedFile:
+    """The file of a method with nothing to tune."""
+    return TunedFile(method=short_name(config.method), settings=config.settings)
+
+
+def _check_replaceable(path: Path, config: RunConfig, *, search: str, budget: Budget) -> None:
+    """Refuse to replace settings that another search found, this one with more trials, or that were given.
 
     Args:
         path: of the file to write.
+        config: of the method.
         search: as in ``TunedFile``.
 
     Raises:
@@ -148,8 +155,9 @@ def _check_replaceable(path: Path, method: str, *, search: str, budget: Budget) 
     """
     if not path.exists():
         return
+    method = short_name(config.method)
     found = read_tuned(path, method)
-    if found.search != search:
+    if found.search != search or (not search and found.settings != _untuned(config).as_written()["settings"]):
         raise CosamError(
             f"{path} has settings of {method!r} that were tuned under other conditions: other data, settings, ranges, "
             "seed, domains, sampler, isolation or code. Give --out another folder, or delete the file."
@@ -200,9 +208,14 @@ class _Experiments:
             return self._opened
         return self._opened.with_method(config, isolated=self._isolated)
 
-    def check(self, config: RunConfig) -> None:
-        """Refuse settings that the method does not allow together."""
-        chosen_method(config, self._isolated)
+    def rule(self, config: RunConfig) -> str:
+        """The hash of the method's code as it is now.
+
+        Raises:
+            CosamError: the method cannot be loaded, or does not allow its settings together.
+        """
+        method, _ = chosen_method(config, self._isolated)
+        return rule_of(method)
 
     def forget(self, experiment: Experiment) -> None:
         """Open all again, if a method that failed may have left the model changed."""
@@ -223,6 +236,7 @@ class _Method:
         self._config, self._space, self._budget, self._experiments = config, space, budget, experiments
         self._name, self._sampler = short_name(config.method), _sampler(budget.sampler)
         opened = experiments.of(config)
+        self._rule = opened.rule
         self._domains = tuple(domain.name for domain in opened.domains)
         self._images = sum(len(domain.test) for domain in opened.domains)
         self._units = units(opened)
@@ -236,8 +250,10 @@ class _Method:
     def tune(self, path: Path, reporter: Reporter) -> Tuned:
         """Do the missing trials, and write the best settings."""
         with self._alone():
+            for left in self._folder.glob(f"{STATES}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             study = Study(
-                self._folder / "trials.log",
+                self._folder / TRIALS,
                 space=self._space,
                 defaults=self._config.settings,
                 seed=self._config.seed,
@@ -266,23 +282,34 @@ class _Method:
         try:
             scores = self._scores(settings, reporter)
         except MethodFailed as failure:
+            self._refuse_edited(self._experiments.rule(self._config))
             study.fail(number, str(failure))
             reporter.note(f"{self._name}: trial {number + 1} failed: {failure}")
         else:
+            self._refuse_edited(self._experiments.rule(self._config))  # a process of its own may import it later
             study.succeed(number, last(scores), scores)
 
     def _scores(self, settings: Mapping[str, Any], reporter: Reporter) -> dict[str, float]:
         config = with_settings(self._config, settings)
         try:
-            self._experiments.check(config)
+            rule = self._experiments.rule(config)
         except CosamError as error:  # settings that do not go together
             raise MethodFailed(str(error)) from error
+        self._refuse_edited(rule)
         experiment = self._experiments.of(config)
         try:
             return last_scores(experiment, folder=self._folder, reporter=reporter)
         except MethodFailed:
             self._experiments.forget(experiment)
             raise
+
+    def _refuse_edited(self, rule: str) -> None:
+        """Stop before a trial of other code is counted among those of this study."""
+        if rule != self._rule:
+            raise CosamError(
+                f"The code of method {self._name!r} was edited while it was tuned; its trials so far are of the code "
+                "as it was. Give the same command again to tune the code as it is now."
+            )
 
     def _written(self, results: Sequence[TrialResult], path: Path) -> Tuned:
         failures = {one.number: one.error for one in results if one.score is None}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.quick_protocol import write_quick_protocol
 
 import cosam_bench as cb
@@ -121,6 +121,8 @@ def test_an_update_alone_serves_the_same(record: cb.Record, tmp_path: Path) -> N
         cb.load_predictor(update, model="mobile_sam")
     with pytest.raises(cb.CosamError, match="No file"):
         cb.load_predictor(record.folder / "none.safetensors", model="tiny")
+    with pytest.raises(cb.CosamError, match="No checkpoint file random"):
+        cb.load_predictor(update, model="tiny", checkpoint="random")
     update.write_bytes(b"junk")
     with pytest.raises(cb.CosamError, match="cannot be read"):
         cb.load_predictor(update, model="tiny")
@@ -183,6 +185,50 @@ def test_an_image_of_16_bits_needs_the_cards_levels(record: cb.Record, tmp_path:
             predictor.predict(path, box=BOX, levels=levels_given)
     with pytest.raises(cb.CosamError, match="levels is of image files of 16 bits"):
         predictor.predict(grey, box=BOX, levels=4095)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    with pytest.raises(cb.CosamError, match=r"levels is of image files of 16 bit greys, and .*grey\.png is not one"):
+        predictor.predict(tmp_path / "grey.png", box=BOX, levels=4095)
+    with pytest.raises(cb.CosamError, match=r"deep\.png holds the level 4095, above levels = 4094\. Give the level"):
+        predictor.predict(path, box=BOX, levels=4094)
+    Image.fromarray(np.zeros_like(levels)).save(path)
+    black = predictor.predict(np.zeros_like(grey), box=BOX)
+    assert np.array_equal(predictor.predict(path, box=BOX, levels=4095), black)
+
+
+def test_flipped_arrays_are_taken(record: cb.Record) -> None:
+    predictor = cb.load_predictor(record)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    for flipped in (pixels[:, :, ::-1], pixels[:, ::-1], pixels[::-1], pixels[:1, :, :][::-1]):
+        box = (10, 0, 40, flipped.shape[0])
+        expected = predictor.predict(flipped.copy(), box=box)
+        assert np.array_equal(predictor.predict(flipped, box=box), expected)
+        assert np.array_equal(predictor.predict(flipped, box=np.array(box[::-1], dtype=np.float64)[::-1]), expected)
+    places, labels = np.array([(20.5, 30.5), (5.5, 8.5)]), np.array([0, 1])
+    expected = predictor.predict(pixels, points=places[::-1, ::-1].tolist(), labels=labels[::-1].tolist())
+    assert np.array_equal(predictor.predict(pixels, points=places[::-1, ::-1], labels=labels[::-1]), expected)
+    mask = np.zeros((40, 60))
+    mask[5:20, 10:30] = 1
+    flat = predictor.predict(pixels, mask=mask[::-1, ::-1].copy())
+    assert np.array_equal(predictor.predict(pixels, mask=mask[::-1, ::-1]), flat)
+
+
+def test_a_pillow_image_that_cannot_be_read_is_refused(record: cb.Record, tmp_path: Path) -> None:
+    def refused(image: Image.Image, said: str) -> None:
+        with pytest.raises(cb.CosamError, match=f"The PIL image cannot be read: {said}"):
+            predictor.predict(image, box=BOX)
+
+    predictor = cb.load_predictor(record)
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(path)
+    with Image.open(path) as left:
+        pass
+    refused(left, "")
+    closed = Image.open(path)
+    closed.close()
+    refused(closed, "Operation on closed image")
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as truncated:
+        refused(truncated, "image file is truncated")
 
 
 def test_an_image_that_is_none_is_refused(record: cb.Record, tmp_path: Path) -> None:
@@ -278,6 +324,25 @@ def test_a_methods_own_faults_name_it(record: cb.Record, monkeypatch: pytest.Mon
     monkeypatch.setattr("cosam_bench.method.interface.MergingMethod.load", fails)
     with pytest.raises(cb.MethodFailed, match=r"'average' raised KeyError in load\(\)"):
         cb.load_predictor(record)
+
+
+def test_predictions_that_are_not_finite_name_what_made_them(
+    record: cb.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Path(shutil.copy(record.folder / "update.safetensors", tmp_path))
+    save_file({name: tensor * torch.inf for name, tensor in load_file(update).items()}, update)
+    with pytest.raises(cb.CosamError, match=r"The update .*\.safetensors cannot be served: .* not finite") as caught:
+        cb.predict(update, GREY, box=BOX, model="tiny")
+    assert not isinstance(caught.value, cb.MethodFailed)
+    predictor = cb.load_predictor(record)
+    monkeypatch.setattr("cosam_bench.method.interface.MergingMethod.predict", diverged)
+    with pytest.raises(cb.MethodFailed, match=r"The method 'average' failed in predict\(\): .* not finite"):
+        predictor.predict(GREY, box=BOX)
+
+
+def diverged(method: cb.MergingMethod, batch: cb.Batch) -> torch.Tensor:
+    grid = method.bench.view.grid
+    return torch.full((len(batch), grid, grid), torch.nan)
 
 
 def test_a_full_memory_is_one_clear_error(record: cb.Record, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,17 @@ def test_what_trains_nothing_starts_without_the_large_libraries() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_training_does_not_import_torchs_compiler(quick_protocol: Path) -> None:
+    code = (
+        "import sys; from cosam_bench.cli.main import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'torch' in sys.modules and 'torch._dynamo' not in sys.modules"
+    )
+    options = f"run --protocol {quick_protocol} --method average --results {quick_protocol.parent / 'results'}"
+    subprocess.run([sys.executable, "-c", code, *options.split()], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_a_closed_pipe_ends_quietly() -> None:
     command = [sys.executable, "-m", "cosam_bench.cli.main", "methods"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

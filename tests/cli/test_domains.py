@@ -55,6 +55,12 @@ def test_a_stream_tells_its_orders_and_the_next_steps(tmp_path: Path) -> None:
     assert "retention  missing" in text
 
 
+def test_one_command_is_named_if_it_fetches_all() -> None:
+    text = " ".join(shown("open").stdout.split())
+    assert text.endswith("All of them: cosam-bench data fetch open --accept-licences")
+    assert "All of them" not in shown("cosam").stdout  # some of its domains have no address
+
+
 @pytest.mark.parametrize("name", names_of("card"))
 def test_a_card_is_shown_in_full(name: str) -> None:
     result = shown(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.quick_protocol import write_quick_protocol
 from typer.testing import CliRunner, Result
@@ -125,3 +126,12 @@ def test_a_damaged_record_and_a_failing_method_are_told_apart(
     failed = cli("image.png --box 20,10,40,30")
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert "raised KeyError in predict()" in failed.stderr
+
+    def diverged(method: cb.MergingMethod, batch: cb.Batch) -> torch.Tensor:
+        grid = method.bench.view.grid
+        return torch.full((len(batch), grid, grid), torch.nan)
+
+    monkeypatch.setattr("cosam_bench.method.interface.MergingMethod.predict", diverged)
+    failed = cli("image.png --box 20,10,40,30")
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert "failed in predict(): predict() returned logits that are not finite" in " ".join(failed.stderr.split())

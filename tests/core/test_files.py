@@ -18,9 +18,11 @@ from cosam_bench.core.files import (
     check_is_folder_name,
     check_new_folder,
     expanded,
+    is_temporary,
     new_folder,
     only_writer,
     remove_free_lock,
+    replacing,
     write_atomically,
 )
 
@@ -110,3 +112,47 @@ def test_a_new_folder_has_a_name(path: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CosamError, match="Give the name of a new folder"), new_folder(Path(path)):
         pass
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127, "\U0001f642" * 63 + "abc"])
+def test_a_name_may_be_as_long_as_the_file_system_allows(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    check_file_to_write(path)
+    with replacing(path) as temporary:
+        assert is_temporary(temporary)
+        str(temporary).encode()  # whole characters
+        temporary.write_text("text")
+    assert path.read_text() == "text"
+    path.unlink()
+    check_new_folder(path)
+    with new_folder(path) as temporary:
+        (temporary / "file").touch()
+    assert [one.name for one in path.iterdir()] == ["file"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_longer_name_is_refused_before_the_work(tmp_path: Path) -> None:
+    for check in (check_file_to_write, check_folder_to_write, check_new_folder):
+        with pytest.raises(CannotWrite, match=r"File name too long\. Choose another name\."):
+            check(tmp_path / ("a" * 256))
+
+
+def test_a_link_and_a_mount_point_are_no_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, said: str) -> None:
+        with pytest.raises(CosamError, match=said):
+            check_new_folder(path)
+        with pytest.raises(CosamError, match=said), new_folder(path):
+            worked.append(path)
+
+    worked: list[Path] = []
+    (tmp_path / "empty").mkdir()
+    for name, target in (("link", "empty"), ("dangling", "nothing"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(target)
+        refused(tmp_path / name, f"{name} is a symbolic link, .* Give the path that it leads to")
+    with new_folder(tmp_path / "link" / "inner"):
+        pass
+    assert (tmp_path / "empty" / "inner").is_dir()
+    (tmp_path / "mount").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mount")
+    refused(tmp_path / "mount", "mount is a mount point, .* Give a new folder within it")
+    assert not worked

@@ -54,6 +54,29 @@ def test_a_manifest_that_ships_is_what_the_written_rule_chooses(name: str) -> No
     assert len(groups) == len(listed) or rule.group
 
 
+def in_common(card: str, path: str) -> str:
+    """The place, photograph or video that an image shows, from the parts of its file's name."""
+    words = Path(path).stem.split("_")
+    if card == "bsdata@open":  # 01_TIME_POSITION_ANGLE_crop_N, and names without a series
+        return "_".join(words[2:4]) if words[0] == "01" else words[0]
+    if card == "masonry_crack@open":  # LETTER_PHOTOGRAPH_PIECE
+        return "_".join(words[:2])
+    return words[0] if card == "camvid_road@open" else path
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_no_place_photograph_or_video_is_in_both_parts(name: str) -> None:
+    """By file names read otherwise than by the tool that has divided them."""
+    of_part: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
+    for path, image in listed_images(load_card(name)).items():
+        of_part[image.part][in_common(name, path)] += 1
+    assert of_part["train"].keys().isdisjoint(of_part["test"])
+    found = {name: max(max(counts.values(), default=0) for counts in of_part.values())}
+    wanted = {"bsdata@open": 6, "masonry_crack@open": 22, "camvid_road@open": 60}
+    assert found[name] == wanted.get(name, 1)
+    assert name not in wanted or sum(map(len, of_part.values())) < 150
+
+
 def test_every_manifest_belongs_to_a_card() -> None:
     cards = {name for name in names_of("card") if load_card(name).split.kind == "manifest"}
     assert {path.stem for path in (DATASETS / "manifests").iterdir()} == cards == set(OPEN)

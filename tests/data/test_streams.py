@@ -66,6 +66,17 @@ def test_streams_have_the_published_orders() -> None:
     assert union.retention == cosam.retention
 
 
+def test_a_stream_names_experts_of_domains_with_any_name(tmp_path: Path) -> None:
+    names = ("own-domain", "camo@cosam", "v1.2")
+    paths = "".join(f'"{name}" = "{name}.safetensors"\n' for name in names)
+    domains = "".join(
+        f'[[domain]]\nname = "{name}"\nkind = "synthetic"\ngenerator = "pill"\n'
+        'split = { kind = "counts", train = 2, test = 1 }\n'
+        for name in names
+    )
+    assert set(stream_of(tmp_path, f"[experts]\n{paths}{domains}").experts) == set(names)
+
+
 def test_an_order_is_asked_for_by_name() -> None:
     stream = load_stream("cosam")
     assert domain_order("pos3", stream.order, named=stream.orders)[5] == "bsdata@cosam"

@@ -5,16 +5,42 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cosam_bench.data.synthetic import GENERATORS
+from cosam_bench.data.opening import open_stream
+from cosam_bench.data.streams import load_stream
+from cosam_bench.data.synthetic import GENERATORS, elementary
 from cosam_bench.data.synthetic.scenes import MIN_FOREGROUND, scene
 
 DOMAINS = ("pitting", "rail_i", "rail_ii", "texture", "pill", "rim", "camouflage", "polyp")
 WEIGHTS = files("cosam_bench.sam") / "weights"
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "reference" / "records"
+PRINTED_DIGESTS = """
+import json
+from cosam_bench.data.opening import open_stream
+from cosam_bench.data.streams import load_stream
+opened = open_stream(load_stream("mini"))
+print(json.dumps({domain.name: domain.digest for domain in (*opened.domains, *opened.retention)}))
+"""
+
+
+def digests_of_mini() -> dict[str, str]:
+    opened = open_stream(load_stream("mini"))
+    return {domain.name: domain.digest for domain in (*opened.domains, *opened.retention)}
+
+
+def published_digests() -> dict[str, str]:
+    [path] = RECORDS.glob("mini/*/*/run.json")
+    digests: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["conditions"]["data"]
+    return digests
 
 
 def test_the_eight_domains_the_retention_domain_and_the_training_scenes_are_offered() -> None:
@@ -26,6 +52,43 @@ def test_the_same_seed_draws_the_same_bytes(name: str) -> None:
     first, second = (GENERATORS[name](np.random.default_rng(7), 64) for _ in range(2))
     assert first[0].tobytes() == second[0].tobytes()
     assert first[1].tobytes() == second[1].tobytes()
+
+
+class OtherLastBits:
+    """numpy as another processor computes it: elementary functions are up to 4 units in the last place away."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._rng = np.random.default_rng(0)
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, name)
+        if name not in ("sin", "cos", "exp", "power", "arctan2", "hypot"):
+            return function
+
+        def moved(*values: Any, dtype: Any) -> Any:
+            self.calls += 1
+            exact = function(*values, dtype=dtype)
+            return exact + np.spacing(exact) * self._rng.integers(-4, 5, exact.shape)
+
+        return moved
+
+
+def test_the_images_of_mini_do_not_depend_on_the_last_bits_of_a_processors_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = OtherLastBits()
+    monkeypatch.setattr(elementary, "np", other)
+    assert digests_of_mini() == published_digests()
+    assert other.calls > 1000
+
+
+def test_the_images_of_mini_are_the_published_ones_without_vector_instructions() -> None:
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(found)}
+    command = [sys.executable, "-c", PRINTED_DIGESTS]
+    run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=300)
+    assert json.loads(run.stdout) == published_digests()
 
 
 @pytest.mark.parametrize("name", GENERATORS)

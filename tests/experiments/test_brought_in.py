@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 import cosam_bench as cb
 from cosam_bench.cli.main import app
 from cosam_bench.core.errors import CosamError
+from cosam_bench.experiments.experiment import open_experiment
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.run_notes import run_notes
 from cosam_bench.method.registry import load_method, method_names
 from cosam_bench.results.conditions import comparison_key, differing_conditions
 from cosam_bench.results.records import Record
@@ -178,6 +181,20 @@ def test_methods_that_need_training_are_refused_before_anything_runs(runs: Runs,
 def test_magmax_merges_experts_that_start_from_the_base(runs: Runs) -> None:
     record: Record = runs.run("magmax", experts=runs.experts, settings={"method.start": "base"})
     assert record.status == "complete"
+
+
+def test_experts_of_no_domain_are_named(runs: Runs, tmp_path: Path) -> None:
+    folder = tmp_path / "experts"
+    shutil.copytree(runs.experts, folder)
+    (folder / "foreign").mkdir()
+    (folder / "notes.txt").write_text("no expert")
+    table = tmp_path / "table.toml"
+    lines = [f"{name} = '{runs.experts / name}.safetensors'" for name in DOMAINS]
+    table.write_text("\n".join(["[experts]", *lines, "foreign = 'x'"]))
+    for place in (folder, table):
+        config = resolve_run(method="average", protocol=str(runs.protocol), overrides=(f"experts={place}",))
+        opened = open_experiment(config, tmp_path / "results")
+        assert f"{place}: no domain is called foreign, so they are not used." in run_notes(opened)
 
 
 def test_missing_and_foreign_experts_are_refused(runs: Runs, tmp_path: Path) -> None:

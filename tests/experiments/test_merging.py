@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,11 +128,57 @@ def test_peft_loads_what_it_writes(experts: list[Path], tmp_path: Path) -> None:
         torch.testing.assert_close(change, weight_changes(update)[name.removesuffix(".dense")], rtol=0, atol=1e-6)
 
 
+def test_peft_takes_linear_layers_of_the_decoder(tmp_path: Path) -> None:
+    """As LoRA, like those of the encoder; only other weights of a decoder make peft save it whole."""
+    generator = torch.Generator().manual_seed(0)
+    layer = "mask_decoder.transformer.layers.0.self_attn.q_proj"
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    base = build_sam("tiny", checkpoint="random", is_attention_lean=False)
+    before = base.get_parameter(f"{layer}.weight").clone()
+    for path in paths:
+        factors = LowRank(*(torch.randn(shape, generator=generator) / 7 for shape in ((2, 64), (64, 2))))
+        save_file(Update({layer: factors}).tensors(), path)
+    merged = cb.merge(paths, method="average", out=tmp_path / "out", model="tiny", format="peft")
+    after = PeftModel.from_pretrained(base, str(merged.folder)).merge_and_unload().get_parameter(f"{layer}.weight")
+    update = Update.from_tensors(load_file(merged.folder / "update.safetensors"))
+    torch.testing.assert_close(after - before, weight_changes(update)[f"{layer}.weight"], rtol=0, atol=1e-6)
+    save_file(Update(dense={"mask_decoder.iou_token.weight": torch.ones(1, 64)}).tensors(), paths[1])
+    with pytest.raises(CosamError, match=r"more of the mask decoder than linear layers\. peft then saves it whole"):
+        cb.merge(paths, method="average", out=tmp_path / "other", model="tiny", format="peft")
+
+
+def test_experts_of_like_names_are_all_merged(experts: list[Path], tmp_path: Path) -> None:
+    places = [tmp_path / part for part in ("x/2 a.safetensors", "y/a.safetensors", "z/a.safetensors")]
+    for expert, place in zip(experts, places, strict=True):
+        place.parent.mkdir()
+        shutil.copyfile(expert, place)
+    merged = cb.merge(places, method="average", out=tmp_path / "out", model="tiny")
+    assert list(json.loads((merged.folder / "merge.json").read_text())["experts"]) == ["1 2 a", "2 a", "3 a"]
+    same(
+        load_file(merged.folder / "update.safetensors"),
+        load_file(
+            cb.merge(experts, method="average", out=tmp_path / "wanted", model="tiny").folder / "update.safetensors"
+        ),
+    )
+
+
+def test_numbers_that_are_not_finite_are_refused(experts: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(CosamError, match=r"'task_arithmetic' merged the experts to numbers that are not finite, first"):
+        cb.merge(experts, method="task_arithmetic", settings={"method.scale": 1e42}, out=tmp_path / "out", model="tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_result_predicts(experts: list[Path], tmp_path: Path) -> None:
     merged = cb.merge(experts, method="average", out=tmp_path / "out", model="tiny")
     picture = Image.fromarray(np.full((40, 60, 3), 90, dtype=np.uint8))
     mask = cb.predict(merged.folder / "update.safetensors", picture, box=(4, 4, 40, 30), model="tiny", device="cpu")
     assert mask.shape == (40, 60)
+    update = merged.folder / "update.safetensors"
+    for named in (update, merged.folder, str(merged.folder)):  # merge.json names the model
+        assert (cb.predict(named, picture, box=(4, 4, 40, 30), device="cpu") == mask).all()
+    (merged.folder / "merge.json").write_text('{"model": 3}')
+    with pytest.raises(CosamError, match="does not name its base model"):
+        cb.predict(update, picture, box=(4, 4, 40, 30), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +328,8 @@ def test_from_the_command_line(experts: list[Path], tmp_path: Path, monkeypatch:
     Image.fromarray(np.full((40, 60, 3), 90, dtype=np.uint8)).save("photo.png")
     options = ("--record", "merged/update.safetensors", "--box", "4,4,40,30", "--device", "cpu")
     assert cli("predict", "photo.png", *options, "--model", "tiny").exit_code == 0
-    assert cli("predict", "photo.png", *options).exit_code == 2
+    assert cli("predict", "photo.png", *options, "--force").exit_code == 0
+    assert cli("predict", "photo.png", "--record", "merged", *options[2:], "--force").exit_code == 0
 
 
 def test_a_merge_says_if_its_isolated_method_could_read_the_experts_folder(experts: list[Path], tmp_path: Path) -> None:

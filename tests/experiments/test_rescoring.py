@@ -131,7 +131,7 @@ def test_a_record_without_a_model_says_so(folder: Path) -> None:
 
 
 def test_other_code_is_refused_where_it_predicts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cosam_bench.experiments.experiment.rule_digest", lambda method: "0" * 64)
+    monkeypatch.setattr("cosam_bench.experiments.chosen_method.rule_digest", lambda method: "0" * 64)
     assert rescore(load_record(folder)).faults == ()  # the update predicts, whatever made it
     (folder / "update.safetensors").unlink()
     with pytest.raises(CosamError, match="the method's code, which predicts from its state"):

@@ -14,6 +14,9 @@ from cosam_bench.experiments.progress import SilentReporter
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.run_methods import run_methods
 from cosam_bench.experiments.run_notes import exposure_notes
+from cosam_bench.isolation.descriptions import MethodFacts
+from cosam_bench.isolation.sandbox import HIDDEN
+from cosam_bench.method.card import MethodCard
 from cosam_bench.results.records import Record
 
 CODE = """from cosam_bench import MergingMethod, MethodCard
@@ -51,6 +54,11 @@ class NoRunner:
     def run(self, *, fresh: bool) -> Record:
         """No record."""
         raise MethodFailed("not measured")
+
+
+def facts_of(method: str, given_up: tuple[str, ...] = (HIDDEN,)) -> MethodFacts:
+    """What a process that has given up these rights says of a method."""
+    return MethodFacts(method, MethodCard(title="Mine"), {}, {}, {}, "", given_up=given_up)
 
 
 def test_each_isolated_method_that_can_read_private_folders_is_named_once(
@@ -102,15 +110,23 @@ def test_the_note_names_the_folder_of_temporary_files_where_that_is_the_reason(
         place.mkdir(parents=True)
     monkeypatch.setattr("tempfile.tempdir", str(places[0]))
     (tmp_path / "data/images").symlink_to(places[2])
-    assert exposure_notes("average", [tmp_path / "data", places[2]]) == [
+    assert exposure_notes(facts_of("average"), [tmp_path / "data", places[2]]) == [
         f"The isolated method 'average' can read {tmp_path / 'data'}: the folder of temporary files is in there. Set "
         "TMPDIR to a folder outside of data and results."
     ]
     monkeypatch.setattr("tempfile.tempdir", str(places[1]))
     method = tmp_path / "both/mine.py"
     method.touch()
-    assert exposure_notes(str(method), [tmp_path / "both"]) == [
+    assert exposure_notes(facts_of(str(method)), [tmp_path / "both"]) == [
         f"The isolated method 'mine' can read {tmp_path / 'both'}: its own code and the folder of temporary files are "
         "in there. Keep methods and Python's folders out of the folders of data and results. Set TMPDIR to a folder "
         "outside of data and results."
     ]
+
+
+def test_where_nothing_can_be_hidden_one_note_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for given_up in ((), ("network", "shared memory"), ("writing",)):
+        [note] = exposure_notes(facts_of("average", given_up), [tmp_path / "data"])
+        assert note.startswith("The isolated method 'average' can read the folders of data and results, as this system")
+    assert exposure_notes(facts_of("average"), [tmp_path / "data"]) == []

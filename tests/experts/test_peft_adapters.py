@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def test_layers_that_are_not_linear_are_refused(target: str, named: str, tiny: S
         ({"lora_alpha": float("nan")}, "expected a number"),
         ({"rank_pattern": {"(": 2}}, "not a pattern"),
         ({"alpha_pattern": [1]}, "not a table of numbers"),
+        ({"use_rslora": "yes"}, "use_rslora = 'yes', expected true or false"),
+        ({"use_rslora": 1}, "use_rslora = '1', expected true or false"),
     ],
 )
 def test_configurations_that_are_not_understood_are_refused(
@@ -164,7 +167,8 @@ def test_configurations_that_are_not_understood_are_refused(
 
 
 def test_adapters_of_other_models_are_refused(tiny: Sam, tmp_path: Path) -> None:
-    with pytest.raises(CosamError, match=r"changes image_encoder.blocks.9.attn.q, which tiny does not have"):
+    said = r"changes image_encoder.blocks.9.attn.q, which tiny does not have .* Its layers look like 'image_encoder\."
+    with pytest.raises(CosamError, match=said):
         read(by_hand(tmp_path / "foreign", layer="image_encoder.blocks.9.attn.q"), tiny)
     folder = by_hand(tmp_path / "wide")
     prefix = f"base_model.model.{LAYER}.lora_"
@@ -185,6 +189,61 @@ def test_adapters_of_other_models_are_refused(tiny: Sam, tmp_path: Path) -> None
     save_file({f"{prefix}A.weight": torch.ones(2, 96)}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").unlink()
     with pytest.raises(CosamError, match=r"adapter_config.json cannot be read"):
+        read(folder, tiny)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_factors_of_other_numbers_are_refused(kind: torch.dtype, tiny: Sam, tmp_path: Path) -> None:
+    """Quantised factors have lost their scale; their bytes would merge into nonsense."""
+    folder = by_hand(tmp_path / "adapter")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = f"base_model.model.{LAYER}.lora_A.weight"
+    if kind is torch.complex64:  # safetensors of some versions cannot write it
+        torch.save(tensors | {name: tensors[name].to(kind)}, folder / "adapter_model.bin")
+        (folder / "adapter_model.safetensors").unlink()
+    else:
+        save_file(tensors | {name: tensors[name].to(kind)}, folder / "adapter_model.safetensors")
+    said = f"of type {str(kind).removeprefix('torch.')} and float32, which are no floating point numbers"
+    with pytest.raises(CosamError, match=said):
+        read(folder, tiny)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_factors_of_other_precisions_are_read(kind: torch.dtype, tiny: Sam, tmp_path: Path) -> None:
+    folder = by_hand(tmp_path / "adapter")
+    wanted = read(folder, tiny)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: tensor.to(kind) for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
+    assert read(folder, tiny).digest() == wanted.digest()
+
+
+class Code:
+    """What runs if its pickle is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder / "ran"),)
+
+
+def test_code_in_a_state_dict_is_neither_run_nor_recommended(tiny: Sam, tmp_path: Path) -> None:
+    folder = by_hand(tmp_path / "adapter")
+    torch.save({"x": Code(tmp_path)}, folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(CosamError) as error:
+        read(folder, tiny)
+    path = folder / "adapter_model.bin"
+    said = f"The adapter {path} cannot be read: it holds something else than tensors (posix.mkdir), of which nothing"
+    assert str(error.value) == f"{said} was executed. Save it again, as safetensors."
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", [f"{LAYER}.lora_A.weight", f"base_model.model.{LAYER}.lora_A.default.weight"])
+def test_other_names_of_factors_are_told_what_peft_writes(name: str, tiny: Sam, tmp_path: Path) -> None:
+    folder = by_hand(tmp_path / "adapter")
+    save_file({name: torch.ones(2, 96)}, folder / "adapter_model.safetensors")
+    with pytest.raises(CosamError, match=re.escape("such as 'base_model.model.LAYER.lora_A.weight'")):
         read(folder, tiny)
 
 

@@ -138,6 +138,14 @@ class KeepsAnUpdate(MergingMethod):
         return expert
 
 
+class SaysMuch(Honest):
+    def learn(self, domain, *, step):
+        self.bench.note("one\nLast 0.99 \x1b[31m" + "a" * 1000)
+        for number in range(20 * (step - 1)):
+            self.bench.note(f"number {number}")
+        super().learn(domain, step=step)
+
+
 class OpensALibrary(Honest):
     def learn(self, domain, *, step):
         ctypes.CDLL(None)

@@ -6,6 +6,7 @@ Each file in ``tests/cheats`` is one method that tries one trick, which its firs
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -30,7 +31,7 @@ MAY_FAIL = {"memory_of_the_parent": ""}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> IsolatedRuns:
-    return IsolatedRuns(tmp_path_factory.mktemp("cheats"), first=CHEATS / "honest.py")
+    return IsolatedRuns(tmp_path_factory.mktemp(f"cheats-{os.getpid()}-"), first=CHEATS / "honest.py")
 
 
 @pytest.fixture(scope="module")

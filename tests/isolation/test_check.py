@@ -32,6 +32,10 @@ def test_an_honest_method_passes_all_checks_and_one_more() -> None:
         ),
         ("memory_in_the_environment", r"it changes the environment variable 'CHEAT' \(PLACE, line 10\)"),
         ("memory_in_a_temporary_file", r"it opens '.*of-the-tests' for writing \(PLACE, line 13\)"),
+        (
+            "memory_in_the_attributes_of_a_file",
+            r"it changes the times of '.*' \(PLACE, line 13\); it sets an attribute of '.*' \(PLACE, line 14\)",
+        ),
         ("memory_in_a_daemon", r"it listens at .* \(PLACE, line 13\); it starts a process \(PLACE, line 14\)"),
         ("memory_in_the_weights", r"learn\(\) changed the frozen base model's weights"),
         ("peek_at_the_domains_name", r"it looks at the frames of its callers \(PLACE, line 10\)"),

@@ -14,7 +14,9 @@ from support.isolated_runs import IsolatedRuns
 import cosam_bench as cb
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.method_faults import MethodFailed
+from cosam_bench.experiments.progress import SilentReporter
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.experiments.runner import Runner
 from cosam_bench.isolation import server_handle
 
 FAILING = Path(__file__).parent / "failing_methods.py"
@@ -24,6 +26,16 @@ HONEST = Path(__file__).parents[1] / "cheats" / "honest.py"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> IsolatedRuns:
     return IsolatedRuns(tmp_path_factory.mktemp("failing"), first=HONEST)
+
+
+class Notes(SilentReporter):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def line_of(text: str) -> int:
@@ -96,6 +108,15 @@ def test_training_steps_are_reported_wherever_they_run(runs: IsolatedRuns, tmp_p
     found = steps(True)
     assert {step.domain for step in found} == {"pitting", "pill"}
     assert found == steps(False)
+
+
+def test_notes_of_a_worker_reach_the_user_as_short_lines_that_say_where_they_are_from(runs: IsolatedRuns) -> None:
+    reporter = Notes()
+    Runner(runs.experiment(f"{FAILING}:SaysMuch"), results=runs.results, reporter=reporter).run()
+    first, again, *others = reporter.notes
+    assert first == again == f"From the method's process: one Last 0.99 \\x1b[31m{'a' * 378} ..."
+    head = "From the method's process: "
+    assert others == [*(f"{head}number {number}" for number in range(9)), f"{head}further notes are left out."]
 
 
 def test_an_error_of_the_callers_hook_is_not_the_methods(runs: IsolatedRuns, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.core.setting_keys import setting_keys
 from cosam_bench.method.registry import load_method, method_names
 from cosam_bench.method.source_reading import describe
@@ -90,3 +91,24 @@ def test_what_the_source_does_not_say_plainly_is_found_by_importing(tmp_path: Pa
     assert found.settings is load_method("ties").Settings
     assert found.card.title == "TIES"
     assert found.documentation.strip() == "TIES by another name."
+
+
+def test_a_package_that_exits_when_it_is_imported_is_an_error_of_that_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "exits").mkdir()
+    (tmp_path / "exits" / "__init__.py").write_text("import sys\nsys.exit('no licence')\n")
+    with pytest.raises(CosamError, match=r"exits\.rule cannot be found: SystemExit: no licence"):
+        describe("exits.rule:Rule")
+
+
+def test_settings_that_exit_when_they_are_read_are_an_error_of_that_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    body = "class Rule(MergingMethod[Mine]):\n    card = MethodCard(title='Rule')\n"
+    head = HEAD.replace("import missing_module_of_a_gpu_library", "").replace('"a guess"', '__import__("sys").exit(3)')
+    (tmp_path / "exiting_rule.py").write_text(head + body)
+    with pytest.raises(CosamError, match="SystemExit: 3"):
+        describe("exiting_rule:Rule")

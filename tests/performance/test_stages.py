@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft.tuners.lora.layer import Linear
+from peft.tuners.lora import Linear
 
 from benchmarks import compiled, merges, runs, shares, subjects
 from benchmarks.measuring import Skipped
@@ -22,6 +22,7 @@ from cosam_bench.data.streams import load_stream
 from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.method.training_domain import TrainingDomain
 from cosam_bench.method.workbench import Workbench
+from cosam_bench.sam.adapters.lora_linear import LoraLinear
 from cosam_bench.sam.inputs import Batch
 from cosam_bench.sam.sam import Sam
 from cosam_bench.training.fit import Fitted
@@ -67,7 +68,7 @@ def test_the_plain_step_runs_pefts_own_layers(plain: Sam, monkeypatch: pytest.Mo
     seen: list[str] = []
 
     def watched(self: Workbench, batch: Batch, target: torch.Tensor) -> tuple[torch.Tensor, None]:
-        layers = [module for module in self.sam.modules() if isinstance(module, Linear)]
+        layers = [module for module in self.sam.modules() if isinstance(module, (Linear, LoraLinear))]
         seen.extend(type(layer).__name__ for layer in layers)
         return torch.stack([part.sum() for part in self.sam.parameters() if part.requires_grad]).sum(), None
 

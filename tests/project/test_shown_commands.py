@@ -31,6 +31,10 @@ BUCKET = "needs a bucket; tests/sweeps/test_store.py covers it"
 HOURS = "needs published data, weights and a GPU"
 TRIALS = "takes sixty trials; tests/tuning/test_tune.py covers it"
 OWN = "cosam-bench run --method regcl --stream path/to/stream.toml"
+FAITHFUL_EXPERTS = (
+    "cosam-bench run --protocol regcl --mode faithful --method regcl --experts checkpoint "
+    "--set adapter.mixing=false --set method.start=base"
+)
 NOT_RUN = {
     "cosam-bench models --fetch mobile_sam": DOWNLOAD,
     "cosam-bench data fetch open --accept-licences": DOWNLOAD,
@@ -51,9 +55,7 @@ NOT_RUN = {
     "cosam-bench run --method regcl,opcm,ties --experts adapters --stream mydata/stream.toml --model vit_b": EXPERTS,
     "cosam-bench merge --method ties adapters/leaves adapters/cells --out merged --set method.density=0.5": EXPERTS,
     "cosam-bench predict photo.jpg --record merged/update.safetensors --model vit_b --box 40,30,110,80": EXPERTS,
-    "cosam-bench run --protocol regcl --mode faithful --method regcl --experts checkpoint --set adapter.mixing=false": (
-        EXPERTS
-    ),
+    FAITHFUL_EXPERTS: EXPERTS,
     "cosam-bench tune regcl,opcm,ties": TRIALS,
     "cosam-bench tune ties,opcm,regcl --trials 20": TRIALS,
     "cosam-bench run --method ties,opcm,regcl --tuned results/_tune/mini": TRIALS,
@@ -172,6 +174,16 @@ def write_belts(folder: Path) -> None:
     write_domain(folder, images="photos/a/{}.jpg", masks="labels/{}_mask.png", level=2)
     (folder / "train.txt").write_text("".join(f"belts{index}\n" for index in range(7)))
     (folder / "test.txt").write_text("".join(f"belts{index}\n" for index in range(7, 10)))
+
+
+def test_the_shown_experts_of_the_faithful_mode_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(FAITHFUL_EXPERTS)[1:]
+    refused = CliRunner().invoke(app, words[:-2])
+    assert "method.start=base" in refused.output
+    found = CliRunner().invoke(app, words)
+    assert "checkpoint" in found.output
+    assert "method.start=base" not in found.output
 
 
 def test_what_is_not_run_is_shown() -> None:

@@ -73,6 +73,22 @@ def test_steps_that_a_run_writes_again_stay(results: Path) -> None:
     assert not steps.path.exists()
 
 
+def test_states_of_a_trial_that_was_killed_go_unless_the_method_is_tuned(results: Path) -> None:
+    folder = results / "_tune" / "mini" / "ties" / "0123456789ab"
+    file(folder / "trials.log")
+    file(folder / "states-abc" / "001.safetensors")
+    kept = file(results / "_tune" / "states-of" / "ties.toml")  # of a protocol of this name
+    done = results / "mini" / "regcl" / "done" / "steps"
+    with only_writer(folder, busy=CosamError("busy")):
+        assert {one.path for one in leftovers(results)} == {done}
+    [states] = [one for one in leftovers(results) if one.path.parent == folder and one.path.is_dir()]
+    with only_writer(folder, busy=CosamError("busy")):
+        assert not states.remove()
+    assert states.remove()
+    assert [path.name for path in folder.iterdir()] == ["trials.log"]
+    assert kept.exists()
+
+
 def test_what_runs_do_not_write_is_not_theirs(results: Path) -> None:
     for name in (
         ".bashrc.20240101", "notes/.env.deadbeef", "sub/.lock", "tasks/mine.lock", "a/b/c/.lock", "a/b/c/.x.0123abcd",

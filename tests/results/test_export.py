@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from cosam_bench.experiments.runner import Runner
 from cosam_bench.merging.factoring import factor_update
 from cosam_bench.merging.updates import LowRank, Update
 from cosam_bench.results.export.formats import FORMATS, export_record
+from cosam_bench.results.export.model_card import _building
 from cosam_bench.results.export.served import load_served, recorded_update
 from cosam_bench.results.records import Record
 from cosam_bench.sam.build import build_sam
@@ -242,6 +244,61 @@ def test_every_folder_has_a_model_card(record: Callable[[str], Record], format_n
     assert "pipeline_tag: mask-generation" in card
     assert record("regcl").info.conditions.checkpoint in card
     assert "## Loading" in card
+
+
+@pytest.mark.parametrize("format_name", ["merged", "peft"])
+@pytest.mark.parametrize("base", ["the package's own", "a file", "random"])
+def test_the_loading_code_of_a_card_loads_the_model(
+    record: Callable[[str], Record], format_name: str, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, file = record("regcl"), tmp_path / "own.pth"
+    if base != "the package's own":
+        sam = build_sam("tiny", checkpoint="random", seed=3 if base == "a file" else 0)
+        torch.save(sam.state_dict(), file)
+        config = json.loads(json.dumps(one.info.config))
+        config["protocol"]["model"]["checkpoint"] = str(file) if base == "a file" else "random"
+        given = build_sam("tiny", checkpoint=file) if base == "a file" else sam
+        one = changed(with_checkpoint(one, given.digest), config=config)
+    folder = export_record(one, tmp_path / "out", format_name=format_name).folder
+    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(folder if format_name == "merged" else tmp_path)
+    exec(code.replace("PATH/OF/THIS/FOLDER", str(folder)), names)
+    served = load_served(one)
+    with serving(served.sam, served.update):
+        assert_same_masks(logits_of(names["sam"]), logits_of(served.sam))
+
+
+def test_a_model_of_others_is_loaded_by_their_registry() -> None:
+    said = {name: _building(name, Path("base.pth")) for name in ("vit_b", "mobile_sam")}
+    assert said == {
+        "vit_b": (
+            "from segment_anything import sam_model_registry",
+            'sam_model_registry["vit_b"](checkpoint="base.pth")',
+        ),
+        "mobile_sam": (
+            "from mobile_sam import sam_model_registry",
+            'sam_model_registry["vit_t"](checkpoint="base.pth")',
+        ),
+    }
+    random = 'build_sam("vit_b", checkpoint="random", is_attention_lean=False)'
+    assert _building("vit_b", None) == ("from cosam_bench.sam.build import build_sam", random)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_run_that_is_not_complete_is_refused(
+    record: Callable[[str], Record], format_name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CosamError, match=r"is interrupted\. Complete it by the same command"):
+        export_record(changed(record("regcl"), status="interrupted"), tmp_path / "out", format_name=format_name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_the_files(record: Callable[[str], Record], tmp_path: Path) -> None:
+    for name in ("peft", "merged", "transformers"):
+        folder = export_record(record("regcl"), tmp_path / name, format_name=name).folder
+        rights = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+        assert len(rights) == 1, name
 
 
 def test_safetensors_is_the_served_change_itself(record: Callable[[str], Record], tmp_path: Path) -> None:

@@ -20,11 +20,15 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.data.protocol_files import read_protocol
 from cosam_bench.evaluation.figures import FIGURES, summary
 from cosam_bench.evaluation.metrics import METRICS
+from cosam_bench.evaluation.prompt_scores import PromptScore
 from cosam_bench.evaluation.score_matrix import Cell
 from cosam_bench.results.costs import COSTS
 from cosam_bench.results.leaderboard import COLUMNS, leaderboard
 from cosam_bench.results.leaderboard_formats import markdown, write_leaderboard
+from cosam_bench.results.leaderboard_view import boards_of
+from cosam_bench.results.published import all_published
 from cosam_bench.results.records import Record, RecordWriter, record_folder
+from cosam_bench.results.report.boards import boards_of as report_boards
 from cosam_bench.results.run_info import Conditions, Cost
 from cosam_bench.results.tuning import Tuning
 
@@ -420,6 +424,57 @@ def test_runs_of_other_code_are_rows_of_their_own_and_say_so(tmp_path: Path) -> 
     assert "mine (code bbbbbb) 1" in " ".join(frame.attrs["notes"])
     old = record(tmp_path / "old", "mine", seed=3)
     assert "code not recorded" in set(leaderboard([*runs, old])["marks"])
+
+
+def test_a_mark_of_the_code_is_no_reason_not_to_be_the_best(tmp_path: Path) -> None:
+    runs = [record(tmp_path, "mine", rule="a" * 64), record(tmp_path, "mine", gain=0.05, rule="b" * 64)]
+    runs += [record(tmp_path, "regcl"), record(tmp_path, "joint", gain=0.08, marks=("upper bound",))]
+    (board,) = boards_of(leaderboard(runs))
+    shown = {row.label: ("last" in row.best, row.is_marked) for row in board.rows}
+    assert shown == {
+        "joint*": (False, True),
+        "mine†": (True, False),
+        "mine‡": (False, False),
+        "regcl": (False, False),
+    }
+    assert [line for line in board.legend if "code" in line] == ["† code bbbbbb", "‡ code aaaaaa"]
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_every_column_sorts_in_both_directions(tmp_path: Path, sign: str) -> None:
+    runs = [record(tmp_path, "regcl", seed=seed) for seed in (0, 1)]
+    runs += [record(tmp_path, "moda", cost=Cost(state_bytes=(1000, 2000, 3000))), record(tmp_path, "old", cost=Cost())]
+    for published in ((), all_published()[:1]):
+        for column in COLUMNS:
+            boards = boards_of(leaderboard(runs, published=published, sort_by=sign + column))
+            assert len(boards) == 1 + len(published)
+            assert {row.label for row in boards[0].rows} == {"regcl", "moda", "old"}
+
+
+def test_a_board_that_is_sorted_by_it_shows_yes_and_no(tmp_path: Path) -> None:
+    runs = [record(tmp_path, "regcl"), record(tmp_path, "old", cost=Cost())]
+    runs.append(record(tmp_path, "moda", cost=Cost(state_bytes=(1000, 2000, 3000))))
+    (board,) = boards_of(leaderboard(runs, sort_by="state_grows"))
+    assert {row.label: row.cells["state_grows"] for row in board.rows} == {"regcl": "no", "moda": "yes", "old": "-"}
+    (board,) = boards_of(leaderboard(runs, sort_by="trainable_parameters"))
+    assert {row.label: row.cells["trainable_parameters"] for row in board.rows} == {
+        "regcl": "1,000",
+        "moda": "-",
+        "old": "-",
+    }
+
+
+def test_a_damaged_file_of_prompts_is_a_note(tmp_path: Path) -> None:
+    good, bad = record(tmp_path, "regcl"), record(tmp_path, "opcm")
+    for one in (good, bad):
+        scores = [PromptScore("image", step, name, "iou", 0.3, 7) for step in (0, 3) for name in ORDER]
+        RecordWriter(one.folder).write_prompts(scores)
+    (bad.folder / "prompts.csv").write_text("prompt,step\n", encoding="utf-8")
+    for notes in (leaderboard([good, bad]).attrs["notes"], report_boards([good, bad], metric="iou")[1]):
+        assert [note for note in notes if note.startswith("regcl on mini, Last (IoU) by prompt")]
+        (damage,) = [note for note in notes if note.startswith("No scores by prompt for a run")]
+        assert f"{bad.folder / 'prompts.csv'} begins with prompt, step" in damage
+    assert list(leaderboard([good, bad])["method"]) == ["opcm", "regcl"]
 
 
 @pytest.mark.parametrize("damage", ["run.json", "matrix.csv"])

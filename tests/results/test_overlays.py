@@ -75,6 +75,16 @@ def test_the_prompt_is_drawn_on_the_first_panel_alone(prompt: Prompt, place: tup
     assert np.array_equal(drawn[:, 30:], plain[:, 30:])
 
 
+@pytest.mark.parametrize("box", [(3.0, 2.0, 3.1, 5.0), (3.0, 2.0, 7.0, 2.2), (9.9, 7.9, 10.0, 8.0)])
+def test_a_box_of_less_than_a_pixel_is_drawn(box: tuple[float, float, float, float]) -> None:
+    """As a small object's in a large image's thumbnail."""
+    plain = np.asarray(picture_of(example(Prompt(kind="points"), before=False))).astype(int)
+    drawn = np.asarray(picture_of(example(Prompt(kind="box", box=box), before=False))).astype(int)
+    y, x = int(3 * box[1]), int(3 * box[0])
+    assert np.abs(drawn[y, x] - plain[y, x]).max() > 20
+    assert np.array_equal(drawn[:, 30:], plain[:, 30:])
+
+
 def test_no_pixel_is_in_two_of_right_missed_and_wrong() -> None:
     masks = np.stack([mask for mask, _ in compared(EARLY, TRUE)])
     assert masks.sum(axis=0).max() == 1

@@ -108,7 +108,7 @@ def test_only_the_adapter_learns_and_all_of_it(tiny: Sam, images: Tensor) -> Non
 
 
 def test_served_update_equals_the_attached_adapter(tiny: Sam, images: Tensor) -> None:
-    """peft's forward pass against base weights plus b a, with a scale that is no power of two."""
+    """The layers' forward pass against base weights plus b a, with a scale that is no power of two."""
     with torch.no_grad():
         with attach(tiny, AdapterSettings(rank=3, alpha=5.0, decoder=True), generator=generator()) as adapter:
             shake(adapter.parameters())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"model": nn.Linear(1, 1)}, path)
     with pytest.raises(CosamError, match=r"The checkpoint .* cannot be read: "):
+        build_sam("tiny", checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html></html>", "torch.save did not write it; it begins with b'<!DOCTYPE html><html></h'"),
+        (b"PK\x03\x04 and no more", "it is damaged or cut short, or holds something else than tensors"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_said_to_be_none(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(CosamError, match=re.escape(f"The checkpoint {path} cannot be read: {why}")):
         build_sam("tiny", checkpoint=path)
 
 

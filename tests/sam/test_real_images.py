@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cosam_bench.core.arithmetic import bf16_slowdown
 from cosam_bench.data.cards import SplitRule
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.prompts import Prompts, tight_box
@@ -82,6 +83,7 @@ def score(sam: Sam, image: torch.Tensor, mask: torch.Tensor) -> float:
     padded, frame = prepare_image(image, size=sam.image_size, resize="pad")
     prompts = Prompts(tight_box(mask)[None], torch.zeros(1, 1, 2), torch.zeros(1, 256, 256), digest="")
     placed = prompts_in_frame(prompts, rows=[0], frames=[frame], kinds=["box"], grid=sam.logits_size)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    is_fast = bf16_slowdown(torch.device("cpu")) < 1
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=is_fast):
         logits = sam.decode(sam.encode(normalise(padded[None], [frame])), placed).logits[0]
     return float(iou(to_original(logits, frame)[None] > 0, mask[None])[0])

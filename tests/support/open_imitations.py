@@ -74,9 +74,9 @@ def crop_weed(root: Path) -> None:
 
 def camvid_road(root: Path) -> None:
     for number, picture in _pictures("road"):
-        part = "train" if number % 2 else "test"
-        save(root / f"CamVid/{part}/0001TP_{number:06d}.png", picture.pixels)
-        save(root / f"CamVid/{part}annot/0001TP_{number:06d}.png", np.where(picture.mask > 0, 3, 4).astype(np.uint8))
+        part, video = ("train", "0001TP") if number % 2 else ("test", "Seq05VD")
+        save(root / f"CamVid/{part}/{video}_{number:06d}.png", picture.pixels)
+        save(root / f"CamVid/{part}annot/{video}_{number:06d}.png", np.where(picture.mask > 0, 3, 4).astype(np.uint8))
     save(root / "CamVid/val/0016E5_08159.png", picture.pixels)
 
 

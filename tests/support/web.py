@@ -73,9 +73,11 @@ def serving() -> Iterator[Site]:
         running.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that went away
         thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield site
-        running.shutdown()
-        thread.join()
+        try:
+            yield site
+        finally:  # pytest would wait for the thread for ever
+            running.shutdown()
+            thread.join()
 
 
 def answer(request: BaseHTTPRequestHandler, page: Page | None) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.sweeps.engine_choice import EngineChoice, options_from_texts
 from cosam_bench.sweeps.engines import Engine, Outcome
 from cosam_bench.sweeps.grid import Grid
+from cosam_bench.sweeps.ray_engine import RayEngine
 
 
 def act(folder: Path, key: str, device: str | None) -> Outcome:
@@ -77,6 +78,59 @@ def test_an_engine_that_is_not_installed_names_its_extra(
 def test_an_option_has_a_value() -> None:
     with pytest.raises(CosamError, match="'partition' is not written as KEY=VALUE"):
         options_from_texts(["cluster=local", "partition"])
+
+
+class RayOf:
+    """Ray, of a cluster with these machines."""
+
+    def __init__(self, *resources: dict[str, float]) -> None:
+        self.resources, self.is_shut = resources, False
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: object) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        self.is_shut = True
+
+    def nodes(self) -> list[dict[str, object]]:
+        lost = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        return [lost, *({"Alive": True, "Resources": one} for one in self.resources)]
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"GPU": sum(one.get("GPU", 0) for one in self.resources)}
+
+    def remote(self, **options: object) -> Callable[[object], object]:
+        return lambda function: options
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "said"),
+    [
+        (8, "cpu", ""),
+        (9, "cpu", "Each task takes 9 cores, and the largest machine of Ray's cluster has 8."),
+        (4, "auto", ""),
+        (5, "auto", "Each task takes 5 cores, and the largest machine with a GPU of Ray's cluster has 4."),
+    ],
+)
+def test_ray_refuses_a_task_that_no_machine_can_take(
+    threads: int, device: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imitated = RayOf({"CPU": 8.0}, {"CPU": 4.0, "GPU": 1.0})
+    monkeypatch.setitem(sys.modules, "ray", imitated)
+
+    def open_engine() -> None:
+        RayEngine(Outcome, device=device, threads=threads, cores=None)  # type: ignore[arg-type]  # no task is done
+
+    if not said:
+        open_engine()
+        return
+    with pytest.raises(CosamError) as found:
+        open_engine()
+    assert said in str(found.value)
+    assert imitated.is_shut
 
 
 @pytest.fixture

@@ -119,6 +119,22 @@ def test_isolated_runs_have_keys_of_their_own(protocol: Path) -> None:
     assert [isolated[key].kind for key in isolated.keys() - default.keys()] == ["run"]
 
 
+def test_the_device_auto_is_the_one_of_the_machine_that_does_the_tasks(
+    protocol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys(device: str, *, is_here: bool = True) -> set[str]:
+        return set(plan(Grid(methods=("ties",), protocol=str(protocol), device=device), is_here=is_here).tasks)
+
+    found = []
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert keys("auto") == keys("cuda" if has_gpu else "cpu")
+        assert keys("auto", is_here=False).isdisjoint(keys("auto"))
+        found += [keys("auto"), keys("auto", is_here=False), keys("cpu")]
+    assert found[0].isdisjoint(found[3])
+    assert (found[1], found[2]) == (found[4], found[5])
+
+
 def write_experts(folder: Path, *, value: float = 1.0) -> None:
     folder.mkdir(exist_ok=True)
     for domain in QUICK_DOMAINS:

@@ -12,7 +12,7 @@ from rich.console import Console
 from support.records import run_info
 from typer.testing import Result
 
-from cosam_bench.cli.sweep_view import shown_time, status_view
+from cosam_bench.cli.sweep_view import live_view, shown_time, status_view
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import exclusive
 from cosam_bench.results.records import RecordWriter
@@ -52,6 +52,26 @@ def test_each_task_is_in_one_state(store: TaskStore) -> None:
     assert found.running == ("average, seed 3",)
     assert found.failed == {"average, seed 2": "as asked"}
     assert (found.count("done"), found.count("waiting", "running")) == (3, 2)
+
+
+def test_the_live_table_stays_as_it_is_while_the_store_does_not_answer(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, answers = read(store), [True, False]
+
+    def answer(_: StatusReader) -> Status:
+        if not (answers.pop(0) if answers else False):
+            raise CosamError("The store does not answer.")
+        return found
+
+    monkeypatch.setattr(StatusReader, "read", answer)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr(
+        "cosam_bench.cli.sweep_view.notes_console", lambda: Console(file=sys.stderr, force_terminal=True, width=100)
+    )
+    with live_view(store.results):
+        capsys.readouterr()
+    assert "expert" in capsys.readouterr().err
 
 
 def test_what_is_left_takes_the_median_of_what_was_like_it(store: TaskStore) -> None:

@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     threads = torch.get_num_threads()
     folder = tmp_path_factory.mktemp("study")
     protocol = write_quick_protocol(folder)
-    grid = Grid(methods=("average", "frozen"), protocol=str(protocol), isolated=False)
+    grid = Grid(methods=("average", "frozen"), protocol=str(protocol), isolated=False, device="cpu")
     yield Study(grid, folder / "results", sweep(grid, results=folder / "results", engine=AT_ONCE))
     torch.set_num_threads(threads)
 

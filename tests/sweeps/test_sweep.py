@@ -121,6 +121,26 @@ def test_experts_that_were_trained_elsewhere_are_merged(swept: Swept, tmp_path: 
     assert missing(sweep(given, results=tmp_path / "results", dry_run=True))["run"] == 0
 
 
+def test_code_that_was_edited_after_planning_is_not_filed_under_the_planned(swept: Swept, tmp_path: Path) -> None:
+    own = tmp_path / "last.py"
+    own.write_text(BROKEN.replace("if step == 2", "if step > 9"))
+    grid = swept.grid.model_copy(update={"methods": (str(own),), "orders": 1})
+    results = shutil.copytree(swept.results / "_shared", tmp_path / "results" / "_shared").parent
+
+    def edit(_: SweepResult) -> None:
+        own.write_text(BROKEN.replace("if step == 2", "if step > 99"))
+
+    first = sweep(grid, results=results, engine=AT_ONCE, on_start=edit)
+    [reason] = first.failed.values()
+    assert reason == (
+        "The code of method 'last' was edited after this run was planned, so it was not begun. "
+        "Give the same command again."
+    )
+    assert (first.records, list(results.glob("[!_]*"))) == ((), [])
+    again = sweep(grid, results=results, engine=AT_ONCE)
+    assert (again.failed, len(again.records)) == ({}, 1)
+
+
 def test_times_that_were_measured_make_the_estimate(swept: Swept) -> None:
     more = swept.grid.model_copy(update={"methods": ("average", "ties"), "seeds": 2})
     plan = sweep(more, results=swept.results, dry_run=True)

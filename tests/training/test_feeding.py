@@ -227,9 +227,11 @@ def test_ctrl_c_while_waiting_stops_what_has_not_begun(
     monkeypatch.setattr(feeding, "prefetch_depth", lambda device: 2)
     monkeypatch.setattr(feeding, "preparing_threads", lambda device: 3)
 
+    first = threading.Lock()  # taken by the thread that interrupts: a second Ctrl-C would leave threads behind
+
     class Slow(Counted):
         def __getitem__(self, index: Any) -> Any:
-            if len(self.read) == 3:
+            if len(self.read) >= 3 and first.acquire(blocking=False):
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             time.sleep(0.02)
             return super().__getitem__(index)

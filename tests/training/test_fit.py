@@ -22,7 +22,7 @@ from cosam_bench.sam.inputs import Batch, View
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import serving
 from cosam_bench.training import feeding
-from cosam_bench.training import fit as fit_module
+from cosam_bench.training.adam import Adam
 from cosam_bench.training.augmentation import mirror, mirror_prompts
 from cosam_bench.training.draws import MIXED
 from cosam_bench.training.fit import Fitted, TrainingHooks, fit_adapter
@@ -161,14 +161,13 @@ def test_each_step_has_its_own_epochs_rate_however_far_ahead_batches_are_drawn(
     sam: Sam, squares: Split, prompts: Prompts, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    own = fit_module.make_optimiser
+    own = Adam.step
 
-    def watched(*args: Any) -> torch.optim.Optimizer:
-        optimiser = own(*args)
-        optimiser.register_step_pre_hook(lambda *_: rates.append(optimiser.param_groups[0]["lr"]))
-        return optimiser
+    def watched(self: Adam) -> None:
+        rates.append(self.learning_rate)
+        own(self)
 
-    monkeypatch.setattr(fit_module, "make_optimiser", watched)
+    monkeypatch.setattr(Adam, "step", watched)
     monkeypatch.setattr(feeding, "prefetch_depth", lambda device: ahead)
     trained(sam, squares, prompts, epochs=3, schedule="step", step_epochs=1, step_factor=0.1)
     assert rates == pytest.approx([5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,10 @@ class Many(Settings):
     scale: Annotated[float, Field(gt=0)] | Literal["1/t"] = setting(0.3, "or a word", search=(0.1, 2.0))
     memory: int = setting(10, "a budget", search=None, ge=1, le=100)
     length: float = setting(1.0, "without an upper bound", gt=0)
+    factor: float = setting(1.0, "declared by whole numbers", search=(0, 10))
+    steps: int = setting(1, "declared by fractions", search=(1.0, 10.0))
+    start: Literal["zero", "mean", None] = setting("zero", "a choice, or none")
+    end: Literal["zero", None] = setting("zero", "one choice, or none")
 
 
 def test_ranges_follow_from_types_and_bounds_unless_they_are_declared() -> None:
@@ -41,7 +46,20 @@ def test_ranges_follow_from_types_and_bounds_unless_they_are_declared() -> None:
         "ridge": SearchRange(low=1e-9, high=1.0, is_log=True),
         "rank": SearchRange(low=1, high=64, is_whole=True),
         "scale": SearchRange(low=0.1, high=2.0),
+        "factor": SearchRange(low=0, high=10),
+        "steps": SearchRange(low=1.0, high=10.0, is_whole=True),
+        "start": SearchRange(choices=("zero", "mean")),
     }
+
+
+def test_a_range_is_the_same_after_it_was_sent_as_a_message() -> None:
+    for found in search_ranges(Many).values():
+        assert range_from(json.loads(json.dumps(found.as_table()))) == found
+
+
+def test_the_table_of_a_range_says_only_what_does_not_follow_from_its_ends() -> None:
+    assert SearchRange(low=1, high=9, is_whole=True).as_table() == {"low": 1, "high": 9, "log": False}
+    assert SearchRange(low=1, high=9).as_table() == {"low": 1, "high": 9, "log": False, "whole": False}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +103,7 @@ def test_both_ends_of_each_range_are_allowed(name: str) -> None:
         ({"low": 1, "high": float("inf")}, "must be numbers"),
         ({"low": 2, "high": 1}, "low = 2 must be below high = 1"),
         ({"low": 0, "high": 1, "log": True}, "above 0 for log"),
+        ({"low": 0, "high": 1, "whole": 1}, "whole must be true or false"),
     ],
 )
 def test_what_is_no_range_is_refused(table: dict[str, object], message: str) -> None:
@@ -124,3 +143,38 @@ def test_a_file_of_ranges_has_tables(tmp_path: Path) -> None:
 
 def test_a_method_without_settings_has_nothing_to_tune() -> None:
     assert space_of(resolve_run(method="frozen"), isolated=False) == {}
+
+
+ODD = '''
+from typing import Literal
+
+from cosam_bench import MergingMethod, MethodCard, Settings, setting
+
+
+class OddSettings(Settings):
+    """Ranges whose ends do not say whether numbers are whole."""
+
+    scale: float = setting(1.0, "any number", source="here", search=(0, 10))
+    count: int = setting(1, "a whole number", source="here", search=(1.0, 10.0))
+    start: Literal["zero", "mean", None] = setting("zero", "may be none", source="here")
+
+
+class Odd(MergingMethod[OddSettings]):
+    card = MethodCard(title="Odd")
+
+    def merge(self, expert, domain, *, step):
+        return expert
+'''
+
+
+def test_an_isolated_method_has_the_ranges_that_it_has_in_this_process(tmp_path: Path) -> None:
+    file = tmp_path / "odd.py"
+    file.write_text(ODD)
+    config = resolve_run(method=str(file))
+    expected = {
+        "scale": SearchRange(low=0, high=10),
+        "count": SearchRange(low=1.0, high=10.0, is_whole=True),
+        "start": SearchRange(choices=("zero", "mean")),
+    }
+    assert space_of(config, isolated=False) == expected
+    assert space_of(config, isolated=True) == expected

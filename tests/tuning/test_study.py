@@ -88,3 +88,15 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("{", "<", 1))
     with pytest.raises(CosamError, match=r"trials\.log cannot be read: .* Delete it to tune again"):
         do(study(tmp_path), 1)
+
+
+@pytest.mark.parametrize("half", ['{"op_code": 5, "worker', ""])
+def test_a_line_that_was_half_written_is_cut_off(half: str, tmp_path: Path) -> None:
+    do(study(tmp_path), 2)
+    file = tmp_path / "trials.log"
+    before = study(tmp_path).results
+    file.write_bytes(file.read_bytes() + half.encode())
+    again = study(tmp_path)
+    assert again.results == before
+    do(again, 1)
+    assert [one.number for one in study(tmp_path).results] == [0, 1, 2]

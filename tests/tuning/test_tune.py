@@ -24,6 +24,7 @@ from cosam_bench.experiments.protocol import resolve_run
 from cosam_bench.experiments.run_data import Validation, open_run_data
 from cosam_bench.experiments.runner import Runner
 from cosam_bench.experiments.tuned_file import read_tuned
+from cosam_bench.tuning.space import space_of
 from cosam_bench.tuning.tune import HELD_OUT_SHARE, Tuned
 
 pytest.importorskip("optuna")
@@ -247,6 +248,72 @@ def test_isolated_trials_do_not_take_those_in_process_for_their_own(protocol: Pa
         (isolated,) = cb.tune(file, out=tmp_path / "isolated", **options)
     assert scored == [False, True]
     assert isolated.default_score == in_process.default_score
+
+
+@pytest.mark.parametrize(("moment", "begun"), [("before", 1), ("during", 2)])
+def test_a_trial_of_edited_code_is_not_counted(
+    moment: str, begun: int, protocol: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, scored, proposed = write_picky(tmp_path), [], []
+    from cosam_bench.tuning import tune as module
+
+    def edit() -> None:
+        file.write_text(file.read_text().replace("return expert", "return expert * 0.5"))
+
+    def scores(*_: object, **__: object) -> dict[str, float]:
+        scored.append(1)
+        if moment == "during" and len(scored) == 2:
+            edit()
+        return {"pill": 0.5}
+
+    propose = module.Study.propose
+
+    def proposal(study: Any) -> tuple[int, dict[str, Any]]:
+        proposed.append(1)
+        if moment == "before" and len(proposed) == 2:
+            edit()
+        return propose(study)
+
+    monkeypatch.setattr(module, "last_scores", scores)
+    monkeypatch.setattr(module.Study, "propose", proposal)
+    options: dict[str, Any] = {"trials": 3, "protocol": protocol, "results": results, "out": tmp_path}
+    with pytest.raises(CosamError, match=r"'picky' was edited while it was tuned; .*Give the same command again"):
+        cb.tune(file, isolated=False, **options)
+    assert len(scored) == begun
+    assert not (tmp_path / "picky.toml").exists()
+
+
+def test_states_that_a_killed_trial_left_are_removed(tuned: list[Tuned], protocol: Path, results: Path) -> None:
+    [log] = (results / "_tune" / "quick" / "ties").glob("*/trials.log")
+    (log.parent / "states-abc").mkdir()
+    (log.parent / "states-abc" / "001.safetensors").write_bytes(b"left")
+    cb.tune("ties", trials=TRIALS, protocol=protocol, results=results)
+    assert not list(log.parent.glob("states-*"))
+
+
+def test_given_settings_of_a_method_with_nothing_to_tune_are_not_replaced(
+    protocol: Path, results: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"trials": 1, "protocol": protocol, "results": results, "out": tmp_path}
+    given = [f"method.{name}" for name in space_of(resolve_run(method="average"), isolated=False)]
+    assert given == ["method.scale"]
+    for _ in range(2):
+        (found,) = cb.tune("average", settings={"method.scale": 0.5}, **options)
+    assert found.file is not None
+    before = found.file.read_bytes()
+    with pytest.raises(CosamError, match="were tuned under other conditions"):
+        cb.tune("average", settings={"method.scale": 0.75}, **options)
+    assert found.file.read_bytes() == before
+
+
+def test_the_command_names_the_trials_of_the_method_that_failed(protocol: Path, results: Path, tmp_path: Path) -> None:
+    file = write_picky(tmp_path)
+    done = run_command(
+        "tune", str(file), "--in-process", "--trials", "1", "--domains", "pill", "--set", "method.mood='bad'",
+        "--protocol", str(protocol), "--results", str(results), "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert f"delete {results / '_tune' / 'quick' / 'picky'}." in done.stderr.replace("\n", "")
 
 
 def folder_stream(folder: Path) -> Path:

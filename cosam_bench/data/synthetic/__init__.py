@@ -3,6 +3,8 @@
 Modules, bottom to top:
 
 canvas: noise, colour, light and layers
+elementary: functions that give the same bits on every processor
+settled: values that keep what was published
 shapes: signed distances
 scenes: generic objects on any ground
 products: a texture, a pill and a bottle
@@ -17,12 +19,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cosam_bench.core.seeds import derived_seed
 from cosam_bench.data.synthetic.canvas import Mask, Picture
 from cosam_bench.data.synthetic.living import camouflage, polyp
 from cosam_bench.data.synthetic.metal import pitting, rail_i, rail_ii
 from cosam_bench.data.synthetic.natural import natural
 from cosam_bench.data.synthetic.products import pill, rim, texture
 from cosam_bench.data.synthetic.scenes import MIN_FOREGROUND, MOST_TRIES, scenes, too_small
+from cosam_bench.data.synthetic.settled import Sample, settle
 
 Generator = Callable[[np.random.Generator, int], tuple[Picture, Mask]]
 
@@ -48,3 +52,19 @@ GENERATORS: dict[str, Generator] = {
 """By name: draws one sample, an uint8 RGB picture ``(size, size, 3)`` and a bool mask ``(size, size)``
 of at least ``MIN_FOREGROUND`` pixels, from nothing but the numpy generator. Eight domains, the retention
 domain ``natural``, and the ``scenes`` that `tiny` was trained on."""
+
+
+def draw_sample(generator: str, *, size: int, seed: int, part: str, index: int) -> tuple[Picture, Mask]:
+    """One sample of a domain, which depends on nothing but these arguments, see ``GENERATORS`` for its form.
+
+    Args:
+        generator: name of the generator.
+        size: of the picture, in pixels.
+        seed: of the domain.
+        part: ``train`` or ``test``.
+        index: the sample's position in this part.
+    """
+    rng = np.random.default_rng(derived_seed(seed, "synthetic", generator, part, index))
+    picture, mask = GENERATORS[generator](rng, size)
+    settle(picture, Sample(generator, size, seed, part, index))
+    return picture, mask

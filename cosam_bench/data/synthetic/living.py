@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosam_bench.data.synthetic import canvas, shapes
+from cosam_bench.data.synthetic import canvas, elementary, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
 _COATS = (
@@ -31,7 +31,7 @@ def camouflage(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     value = 0.5 + 0.9 * ground
     rounding = np.clip(-animal / np.float32(0.08), 0, 1) * np.float32(0.1)
     value = value * (1 - alpha) + (0.5 + np.float32(shift) + 0.8 * coat + rounding) * alpha
-    shade = 0.35 * np.exp(-np.maximum(np.roll(animal, size // 24, axis=0), 0) / np.float32(0.03)) * (1 - alpha)
+    shade = 0.35 * elementary.exp(-np.maximum(np.roll(animal, size // 24, axis=0), 0) / np.float32(0.03)) * (1 - alpha)
     picture = canvas.light(canvas.ramp(value, low, high), 1 - shade)
     picture = canvas.light(picture, 1 + 0.2 * canvas.noise(rng, size, cells=3))
     return canvas.develop(rng, picture, sensor=0.02), animal < 0
@@ -94,7 +94,7 @@ def _folds(rng: np.random.Generator, picture: Array) -> Array:
         angle = rng.uniform(0, 2 * np.pi)
         middle = (0.5 + 0.9 * np.cos(angle), 0.5 + 0.9 * np.sin(angle))
         edge = shapes.blob(rng, size, middle, rng.uniform(0.5, 0.8), rough=0.05)
-        step = np.exp(-np.abs(edge) / np.float32(0.05)) * np.sign(edge)
+        step = elementary.exp(-np.abs(edge) / np.float32(0.05)) * np.sign(edge)
         picture = canvas.light(picture, 1 - np.float32(rng.uniform(0.2, 0.4)) * step)
     return picture
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosam_bench.data.synthetic import canvas, shapes
+from cosam_bench.data.synthetic import canvas, elementary, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
 
@@ -15,7 +15,7 @@ def pitting(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     oil streaks nearby, which are just as dark, are no pitting.
     """
     u, v = shapes.local(size, (0.5, 0.5), rng.normal(0, 0.12))
-    thread = np.sin(v * np.float32(rng.uniform(9, 15)) + np.float32(rng.uniform(0, 6.3)))
+    thread = elementary.sin(v * np.float32(rng.uniform(9, 15)) + np.float32(rng.uniform(0, 6.3)))
     brushed = canvas.fractal(rng, size, cells=(48, 3), octaves=2)
     value = 0.5 + 0.26 * thread + 0.1 * brushed + 0.1 * u
     picture = canvas.ramp(value, (0.24, 0.25, 0.27), (0.86, 0.87, 0.88))
@@ -50,7 +50,7 @@ def rail_i(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     ballast = 0.5 + 0.9 * canvas.fractal(rng, size, cells=14, octaves=2)
     picture = canvas.ramp(ballast, (0.06, 0.06, 0.06), (0.3, 0.29, 0.28))
     rolled = canvas.noise(rng, size, cells=(2, 56)) + 0.5 * canvas.noise(rng, size, cells=(3, 14))
-    shine = 0.62 + 0.09 * rolled + 0.18 * np.cos((x - np.float32(middle + rng.normal(0, 0.05))) / half * 1.4)
+    shine = 0.62 + 0.09 * rolled + 0.18 * elementary.cos((x - np.float32(middle + rng.normal(0, 0.05))) / half * 1.4)
     head = np.abs(x - np.float32(middle)) - np.float32(half)
     picture = canvas.over(picture, canvas.fill((1, 1, 1), shine, size=size), canvas.coverage(head, soft=0.02))
     mask = np.zeros((size, size), dtype=bool)
@@ -75,7 +75,7 @@ def rail_ii(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     together; corrugation across the rail is the only other structure.
     """
     _, y = canvas.coordinates(size)
-    corrugation = np.sin(y * np.float32(rng.uniform(25, 45)) + np.float32(rng.uniform(0, 6.3)))
+    corrugation = elementary.sin(y * np.float32(rng.uniform(25, 45)) + np.float32(rng.uniform(0, 6.3)))
     rough = canvas.fractal(rng, size, cells=(10, 22), octaves=3, fade=0.8)
     picture = canvas.fill((0.97, 1, 1), 0.46 + 0.05 * corrugation + 0.16 * rough, size=size)
     centre = (rng.uniform(0.28, 0.72), rng.uniform(0.28, 0.72))

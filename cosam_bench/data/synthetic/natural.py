@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosam_bench.data.synthetic import canvas, shapes
+from cosam_bench.data.synthetic import canvas, elementary, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
 
@@ -39,7 +39,7 @@ def natural(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
 def _hill(rng: np.random.Generator, picture: Array, height: float, layer: int) -> Array:
     size = picture.shape[0]
     x, y = canvas.coordinates(size)
-    crest = height + 0.06 * np.sin(x * np.float32(rng.uniform(4, 9)) + np.float32(rng.uniform(0, 6.3)))
+    crest = height + 0.06 * elementary.sin(x * np.float32(rng.uniform(4, 9)) + np.float32(rng.uniform(0, 6.3)))
     haze = (canvas.tone(0.45, 0.55, 0.65), canvas.tone(0.35, 0.47, 0.4))[layer]
     return canvas.over(picture, haze, canvas.coverage(crest.astype(np.float32) - y))
 
@@ -76,7 +76,7 @@ def _hut(rng: np.random.Generator, picture: Array, foot: tuple[float, float]) ->
     peak = centre[1] - half * 1.6
     slope = np.abs(x - np.float32(centre[0])) * np.float32(0.8) - (y - np.float32(peak))
     roof = np.maximum(slope * np.float32(0.78), y - np.float32(centre[1] - half * 0.6))
-    planks = 0.85 + 0.1 * np.sign(np.sin(x * np.float32(180)))
+    planks = 0.85 + 0.1 * np.sign(elementary.sin(x * np.float32(180)))
     picture = canvas.over(picture, canvas.fill(canvas.colour(rng, 0.5, 0.9), planks, size=size), canvas.coverage(wall))
     picture = canvas.over(picture, (0.5, 0.2, 0.15), canvas.coverage(roof))
     door = shapes.box(size, (centre[0], centre[1] + half * 0.25), (half * 0.2, half * 0.45))

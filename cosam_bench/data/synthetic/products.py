@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosam_bench.data.synthetic import canvas, shapes
+from cosam_bench.data.synthetic import canvas, elementary, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
 
@@ -40,8 +40,8 @@ def texture(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
 
 def _weave(size: int, period: float, angle: float, bend: Array) -> Array:
     u, v = shapes.local(size, (0.5, 0.5), angle)
-    over = np.sin((u + bend) * np.float32(2 * np.pi / period))
-    under = np.sin((v + bend) * np.float32(2 * np.pi / (2.2 * period)))
+    over = elementary.sin((u + bend) * np.float32(2 * np.pi / period))
+    under = elementary.sin((v + bend) * np.float32(2 * np.pi / (2.2 * period)))
     woven: Array = 0.5 + 0.5 * over * under
     return woven
 
@@ -67,7 +67,7 @@ def pill(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     centre = (0.5 + rng.normal(0, 0.03), 0.5 + rng.normal(0, 0.03))
     angle, radii = rng.uniform(0, np.pi), (rng.uniform(0.36, 0.43), rng.uniform(0.22, 0.29))
     body = shapes.ellipse(size, centre, radii, angle)
-    dome = np.clip(-body / np.float32(radii[1]), 0, 1) ** np.float32(0.45)
+    dome = elementary.power(np.clip(-body / np.float32(radii[1]), 0, 1), 0.45)
     chalk = 0.5 + 0.42 * dome + 0.03 * canvas.grain(rng, size)
     good = canvas.fill((1, 0.99, 0.94), chalk, size=size)
     for _ in range(int(rng.integers(5, 12))):
@@ -118,14 +118,14 @@ def rim(rng: np.random.Generator, size: int) -> tuple[Picture, Mask]:
     """
     centre = (0.5 + rng.normal(0, 0.02), 0.5 + rng.normal(0, 0.02))
     u, v = shapes.local(size, centre, rng.uniform(0, 2 * np.pi))
-    far, theta = np.hypot(u, v), np.arctan2(v, u)
+    far, theta = elementary.hypot(u, v), elementary.arctan2(v, u)
     picture = canvas.fill((1, 1, 1), 0.93 + 0.02 * canvas.noise(rng, size, cells=5), size=size)
     mouth, lip = rng.uniform(0.19, 0.24), rng.uniform(0.075, 0.105)
-    shoulder = 0.3 + 0.08 * np.cos(3 * theta + np.float32(rng.uniform(0, 6.3)))
+    shoulder = 0.3 + 0.08 * elementary.cos(3 * theta + np.float32(rng.uniform(0, 6.3)))
     picture = canvas.over(
         picture, canvas.fill((0.55, 0.3, 0.16), shoulder * 2, size=size), canvas.coverage(far - np.float32(0.45))
     )
-    gloss = 0.72 + 0.22 * np.cos(2 * theta + np.float32(rng.uniform(0, 6.3)))
+    gloss = 0.72 + 0.22 * elementary.cos(2 * theta + np.float32(rng.uniform(0, 6.3)))
     ring = np.abs(far - np.float32(mouth + lip / 2)) - np.float32(lip / 2)
     picture = canvas.over(picture, canvas.fill((0.9, 0.72, 0.5), gloss, size=size), canvas.coverage(ring))
     depth = 0.07 + 0.1 * far / np.float32(mouth)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.synthetic import canvas, shapes
+from cosam_bench.data.synthetic import canvas, elementary, shapes
 from cosam_bench.data.synthetic.canvas import Array, Mask, Picture
 
 MIN_FOREGROUND = 12  # pixels; below this a mask is not a target
@@ -73,7 +73,7 @@ def _surface(rng: np.random.Generator, size: int) -> Array:
 
 def _stripes(rng: np.random.Generator, size: int) -> Array:
     u, _ = shapes.local(size, (0.5, 0.5), rng.uniform(0, np.pi))
-    wave: Array = np.sin(u * np.float32(rng.uniform(20, 160)) + np.float32(rng.uniform(0, 6.3)))
+    wave: Array = elementary.sin(u * np.float32(rng.uniform(20, 160)) + np.float32(rng.uniform(0, 6.3)))
     return wave
 
 
@@ -85,7 +85,7 @@ def _add_thing(rng: np.random.Generator, picture: Array, masks: list[Mask]) -> t
     distance = _outline(rng, size, centre, radius)
     if rng.random() < 0.5:
         drop = (centre[0] + radius * rng.normal(0, 0.2), centre[1] + radius * rng.normal(0, 0.2))
-        shadow = np.exp(-np.maximum(shapes.ellipse(size, drop, (radius, radius)), 0) / (0.15 * radius + 0.01))
+        shadow = elementary.exp(-np.maximum(shapes.ellipse(size, drop, (radius, radius)), 0) / (0.15 * radius + 0.01))
         picture = canvas.light(picture, 1 - np.float32(rng.uniform(0.1, 0.5)) * shadow)
     alpha = canvas.coverage(distance, soft=float(rng.choice([0.0, 0.0, 0.02])))
     picture = canvas.over(picture, _material(rng, picture, centre, radius), alpha)

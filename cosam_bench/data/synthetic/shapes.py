@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from cosam_bench.data.synthetic import elementary
 from cosam_bench.data.synthetic.canvas import Array, coordinates
 
 
@@ -32,19 +33,19 @@ def blob(
     u, v = local(size, centre, angle)
     stretch = np.float32(np.sqrt(aspect))
     u, v = u / stretch, v * stretch
-    theta = np.arctan2(v, u)
+    theta = elementary.arctan2(v, u)
     outline = np.full_like(theta, radius)
     for wave in range(2, 2 + waves):
         amplitude = radius * rough * rng.normal() / wave**0.8
-        outline += np.float32(amplitude) * np.cos(wave * theta + np.float32(rng.uniform(0, 2 * np.pi)))
-    distance: Array = np.hypot(u, v) - np.maximum(outline, np.float32(0.25 * radius))
+        outline += np.float32(amplitude) * elementary.cos(wave * theta + np.float32(rng.uniform(0, 2 * np.pi)))
+    distance: Array = elementary.hypot(u, v) - np.maximum(outline, np.float32(0.25 * radius))
     return distance
 
 
 def ellipse(size: int, centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0) -> Array:
     """An ellipse with the given half axes."""
     u, v = local(size, centre, angle)
-    scaled = np.hypot(u / np.float32(radii[0]), v / np.float32(radii[1]))
+    scaled = elementary.hypot(u / np.float32(radii[0]), v / np.float32(radii[1]))
     distance: Array = (scaled - 1) * np.float32(min(radii))
     return distance
 
@@ -60,7 +61,7 @@ def box(
     """A rectangle of half sides ``half`` with corners rounded by ``corner``."""
     u, v = local(size, centre, angle)
     qu, qv = np.abs(u) - np.float32(half[0] - corner), np.abs(v) - np.float32(half[1] - corner)
-    outside = np.hypot(np.maximum(qu, 0), np.maximum(qv, 0))
+    outside = elementary.hypot(np.maximum(qu, 0), np.maximum(qv, 0))
     distance: Array = outside + np.minimum(np.maximum(qu, qv), 0) - np.float32(corner)
     return distance
 
@@ -73,7 +74,7 @@ def stroke(size: int, start: tuple[float, float], end: tuple[float, float], widt
     share = ((x - np.float32(start[0])) * across + (y - np.float32(start[1])) * down) / length
     share = np.clip(share, 0, 1)
     distance: Array = (
-        np.hypot(x - start[0] - share * across, y - start[1] - share * down).astype(np.float32) - width / 2
+        elementary.hypot(x - start[0] - share * across, y - start[1] - share * down).astype(np.float32) - width / 2
     ).astype(np.float32)
     return distance
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cosam_bench.results.export.served import ServedModel
 from cosam_bench.results.protocol_match import difference_suffix, is_another_experiment
 from cosam_bench.results.records import Record
+from cosam_bench.sam.build import EMBEDDED_WEIGHTS
 
 _LOADING = {
     "peft": """```python
@@ -16,13 +17,13 @@ from peft import PeftModel
 
 {imports}
 
-base = {builder}(checkpoint={base})
+base = {model}
 sam = PeftModel.from_pretrained(base, "PATH/OF/THIS/FOLDER").merge_and_unload()
 ```""",
     "merged": """```python
 {imports}
 
-sam = {builder}(checkpoint="merged.pth")
+sam = {model}
 ```""",
     "transformers": """```python
 from transformers import SamModel
@@ -43,14 +44,8 @@ change = load_file("update.safetensors")  # NAME.a and NAME.b: add b @ a to NAME
 }
 
 
-# By the model's name: what to import, and what builds it from a checkpoint. "tiny" exists in this project alone.
-_BUILDERS = {
-    "tiny": (
-        "from functools import partial\nfrom cosam_bench.sam.build import build_sam",
-        'partial(build_sam, "tiny", is_attention_lean=False)',
-    ),
-    "mobile_sam": ("from mobile_sam import sam_model_registry", 'sam_model_registry["vit_t"]'),
-}
+# By the model's name: the package whose registry builds it from a file, and its name there. Others are SAM's own.
+_REGISTRIES = {"mobile_sam": ("mobile_sam", "vit_t")}
 
 
 def write_model_card(
@@ -97,7 +92,7 @@ def write_model_card(
         tags=["segment-anything", "model-merging", "continual-learning", "cosam-bench"],
         eval_results=results if math.isfinite(last) and not is_cut else None,
     )
-    text = _text(record, format_name=format_name, notes=notes, base=base, is_cut=is_cut)
+    text = _text(record, format_name=format_name, notes=notes, served=served, base=base, is_cut=is_cut)
     (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
 
 
@@ -107,15 +102,35 @@ def _model_name(record: Record) -> str:
     return str(model.get("name")) if isinstance(model, dict) else "segment-anything"
 
 
-def _loading(record: Record, *, format_name: str, base: str) -> str:
-    name = _model_name(record)
-    stock = ("from segment_anything import sam_model_registry", f'sam_model_registry["{name}"]')
-    imports, builder = _BUILDERS.get(name, stock)
-    file = None if name == "tiny" else base
-    return _LOADING[format_name].format(imports=imports, builder=builder, base=f'"{file}"' if file else None)
+def _loading(record: Record, *, format_name: str, served: ServedModel | None) -> str:
+    if served is None:
+        return _LOADING[format_name]
+    name, file = _model_name(record), served.checkpoint
+    if format_name == "merged":
+        imports, model = _building(name, Path("merged.pth"))
+    else:
+        imports, model = _building(name, file and (file if file == EMBEDDED_WEIGHTS else Path(file.name)))
+    return _LOADING[format_name].format(imports=imports, model=model)
 
 
-def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str, is_cut: bool) -> str:
+def _building(name: str, file: Path | None) -> tuple[str, str]:
+    """What to import, and what builds a model from a file of weights, or from random ones, which are in no file."""
+    if name != "tiny" and file is not None:
+        package, known_as = _REGISTRIES.get(name, ("segment_anything", name))
+        return f"from {package} import sam_model_registry", f'sam_model_registry["{known_as}"](checkpoint="{file}")'
+    imports = "from cosam_bench.sam.build import build_sam"  # which alone knows tiny and random weights
+    if file is None:
+        given = ', checkpoint="random"'
+    elif file == EMBEDDED_WEIGHTS:
+        given = ""
+    else:
+        imports, given = f"from pathlib import Path\n\n{imports}", f', checkpoint=Path("{file}")'
+    return imports, f'build_sam("{name}"{given}, is_attention_lean=False)'
+
+
+def _text(
+    record: Record, *, format_name: str, notes: Sequence[str], served: ServedModel | None, base: str, is_cut: bool
+) -> str:
     info, differing = record.info, difference_suffix(record.differs)
     figures = info.summary.get("iou", {})
     rows = [f"| {name} | {value:.4f} |" for name, value in figures.items() if math.isfinite(value)]
@@ -132,7 +147,7 @@ def _text(record: Record, *, format_name: str, notes: Sequence[str], base: str, 
         "",
         "## Loading",
         "",
-        _loading(record, format_name=format_name, base=base),
+        _loading(record, format_name=format_name, served=served),
         "",
         f"## Scores (IoU){' of the run, before its factors were cut' if is_cut else ''}",
         "",

@@ -41,8 +41,8 @@ def write_peft_folder(
 ) -> PeftFolder:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    Linear layers outside the mask decoder become LoRA layers, each of its own rank with ``alpha = rank``, so that
-    peft's scale is 1; dense changes are factored by a float64 SVD. A decoder with any change is saved whole.
+    Linear layers become LoRA layers, each of its own rank with ``alpha = rank``, so that peft's scale is 1; dense
+    changes are factored by a float64 SVD. A decoder whose other weights change, too, is saved whole.
 
     Args:
         served: the model.
@@ -55,7 +55,9 @@ def write_peft_folder(
     """
     factored = factor_update(served.update, linear=served.linear_layers, rank=rank)
     names = served.published_names()
-    tuned = {name for name in (*factored.layers, *factored.others) if name.startswith(f"{_DECODER}.")}
+    tuned: set[str] = set()
+    if needs_whole_decoder(served):
+        tuned = {name for name in (*factored.layers, *factored.others) if name.startswith(f"{_DECODER}.")}
     _refuse_foreign(factored, tuned, otherwise)
     layers: Mapping[str, LowRank] = {name: factors for name, factors in factored.layers.items() if name not in tuned}
     if not layers and not tuned:
@@ -80,6 +82,12 @@ def write_peft_folder(
     config = _config(ranks, served, has_decoder=bool(tuned))
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return PeftFolder(tuple(notes), is_cut)
+
+
+def needs_whole_decoder(served: ServedModel) -> bool:
+    """Whether the update changes more of the mask decoder than linear layers' weights, as no adapter of peft does."""
+    linear = {f"{name}.weight" for name in served.linear_layers}
+    return any(name.startswith(f"{_DECODER}.") and name not in linear for name in served.update.dense)
 
 
 def _idle_layer(served: ServedModel) -> tuple[str, dict[str, LowRank]]:

@@ -71,10 +71,7 @@ def load_served(record: Record) -> ServedModel:
         CosamError: the run is not complete or its method serves no update; the update is of layers beside SAM's own,
             which no other program knows; the base weights are missing, or not those of the run.
     """
-    info = record.info
-    if info.status != "complete":
-        raise CosamError(f"The run {record.name} is {info.status}. Complete it by the same command, then export it.")
-    update = recorded_update(record)
+    info, update = record.info, recorded_update(record)
     beside = sorted({name for name in (*update.low_rank, *update.dense) if name.startswith(SIDE)})
     model = _table(_table(info.config, "protocol"), "model")
     if beside:
@@ -116,11 +113,13 @@ def preparation_notes(record: Record) -> list[str]:
 
 
 def recorded_update(record: Record) -> Update:
-    """The update that a record's method serves.
+    """The update that a complete record's method serves.
 
     Raises:
-        CosamError: there is none, or its file is damaged.
+        CosamError: the run is not complete, there is no update, or its file is damaged.
     """
+    if record.status != "complete":
+        raise CosamError(f"The run {record.name} is {record.status}. Complete it by the same command, then export it.")
     path = record.folder / UPDATE_FILE
     if not path.is_file():
         raise CosamError(

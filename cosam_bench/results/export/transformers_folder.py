@@ -69,6 +69,9 @@ def write_transformers_folder(served: ServedModel, folder: Path, *, is_padded: b
         model.save_pretrained(folder)
     except WRITE_FAULT as error:
         raise OSError(str(error)) from None  # the folder that is being made says it
+    rights = (folder / "config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(rights)  # which the library leaves readable to its owner alone
     if not is_padded:
         return [f"{len(state)} tensors for transformers' SamModel, without its image processor, which pads images"]
     side = served.sam.image_size

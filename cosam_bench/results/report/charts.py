@@ -28,6 +28,9 @@ _PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left
 _MARKERS = "osD^vPX*"
 _FONT_SIZE = 8.0  # of names, in points
 _LETTER_WIDTH = 0.65  # of a letter, as a share of the font's size: about DejaVu Sans's mean
+_WIDTH = 7.2  # of a picture, in inches
+_ROW_HEIGHT = 1.5 * _FONT_SIZE / 72  # of a row of the legend, in inches
+_SAMPLE_WIDTH = 5.0 * _FONT_SIZE  # of a line's sample in the legend with the space around it, in points
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,16 @@ def pareto_front(points: Sequence[tuple[float, float]], *, is_higher_better: boo
 
 def curves_svg(curves: Sequence[Curve], *, steps: Sequence[str], y_title: str, title: str) -> str:
     """One line per method over the steps of the stream."""
-    figure, axes = _figure(height=3.4)
-    for place, curve in enumerate(curves):
-        axes.plot(range(len(curve.values)), curve.values, label=curve.name, **_style(place))
-    axes.set_xticks(range(len(steps)), steps, rotation=30, ha="right")
+    names = [_shortened(curve.name) for curve in curves]
+    columns = _legend_columns(names)
+    figure, axes = _figure(height=3.1 + _ROW_HEIGHT * math.ceil(len(names) / columns))
+    lines = [
+        axes.plot(range(len(curve.values)), curve.values, **_style(place))[0] for place, curve in enumerate(curves)
+    ]
+    axes.set_xticks(range(len(steps)), steps, rotation=30, ha="right", parse_math=False)
     axes.set_ylabel(y_title)
     axes.set_xlabel("after learning")
-    _legend(axes, len(curves))
+    _legend(figure, lines, names, columns=columns)
     return _svg(figure, title=title)
 
 
@@ -121,7 +127,8 @@ def _name(axes: Any, points: Sequence[Point]) -> None:
             if left <= box[0] and box[2] <= right + 20 and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 place = {"xytext": (dx, dy), "textcoords": "offset points", "annotation_clip": False}
-                axes.annotate(point.name, (point.x, point.y), fontsize=_FONT_SIZE, color=_INK, **place)
+                look = {"fontsize": _FONT_SIZE, "color": _INK, "parse_math": False}
+                axes.annotate(point.name, (point.x, point.y), **look, **place)
                 break
 
 
@@ -142,7 +149,7 @@ def _style(place: int) -> dict[str, str]:
 def _figure(*, height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)  # inches: a page's font may be wider
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
@@ -157,9 +164,28 @@ def _figure(*, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _legend(axes: Any, count: int) -> None:
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 1.28), "ncols": min(4, max(1, count))}
-    axes.legend(fontsize=8, frameon=False, labelcolor=_INK, **place)
+def _shortened(name: str) -> str:
+    """A name that fits into a row of the legend; what is left out of its middle is in the chart's download."""
+    longest = int((72 * _WIDTH - _SAMPLE_WIDTH) / (_LETTER_WIDTH * _FONT_SIZE))
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return f"{name[: longest - 1 - end]}\N{HORIZONTAL ELLIPSIS}{name[-end:]}"
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """How many of the names stand side by side: up to four, one if they are long."""
+    width = _SAMPLE_WIDTH + _LETTER_WIDTH * _FONT_SIZE * max(map(len, names), default=0)
+    return max(1, min(4, len(names), int(72 * _WIDTH / width)))
+
+
+def _legend(figure: Any, lines: Sequence[Any], names: Sequence[str], *, columns: int) -> None:
+    """Name the lines above the axes."""
+    numbers = [str(place) for place in range(len(names))]
+    look = {"fontsize": _FONT_SIZE, "frameon": False, "labelcolor": _INK, "ncols": columns}
+    legend = figure.legend(lines, numbers, loc="outside upper center", **look)
+    for text, name in zip(legend.get_texts(), names, strict=True):  # matplotlib 3.9 drops names that begin with "_"
+        text.set(text=name, parse_math=False)
 
 
 def _svg(figure: Any, *, title: str) -> str:
@@ -171,14 +197,20 @@ def _svg(figure: Any, *, title: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' style="([^"]*)"', lambda found: _as_attributes(found[1]), svg)
     for length in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {length}="[^"]*"', r"\1", svg, count=1)
     prefix = f"c{sha256_text(title)[:8]}-"  # ids of several pictures on one page differ
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", svg)
+    svg = re.sub(r"<[^<>]*>", lambda tag: _on_a_page(tag[0], prefix), svg)  # names between the tags stay as they are
     return svg.replace(">", f' role="img" aria-label="{escape(title)}">', 1)
+
+
+def _on_a_page(tag: str, prefix: str) -> str:
+    """A tag in the page's ink, without inline styles, and with a prefix to its ids."""
+    tag = tag.replace(_INK, "currentColor")
+    tag = re.sub(r' style="([^"]*)"', lambda found: _as_attributes(found[1]), tag)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", tag)
 
 
 def _as_attributes(style: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 from cosam_bench.core.errors import CosamError
 from cosam_bench.merging.updates import LowRank, Update, add, as_factors, weight_changes
 from cosam_bench.sam.adapters.adapter_settings import AdapterSettings
+from cosam_bench.sam.adapters.lora_linear import LoraLinear
 from cosam_bench.sam.adapters.targets import target_layers, trained_whole
 from cosam_bench.sam.sam import Sam
 from cosam_bench.sam.serving import check_fits, replaced_parameters, serving, side_layers_enabled
 
-_ADAPTER = "adapter"
+Factors = tuple[nn.Parameter, nn.Parameter, float]
+"""A ``(rank, in)``, B ``(out, rank)`` and the scale of their product."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Adapter:
     """A trainable change of a SAM, while it is attached.
 
     Attributes:
-        factors: by layer, ``(A, B, scale)``: A ``(rank, in)``, B ``(out, rank)``; the change is scale B A.
+        factors: by layer, A, B and scale; the change is scale B A.
         dense: by name, ``(parameter, its value at the start, its change from the base at the start)``: what is
             trained without factors.
         beneath: what is added to the base's weights meanwhile and not trained.
         linear: those layers trained without factors whose weights are merged as linear layers.
     """
 
-    factors: Mapping[str, tuple[nn.Parameter, nn.Parameter, float]]
+    factors: Mapping[str, Factors]
     dense: Mapping[str, tuple[nn.Parameter, Tensor, Tensor | None]]
     beneath: Update
     linear: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ def attach(
 ) -> Iterator[Adapter]:
     """Within the context, the model has an adapter; afterwards it is bit for bit as it was.
 
-    A fresh layer draws A by Kaiming's uniform rule with slope sqrt 5 (peft's default) and has B = 0, so that nothing
+    A fresh layer draws A by Kaiming's uniform rule with slope sqrt 5 (as peft does) and has B = 0, so that nothing
     changes before training. A layer of ``start`` with at most ``rank`` factors continues with them: they fill the
     first rows of A and columns of B, exactly if alpha / rank is a power of two and to one rounding otherwise. A layer
     with more, or one that is not adapted, is added to the weights beneath and a fresh adapter learns on top; the update
@@ -91,7 +92,7 @@ def attach(
     Raises:
         CosamError: the settings name no layer, ``start`` does not fit the model, or it has an adapter already.
     """
-    if hasattr(sam, "peft_config"):
+    if any(isinstance(module, LoraLinear) for module in sam.modules()):
         raise CosamError("This model has an adapter already. Leave its context before attaching another.")
     start = start or Update()
     check_fits(sam, start)
@@ -110,13 +111,9 @@ def attach(
     with (
         serving(sam, Update(beneath, fixed | began)),
         side_layers_enabled(sam, True),
-        _lora(sam, () if linear else names, settings) as layers,
-        _trainable(sam, tuned) as parameters,  # after peft, which freezes everything else
+        _lora(sam, () if linear else names, settings, generator=generator, start=continued) as factors,
+        _trainable(sam, tuned) as parameters,
     ):
-        factors = {
-            name: _initialise(layer, settings, generator=generator, start=continued.get(name))
-            for name, layer in layers.items()
-        }
         dense = {
             name: (parameter, parameter.detach().clone(), began.get(name)) for name, parameter in parameters.items()
         }
@@ -132,50 +129,37 @@ def _trainable(sam: Sam, names: Iterable[str]) -> Iterator[dict[str, nn.Paramete
 
 
 @contextmanager
-def _lora(sam: Sam, names: tuple[str, ...], settings: AdapterSettings) -> Iterator[dict[str, nn.Module]]:
-    """Within the context, peft's LoRA wraps these layers, if there are any."""
-    if not names:
-        yield {}
-        return
-    from peft import LoraConfig, inject_adapter_in_model  # with it transformers: seconds, for who trains alone
-
-    from cosam_bench.sam.adapters.lean_lora import use_lean_lora
-
+def _lora(
+    sam: Sam,
+    names: Iterable[str],
+    settings: AdapterSettings,
+    *,
+    generator: torch.Generator,
+    start: Mapping[str, LowRank],
+) -> Iterator[dict[str, Factors]]:
+    """Within the context, these layers have factors beside them."""
     plain = {name: sam.get_submodule(name) for name in names}
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes a float, too
-        target_modules="|".join(re.escape(name) for name in names),
-        lora_dropout=0.0,
-        bias="none",
-    )
+    factors = {}
     try:
-        with torch.random.fork_rng(devices=[]):  # peft draws factors of its own, which are overwritten
-            inject_adapter_in_model(config, sam, adapter_name=_ADAPTER)
-        layers = {name: sam.get_submodule(name) for name in names}
-        use_lean_lora(layers.values())
-        yield layers
+        for name, layer in plain.items():
+            assert isinstance(layer, nn.Linear)
+            wrapped = _fresh(layer, settings, generator=generator, start=start.get(name))
+            sam.set_submodule(name, wrapped)
+            factors[name] = (wrapped.a, wrapped.b, wrapped.scale)
+        yield factors
     finally:
-        for name, module in plain.items():
-            parent, _, leaf = name.rpartition(".")
-            setattr(sam.get_submodule(parent), leaf, module)
-        if hasattr(sam, "peft_config"):
-            del sam.peft_config
+        for name, layer in plain.items():
+            sam.set_submodule(name, layer)
 
 
-def _initialise(
-    layer: nn.Module, settings: AdapterSettings, *, generator: torch.Generator, start: LowRank | None
-) -> tuple[nn.Parameter, nn.Parameter, float]:
-    a: nn.Parameter = layer.lora_A[_ADAPTER].weight  # type: ignore[union-attr, index]
-    b: nn.Parameter = layer.lora_B[_ADAPTER].weight  # type: ignore[union-attr, index]
+def _fresh(
+    layer: nn.Linear, settings: AdapterSettings, *, generator: torch.Generator, start: LowRank | None
+) -> LoraLinear:
+    a, b = torch.empty(settings.rank, layer.in_features), torch.zeros(layer.out_features, settings.rank)
     scale = settings.alpha / settings.rank
-    first = torch.empty(a.shape)
-    nn.init.kaiming_uniform_(first, a=math.sqrt(5), generator=generator)
-    second = torch.zeros(b.shape)
+    nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
     if start is not None:
-        first[: start.rank] = start.a
-        second[:, : start.rank] = start.b / scale
-    with torch.no_grad():
-        a.copy_(first)
-        b.copy_(second)
-    return a, b, scale
+        a[: start.rank] = start.a
+        b[:, : start.rank] = start.b / scale
+    device = layer.weight.device
+    return LoraLinear(layer, a=a.to(device), b=b.to(device), scale=scale)

@@ -119,6 +119,19 @@ def test_a_marked_method_is_never_highlighted(tmp_path: Path) -> None:
     assert all(row["on_front"] == "no" for rows in fronts for row in rows if row["method"] == "joint")
 
 
+def test_a_method_of_two_codes_is_highlighted(tmp_path: Path) -> None:
+    made = [
+        record(tmp_path, method="mine", seed=0, level=0.9, rule="a" * 64),
+        record(tmp_path, method="mine", seed=1, level=0.8, rule="b" * 64),
+        record(tmp_path, method="regcl", level=0.3),
+    ]
+    (board,), _ = boards_of(made, metric="iou")
+    assert [entry.label for entry in board.entries] == ["mine code aaaaaa", "mine code bbbbbb", "regcl"]
+    view = board_view(board)
+    last = [column.title for column in view.columns].index("Last")
+    assert [cells[last].is_best for _, cells in view.rows] == [True, False, False]
+
+
 def test_downloads_hold_full_precision_and_no_formulas(tmp_path: Path) -> None:
     made = [record(tmp_path, method="=cmd", level=0.9), record(tmp_path, method="regcl", level=0.3)]
     (board,), _ = boards_of(made, metric="iou")
