@@ -7,15 +7,40 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.quick_protocol import write_quick_protocol
 
+from cosam_bench.data import synthetic
 from cosam_bench.data.samples import Entry, Manifest, Pixels, Split
 from cosam_bench.sam.build import build_sam
 from cosam_bench.sam.sam import Sam
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_stay_in_the_page_cache() -> Iterator[None]:
+    """No test cuts the power, so none waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _samples_are_drawn_once() -> Iterator[None]:
+    """The same embedded domains are opened by hundreds of tests; each gets copies."""
+    draw = cache(synthetic.draw_sample)
+
+    def copied(*arguments: Any, **named: Any) -> Any:
+        return tuple(array.copy() for array in draw(*arguments, **named))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw_sample", copied)
+        yield
 
 
 @pytest.fixture

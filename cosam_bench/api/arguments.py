@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.repeats import MOST_SEEDS
-from cosam_bench.method.registry import FILE_MODULE, GROUP
+from cosam_bench.method.offered_methods import offered_methods
+from cosam_bench.method.registry import FILE_MODULE
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
@@ -125,4 +125,4 @@ def method_reference(method: MethodLike) -> str:
     if module.__name__.startswith(FILE_MODULE):
         return f"{file}:{name}"
     reference = f"{module.__name__}:{name}"
-    return next((point.name for point in entry_points(group=GROUP) if point.value == reference), reference)
+    return next((point.name for point in offered_methods() if point.value == reference), reference)

@@ -15,6 +15,7 @@ merge_rules: a function as a method whose settings are its parameters
 contract_trial: one pass over three small domains, and the faults seen
 contract_check: whether a method keeps the contract
 edited_modules: modules that were edited while this process runs
+offered_methods: the methods that installed packages offer
 registry: methods by name, module or file
 module_files: where modules are, and which belong to a rule
 syntax: what a Python file means

@@ -7,11 +7,11 @@ import sys
 import sysconfig
 from functools import cache, cached_property
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
-from importlib.metadata import Distribution, entry_points, packages_distributions
+from importlib.metadata import Distribution, packages_distributions
 from pathlib import Path, PurePath
 
 from cosam_bench._moved import MOVED
-from cosam_bench.method.registry import GROUP
+from cosam_bench.method.offered_methods import offered_methods
 
 _PACKAGE = "cosam_bench"
 _RULES = (f"{_PACKAGE}.merging.", f"{_PACKAGE}.methods.")
@@ -71,13 +71,13 @@ class ModuleFiles:
     @cached_property
     def _tops(self) -> set[str]:
         """The top-level names of this package, of all that offer methods, and of the method's own distribution."""
-        offering = {_top(point.module) for point in entry_points(group=GROUP)}
+        offering = {_top(point.module) for point in offered_methods()}
         return {_PACKAGE, _top(self._module)} | offering | {top for one in self._own for top in _tops_of(one)}
 
     @cached_property
     def _own(self) -> list[Distribution]:
         top = _top(self._module)
-        offering = (point.dist for point in entry_points(group=GROUP) if _top(point.module) == top)
+        offering = (point.dist for point in offered_methods() if _top(point.module) == top)
         found = {distribution.name: distribution for distribution in offering if distribution}
         if not found and (path := self._path(self._module)) and _is_installed(self._module, path):
             found = {name: Distribution.from_name(name) for name in packages_distributions().get(top, ())}

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, TypeGuard
 from cosam_bench.core.errors import CosamError, lacks_resources, unknown_name
 from cosam_bench.core.files import expanded
 from cosam_bench.method.edited_modules import unload_edited_modules
+from cosam_bench.method.offered_methods import offered_methods
 from cosam_bench.method.places import place_of
 
 if TYPE_CHECKING:
     from cosam_bench.method.interface import Method
 
-GROUP = "cosam_bench.methods"
 FILE_MODULE = "cosam_bench_method_"  # what the names of modules loaded from a file's path begin with
 
 
 def method_names() -> list[str]:
     """The registered names in alphabetical order; no method is imported."""
-    return sorted(entry_points(group=GROUP).names)
+    return sorted(offered_methods().names)
 
 
 def _registered(name: str) -> EntryPoint:
@@ -35,7 +35,7 @@ def _registered(name: str) -> EntryPoint:
     A package that is found twice, such as an editable install seen from its own checkout, offers one method. If two
     packages offer different methods, only this name is refused.
     """
-    points = list(entry_points(group=GROUP, name=name))
+    points = list(offered_methods().select(name=name))
     if not points:
         raise unknown_name("method", name, method_names())
     if len({point.value for point in points}) > 1:
@@ -233,7 +233,7 @@ def _listed(classes: dict[str, type[Method]]) -> str:
 
 def method_origin(name: str) -> str:
     """The distribution that registers ``name``; all of them if several conflict."""
-    found = {point.dist.name for point in entry_points(group=GROUP, name=name) if point.dist}
+    found = {point.dist.name for point in offered_methods().select(name=name) if point.dist}
     return " and ".join(sorted(found)) or "unknown"
 
 

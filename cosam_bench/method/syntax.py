@@ -9,6 +9,7 @@ import ast
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cosam_bench.core.hashing import sha256_bytes, sha256_json
@@ -54,6 +55,7 @@ class Syntax:
         return self.digest == _EMPTY
 
 
+@lru_cache(maxsize=1024)  # methods share most files of their rules
 def read_syntax(content: bytes) -> Syntax:
     """The meaning of a file; one that is not Python source, such as a compiled module, means its bytes.
 

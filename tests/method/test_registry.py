@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.method import offered_methods
 from cosam_bench.method.card import MethodCard
 from cosam_bench.method.registry import check_offered, load_method, method_names, method_origin, short_name
 from cosam_bench.method.source_reading import read_card
@@ -55,6 +58,25 @@ def test_a_plugin_is_listed_read_and_loaded(plug: Plug) -> None:
     assert method_origin("far") == "far"
     assert load_method("far").card == read_card("far")
     assert load_method("plug_far:Mine") is load_method("far")
+
+
+def test_entry_points_are_read_again_only_after_an_installation(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+
+    def counted(*, group: str) -> EntryPoints:
+        reads.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr(offered_methods, "entry_points", counted)
+    plug("first", SOURCE.format(card="MethodCard(title='F')"), name="first", module="plug_first")
+    for _ in range(3):
+        assert "first" in method_names()
+        assert load_method("average").card == read_card("average")
+    assert len(reads) == 1
+    time.sleep(0.02)  # a tick of the folder's clock
+    plug("second", SOURCE.format(card="MethodCard(title='S')"), name="second", module="plug_second")
+    assert {"first", "second"} <= set(method_names())
+    assert len(reads) == 2
 
 
 def test_a_broken_plugin_breaks_only_itself(plug: Plug) -> None:
