@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
+from pathlib import Path
 
 GROUP = "cosam_bench.methods"
 
@@ -20,14 +20,14 @@ def offered_methods() -> EntryPoints:
 
 
 @lru_cache(maxsize=1)
-def _read(places: tuple[tuple[str, tuple[int, ...]], ...]) -> EntryPoints:
+def _read(_places: tuple[tuple[str, tuple[int, ...]], ...]) -> EntryPoints:
     return entry_points(group=GROUP)
 
 
 def _state(place: str) -> tuple[int, ...]:
     """What changes when a package is installed in a folder or removed from it."""
     try:
-        found = os.stat(place or os.curdir)
+        found = Path(place).stat()  # an empty one is the current folder
     except OSError:
         return ()
     return found.st_dev, found.st_ino, found.st_mtime_ns
