@@ -19,7 +19,7 @@ from cosam_bench.isolation.messages import Message
 from cosam_bench.isolation.server_handle import use_model
 from cosam_bench.isolation.worker_handle import Worker
 from cosam_bench.method.contract_check import ContractViolation
-from cosam_bench.method.contract_trial import trial_batch, trial_splits
+from cosam_bench.method.contract_trial import trial_batch, trial_prompts, trial_splits
 from cosam_bench.method.trial import TRIAL_ADAPTER, trial_workbench
 
 _LINE = "a process of its own for each domain and each prediction gives the same states and predictions"
@@ -78,6 +78,7 @@ def _compare(method: IsolatedMethod, found: Message) -> None:
         ContractViolation: they differ.
     """
     splits, view, card = trial_splits(), method.bench.view, method.facts.card
+    shown = trial_prompts(splits)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
         before = None
         for step, split in enumerate(splits[:1] if card.all_at_once else splits, start=1):
@@ -85,7 +86,7 @@ def _compare(method: IsolatedMethod, found: Message) -> None:
             prompts = draw_prompts(split, points=3, seed=0)
             method.learn(split.domain, split, prompts, step=step, before=before, after=after)
             with method.predicting(after) as prediction:
-                batch = trial_batch(splits, range(len(splits)), view=view, with_domains=card.receives_domain)
+                batch = trial_batch(splits, shown, range(len(splits)), view=view, with_domains=card.receives_domain)
                 logits = digest_tensors({"logits": prediction(batch)})
                 prediction.finish()
             if [sha256_file(after), logits] != [found.values[name][step - 1] for name in ("states", "logits")]:

@@ -14,7 +14,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.core.hashing import digest_tensors, sha256_file
 from cosam_bench.core.settings import Settings
 from cosam_bench.data.prompt_settings import PromptKind
-from cosam_bench.data.prompts import draw_prompts
+from cosam_bench.data.prompts import Prompts, draw_prompts
 from cosam_bench.data.samples import Split
 from cosam_bench.evaluation.scoring import checked_logits
 from cosam_bench.method.card import STATE_SLACK_BYTES, MethodCard
@@ -36,15 +36,22 @@ def trial_splits() -> list[Split]:
     return [trial_split(name, shift=index) for index, name in enumerate(DOMAINS)]
 
 
-def trial_batch(splits: Sequence[Split], rows: Sequence[int], *, view: View, with_domains: bool) -> Batch:
+def trial_prompts(splits: Sequence[Split]) -> list[Prompts]:
+    """The prompts of each split's first image."""
+    return [draw_prompts(split, points=3, seed=0).take([0]) for split in splits]
+
+
+def trial_batch(
+    splits: Sequence[Split], prompts: Sequence[Prompts], rows: Sequence[int], *, view: View, with_domains: bool
+) -> Batch:
     """The first image of each of these domains, with a box."""
     parts = [splits[row] for row in rows]
-    prompts = [draw_prompts(split, points=3, seed=0).take([0]) for split in parts]
+    chosen = [prompts[row] for row in rows]
     joined = replace(
-        prompts[0],
-        boxes=torch.cat([prompt.boxes for prompt in prompts]),
-        points=torch.cat([prompt.points for prompt in prompts]),
-        masks=torch.cat([prompt.masks for prompt in prompts]),
+        chosen[0],
+        boxes=torch.cat([prompt.boxes for prompt in chosen]),
+        points=torch.cat([prompt.points for prompt in chosen]),
+        masks=torch.cat([prompt.masks for prompt in chosen]),
     )
     domains = tuple(split.domain for split in parts) if with_domains else None
     kinds: list[PromptKind] = ["box"] * len(rows)
@@ -98,6 +105,7 @@ class Trial:
         self._bench = trial_workbench(adapter=adapter, batch_size=2)
         self._base = digest_tensors(self._bench.sam.state_dict())
         self._splits = trial_splits()
+        self._prompts = trial_prompts(self._splits)
         self.faults: dict[str, str] = {}
 
     def report(self, kind: str, text: str, *functions: str, attribute: str = "") -> None:
@@ -201,7 +209,8 @@ class Trial:
         return together
 
     def _logits(self, method: Method, rows: list[int]) -> Tensor:
-        batch = trial_batch(self._splits, rows, view=self._bench.view, with_domains=method.card.receives_domain)
+        with_domains = method.card.receives_domain
+        batch = trial_batch(self._splits, self._prompts, rows, view=self._bench.view, with_domains=with_domains)
         with self._watch("predict"), torch.inference_mode():
             logits = method.predict(batch)
         try:

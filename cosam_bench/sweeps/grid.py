@@ -13,6 +13,7 @@ from cosam_bench.core.settings import Settings, read_toml, setting, validate
 from cosam_bench.data.orders import domain_order
 from cosam_bench.experiments.options import RunOptions, resolve, setting_texts
 from cosam_bench.experiments.overrides import override_path
+from cosam_bench.experiments.own_protocol import OWN
 from cosam_bench.experiments.repeats import MOST_SEEDS, different_orders
 
 if TYPE_CHECKING:
@@ -100,6 +101,12 @@ class Grid(Settings):
         Raises:
             CosamError: an axis is empty or has something twice, or a name, a key or a value does not fit.
         """
+        if self.protocol == OWN:
+            raise CosamError(
+                f"The protocol {OWN!r} is for a stream that `run --stream` names, and a sweep takes none. Write a "
+                "protocol that names the stream (docs/your-data.md, step 6) and give its file, or give `run` several "
+                "--seeds and --orders."
+            )
         for axis in ("orders", "seeds", "settings"):
             if not isinstance(value := getattr(self, axis), int) and not value:
                 raise CosamError(f"The sweep's {axis!r} is an empty list. Name at least one, or leave the key out.")

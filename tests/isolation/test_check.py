@@ -45,7 +45,10 @@ def test_an_honest_method_passes_all_checks_and_one_more() -> None:
             r"it adds torch\.Tensor\.seen; it replaces torch\.Tensor\.add; it replaces torch\.linalg\.svd; "
             r"it replaces torch\.nn\.Linear\.forward",
         ),
-        ("patched_scorer", r"it imports cosam_bench\.experiments, which runs and scores methods \(PLACE, line 6\)"),
+        (
+            "patched_scorer",
+            r"it imports cosam_bench\.experiments[\w.]*, which runs and scores methods \(PLACE, line 6\)",
+        ),
         ("poisoned_rows", r"it opens '/proc/\d+/cmdline', which is about another process \(PLACE, line 14\)"),
     ],
 )

@@ -84,6 +84,7 @@ def test_settings_and_models_are_axes_too(quick_protocol: Path) -> None:
         ({"methods": ["average"], "models": ["tiny", "tiny"]}, "The model tiny is given twice"),
         ({"methods": ["average"], "seeds": "[]"}, "'seeds' is an empty list"),
         ({"methods": ["averge"]}, "Did you mean 'average'"),
+        ({"methods": ["average"], "protocol": "own"}, "'own' is for a stream that `run --stream` names"),
         ({"methods": ["average", "average"]}, "is given twice"),
         ({"methods": ["average"], "settings": [{"seed": 3}]}, "Give it as 'seeds'"),
         ({"methods": ["average", "ties"], "settings": [{"method.density": 0.5}]}, "is a setting of one method"),
