@@ -95,8 +95,11 @@ class Grid(Settings):
             return tuple(tuple(stream.order) if one is None else _order(one, stream) for one in different)
         return tuple(dict.fromkeys(_order(one, stream) for one in self.orders))
 
-    def variants(self) -> list[Variant]:
+    def variants(self, *, results: Path | None = None) -> list[Variant]:
         """The run of each method, model and table of settings.
+
+        Args:
+            results: the folder of records, which an isolated method must not see; None: the default one.
 
         Raises:
             CosamError: an axis is empty or has something twice, or a name, a key or a value does not fit.
@@ -123,6 +126,7 @@ class Grid(Settings):
                     device=self.device,
                     settings=texts,
                     isolated=self.isolated,
+                    results=results,
                 )
                 label = " ".join(texts) if len(self.settings) > 1 else ""
                 found += [Variant(config, label) for config in resolve(self.methods, options)]

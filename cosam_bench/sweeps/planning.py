@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cosam_bench.core.defaults import counted_settings
@@ -57,11 +58,12 @@ class Plan:
         return sum(task.kind == kind for task in self.tasks.values())
 
 
-def plan(grid: Grid, *, is_here: bool = True) -> Plan:
+def plan(grid: Grid, *, results: Path | None = None, is_here: bool = True) -> Plan:
     """The tasks of a grid; equal ones appear once.
 
     Args:
         grid: what varies.
+        results: the folder of records, which an isolated method must not see; None: the default one.
         is_here: whether this machine does the tasks, so that the device ``auto`` counts as the one that it has; else it
             counts by its name.
 
@@ -76,12 +78,12 @@ def plan(grid: Grid, *, is_here: bool = True) -> Plan:
     demand: Counter[str] = Counter()
     streams: dict[str, Stream] = {}
     contents = Contents()
-    for config, label in grid.variants():
+    for config, label in grid.variants(results=results):
         name = config.protocol.stream
         if name not in streams:
             streams[name] = load_stream(name)
         stream = streams[name]
-        facts = _Facts.of(config, stream, contents, grid, is_here=is_here)
+        facts = _Facts.of(config, stream, contents, grid, results=results, is_here=is_here)
         position = len(configs)
         configs += [config, config.model_copy(update=_SHARED)]
         labels += [label, ""]
@@ -117,8 +119,17 @@ class _Facts:
     rule: str
 
     @classmethod
-    def of(cls, config: RunConfig, stream: Stream, contents: Contents, grid: Grid, *, is_here: bool) -> _Facts:
-        method, settings = chosen_method(config, grid.isolated)
+    def of(
+        cls,
+        config: RunConfig,
+        stream: Stream,
+        contents: Contents,
+        grid: Grid,
+        *,
+        results: Path | None,
+        is_here: bool,
+    ) -> _Facts:
+        method, settings = chosen_method(config, grid.isolated, results=results)
         if isinstance(method, MethodFacts):
             rule, counted, reason = method.rule, method.counted, method.needs_training
         else:

@@ -101,7 +101,7 @@ def sweep(
     engine.check(store=address)
     local = TaskStore(results.absolute())
     tasks = local if address is None else TaskStore(local.results, open_store(address))
-    planned = plan(grid, is_here=engine.is_here)
+    planned = plan(grid, results=local.results, is_here=engine.is_here)
     if address is None or dry_run:
         there = done_there(local, planned) | ({} if tasks is local else done_there(tasks, planned))
     else:

@@ -46,20 +46,26 @@ def check_methods(ranges: Ranges, methods: Collection[str]) -> None:
 
 
 def space_of(
-    config: RunConfig, *, isolated: bool | None, ranges: Ranges | None = None, fixed: Collection[str] = ()
+    config: RunConfig,
+    *,
+    isolated: bool | None,
+    results: Path | None = None,
+    ranges: Ranges | None = None,
+    fixed: Collection[str] = (),
 ) -> Space:
     """The settings of a method that are tuned, in the order of their definition; empty if there are none.
 
     Args:
         config: the method's run.
         isolated: as for ``chosen_method``.
+        results: as for ``chosen_method``.
         ranges: those of the user, which replace the declared ones.
         fixed: settings that the user has given a value, which are not tuned.
 
     Raises:
         CosamError: a range is of no setting or none that the setting allows, or its setting has a given value.
     """
-    method, _ = chosen_method(config, isolated)
+    method, _ = chosen_method(config, isolated, results=results)
     if isinstance(method, MethodFacts):
         names, space = list(method.settings), dict(method.ranges)
     else:
@@ -69,17 +75,19 @@ def space_of(
             raise unknown_name(f"setting of {short_name(config.method)!r}", name, names)
         if name in fixed:
             raise CosamError(f"method.{name} has a given value and a range to tune it in. Leave out one of them.")
-        space[name] = _checked(config, name, table, isolated=isolated)
+        space[name] = _checked(config, name, table, isolated=isolated, results=results)
     return {name: space[name] for name in names if name in space and name not in fixed}
 
 
-def _checked(config: RunConfig, name: str, table: object, *, isolated: bool | None) -> SearchRange:
+def _checked(
+    config: RunConfig, name: str, table: object, *, isolated: bool | None, results: Path | None
+) -> SearchRange:
     try:
         found = range_from(table)
     except ValueError as error:
         raise CosamError(f"The range of {short_name(config.method)}.{name}: {error}.") from None
     for value in found.choices or (found.low, found.high):
-        chosen_method(with_settings(config, {name: value}), isolated)
+        chosen_method(with_settings(config, {name: value}), isolated, results=results)
     return found
 
 

@@ -117,7 +117,7 @@ def tune_methods(
     """
     _check(configs, budget)
     check_methods(ranges or {}, [short_name(config.method) for config in configs])
-    spaces = [space_of(config, isolated=isolated, ranges=ranges, fixed=fixed) for config in configs]
+    spaces = [space_of(config, isolated=isolated, results=results, ranges=ranges, fixed=fixed) for config in configs]
     folder = results / TUNED / configs[0].protocol.name
     experiments = _Experiments(results, Validation(HELD_OUT_SHARE, budget.domains), isolated)
     paths = [(out or folder) / f"{short_name(config.method)}.toml" for config in configs]
@@ -214,7 +214,7 @@ class _Experiments:
         Raises:
             CosamError: the method cannot be loaded, or does not allow its settings together.
         """
-        method, _ = chosen_method(config, self._isolated)
+        method, _ = chosen_method(config, self._isolated, results=self._results)
         return rule_of(method)
 
     def forget(self, experiment: Experiment) -> None:

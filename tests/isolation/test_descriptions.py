@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.quick_protocol import write_quick_protocol
 
+from cosam_bench.core.errors import CosamError
 from cosam_bench.experiments.chosen_method import chosen_method
 from cosam_bench.experiments.isolated_methods import named_private_folders
 from cosam_bench.experiments.protocol import resolve_run
+from cosam_bench.isolation import descriptions
 from cosam_bench.isolation.descriptions import MethodFacts, describe
 from cosam_bench.isolation.sandbox import HIDDEN
+from cosam_bench.sweeps.grid import Grid
+from cosam_bench.sweeps.planning import plan
+from cosam_bench.tuning.space import space_of
 
 CODE = """from pathlib import Path
 
@@ -69,6 +76,28 @@ def test_the_default_of_a_setting_cannot_hold_data_or_records(
     assert facts.given == {"found": []}
     monkeypatch.chdir(tmp_path)
     assert resolve_run(method=method, protocol=str(protocol), isolated=True).settings == {"found": []}
+
+
+def test_a_sweep_and_a_search_hide_the_records_of_the_folder_that_they_are_given(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSAM_BENCH_DATA", str(tmp_path / "data"))
+    hidden: list[Sequence[str]] = []
+
+    def watched(*arguments: Any, **named: Any) -> MethodFacts:
+        hidden.append(named["hidden"])
+        return describe(*arguments, **named)
+
+    monkeypatch.setattr(descriptions, "describe", watched)
+    results, protocol = tmp_path / "results", str(write_quick_protocol(tmp_path, domains=["pill"]))
+    planned = plan(Grid(methods=(method,), protocol=protocol, isolated=True), results=results)
+    assert planned.configs[0].settings == {"found": []}
+    with pytest.raises(CosamError, match="found"):  # which is asked of the method again
+        space_of(
+            planned.configs[0], isolated=True, results=results, ranges={"mine": {"found": {"choices": ["no list"]}}}
+        )
+    assert len(hidden) >= 4, "the settings and the task of the sweep; the method and a value of the search"
+    assert all(str(results) in folders for folders in hidden)
 
 
 def test_the_folders_of_the_streams_cards_and_of_experts_are_private_too(tmp_path: Path) -> None:
