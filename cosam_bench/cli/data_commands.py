@@ -168,6 +168,7 @@ def init(
     for name, domain in guess.domains.items():
         keys = ", ".join(dict.fromkeys(line.partition(" ")[0] for line, _ in domain.choices))
         state = f"choose {keys}" if keys else "too few images" if domain.cannot_be_divided else "decided"
+        state = f"none of the {domain.unread} can be read" if domain.unread else state
         images = "1 image" if domain.images == 1 else f"{domain.images} images"
         masks = "1 with a mask" if domain.pairs == 1 else f"{domain.pairs} with masks"
         console.print(legible(f"{name}: {images}, {masks}; {state}"), soft_wrap=True)
@@ -176,6 +177,8 @@ def init(
     for name, domain in guess.domains.items():
         if unused := domain.unused_lists:
             _note(f"{name}: {first_few(unused)} look like lists of a split, and are not used; {path} says why.")
+    if unread := [name for name, domain in guess.domains.items() if domain.unread]:
+        _note(f"Convert or replace the files of {', '.join(unread)} that cannot be read; {path} says why.")
     if guess.undecided:
         _note(f"Open {path} and choose for {', '.join(guess.undecided)}, where the comments say so.")
     if single := [name for name, domain in guess.domains.items() if domain.cannot_be_divided]:

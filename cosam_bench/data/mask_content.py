@@ -44,6 +44,13 @@ class MaskContent:
             return sorted(self.counts, key=lambda value: (-self.counts[value], value))
         return sorted(self.counts)
 
+    @property
+    def foremost(self) -> Value:
+        """The first value that is not the background; 1 or white if there is none."""
+        is_colour = self.unit == "colours"
+        background: Value = (0, 0, 0) if is_colour else 0
+        return next((value for value in self.values if value != background), (255, 255, 255) if is_colour else 1)
+
     def share(self, value: Value) -> str:
         """The share of the pixels that have this value, such as ``12.5 %``."""
         return share(self.counts[value], sum(self.counts.values()))

@@ -70,12 +70,15 @@ def test_a_few_grey_pixels_are_no_trimap() -> None:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (Image.fromarray(TRIMAP), "levels 0: 83.3 %, 1: 6.0 %, 2: 10.7 %"),
+        (Image.fromarray(TRIMAP), r"levels 0: 83.3 %, 1: 6.0 %, 2: 10.7 %\). .* values = \[1\]"),
         (
             Image.fromarray(np.array([[9, 9, 9], [9, 9, 9], [255, 0, 0]], np.uint8)[TRIMAP]),
-            r"colours \[9, 9, 9\]: 89.3 %",
+            r"colours \[9, 9, 9\]: 89.3 %.* colours = \[\[9, 9, 9\]\]",
         ),
-        (Image.fromarray(np.array([0, 7, 65535], np.uint16)[TRIMAP]), "levels 0: 83.3 %, 7: 6.0 %, 65535: 10.7 %"),
+        (
+            Image.fromarray(np.array([0, 7, 65535], np.uint16)[TRIMAP]),
+            r"levels 0: 83.3 %, 7: 6.0 %, 65535.* values = \[7\]",
+        ),
     ],
 )
 def test_an_undecided_mask_is_refused_with_what_it_holds(image: Image.Image, said: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.decoding import decode_mask, is_lossy, read_mask_content
+from cosam_bench.data.decoding import OnlyAlpha, decode_mask, is_lossy, read_mask_content
 from cosam_bench.data.foreground import Colour, Foreground, share
 from cosam_bench.data.guessing.image_headers import evenly
 from cosam_bench.data.guessing.toml_text import toml_line
@@ -31,11 +31,13 @@ class MaskChoice:
         keys: of the card: ``foreground``, if the default does not say it.
         comments: what was seen and which pixels are foreground.
         alternatives: lines of TOML to choose between, each with a note; empty if nothing is open.
+        is_unread: no mask can be read.
     """
 
     keys: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
     alternatives: list[tuple[str, str]] = field(default_factory=list)
+    is_unread: bool = False
 
 
 @dataclass
@@ -47,6 +49,8 @@ class _Seen:
     pixels: int = 0
     empty: int = 0
     lossy: int = 0
+    only_alpha: int = 0
+    read: int = 0
     refusal: str = ""
     unread: list[str] = field(default_factory=list)
 
@@ -57,7 +61,8 @@ def choose_foreground(pairs: Sequence[Pair]) -> MaskChoice:
     seen = _look(looked_at)
     choice = MaskChoice()
     if not seen.contents:
-        choice.comments.append(f"No mask could be read: {seen.unread[0]}")
+        choice.comments.append(f"No mask can be read, such as: {seen.unread[0]}")
+        choice.is_unread = True
         return choice
     counted = "" if len(looked_at) == len(pairs) else f" (in {len(looked_at)} of {len(pairs)} masks)"
     for content in seen.contents:
@@ -79,10 +84,12 @@ def _look(pairs: Sequence[Pair]) -> _Seen:
                 seen.unread.append(str(error))
                 continue
             joined.add(content)
+            seen.read += 1
             seen.lossy += is_lossy(data, name=str(path))
             try:
                 mask = decode_mask(data, name=str(path), foreground=Foreground())
             except CosamError as error:
+                seen.only_alpha += isinstance(error, OnlyAlpha)
                 seen.refusal = seen.refusal or str(error)
                 continue
             seen.taken, seen.pixels = seen.taken + int(mask.sum()), seen.pixels + mask.numel()
@@ -99,6 +106,10 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
         choice.comments.append(
             f"Foreground: {_named(value)}, since all masks hold only it and {_named(background)}, the background."
         )
+        return
+    if seen.only_alpha == seen.read and is_complete:
+        choice.keys["foreground"] = {"above": 127, "channel": "alpha"}
+        choice.comments.append("Foreground: the alpha channel, since all masks are black and only it shows anything.")
         return
     if reason := _open_reason(seen):
         choice.keys["foreground"] = "undecided"
@@ -171,7 +182,12 @@ def _rule_in_words(seen: _Seen) -> str:
     levels = [value for content in seen.contents if content.unit == "levels" for value in content.counts]
     largest = max((level for level in levels if isinstance(level, int)), default=0)
     if units == {"indices"}:
-        return "every index but 0, which is black"
+        backgrounds = {content.palette.get(0, _BLACK) for content in seen.contents if 0 in content.counts}
+        if backgrounds <= {_BLACK}:
+            return "every index but 0, which is black"
+        return "the indices whose grey is in the brighter half of the range"
+    if not seen.taken:
+        return "none, since all masks are black"
     if largest <= 1:
         return "level 1"
     if set(levels) <= {0, 1, largest}:
