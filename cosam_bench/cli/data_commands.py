@@ -243,11 +243,10 @@ def _check(name: str) -> Iterator[DomainReport]:
 def _cards(name: str) -> list[tuple[Card, bool | None]]:
     """The cards that a name stands for, each with whether its stream only tests it; None without a stream."""
     from cosam_bench.core.files import expanded
-    from cosam_bench.core.settings import read_toml
     from cosam_bench.data.acquire.prepare import expand_streams
-    from cosam_bench.data.streams import load_card, load_stream, names_of
+    from cosam_bench.data.streams import is_card_file, load_card, load_stream, names_of
 
-    is_stream = "domain" in read_toml(expanded(name)) if name.endswith(".toml") else name in names_of("stream")
+    is_stream = not is_card_file(expanded(name)) if name.endswith(".toml") else name in names_of("stream")
     if not is_stream:
         return [(load_card(one), None) for one in expand_streams([name])]
     stream = load_stream(name)

@@ -66,6 +66,10 @@ class Foreground(Settings):
             if len(given) > 1:
                 raise ValueError(f"give only one of {', '.join(given)}")
             return data | {"rule": given[0] if given else "auto"}
+        if isinstance(data, int | float | list):
+            raise ValueError(
+                'write "auto", "nonzero", { values = [255] }, { above = 127 } or { colours = [[255, 0, 0]] }'
+            )
         return data
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
+import shlex
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -76,7 +77,7 @@ def load_stream(name_or_path: str) -> Stream:
     path = _find(name_or_path, kind="stream")
     data = read_toml(path)
     tables = data.get("domain")
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise CosamError(f"{path}: a stream needs its domains as [[domain]] tables.")
     if len(tables) > MOST_DOMAINS:
         raise CosamError(f"{path}: it has {len(tables)} domains, but at most {MOST_DOMAINS} are read. Divide it.")
@@ -87,6 +88,8 @@ def load_stream(name_or_path: str) -> Stream:
     if not isinstance(retention, list):
         raise CosamError(f"{path}: 'retention' is {reprlib.repr(retention)}. Give a list of names of domains.")
     in_file = [card.name for card in cards if card.name not in retention]
+    if not in_file and "order" not in data:
+        raise CosamError(f"{path}: all its domains are in retention, so none is learned. Take one out of retention.")
     return validate(Stream, {"order": in_file} | data | {"domain": cards}, source=str(path))
 
 
@@ -105,6 +108,45 @@ def names_of(kind: Literal["stream", "card"]) -> list[str]:
     return sorted(path.stem for path in (DATASETS / f"{kind}s").glob("*.toml"))
 
 
+def is_card_file(path: Path) -> bool:
+    """Whether a TOML file describes one domain, and not a stream of some.
+
+    Raises:
+        CosamError: it cannot be read.
+    """
+    table = read_toml(path)
+    return "domain" not in table and bool(table.keys() & (Card.model_fields.keys() - Stream.model_fields.keys()))
+
+
+def published_cards(path: Path) -> list[str]:
+    """The names, or the paths, of the cards that a stream's file refers to and whose data the stream does not place.
+
+    Raises:
+        CosamError: the file is invalid.
+    """
+    load_stream(str(path))
+    tables = [table for table in read_toml(path)["domain"] if "card" in table and not table.get("root")]
+    found = [_find(table["card"], kind="card", beside=path.parent) for table in tables]
+    names = [card.stem if card.parent == DATASETS / "cards" else str(card) for card in found]
+    return [name for name, card in zip(names, found, strict=True) if read_toml(card).get("layouts")]
+
+
+def refuse_folder(name: str) -> None:
+    """Refuse the name of a folder in the place of a TOML file that describes it.
+
+    Raises:
+        CosamError: there is such a folder.
+    """
+    if not expanded(name).is_dir():
+        return
+    if (expanded(name) / "stream.toml").is_file():
+        raise CosamError(f"{name} is a folder. Give the path of the TOML file in it: {Path(name, 'stream.toml')}.")
+    raise CosamError(
+        f"{name} is a folder, not a TOML file that describes its images and masks. Write one: "
+        f"{shlex.join(['cosam-bench', 'data', 'init', name])}."
+    )
+
+
 def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | None = None) -> Path:
     """The TOML file of that path, or of that name in the package."""
     if name_or_path.endswith(".toml"):
@@ -114,6 +156,7 @@ def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | 
         return (beside or Path()) / path
     names = names_of(kind)
     if name_or_path not in names:
+        refuse_folder(name_or_path)
         error = unknown_name(kind, name_or_path, names)
         raise CosamError(f"{error} Or give the path of a file that ends in .toml.")
     return DATASETS / f"{kind}s" / f"{name_or_path}.toml"

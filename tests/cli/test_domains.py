@@ -118,3 +118,11 @@ def test_a_file_may_hold_a_stream_or_a_card(tmp_path: Path) -> None:
     unknown = shown("kvasir")
     assert unknown.exit_code == 2
     assert "No stream or card is called 'kvasir'. Did you mean 'kvasir@open'?" in unknown.stderr
+
+
+def test_a_folder_is_not_taken_for_a_name(tmp_path: Path) -> None:
+    result = shown(str(tmp_path))
+    assert result.exit_code == 2
+    assert "is a folder, not a TOML file that describes its images and masks. Write one: cosam-bench data init /" in (
+        result.stderr
+    )
