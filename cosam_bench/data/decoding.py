@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.core.reading import is_git_lfs_pointer
 from cosam_bench.data.foreground import Foreground, check_is_exact, choices, foreground_pixels
 from cosam_bench.data.ignored import Ignored
 from cosam_bench.data.lossy_masks import NEUTRAL, lossless_advice, middle_cuts, what_is_lost
@@ -213,6 +214,8 @@ def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Im
             "bombs. Make it smaller or split it into tiles."
         ) from None
     except UnidentifiedImageError:
+        if is_git_lfs_pointer(data):
+            raise CosamError(f"{name} is a pointer of Git LFS, and no image yet. Fetch it: git lfs pull.") from None
         raise CosamError(
             f"{name} is not an image in one of the formats {', '.join(FORMATS)}. Replace it or leave it out."
         ) from None

@@ -21,7 +21,14 @@ from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, decode_image, exif_orientation, upright_size
+from cosam_bench.data.decoding import (
+    DEEPEST,
+    TWELVE_BITS,
+    decode_image,
+    exif_orientation,
+    read_mask_content,
+    upright_size,
+)
 from cosam_bench.data.faults import DataFault, first_few, refuse
 from cosam_bench.data.image_groups import GroupPattern
 from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_masks
@@ -76,7 +83,7 @@ def open_files(card: Card, *, is_training_only: bool = False) -> tuple[Split, Sp
     samples = [sample for scan in scans for sample in scan.samples]
     left_out = sum(scan.left_out for scan in scans)
     if not samples:
-        refuse(card, [no_samples(card, len(pairs))])
+        refuse(card, [no_samples(card, pairs)])
     train, test = (samples, []) if parts else divide(card, samples)
     return make_splits(card, train, test, left_out)
 
@@ -86,10 +93,18 @@ def _threads() -> int:
     return min(_MOST_THREADS, os.cpu_count() or 1)
 
 
-def no_samples(card: Card, count: int) -> str:
-    """The fault of a domain whose masks have too little foreground."""
+def no_samples(card: Card, pairs: Sequence[Pair]) -> str:
+    """The fault of a domain whose masks have too little foreground, with what the first one holds."""
     little = "are empty" if card.min_pixels == 1 else f"have fewer than {card.min_pixels} foreground pixels"
-    return f"all {count} masks {little}; check which pixels are foreground"
+    return f"all {len(pairs)} masks {little}{_held(pairs[0])}; check which pixels are foreground"
+
+
+def _held(pair: Pair) -> str:
+    """What a mask holds, if it is an image, in brackets."""
+    if is_annotated(pair):
+        return ""
+    content = read_mask_content(read_bytes(pair.mask), name=str(pair.mask))
+    return f" ({pair.mask.name} has {content.described()})"
 
 
 def components(mask: Tensor) -> Tensor:

@@ -208,6 +208,7 @@ REFUSED = {
     "cut png": (encoded(Image.fromarray(RGB))[:-30], "is damaged"),
     "text": (b"no image at all", "not an image in one of the formats"),
     "empty": (b"", "not an image in one of the formats"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "is a pointer of Git LFS"),
 }
 
 
