@@ -83,7 +83,8 @@ def _from_table(file: Path, domains: Sequence[str]) -> dict[str, Path]:
     if missing:
         named = first_few(list(table)) if table else "none"
         raise CosamError(
-            f"[experts] in {file} names no expert for {first_few(missing)}. It names {named}. Add a line for each domain."
+            f"[experts] in {file} names no expert for {first_few(missing)}. It names {named}. Add a line for each "
+            "domain."
         )
     paths = {name: file.absolute().parent / os.path.expandvars(expanded(table[name])) for name in domains}
     absent = [path for path in paths.values() if not path.exists()]
