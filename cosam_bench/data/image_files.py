@@ -183,7 +183,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         return read_file(path, limit_bytes=_FILE_BYTES)
     except OSError as error:
-        raise DataFault(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
+        advice = " Check that it is still there." if isinstance(error, FileNotFoundError) else ""
+        raise DataFault(f"{path} cannot be read: {error.strerror}.{advice}") from None
 
 
 @contextmanager
