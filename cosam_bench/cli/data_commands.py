@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cosam_bench.data.acquire.prepare import Candidate, LocatedData
     from cosam_bench.data.cards import Card
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Domains, or a stream for all of its domains.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Domains, streams, or TOML files of either.")]
 Accept = Annotated[
     bool,
     typer.Option("--accept-licence", "--accept-licences", help="I have read the licences shown and accept them."),
@@ -194,7 +194,9 @@ def init(
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Domains or a stream; by default all prepared domains."),
+        typer.Argument(
+            metavar="NAME", help="Domains, streams, or TOML files of either; by default all prepared domains."
+        ),
     ] = None,
 ) -> None:
     """Check every file of the data: is it complete and readable, and do images and masks match?

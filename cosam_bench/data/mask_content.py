@@ -46,10 +46,11 @@ class MaskContent:
 
     @property
     def foremost(self) -> Value:
-        """The first value that is not the background; 1 or white if there is none."""
+        """The most frequent value that is not the background; 1 or white if there is none."""
         is_colour = self.unit == "colours"
         background: Value = (0, 0, 0) if is_colour else 0
-        return next((value for value in self.values if value != background), (255, 255, 255) if is_colour else 1)
+        others = [value for value in self.values if value != background]
+        return max(others, key=lambda value: self.counts[value], default=(255, 255, 255) if is_colour else 1)
 
     def share(self, value: Value) -> str:
         """The share of the pixels that have this value, such as ``12.5 %``."""

@@ -328,3 +328,22 @@ def test_black_masks_are_not_said_to_have_a_level_of_foreground(tmp_path: Path) 
     write_masks(tmp_path, lambda path, mask, _: Image.new("L", mask.shape[::-1]).save(path.with_suffix(".png")))
     guessed(tmp_path)
     assert "Foreground: none, since all masks are black (0.0 % of the pixels)" in said_of(tmp_path)
+
+
+def test_a_few_levels_may_be_soft_edges_and_are_offered_as_such(tmp_path: Path) -> None:
+    write_masks(tmp_path, as_levels(0, 140, 255))
+    guessed(tmp_path)
+    assert re.search(
+        r"foreground = \{ above = 127 \} +# [0-9.]+ % of the pixels, if the levels between", said_of(tmp_path)
+    )
+
+
+def test_grey_masks_in_a_lossy_webp_are_cut_in_the_middle(tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        Image.fromarray(mask * np.uint8(255)).save(path.with_suffix(".webp"), quality=60)
+
+    write_masks(tmp_path, save)
+    guess, stream = guessed(tmp_path)
+    assert guess.undecided == []
+    assert "Foreground: the brighter half of the range, so soft edges are cut in the middle" in said_of(tmp_path)
+    assert check_domain(stream.cards[0]).fault_count == 0

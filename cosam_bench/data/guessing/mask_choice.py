@@ -8,7 +8,7 @@ from typing import Any
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.decoding import OnlyAlpha, decode_mask, is_lossy, read_mask_content
-from cosam_bench.data.foreground import Colour, Foreground, share
+from cosam_bench.data.foreground import CLASS_IDS, Colour, Foreground, share
 from cosam_bench.data.guessing.image_headers import evenly
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.image_files import read_bytes
@@ -155,8 +155,9 @@ def _open_reason(seen: _Seen) -> str:
         values = len(content.counts)
         if content.unit == "indices" and values > 2:
             return "A palette of several indices may hold classes, objects, or a border that does not count."
-        if content.unit == "colours" and values > 2:
-            return "The palettes of the masks differ, and they hold several colours."
+        if content.unit == "colours" and not seen.lossy and values > 2:
+            palettes = "The palettes of the masks differ, and they" if content.mode == "palette" else "The masks"
+            return f"{palettes} hold several colours."
         if content.unit == "levels" and not seen.lossy and 2 < values <= CLASSES:
             return "A few levels may be classes, objects, a trimap, or soft edges."
         if content.unit == "levels" and not seen.lossy and _between(content) > _MOSTLY:
@@ -188,6 +189,8 @@ def _rule_in_words(seen: _Seen) -> str:
         return "the indices whose grey is in the brighter half of the range"
     if not seen.taken:
         return "none, since all masks are black"
+    if "colours" in units:
+        return "the brighter half of the range, so soft edges are cut in the middle"
     if largest <= 1:
         return "level 1"
     if set(levels) <= {0, 1, largest}:
@@ -219,12 +222,21 @@ def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
             colour = content.palette.get(value) if isinstance(value, int) else None
             shown = "" if colour is None else f", colour {list(colour)}"
             lines.append((toml_line("foreground", {"values": [value]}), f"{content.share(value)} of the pixels{shown}"))
-        if len(content.counts) > _ALTERNATIVES:
+        if len(content.counts) > _ALTERNATIVES or _may_be_soft(content):
             cuts = [cut for cut in middle_cuts([content]) if not cut.channel]
             lines += [(cut.text, f"{_taken(cut)}, if the levels between are soft edges") for cut in cuts]
         for value in _void(content):
             lines.append((toml_line("ignore", value), "beside foreground, if it is void: a border, or unknown"))
     return lines
+
+
+def _may_be_soft(content: MaskContent) -> bool:
+    """Whether a few levels may be soft edges of one object: the brightest is too bright for a class."""
+    return content.unit == "levels" and len(content.counts) > 2 and max(map(_level, content.counts)) > CLASS_IDS
+
+
+def _level(value: Value) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _colours(value: Colour) -> str:
