@@ -255,6 +255,9 @@ def _divide(card: Card, samples: Sequence[FileSample], report: DomainReport, *, 
     if card.empty == "keep":
         kept = 0 if is_test_only else trained.manifest.empty_count, 0 if negatives is None else len(negatives)
         report.notes.append("kept, as the card says: {} training and {} test images with empty masks".format(*kept))
+    is_without = any(part.points_file is None for part in (trained, tested) if len(part))
+    if card.points and is_without and not card.layout:  # layouts may lack it
+        report.notes.append(f"there is no file {card.points}, which prompts.published = true needs")
     report.faults["other"] += empty_parts(len(train), len(tested), is_retention=is_test_only)
     trained = empty_split(card.name, part="train") if is_test_only else trained
     domain = Domain(card.name, card.full_title, trained, tested, negatives)
