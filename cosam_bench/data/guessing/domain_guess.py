@@ -188,9 +188,12 @@ def _add_unpaired(guess: DomainGuess, best: Candidate, root: Path) -> None:
         guess.choices.append((toml_line("unlabelled", "skip"), "leaves images without a mask out"))
     others = [fault.text for fault in best.pairing.faults if fault.kind != "no mask"]
     if others:
-        guess.seen.append(f"{len(others)} files do not fit: {first_few(others, shown=SHOWN, separator='; ')}.")
+        do = "file does" if len(others) == 1 else "files do"
+        guess.seen.append(f"{len(others)} {do} not fit: {first_few(others, shown=SHOWN, separator='; ')}.")
     if alone := unused_masks(best.card(root), best.pairing):
-        guess.seen.append(f"{len(alone)} masks have no image: {first_few(alone, shown=SHOWN)}.")
+        guess.seen.append(
+            f"{len(alone)} {'mask has' if len(alone) == 1 else 'masks have'} no image: {first_few(alone, shown=SHOWN)}."
+        )
     numbered = {_numbers(name): name for name in alone}
     if same := [(name, numbered[_numbers(name)]) for name in lacking if _numbers(name) in numbered]:
         guess.seen.append(
@@ -277,7 +280,8 @@ def _add_labels(guess: DomainGuess, best: Candidate, pairs: Sequence[Pair], foun
         counts, without = coco_categories(found.coco)
         word = "categories"
         if without:
-            guess.seen.append(f"{without} objects have no segmentation, only a box; a check refuses their images.")
+            objects = "object has" if without == 1 else "objects have"
+            guess.seen.append(f"{without} {objects} no segmentation, only a box, which a check refuses.")
     elif best.kind == "labelme":
         counts, word = labelme_labels([pair.mask for pair in pairs]), "labels"
     else:
@@ -302,4 +306,5 @@ def _add_unused(guess: DomainGuess, listing: FolderListing, images: Sequence[Pat
     used |= {listing.root / name for name in unused_masks(best.card(listing.root), best.pairing)}
     rest = [relative(path, listing.root) for path in images if path not in used]
     if rest:
-        guess.seen.append(f"{len(rest)} other images are not used: {first_few(rest, shown=SHOWN)}.")
+        are = "image is" if len(rest) == 1 else "images are"
+        guess.seen.append(f"{len(rest)} other {are} not used: {first_few(rest, shown=SHOWN)}.")

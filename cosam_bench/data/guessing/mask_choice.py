@@ -68,9 +68,13 @@ def choose_foreground(pairs: Sequence[Pair]) -> MaskChoice:
     for content in seen.contents:
         choice.comments.append(f"Masks: {content.mode}, {content.described()} of the pixels{counted}.")
     if seen.unread:
-        choice.comments.append(f"{len(seen.unread)} masks cannot be read, such as: {seen.unread[0]}")
+        choice.comments.append(f"{_masks(len(seen.unread))} cannot be read, such as: {seen.unread[0]}")
     _decide(choice, seen, is_complete=len(looked_at) == len(pairs))
     return choice
+
+
+def _masks(count: int) -> str:
+    return f"{count} {'mask' if count == 1 else 'masks'}"
 
 
 def _look(pairs: Sequence[Pair]) -> _Seen:
@@ -122,7 +126,8 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
             "Nothing is brighter than the noise of a lossy file. If there are objects, save masks as PNG."
         )
     if seen.empty:
-        choice.comments.append(f"{seen.empty} masks have no foreground; if that is meant, such as of good parts, say")
+        have = "mask has" if seen.empty == 1 else "masks have"
+        choice.comments.append(f"{seen.empty} {have} no foreground; if that is meant, such as of good parts, say")
         choice.comments.append('empty = "drop", which leaves their images out.')
     if seen.taken > _MOSTLY * seen.pixels:
         choice.comments.append("That is more than half: look at a mask, to see whether it shows the background.")
