@@ -276,13 +276,15 @@ def _show_licence(card: Card) -> None:
 def _show_instructions(card: Card) -> None:
     from rich.text import Text
 
+    from cosam_bench.data.availability import prepare_command
+
     console = results_console()
     console.print(Text(f"{card.name}: get it by hand", style="bold"))
     console.print(f"  source:   {card.source}", soft_wrap=True)
     console.print(f"  licence:  {card.licence}. {card.terms}", soft_wrap=True)
     for line in card.instructions.strip().splitlines():
         console.print(f"  {line}", soft_wrap=True)
-    console.print(f"  Then:     cosam-bench data prepare {card.name} --from PATH", soft_wrap=True)
+    console.print(f"  Then:     {prepare_command(card)} --from PATH", soft_wrap=True)
 
 
 def _show_located(found: LocatedData) -> None:
@@ -296,7 +298,8 @@ def _show_located(found: LocatedData) -> None:
         _note(f"This replaces the location of {found.card.name}: {before.layout} in {before.root}.")
     expected = found.card.expected
     if expected is not None and len(found.pairs) != (stated := expected.train + expected.test):
-        _note(f"The card states {stated} images. Run cosam-bench data check {found.card.name}.")
+        command = shlex.join(["cosam-bench", "data", "check", found.card.origin])
+        _note(f"The card states {stated} images. Run {command}.")
 
 
 def _note(text: str) -> None:

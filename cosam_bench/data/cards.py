@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
 from cosam_bench.core.settings import Settings, form
 from cosam_bench.data.foreground import Foreground
@@ -274,6 +274,7 @@ class Card(Settings):
     citation: str = ""
     expected: Expected | None = None
     verified: tuple[Fact, ...] = ()
+    _origin: str = PrivateAttr(default="")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
@@ -364,6 +365,17 @@ class Card(Settings):
             raise ValueError("{id} must be in the patterns of images and in masks, such as frame_{id}.jpg, gt_{id}.png")
 
     @property
+    def origin(self) -> str:
+        """What ``cosam-bench data`` calls this card: its name in the package, or its TOML file's path."""
+        return self._origin or self.name
+
+    def with_origin(self, origin: str) -> Card:
+        """This card, which a stream may call by another name."""
+        card = self.model_copy()
+        card._origin = origin
+        return card
+
+    @property
     def full_title(self) -> str:
         """The title, with what differs from the publication in brackets."""
         title = self.title or self.name
@@ -372,7 +384,8 @@ class Card(Settings):
     def with_layout(self, layout: str, *, root: Path | str) -> Card:
         """This card with the keys of one of its layouts, and its data under ``root``."""
         own = self.model_dump(exclude_unset=True, by_alias=True)
-        return Card.model_validate(merge_layout(own, layout) | {"root": str(root), "layout": layout})
+        card = Card.model_validate(merge_layout(own, layout) | {"root": str(root), "layout": layout})
+        return card.with_origin(self.origin)
 
 
 def merge_layout(table: dict[str, Any], layout: str) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def load_card(name_or_path: str) -> Card:
         CosamError: there is no such card, or the file is invalid.
     """
     path = _find(name_or_path, kind="card")
-    return _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout overrides the card
+    card = _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout overrides the card
+    return card.with_origin(_card_name(path))
 
 
 def names_of(kind: Literal["stream", "card"]) -> list[str]:
@@ -127,8 +128,7 @@ def published_cards(path: Path) -> list[str]:
     load_stream(str(path))
     tables = [table for table in read_toml(path)["domain"] if "card" in table and not table.get("root")]
     found = [_find(table["card"], kind="card", beside=path.parent) for table in tables]
-    names = [card.stem if card.parent == DATASETS / "cards" else str(card) for card in found]
-    return [name for name, card in zip(names, found, strict=True) if read_toml(card).get("layouts")]
+    return [_card_name(card) for card in found if read_toml(card).get("layouts")]
 
 
 def refuse_folder(name: str) -> None:
@@ -168,10 +168,19 @@ def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
     A layout's keys override those of the card that the table refers to, and the table's own override both.
     """
     own = _rooted({key: value for key, value in table.items() if key != "card"}, path=path)
-    base: dict[str, Any] = {}
-    if "card" in table:
-        card_path = _find(str(table["card"]), kind="card", beside=path.parent)
-        base = _rooted(read_toml(card_path), path=card_path)
+    if "card" not in table:
+        return _overridden({}, own, path=path, number=number)
+    card_path = _find(str(table["card"]), kind="card", beside=path.parent)
+    base = _rooted(read_toml(card_path), path=card_path)
+    return _overridden(base, own, path=path, number=number).with_origin(_card_name(card_path))
+
+
+def _card_name(path: Path) -> str:
+    """The name of a card of the package; the path of another one's file."""
+    return path.stem if path.resolve().parent == (DATASETS / "cards").resolve() else str(path)
+
+
+def _overridden(base: dict[str, Any], own: dict[str, Any], *, path: Path, number: int) -> Card:
     source = f"{path}, domain {own.get('name', base.get('name', f'number {number}'))}"
     card = validate(Card, base | own, source=source)
     merged = base | own

@@ -67,7 +67,7 @@ def published_card(name: str) -> Card:
     card = validate(Card, with_manifests(read_toml(path), path=path), source=str(path))
     if not card.layouts or card.root:
         raise CosamError(f"The card of {card.name} says where its data is, so there is nothing to prepare.")
-    return card
+    return card.with_origin(name)
 
 
 def expand_streams(names: Sequence[str]) -> list[str]:
