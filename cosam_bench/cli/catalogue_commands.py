@@ -63,17 +63,15 @@ def _all() -> Iterator[RenderableType]:
 def _one(name: str) -> Iterator[RenderableType]:
     from cosam_bench.core.errors import CosamError, unknown_name
     from cosam_bench.core.files import expanded
-    from cosam_bench.core.settings import read_toml
-    from cosam_bench.data.streams import load_card, load_stream, names_of
+    from cosam_bench.data.streams import is_card_file, load_card, load_stream, names_of, refuse_folder
 
     if name.endswith(".toml"):
-        # A stream has its domains as tables; a card has none.
-        table = read_toml(expanded(name))
-        is_card = "domain" not in table and any(key in table for key in ("root", "layouts", "generator"))
+        is_card = is_card_file(expanded(name))
     else:
         is_card = name in names_of("card")
         known = [*names_of("stream"), *names_of("card")]
         if name not in known:
+            refuse_folder(name)
             raise CosamError(
                 f"{unknown_name('stream or card', name, known)} Or give the path of a file that ends in .toml."
             )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cosam_bench.data.acquire.prepare import Candidate, LocatedData
     from cosam_bench.data.cards import Card
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Domains, or a stream for all of its domains.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Domains, streams, or TOML files of either.")]
 Accept = Annotated[
     bool,
     typer.Option("--accept-licence", "--accept-licences", help="I have read the licences shown and accept them."),
@@ -168,6 +168,7 @@ def init(
     for name, domain in guess.domains.items():
         keys = ", ".join(dict.fromkeys(line.partition(" ")[0] for line, _ in domain.choices))
         state = f"choose {keys}" if keys else "too few images" if domain.cannot_be_divided else "decided"
+        state = f"none of the {domain.unread} can be read" if domain.unread else state
         images = "1 image" if domain.images == 1 else f"{domain.images} images"
         masks = "1 with a mask" if domain.pairs == 1 else f"{domain.pairs} with masks"
         console.print(legible(f"{name}: {images}, {masks}; {state}"), soft_wrap=True)
@@ -176,6 +177,8 @@ def init(
     for name, domain in guess.domains.items():
         if unused := domain.unused_lists:
             _note(f"{name}: {first_few(unused)} look like lists of a split, and are not used; {path} says why.")
+    if unread := [name for name, domain in guess.domains.items() if domain.unread]:
+        _note(f"Convert or replace the files of {', '.join(unread)} that cannot be read; {path} says why.")
     if guess.undecided:
         _note(f"Open {path} and choose for {', '.join(guess.undecided)}, where the comments say so.")
     if single := [name for name, domain in guess.domains.items() if domain.cannot_be_divided]:
@@ -191,7 +194,9 @@ def init(
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Domains or a stream; by default all prepared domains."),
+        typer.Argument(
+            metavar="NAME", help="Domains, streams, or TOML files of either; by default all prepared domains."
+        ),
     ] = None,
 ) -> None:
     """Check every file of the data: is it complete and readable, and do images and masks match?
@@ -240,11 +245,10 @@ def _check(name: str) -> Iterator[DomainReport]:
 def _cards(name: str) -> list[tuple[Card, bool | None]]:
     """The cards that a name stands for, each with whether its stream only tests it; None without a stream."""
     from cosam_bench.core.files import expanded
-    from cosam_bench.core.settings import read_toml
     from cosam_bench.data.acquire.prepare import expand_streams
-    from cosam_bench.data.streams import load_card, load_stream, names_of
+    from cosam_bench.data.streams import is_card_file, load_card, load_stream, names_of
 
-    is_stream = "domain" in read_toml(expanded(name)) if name.endswith(".toml") else name in names_of("stream")
+    is_stream = not is_card_file(expanded(name)) if name.endswith(".toml") else name in names_of("stream")
     if not is_stream:
         return [(load_card(one), None) for one in expand_streams([name])]
     stream = load_stream(name)
@@ -272,13 +276,15 @@ def _show_licence(card: Card) -> None:
 def _show_instructions(card: Card) -> None:
     from rich.text import Text
 
+    from cosam_bench.data.availability import prepare_command
+
     console = results_console()
     console.print(Text(f"{card.name}: get it by hand", style="bold"))
     console.print(f"  source:   {card.source}", soft_wrap=True)
     console.print(f"  licence:  {card.licence}. {card.terms}", soft_wrap=True)
     for line in card.instructions.strip().splitlines():
         console.print(f"  {line}", soft_wrap=True)
-    console.print(f"  Then:     cosam-bench data prepare {card.name} --from PATH", soft_wrap=True)
+    console.print(f"  Then:     {prepare_command(card)} --from PATH", soft_wrap=True)
 
 
 def _show_located(found: LocatedData) -> None:
@@ -292,7 +298,8 @@ def _show_located(found: LocatedData) -> None:
         _note(f"This replaces the location of {found.card.name}: {before.layout} in {before.root}.")
     expected = found.card.expected
     if expected is not None and len(found.pairs) != (stated := expected.train + expected.test):
-        _note(f"The card states {stated} images. Run cosam-bench data check {found.card.name}.")
+        command = shlex.join(["cosam-bench", "data", "check", found.card.origin])
+        _note(f"The card states {stated} images. Run {command}.")
 
 
 def _note(text: str) -> None:

@@ -108,10 +108,12 @@ def _data(card: Card) -> str:
 def _steps(card: Card) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    from cosam_bench.data.availability import fetch_command, prepare_command
+
     if card.downloads:
-        yield Text(f"  cosam-bench data fetch {card.name} --accept-licence")
+        yield Text(f"  {fetch_command(card)}")
     if card.layouts:
-        yield Text(f"  cosam-bench data prepare {card.name} --from FOLDER_OR_ARCHIVE")
+        yield Text(f"  {prepare_command(card)} --from FOLDER_OR_ARCHIVE")
     if card.instructions:
         yield Text(card.instructions.strip().replace("\n", " "))
 

@@ -134,7 +134,10 @@ def _numbers(text: str, option: str, *, count: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != count:
-        raise CosamError(f"{option} {text!r} is not {count} numbers. Write them with commas, without blanks: 10,20.5.")
+        example = ",".join(["10", "20.5", "90", "80"][:count])
+        raise CosamError(
+            f"{option} {text!r} is not {count} numbers. Write them with commas, without blanks: {example}."
+        )
     return numbers
 
 

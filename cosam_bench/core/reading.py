@@ -15,6 +15,8 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 
+_POINTER_BYTES = 1024  # of a pointer of Git LFS at most, by its specification
+
 
 def read_file(path: Path, *, limit_bytes: int) -> bytes:
     """A file's bytes; a pipe or a device, which may never end, is refused at once.
@@ -39,6 +41,19 @@ def read_file(path: Path, *, limit_bytes: int) -> bytes:
     if max(status.st_size, len(data)) > limit_bytes:
         raise OSError(errno.EFBIG, f"it has more than {limit_bytes:,} bytes, the most that is read")
     return data
+
+
+def is_git_lfs_pointer(data: bytes) -> bool:
+    """Whether a file begins as the text that Git LFS puts in the place of one that it has not fetched."""
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def is_pointer_file(path: Path) -> bool:
+    """Whether there is such a text, see :func:`is_git_lfs_pointer`; False if the file cannot be read."""
+    try:
+        return is_git_lfs_pointer(read_file(path, limit_bytes=_POINTER_BYTES))
+    except OSError:
+        return False
 
 
 def read_text(path: Path, *, limit_bytes: int) -> str:

@@ -247,6 +247,8 @@ def _advice(model: type[BaseModel], fault: Any) -> str:
         return f"write a table of settings{f' with the keys {keys}' if keys else ''}"
     if fault["type"] == "tuple_type":
         return "write a list in square brackets"
+    if fault["type"] == "too_short":
+        return f"list at least {fault['ctx']['min_length']}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 

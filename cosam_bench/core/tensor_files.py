@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import CannotWrite, replacing
+from cosam_bench.core.reading import is_pointer_file
 
 WRITE_FAULT: type[Exception] = SafetensorError
 """What is raised by other libraries that write such files, if the disk is full."""
@@ -50,6 +51,10 @@ def read_tensors(path: Path, *, what: str = "The file", advice: str = "") -> Ten
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
             return TensorFile(tensors, file.metadata() or {})
     except (OSError, SafetensorError, RuntimeError) as error:
+        if is_pointer_file(path):
+            raise CannotRead(
+                f"{what} {path} is a pointer of Git LFS, and no tensors yet. Fetch it: git lfs pull."
+            ) from None
         # RuntimeError: torch opens the file a second time, and another process may have removed it in between.
         raise CannotRead(f"{what} {path} cannot be read: {error}. {advice}".rstrip()) from None
 

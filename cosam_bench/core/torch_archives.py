@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from cosam_bench.core.reading import is_pointer_file
 from cosam_bench.core.tensor_files import CannotRead
 
 Plain: TypeAlias = bool | int | float | str | None
@@ -73,6 +74,8 @@ def read_archive(path: Path, *, what: str = "The file", advice: str = "") -> Arc
             return _Content(records).of(root)
     except zipfile.BadZipFile:
         reason = "it is not an archive of torch.save"
+        if is_pointer_file(path):
+            reason = "it is a pointer of Git LFS, and no archive yet; fetch it by git lfs pull"
     except OSError as error:
         reason = error.strerror or str(error)
     except Exception as error:  # a damaged or hostile pickle may raise anything

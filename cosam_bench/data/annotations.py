@@ -37,6 +37,10 @@ class AnnotatedMask(Protocol):
         """The numbers of the foreground's objects, from 1, in the order of the file."""
         ...
 
+    def labels(self) -> set[str]:
+        """What the file calls its objects, whatever the card's labels are."""
+        ...
+
     def draw(self, number: int = 0) -> Tensor:
         """The foreground of one object, or of all (0), bool ``(H, W)``."""
         ...
@@ -86,35 +90,39 @@ class LabelmeMask:
 
     Attributes:
         shapes: of the file.
-        labels: of the card.
+        chosen: labels of the card.
         size: height and width.
     """
 
     shapes: list[Shape]
-    labels: tuple[str, ...]
+    chosen: tuple[str, ...]
     size: tuple[int, int]
 
     def numbers(self) -> list[int]:
         """The numbers of the shapes that are foreground."""
-        return [n for n, shape in enumerate(self.shapes, start=1) if is_foreground(shape, self.labels)]
+        return [n for n, shape in enumerate(self.shapes, start=1) if is_foreground(shape, self.chosen)]
+
+    def labels(self) -> set[str]:
+        """Of all shapes."""
+        return {shape.label for shape in self.shapes}
 
     def draw(self, number: int = 0) -> Tensor:
         """One shape and the holes that were drawn after it, or all shapes."""
         shapes = self.shapes
         if number:
             shapes = [shapes[number - 1], *(shape for shape in shapes[number:] if shape.label == BACKGROUND)]
-        return draw_shapes(shapes, size=self.size, labels=self.labels)
+        return draw_shapes(shapes, size=self.size, labels=self.chosen)
 
     def ignored(self) -> Tensor | None:
         """The regions labelled ``__ignore__``, without the pixels of objects."""
-        if not has_ignored(self.shapes, self.labels):
+        if not has_ignored(self.shapes, self.chosen):
             return None
         return draw_ignored(self.shapes, size=self.size) & ~self.draw()
 
     def hashed(self) -> list[bytes]:
         """Since holes are holes and ignored regions are ignored, a file that has some is another mask."""
-        holes = [b"holes"] * (not self.labels and has_special_labels(self.shapes))
-        return holes + [b"ignored"] * has_ignored(self.shapes, self.labels)
+        holes = [b"holes"] * (not self.chosen and has_special_labels(self.shapes))
+        return holes + [b"ignored"] * has_ignored(self.shapes, self.chosen)
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,10 @@ class InstanceMask:
     def numbers(self) -> list[int]:
         """The numbers of the objects of the card's labels that are no crowds."""
         return [number for number, instance in self._chosen().items() if not instance.is_crowd]
+
+    def labels(self) -> set[str]:
+        """Of all objects."""
+        return {instance.label for instance in self.instances}
 
     def draw(self, number: int = 0) -> Tensor:
         """One object, or all together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def missing_reason(card: Card) -> str:
     if unset := re.findall(r"\$\{?(\w+)", card.root):
         return f"its root is {card.root}, but the variable {unset[0]} is not set; set it to a folder"
     if card.layout and card.layouts[card.layout].annotations:
-        return f"its layout {card.layout!r} must be converted first: cosam-bench data prepare {card.name} --from FOLDER"
+        return f"its layout {card.layout!r} must be converted first: {prepare_command(card)} --from FOLDER"
     if card.root and Path(card.root).is_dir():
         return ""
     if not card.layouts:
@@ -37,5 +38,15 @@ def fetching_all(stream: Stream, missing: Sequence[Card]) -> str:
 def next_step(card: Card) -> str:
     """The command that fetches or prepares the data of a card with layouts, and where the data comes from."""
     if card.downloads:
-        return f"cosam-bench data fetch {card.name} --accept-licence (from {card.source})"
-    return f"cosam-bench data prepare {card.name} --from PATH (get it from {card.source})"
+        return f"{fetch_command(card)} (from {card.source})"
+    return f"{prepare_command(card)} --from PATH (get it from {card.source})"
+
+
+def fetch_command(card: Card) -> str:
+    """The command that fetches the data of a card with direct addresses."""
+    return shlex.join(["cosam-bench", "data", "fetch", card.origin, "--accept-licence"])
+
+
+def prepare_command(card: Card) -> str:
+    """The command that records where the data of a card is, without its ``--from``."""
+    return shlex.join(["cosam-bench", "data", "prepare", card.origin])

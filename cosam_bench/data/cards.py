@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 
 from cosam_bench.core.settings import Settings, form
 from cosam_bench.data.foreground import Foreground
@@ -274,6 +274,7 @@ class Card(Settings):
     citation: str = ""
     expected: Expected | None = None
     verified: tuple[Fact, ...] = ()
+    _origin: str = PrivateAttr(default="")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
@@ -293,6 +294,8 @@ class Card(Settings):
             raise ValueError(f"no layout {self.layout!r} among {', '.join(self.layouts) or 'none'}")
         if self.group and (fault := group_fault(self.group)):
             raise ValueError(fault)
+        if self.images is not None and not (self.images and all(self.images)):
+            raise ValueError('images is empty; give a glob, or leave it out for "images/*"')
         if self.images is not None and self.split.kind == "folders":
             raise ValueError("split.train and split.test name the images already, so leave images out")
         self._check_masks()
@@ -308,6 +311,10 @@ class Card(Settings):
                 '"polygon", for masks that are images "component"'
             )
         is_images = not any(mask.lower().endswith((".json", ".txt")) for mask in masks)
+        if self.labels and is_images and not self.annotations:
+            raise ValueError("labels are of objects in annotation files, and masks are images, so leave labels out")
+        if masks and all(mask.lower().endswith((".json", ".txt")) for mask in masks):
+            self._refuse_pixels("shapes in files of masks")
         if self.several == "union" and (self.annotations or self.pairing != "name" or not is_images):
             raise ValueError('several = "union" is for masks that are images, paired by name')
         if self.several == "union" and self.split.kind == "manifest":
@@ -323,7 +330,7 @@ class Card(Settings):
         if bool(words) != (self.pairing == "name"):
             raise ValueError(
                 "masks needs {stem} or {name}, or, if each image has a folder of its own, {parent} or {folder}, with "
-                'pairing = "name"; none of them with "sorted"'
+                f'pairing = "name"; none of them with "sorted"; it is {self.masks!r}'
             )
         by_part = self.pairing == "sorted" and self.split.kind == "folders"
         if any("{part}" in pattern for pattern in masks) and not by_part:
@@ -331,15 +338,22 @@ class Card(Settings):
         self._check_ids(has_ids="{id}" in words)
 
     def _check_annotations(self) -> None:
-        unused = {"masks": "masks" in self.model_fields_set, "ignore": self.ignore is not None}
-        unused |= {"orientation": self.orientation is not None}
-        unused |= {"foreground": "foreground" in self.model_fields_set, 'pairing = "sorted"': self.pairing == "sorted"}
-        if given := [key for key, is_given in unused.items() if is_given]:
-            raise ValueError(f"annotations say which pixels are foreground, so leave out {' and '.join(given)}")
+        unused = {"masks": "masks" in self.model_fields_set, 'pairing = "sorted"': self.pairing == "sorted"}
+        self._refuse_pixels("annotations", *(key for key, is_given in unused.items() if is_given))
         if self.samples == "polygon":
             raise ValueError('samples = "polygon" is for labelme files; with annotations say "instance"')
         if self.split.kind == "manifest":
             raise ValueError("a manifest lists the files of masks, so it cannot be used with annotations")
+
+    def _refuse_pixels(self, source: str, *unused: str) -> None:
+        """Refuse keys about the pixels of masks that are images, beside further keys that mean nothing."""
+        given = {
+            "ignore": self.ignore is not None,
+            "orientation": self.orientation is not None,
+            "foreground": "foreground" in self.model_fields_set,
+        }
+        if keys := [*unused, *(key for key, is_given in given.items() if is_given)]:
+            raise ValueError(f"{source} say which pixels are foreground, so leave out {' and '.join(keys)}")
 
     def _check_ids(self, *, has_ids: bool) -> None:
         split = (*self.split.paths("train"), *self.split.paths("test")) if self.split.kind == "folders" else ()
@@ -351,6 +365,17 @@ class Card(Settings):
             raise ValueError("{id} must be in the patterns of images and in masks, such as frame_{id}.jpg, gt_{id}.png")
 
     @property
+    def origin(self) -> str:
+        """What ``cosam-bench data`` calls this card: its name in the package, or its TOML file's path."""
+        return self._origin or self.name
+
+    def with_origin(self, origin: str) -> Card:
+        """This card, which a stream may call by another name."""
+        card = self.model_copy()
+        card._origin = origin
+        return card
+
+    @property
     def full_title(self) -> str:
         """The title, with what differs from the publication in brackets."""
         title = self.title or self.name
@@ -359,7 +384,8 @@ class Card(Settings):
     def with_layout(self, layout: str, *, root: Path | str) -> Card:
         """This card with the keys of one of its layouts, and its data under ``root``."""
         own = self.model_dump(exclude_unset=True, by_alias=True)
-        return Card.model_validate(merge_layout(own, layout) | {"root": str(root), "layout": layout})
+        card = Card.model_validate(merge_layout(own, layout) | {"root": str(root), "layout": layout})
+        return card.with_origin(self.origin)
 
 
 def merge_layout(table: dict[str, Any], layout: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.foreground import CHOICES, Foreground, check_is_exact, foreground_pixels
+from cosam_bench.core.reading import is_git_lfs_pointer
+from cosam_bench.data.foreground import Foreground, check_is_exact, choices, foreground_pixels
 from cosam_bench.data.ignored import Ignored
 from cosam_bench.data.lossy_masks import NEUTRAL, lossless_advice, middle_cuts, what_is_lost
 from cosam_bench.data.mask_content import MaskContent, mask_content
@@ -32,7 +33,12 @@ _FOREGROUND_COLOURS = (
     "Say which colours are foreground, such as foreground = { colours = [[255, 0, 0]] }, or which channel, such as "
     '{ above = 127, channel = "red" }.'
 )
+_ALPHA = 'Say foreground = { above = 127, channel = "alpha" } if that is the mask.'
 _IGNORED_COLOURS = "Say which colours are ignored, such as ignore = { colours = [[224, 224, 192]] }."
+
+
+class OnlyAlpha(CosamError):
+    """A mask is black wherever it is visible, so that it would be empty; its alpha channel may be what is meant."""
 
 
 def decode_image(data: bytes, *, name: str, white: int = DEEPEST) -> Tensor:
@@ -85,9 +91,11 @@ def decode_mask(
     image = _open(data, name=name)
     loss = what_is_lost(image, data)
     if foreground.rule == "undecided":
-        advice = _lossy_advice(image, loss) if loss else f"Write into the card {CHOICES}."
-        held = mask_content(image).described()
-        raise CosamError(f"{name}: it is undecided which of its pixels are foreground ({held}). {advice}")
+        content = mask_content(image)
+        advice = _lossy_advice(image, loss) if loss else f"Write into the card {choices(content.foremost)}."
+        raise CosamError(
+            f"{name}: it is undecided which of its pixels are foreground ({content.described()}). {advice}"
+        )
     if loss:
         check_is_exact(foreground, name=name, loss=loss, advice=lambda: _cut_advice(image, loss))
     orientation = orientation or _orientation(image)
@@ -112,7 +120,10 @@ def read_mask_content(data: bytes, *, name: str) -> MaskContent:
     Raises:
         CosamError: as for :func:`decode_image`.
     """
-    return mask_content(_open(data, name=name))
+    image = _open(data, name=name)
+    if not _is_deep(image):
+        _check_range(image, name=name)
+    return mask_content(image)
 
 
 def is_lossy(data: bytes, *, name: str) -> bool:
@@ -203,6 +214,8 @@ def _open(data: bytes, *, name: str, is_header_enough: bool = False) -> Image.Im
             "bombs. Make it smaller or split it into tiles."
         ) from None
     except UnidentifiedImageError:
+        if is_git_lfs_pointer(data):
+            raise CosamError(f"{name} is a pointer of Git LFS, and no image yet. Fetch it: git lfs pull.") from None
         raise CosamError(
             f"{name} is not an image in one of the formats {', '.join(FORMATS)}. Replace it or leave it out."
         ) from None
@@ -245,11 +258,15 @@ def _rgb(image: Image.Image, *, name: str, white: int = DEEPEST) -> Array:
     return np.array(_rgba(image, name=name))[..., :3]
 
 
-def _rgba(image: Image.Image, *, name: str) -> Image.Image:
+def _check_range(image: Image.Image, *, name: str) -> None:
     if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"):
         raise CosamError(
             f"{name} has pixels of type {image.mode!r}, whose range is not known. Save it with 8 or 16 bits."
         )
+
+
+def _rgba(image: Image.Image, *, name: str) -> Image.Image:
+    _check_range(image, name=name)
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("CMYK", "YCbCr", "RGBX"):
@@ -293,6 +310,7 @@ def _stored_levels(
 ) -> Array:
     _check_inks(image, name=name)
     if foreground.channel:
+        _check_has_channel(image, foreground.channel, name=name)
         return np.asarray(_rgba(image, name=name))[..., CHANNELS.index(foreground.channel)]
     if image.mode == "P":
         return _palette_levels(image, name=name, foreground=foreground, ignored=ignored)
@@ -302,9 +320,18 @@ def _stored_levels(
         return _deep(image, name=name)
     rgba = np.asarray(_rgba(image, name=name)).astype(np.int64)
     is_visible = rgba[..., 3] > 0
+    is_partly_visible = is_visible.any() and not is_visible.all()
+    if foreground.rule == "auto" and is_partly_visible and not rgba[is_visible][:, :3].any():
+        raise OnlyAlpha(f"{name} is black, and only its alpha channel shows anything. {_ALPHA}")
     if not _is_neutral(rgba[..., :3][is_visible if ignored is None else is_visible & ~ignored]):
         raise CosamError(f"{name} is a coloured mask. {advice()}")
     return rgba[..., 0] * rgba[..., 3] // 255
+
+
+def _check_has_channel(image: Image.Image, channel: str, *, name: str) -> None:
+    """PIL makes up an alpha channel that is opaque everywhere, so all pixels would be foreground."""
+    if channel == "alpha" and not image.has_transparency_data:
+        raise CosamError(f"{name} has no alpha channel, which foreground reads. Leave channel out, or name another.")
 
 
 def _palette_levels(image: Image.Image, *, name: str, foreground: Foreground, ignored: Array | None) -> Array:
@@ -336,12 +363,13 @@ def _unclear_palette(colours: Array, used: Array) -> str:
 
 def _advice(used: Array) -> str:
     """What to write into the card."""
+    first = used[used > 0].min(initial=255)
     if 255 in used and len(used) > 2:
         return (
             "If 255 is void, write ignore = 255, which leaves it out of loss and metrics; otherwise say which indices "
-            "are foreground, such as foreground = { values = [1, 255] }."
+            f"are foreground, such as foreground = {{ values = [{first}, 255] }}."
         )
-    return "Say which indices are foreground, such as foreground = { values = [1] }, or which colours."
+    return f"Say which indices are foreground, such as foreground = {{ values = [{first}] }}, or which colours."
 
 
 def _is_neutral(colours: Array) -> bool:

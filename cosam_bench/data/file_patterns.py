@@ -82,8 +82,23 @@ def matching_images(root: Path, pattern: str) -> Iterator[Path]:
 def matching_paths(root: Path, pattern: str) -> Iterator[Path]:
     """All that a glob relative to ``root`` matches, in no particular order; broken links too."""
     # Unlike Path.glob this takes ".." and absolute patterns.
+    is_loop: dict[Path, bool] = {}
     for name in glob.iglob(any_case(pattern), root_dir=root, recursive=True):  # noqa: PTH207
-        yield Path(os.path.normpath(root / name))
+        if "**" not in pattern or not any(_leads_back_once(root / folder, is_loop) for folder in Path(name).parents):
+            yield Path(os.path.normpath(root / name))
+
+
+def _leads_back_once(folder: Path, known: dict[Path, bool]) -> bool:
+    if folder not in known:
+        known[folder] = leads_back(folder)
+    return known[folder]
+
+
+def leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that holds it, so that the same files are in it again, without an end."""
+    if not folder.is_symlink() or not folder.is_dir():
+        return False
+    return folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def is_image(path: Path) -> bool:

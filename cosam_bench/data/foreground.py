@@ -24,7 +24,6 @@ Level = Annotated[int, Field(ge=0, le=65535)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Channel, Channel, Channel]
 _OURS = "this project"
-CHOICES = 'foreground = { values = [1] }, or "nonzero" for all but 0'
 
 
 class Foreground(Settings):
@@ -67,12 +66,18 @@ class Foreground(Settings):
             if len(given) > 1:
                 raise ValueError(f"give only one of {', '.join(given)}")
             return data | {"rule": given[0] if given else "auto"}
+        if isinstance(data, int | float | list):
+            raise ValueError(
+                'write "auto", "nonzero", { values = [255] }, { above = 127 } or { colours = [[255, 0, 0]] }'
+            )
         return data
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         given = {"above": self.above is not None, "values": bool(self.values), "colours": bool(self.colours)}
         if any(is_given != (key == self.rule) for key, is_given in given.items()):
+            if self.rule in ("values", "colours") and not given[self.rule]:
+                raise ValueError(f"{self.rule} is empty, so no pixel would be foreground; list at least one")
             raise ValueError(f"the rule {self.rule!r} contradicts the other keys of this table")
         if self.channel and self.rule == "undecided":
             raise ValueError('"undecided" names no pixels, so leave channel out')
@@ -155,11 +160,28 @@ def _auto(levels: Array, *, name: str) -> Array:
         )
     is_ids_and_ignored = largest == 255 and _has_low_ids(levels)
     if largest < half or is_ids_and_ignored or _has_middle_areas(levels, largest, unit=half // 8):
+        first = int(levels[levels > 0].min())
         raise CosamError(
             f"{name} looks like a mask of class ids ({listed_levels(levels)}). "
-            f"Say which are foreground, such as {CHOICES}{_or_ignored(is_ids_and_ignored)}."
+            f"Say which are foreground, such as {choices(first)}{_or_ignored(is_ids_and_ignored)}."
         )
     return np.asarray(levels >= half)
+
+
+def choices(value: int | Colour) -> str:
+    """The lines of TOML that a mask leaves to choose from, as half a sentence.
+
+    Args:
+        value: a level, index or colour of the mask that is not its background.
+
+    >>> choices(1000)
+    'foreground = { values = [1000] }, or "nonzero" for all but 0'
+    >>> choices((255, 0, 0))
+    'foreground = { colours = [[255, 0, 0]] }'
+    """
+    if isinstance(value, tuple):
+        return f"foreground = {{ colours = [{list(value)}] }}"
+    return f'foreground = {{ values = [{value}] }}, or "nonzero" for all but 0'
 
 
 def _or_ignored(is_usual: bool) -> str:

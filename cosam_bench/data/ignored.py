@@ -28,6 +28,8 @@ class Ignored(Settings):
     def _short_form(cls, data: Any) -> Any:
         if isinstance(data, int) and not isinstance(data, bool):
             return {"values": (data,)}
+        if isinstance(data, str | float):
+            raise ValueError("give a level, such as 255, a list of levels, or { colours = [[224, 224, 192]] }")
         return {"values": data} if isinstance(data, list | tuple) else data
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,15 @@ from cosam_bench.core.prefetch import prefetch_map
 from cosam_bench.core.reading import read_file
 from cosam_bench.data.annotations import AnnotatedMask, SizeMismatch, is_annotated, read_annotation
 from cosam_bench.data.cards import Card, Part
-from cosam_bench.data.decoding import DEEPEST, TWELVE_BITS, decode_image, exif_orientation, upright_size
-from cosam_bench.data.faults import DataFault, refuse
+from cosam_bench.data.decoding import (
+    DEEPEST,
+    TWELVE_BITS,
+    decode_image,
+    exif_orientation,
+    read_mask_content,
+    upright_size,
+)
+from cosam_bench.data.faults import DataFault, first_few, refuse
 from cosam_bench.data.image_groups import GroupPattern
 from cosam_bench.data.mask_files import MaskFile, decode_ignored_pixels, decode_masks
 from cosam_bench.data.opened_images import OpenedImages
@@ -69,12 +76,14 @@ def open_files(card: Card, *, is_training_only: bool = False) -> tuple[Split, Sp
     opened.save()
     if fault := too_dark(card, [scan.deepest for scan in scans]):
         faults.append(fault)
+    if not parts and not faults and (fault := unknown_labels(card, [scan.labels for scan in scans])):
+        faults.append(fault)
     if faults:
         refuse(card, faults)
     samples = [sample for scan in scans for sample in scan.samples]
     left_out = sum(scan.left_out for scan in scans)
     if not samples:
-        refuse(card, [no_samples(card, len(pairs))])
+        refuse(card, [no_samples(card, pairs)])
     train, test = (samples, []) if parts else divide(card, samples)
     return make_splits(card, train, test, left_out)
 
@@ -84,10 +93,18 @@ def _threads() -> int:
     return min(_MOST_THREADS, os.cpu_count() or 1)
 
 
-def no_samples(card: Card, count: int) -> str:
-    """The fault of a domain whose masks have too little foreground."""
+def no_samples(card: Card, pairs: Sequence[Pair]) -> str:
+    """The fault of a domain whose masks have too little foreground, with what the first one holds."""
     little = "are empty" if card.min_pixels == 1 else f"have fewer than {card.min_pixels} foreground pixels"
-    return f"all {count} masks {little}; check which pixels are foreground"
+    return f"all {len(pairs)} masks {little}{_held(pairs[0])}; check which pixels are foreground"
+
+
+def _held(pair: Pair) -> str:
+    """What a mask holds, if it is an image, in brackets."""
+    if is_annotated(pair):
+        return ""
+    content = read_mask_content(read_bytes(pair.mask), name=str(pair.mask))
+    return f" ({pair.mask.name} has {content.described()})"
 
 
 def components(mask: Tensor) -> Tensor:
@@ -166,7 +183,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         return read_file(path, limit_bytes=_FILE_BYTES)
     except OSError as error:
-        raise DataFault(f"{path} cannot be read: {error.strerror}. Is it still there?") from None
+        advice = " Check that it is still there." if isinstance(error, FileNotFoundError) else ""
+        raise DataFault(f"{path} cannot be read: {error.strerror}.{advice}") from None
 
 
 @contextmanager
@@ -191,6 +209,7 @@ class PairScan:
         deepest: the largest level of an image of 16 bits; 0 for other images.
         may_be_turned: an EXIF orientation turns the image, the card does not say whether masks are ``stored`` or
             ``upright``, and both have the same size.
+        labels: of the objects in its annotation file; empty for COCO's, whose categories are known without them.
     """
 
     samples: tuple[FileSample, ...]
@@ -198,6 +217,7 @@ class PairScan:
     is_empty: bool
     deepest: int = 0
     may_be_turned: bool = False
+    labels: frozenset[str] = frozenset()
 
 
 def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
@@ -235,12 +255,30 @@ def scan_pair(card: Card, pair: Pair, *, opened: OpenedImages) -> PairScan:
     may_be_turned = is_turned and not annotated and card.orientation is None
     if may_be_turned:
         may_be_turned = exif_orientation(masks[0].data, name=str(pair.mask)) == 1  # with a tag of its own it is upright
+    labels = frozenset(annotated.labels() if annotated and not pair.listed_as else ())
     is_empty = not any(sizes.values())
     if is_empty and card.empty == "keep":
         entry = Entry(pair.key, *hashes, pair.image.name, pair.mask.name, is_empty=True, group=group)
         kept = FileSample(pair, entry, has_ignored=has_ignored)
-        return PairScan((kept,), 0, is_empty=True, deepest=deepest, may_be_turned=may_be_turned)
-    return PairScan(tuple(found), left_out, is_empty=is_empty, deepest=deepest, may_be_turned=may_be_turned)
+        return PairScan((kept,), 0, is_empty=True, deepest=deepest, may_be_turned=may_be_turned, labels=labels)
+    return PairScan(
+        tuple(found), left_out, is_empty=is_empty, deepest=deepest, may_be_turned=may_be_turned, labels=labels
+    )
+
+
+def unknown_labels(card: Card, found: Iterable[frozenset[str]]) -> str:
+    """The fault of labels of the card that no object has, a mistyped one perhaps; empty if there is none.
+
+    Args:
+        card: of the domain.
+        found: the labels in each annotation file of the domain; nothing of COCO's, see ``annotation_files``.
+    """
+    known = sorted(frozenset().union(*found))
+    unknown = [label for label in card.labels if label not in known]
+    if not unknown or card.annotations:
+        return ""
+    held = first_few(list(map(repr, known))) if known else "no objects"
+    return f"labels has {', '.join(map(repr, unknown))}, but its annotation files hold {held}; correct labels"
 
 
 def too_dark(card: Card, deepest: Sequence[int]) -> str:

@@ -44,6 +44,14 @@ class MaskContent:
             return sorted(self.counts, key=lambda value: (-self.counts[value], value))
         return sorted(self.counts)
 
+    @property
+    def foremost(self) -> Value:
+        """The most frequent value that is not the background; 1 or white if there is none."""
+        is_colour = self.unit == "colours"
+        background: Value = (0, 0, 0) if is_colour else 0
+        others = [value for value in self.values if value != background]
+        return max(others, key=lambda value: self.counts[value], default=(255, 255, 255) if is_colour else 1)
+
     def share(self, value: Value) -> str:
         """The share of the pixels that have this value, such as ``12.5 %``."""
         return share(self.counts[value], sum(self.counts.values()))

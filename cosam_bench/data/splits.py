@@ -197,4 +197,5 @@ def _lines(card: Card, path: str) -> list[str]:
     try:
         return read_list(Path(card.root) / path)
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        refuse(card, [f"its list {path} cannot be read: {error}"])
+        reason = getattr(error, "strerror", None) or error
+        refuse(card, [f"its list {Path(card.root) / path} cannot be read: {reason}"])

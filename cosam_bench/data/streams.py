@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import reprlib
+import shlex
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -76,7 +77,7 @@ def load_stream(name_or_path: str) -> Stream:
     path = _find(name_or_path, kind="stream")
     data = read_toml(path)
     tables = data.get("domain")
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise CosamError(f"{path}: a stream needs its domains as [[domain]] tables.")
     if len(tables) > MOST_DOMAINS:
         raise CosamError(f"{path}: it has {len(tables)} domains, but at most {MOST_DOMAINS} are read. Divide it.")
@@ -87,6 +88,8 @@ def load_stream(name_or_path: str) -> Stream:
     if not isinstance(retention, list):
         raise CosamError(f"{path}: 'retention' is {reprlib.repr(retention)}. Give a list of names of domains.")
     in_file = [card.name for card in cards if card.name not in retention]
+    if not in_file and "order" not in data:
+        raise CosamError(f"{path}: all its domains are in retention, so none is learned. Take one out of retention.")
     return validate(Stream, {"order": in_file} | data | {"domain": cards}, source=str(path))
 
 
@@ -97,12 +100,51 @@ def load_card(name_or_path: str) -> Card:
         CosamError: there is no such card, or the file is invalid.
     """
     path = _find(name_or_path, kind="card")
-    return _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout overrides the card
+    card = _card({"card": str(path.resolve())}, path=path, number=1)  # so that a layout overrides the card
+    return card.with_origin(_card_name(path))
 
 
 def names_of(kind: Literal["stream", "card"]) -> list[str]:
     """The names of the package's streams or cards, in alphabetical order."""
     return sorted(path.stem for path in (DATASETS / f"{kind}s").glob("*.toml"))
+
+
+def is_card_file(path: Path) -> bool:
+    """Whether a TOML file describes one domain, and not a stream of some.
+
+    Raises:
+        CosamError: it cannot be read.
+    """
+    table = read_toml(path)
+    return "domain" not in table and bool(table.keys() & (Card.model_fields.keys() - Stream.model_fields.keys()))
+
+
+def published_cards(path: Path) -> list[str]:
+    """The names, or the paths, of the cards that a stream's file refers to and whose data the stream does not place.
+
+    Raises:
+        CosamError: the file is invalid.
+    """
+    load_stream(str(path))
+    tables = [table for table in read_toml(path)["domain"] if "card" in table and not table.get("root")]
+    found = [_find(table["card"], kind="card", beside=path.parent) for table in tables]
+    return [_card_name(card) for card in found if read_toml(card).get("layouts")]
+
+
+def refuse_folder(name: str) -> None:
+    """Refuse the name of a folder in the place of a TOML file that describes it.
+
+    Raises:
+        CosamError: there is such a folder.
+    """
+    if not expanded(name).is_dir():
+        return
+    if (expanded(name) / "stream.toml").is_file():
+        raise CosamError(f"{name} is a folder. Give the path of the TOML file in it: {Path(name, 'stream.toml')}.")
+    raise CosamError(
+        f"{name} is a folder, not a TOML file that describes its images and masks. Write one: "
+        f"{shlex.join(['cosam-bench', 'data', 'init', name])}."
+    )
 
 
 def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | None = None) -> Path:
@@ -114,6 +156,7 @@ def _find(name_or_path: str, *, kind: Literal["stream", "card"], beside: Path | 
         return (beside or Path()) / path
     names = names_of(kind)
     if name_or_path not in names:
+        refuse_folder(name_or_path)
         error = unknown_name(kind, name_or_path, names)
         raise CosamError(f"{error} Or give the path of a file that ends in .toml.")
     return DATASETS / f"{kind}s" / f"{name_or_path}.toml"
@@ -125,10 +168,19 @@ def _card(table: dict[str, Any], *, path: Path, number: int) -> Card:
     A layout's keys override those of the card that the table refers to, and the table's own override both.
     """
     own = _rooted({key: value for key, value in table.items() if key != "card"}, path=path)
-    base: dict[str, Any] = {}
-    if "card" in table:
-        card_path = _find(str(table["card"]), kind="card", beside=path.parent)
-        base = _rooted(read_toml(card_path), path=card_path)
+    if "card" not in table:
+        return _overridden({}, own, path=path, number=number)
+    card_path = _find(str(table["card"]), kind="card", beside=path.parent)
+    base = _rooted(read_toml(card_path), path=card_path)
+    return _overridden(base, own, path=path, number=number).with_origin(_card_name(card_path))
+
+
+def _card_name(path: Path) -> str:
+    """The name of a card of the package; the path of another one's file."""
+    return path.stem if path.resolve().parent == (DATASETS / "cards").resolve() else str(path)
+
+
+def _overridden(base: dict[str, Any], own: dict[str, Any], *, path: Path, number: int) -> Card:
     source = f"{path}, domain {own.get('name', base.get('name', f'number {number}'))}"
     card = validate(Card, base | own, source=source)
     merged = base | own

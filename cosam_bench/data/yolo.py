@@ -8,7 +8,9 @@ from cosam_bench.data.instances import Instance, read_polygon
 SUFFIX = ".txt"
 LINES = 10_000
 BEYOND = 0.001  # of a side; exporters round
+CLASS_NAMES = "classes.txt"  # labelImg puts it beside the images' files
 _BOX = 5  # numbers of a line that is a box
+_FEWEST = 6  # numbers of a polygon
 
 
 def read_yolo(data: bytes, *, name: str, size: tuple[int, int]) -> list[Instance]:
@@ -45,6 +47,11 @@ def _instance(words: list[str], *, where: str, size: tuple[int, int]) -> Instanc
         raise CosamError(f"{where} is not a class and the points of a polygon, such as 0 0.1 0.1 0.9 0.1 0.5 0.9.")
     if len(words) == _BOX:
         raise CosamError(f"{where} is a box, not a polygon. Export segments, or leave the domain out.")
+    if len(shares) < _FEWEST or len(shares) % 2:
+        raise CosamError(
+            f"{where} has {len(shares)} numbers after its class, which are not three or more points x, y. Correct or "
+            "remove it."
+        )
     if not all(-BEYOND <= share <= 1 + BEYOND for share in shares):
         raise CosamError(
             f"{where} has coordinates outside 0 to 1. YOLO's are shares of the image's width and height; export again."

@@ -97,6 +97,7 @@ def merge_experts(
                 f"The weights of {model} are not here, so the method was given random ones. If its rule reads them, "
                 f"get them and merge again: cosam-bench models --fetch {model}"
             )
+        notes += given.doubts()
         notes += _write_peft(sam, update, written, rank=rank) if format_name == "peft" else []
         facts = _facts(config, chosen[0], given)
         write_atomically(written / FACTS_FILE, json.dumps(facts, indent=2) + "\n")

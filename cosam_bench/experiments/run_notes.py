@@ -27,16 +27,17 @@ def run_notes(experiment: Experiment) -> list[str]:
     named = f"This run is not the protocol {experiment.config.protocol.name!r}: {differs}. Tables show it apart."
     slow = precision_notes(experiment.config.protocol, experiment.bench.view.device)
     others = [*_left_out(experiment), *_kept_empty(experiment), *_empty_prompts(experiment)]
-    return [*([named] if is_another_experiment(differs) else []), *_unused_experts(experiment), *slow, *others]
+    return [*([named] if is_another_experiment(differs) else []), *_about_experts(experiment), *slow, *others]
 
 
-def _unused_experts(experiment: Experiment) -> list[str]:
-    """One note for experts that are named after no domain of the run."""
-    config = experiment.config
-    if config.experts is None:
+def _about_experts(experiment: Experiment) -> list[str]:
+    """Experts that are named after no domain of the run, and those that look like a mistake."""
+    config, given = experiment.config, experiment.bench.given
+    if config.experts is None or given is None:
         return []
     unused = unused_experts(Path(config.experts), [domain.name for domain in experiment.domains])
-    return [f"{config.experts}: no domain is called {first_few(unused)}, so they are not used."] if unused else []
+    left = [f"{config.experts}: no domain is called {first_few(unused)}, so they are not used."] if unused else []
+    return [*left, *given.doubts()]
 
 
 def isolation_notes(experiment: Experiment) -> list[str]:

@@ -109,7 +109,8 @@ def read_peft_config(path: Path) -> PeftConfig:
     try:
         config = json.loads(read_text(path, limit_bytes=_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise CosamError(f"{path} cannot be read: {error}. Save the adapter again.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CosamError(f"{path} cannot be read: {reason}. Save the adapter again.") from None
     if not isinstance(config, dict):
         raise CosamError(f"{path} is not the configuration of a peft adapter. Give a folder that peft saved.")
     _refuse_others(path, config)

@@ -160,7 +160,8 @@ def _renamed(name: str, names: Mapping[str, str], blocks: tuple[int, ...]) -> st
 
 
 def _unknown(path: Path, found: list[str]) -> CosamError:
-    holds = first_few(found) if found else "no tensors"
+    named = [name for name in found if name]
+    holds = first_few(named) if named else "tensors without names" if found else "no tensors"
     return CosamError(
         f"{path} is not a checkpoint of RegCL's or SAMCL's code: it holds {holds[:300]}. Expected are extra, A, B_000 "
         "and so on, and the blocks' numbers in lora_layer."

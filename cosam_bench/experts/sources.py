@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def expert_sources(place: Path, domains: Sequence[str]) -> dict[str, Path]:
 
     Args:
         place: a folder with a folder or a file per domain, of the domain's name; or a TOML file with a table
-            ``[experts]``, domain to path, such as the stream's own file.
+            ``[experts]``, domain to path, such as the stream's own file; ``~`` and variables of paths are expanded.
         domains: those that need an expert.
 
     Raises:
@@ -80,8 +81,12 @@ def _from_table(file: Path, domains: Sequence[str]) -> dict[str, Path]:
             raise CosamError(f"{name} = {path!r} in [experts] of {file} is no path. {example}")
     missing = [name for name in domains if name not in table]
     if missing:
-        raise CosamError(f"[experts] in {file} names no expert for {first_few(missing)}. Add a line for each domain.")
-    paths = {name: file.absolute().parent / expanded(table[name]) for name in domains}
+        named = first_few(list(table)) if table else "none"
+        raise CosamError(
+            f"[experts] in {file} names no expert for {first_few(missing)}. It names {named}. Add a line for each "
+            "domain."
+        )
+    paths = {name: file.absolute().parent / os.path.expandvars(expanded(table[name])) for name in domains}
     absent = [path for path in paths.values() if not path.exists()]
     if absent:
         raise CosamError(f"{absent[0]}, which [experts] in {file} names, does not exist. Correct the path.")

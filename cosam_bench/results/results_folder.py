@@ -89,6 +89,8 @@ def find_run_file(asked: str | Path, *, results: str | Path) -> Path:
     for candidate in (path, path / "run.json"):
         if candidate.name == "run.json" and candidate.is_file():
             return candidate
+    if path.exists() and not results.is_dir():
+        raise _no_record(asked, results)
     files = run_files(results)
     fitting = [file for file in files if _fits(str(asked), file.parent.relative_to(results).parts)]
     if len(fitting) == 1:
@@ -100,7 +102,16 @@ def find_run_file(asked: str | Path, *, results: str | Path) -> Path:
             f"{len(fitting)} records fit {str(asked)!r}. Name one of:{_told_apart(fitting, offered)}\n"
             "`cosam-bench records` lists all."
         )
+    if path.exists():
+        raise _no_record(asked, results)
     raise CosamError(f"No record in {results} fits {str(asked)!r}. Offered: {listed or 'none'}.")
+
+
+def _no_record(asked: str | Path, results: Path) -> CosamError:
+    return CosamError(
+        f"{asked} is not the record of a run: it has no run.json. Give the folder of a run, or part of the name of one "
+        f"in {results}."
+    )
 
 
 def _told_apart(files: Sequence[Path], names: Sequence[str]) -> str:

@@ -59,6 +59,26 @@ class GivenExperts:
         dense = (name for update in self.updates.values() for name in update.dense)
         return tuple(dict.fromkeys((*self.layers, *dense)))
 
+    def doubts(self) -> list[str]:
+        """What looks like a mistake in the files, a sentence each: experts without a change, and equal ones."""
+        idle = [domain for domain, update in self.updates.items() if not _changes_something(update)]
+        by_source: dict[str, list[str]] = {}
+        for domain, source in self.sources.items():
+            by_source.setdefault(source, []).append(domain)
+        equal = [domains for domains in by_source.values() if len(domains) > 1]
+        return [
+            *(f"The expert of {domain} changes nothing: its numbers are zero. Was it trained?" for domain in idle),
+            *(
+                f"The experts of {', '.join(domains)} have the same tensors. Is each of them meant?"
+                for domains in equal
+            ),
+        ]
+
+
+def _changes_something(update: Update) -> bool:
+    factored = any(bool(factors.a.any()) and bool(factors.b.any()) for factors in update.low_rank.values())
+    return factored or any(bool(change.any()) for change in update.dense.values())
+
 
 def given_experts(updates: Mapping[str, Update], *, sam: Sam) -> GivenExperts:
     """Experts as rules need them: float32, in the model's order of layers, and all of the same layers and ranks.

@@ -118,3 +118,37 @@ def test_a_file_may_hold_a_stream_or_a_card(tmp_path: Path) -> None:
     unknown = shown("kvasir")
     assert unknown.exit_code == 2
     assert "No stream or card is called 'kvasir'. Did you mean 'kvasir@open'?" in unknown.stderr
+
+
+def test_a_folder_is_not_taken_for_a_name(tmp_path: Path) -> None:
+    result = shown(str(tmp_path))
+    assert result.exit_code == 2
+    assert "is a folder, not a TOML file that describes its images and masks. Write one: cosam-bench data init /" in (
+        result.stderr
+    )
+
+
+def test_the_command_that_gets_data_names_the_card_and_not_what_a_stream_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my cards").mkdir()
+    Path("my cards/own.toml").write_text(
+        'name = "mine"\nsource = "https://example.org"\n[[downloads]]\nurl = "https://example.org/x.zip"'
+        '\nfile = "x.zip"\n[layouts.source]\nimages = "images/*"\n'
+    )
+    Path("s.toml").write_text(
+        'name = "s"\n[[domain]]\ncard = "kvasir@open"\nname = "polyps"\n[[domain]]\ncard = "camo@cosam"'
+        '\nname = "hidden"\n[[domain]]\ncard = "my cards/own.toml"\n'
+    )
+    result = shown("s.toml", width=200)
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert "polyps: cosam-bench data fetch kvasir@open --accept-licence" in lines
+    assert "hidden: cosam-bench data prepare camo@cosam --from PATH" in lines
+    assert "mine: cosam-bench data fetch 'my cards/own.toml' --accept-licence" in lines
+    for name in ("kvasir@open", "my cards/own.toml"):
+        fetched = CliRunner().invoke(app, ["data", "fetch", name])
+        assert "Nothing was fetched. To accept these terms" in fetched.stderr
+    sheet = shown("my cards/own.toml", width=200).stdout
+    assert "data fetch" in sheet
+    assert "own.toml' --accept-licence" in sheet

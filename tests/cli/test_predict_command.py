@@ -85,7 +85,10 @@ def test_the_mask_is_called_after_the_image(cli: Callable[[str], Result]) -> Non
     ("arguments", "said"),
     [
         ("image.png", "Give one prompt for the image"),
-        ("image.png --box 1,2,3", "--box '1,2,3' is not 4 numbers"),
+        (
+            "image.png --box 1,2,3",
+            "--box '1,2,3' is not 4 numbers. Write them with commas, without blanks: 10,20.5,90,80.",
+        ),
         ("image.png --box a,b,c,d", "--box 'a,b,c,d' is not 4 numbers"),
         ("image.png --box 20,10,90,30", "The box 20,10,90,30 is not inside the image, which is 60 pixels wide"),
         ("image.png --points 30", "--points '30' is not 2 numbers"),

@@ -135,3 +135,15 @@ def test_no_other_module_reads_or_writes_safetensors() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "safetensors"
     }
     assert importers == {"tensor_files.py"}
+
+
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "update.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(
+        CannotRead, match=r"safetensors is a pointer of Git LFS, and no tensors yet\. Fetch it: git lfs"
+    ):
+        read_tensors(path)
+    path.write_text("version 2")
+    with pytest.raises(CannotRead, match="cannot be read"):
+        read_tensors(path)

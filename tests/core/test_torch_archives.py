@@ -201,3 +201,10 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
             continue
         with pytest.raises(CannotRead, match=expected):
             read_archive(path)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "expert.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CannotRead, match="it is a pointer of Git LFS, and no archive yet; fetch it by git lfs pull"):
+        read_archive(path, what="The expert")

@@ -343,7 +343,7 @@ def test_yolo_segments(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("0 0.5 0.5 0.2 0.2\n", "p0.txt is a box, not a polygon"),
-        ("0 0.1 0.1 0.9 0.1 0.5\n", "has a polygon that is not a list of three or more points"),
+        ("0 0.1 0.1 0.9 0.1 0.5\n", "has 5 numbers after its class, which are not three or more points x, y"),
         ("0 10 10 20 10 20 20\n", "has coordinates outside 0 to 1"),
         ("0 nan 0.1 0.9 0.1 0.5 0.9\n", "has coordinates outside 0 to 1"),
         ("hello\n", "is not a class and the points of a polygon"),
@@ -355,3 +355,28 @@ def test_damaged_lines_are_refused(tmp_path: Path, text: str, message: str) -> N
     found = refusal(yolo(tmp_path))
     assert message in found
     assert "line 1 of " in found
+
+
+def test_labels_that_no_line_has_are_refused(tmp_path: Path) -> None:
+    lay_out_yolo(tmp_path, shares(box(2, 2, 8, 9)), shares(box(1, 1, 9, 9), label="12"), "", shares(BRIDGE))
+    said = "labels has '2', but its annotation files hold '0', '12'; correct labels"
+    assert said in refusal(yolo(tmp_path, labels=["12", "2"]))
+    assert said in check_domain(yolo(tmp_path, labels=["12", "2"])).faults["other"]
+    both = yolo(tmp_path, labels=["0", "12"], empty="drop")
+    assert check_domain(both).fault_count == 0
+    assert len(samples(open_domain(both))) == 3
+
+
+def test_labels_of_test_images_are_not_missed_while_training(tmp_path: Path) -> None:
+    lay_out_yolo(tmp_path, shares(box(2, 2, 8, 9)), shares(box(2, 2, 8, 9), label="12"))
+    split = {"kind": "folders", "train": "images/p0.*", "test": "images/p1.*"}
+    card = yolo(tmp_path, labels=["0", "12"], split=split)
+    assert len(open_domain(card, is_training_only=True).train) == 1
+
+
+def test_the_names_of_yolos_classes_are_no_mask(tmp_path: Path) -> None:
+    lay_out_yolo(tmp_path, shares(box(2, 2, 8, 9)), shares(box(1, 1, 9, 9)))
+    (tmp_path / "labels/classes.txt").write_text("pit\nscratch\n")
+    assert check_domain(yolo(tmp_path)).fault_count == 0
+    (tmp_path / "labels/p9.txt").write_text("")
+    assert check_domain(yolo(tmp_path)).faults["no image"] == ["labels/p9.txt"]

@@ -23,6 +23,7 @@ from cosam_bench.data.decoding import (
     decode_image,
     decode_mask,
     is_lossy,
+    read_mask_content,
     upright_size,
 )
 from cosam_bench.data.foreground import Foreground, ProtocolForeground
@@ -207,6 +208,7 @@ REFUSED = {
     "cut png": (encoded(Image.fromarray(RGB))[:-30], "is damaged"),
     "text": (b"no image at all", "not an image in one of the formats"),
     "empty": (b"", "not an image in one of the formats"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "is a pointer of Git LFS"),
 }
 
 
@@ -309,7 +311,7 @@ def disc_of(*colour: int) -> Image.Image:
 def test_a_lossless_webp_is_exact(data: bytes) -> None:
     for rule in ({"values": [3]}, "nonzero", {"above": 2}, {"colours": [[3, 3, 3]]}):
         assert (mask_of(data, rule) == DISC).all()
-    with pytest.raises(CosamError, match=r"class ids.*values = \[1\]"):
+    with pytest.raises(CosamError, match=r"class ids.*values = \[3\]"):
         mask_of(data)
     ignored = decode_ignored(data, name="x", foreground=AUTO, ignore=Ignored.model_validate(3))
     assert (ignored.numpy() == DISC).all()
@@ -401,6 +403,30 @@ def test_alpha_of_masks_is_laid_over_black() -> None:
     assert (mask_of(encoded(image), {"above": 127, "channel": "alpha"}) == MASK).all()
 
 
+@pytest.mark.parametrize("behind", [0, 255])
+def test_a_black_mask_of_which_only_alpha_shows_anything_is_not_taken_for_empty(behind: int) -> None:
+    colours = np.where(MASK[..., None], 0, behind).astype(np.uint8).repeat(3, axis=-1)
+    data = encoded(Image.fromarray(np.concatenate([colours, MASK[..., None] * np.uint8(255)], axis=-1)))
+    with pytest.raises(CosamError, match=r'x is black, and only its alpha.*foreground = \{ above = 127, channel = "a'):
+        mask_of(data)
+    assert (mask_of(data, {"above": 127, "channel": "alpha"}) == MASK).all()
+    assert not mask_of(data, {"above": 127, "channel": "red"})[MASK].any()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P"])
+def test_an_alpha_channel_that_a_mask_lacks_is_not_made_up(mode: str) -> None:
+    data = encoded(Image.fromarray(MASK * np.uint8(255)).convert(mode))
+    with pytest.raises(CosamError, match="x has no alpha channel, which foreground reads"):
+        mask_of(data, {"above": 127, "channel": "alpha"})
+    assert (mask_of(data, {"above": 127, "channel": "red"}) == MASK).all()
+
+
+def test_the_content_of_a_mask_of_floats_is_not_read() -> None:
+    data = encoded(Image.fromarray(MASK.astype(np.float32)), "TIFF")
+    with pytest.raises(CosamError, match="x has pixels of type 'F', whose range is not known"):
+        read_mask_content(data, name="x")
+
+
 def test_coloured_masks_need_a_rule() -> None:
     red = np.zeros((5, 7, 3), np.uint8)
     red[MASK] = [255, 0, 0]
@@ -416,7 +442,8 @@ def test_coloured_masks_need_a_rule() -> None:
 def test_class_ids_need_a_rule(levels: list[int]) -> None:
     ids = np.resize(np.array(levels, np.uint8), (6, 8))
     data = encoded(Image.fromarray(ids))
-    with pytest.raises(CosamError, match=r"x looks like a mask of class ids \(levels 0: .*values = \[1\]"):
+    said = rf"x looks like a mask of class ids \(levels 0: .*values = \[{levels[1]}\]"
+    with pytest.raises(CosamError, match=said):
         mask_of(data)
     assert (mask_of(data, {"values": levels[1:2]}) == (ids == levels[1])).all()
     assert (mask_of(data, {"above": 4}) == (ids > 4)).all()

@@ -354,3 +354,55 @@ def test_labelme(image: str, label: str, tmp_path: Path) -> None:
     assert len(opened(tmp_path).test) == 2
     written = said_of(tmp_path)
     assert "Objects by their labels: crack (10), __ignore__ (1)." in written
+
+
+def test_braces_in_one_name_hide_no_other(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "a03.png").rename(tmp_path / folder / "d{stem}.png")
+    assert len(opened(tmp_path).train) + len(opened(tmp_path).test) == COUNT
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "."])
+def test_a_link_to_a_folder_that_holds_it_is_left_out(tmp_path: Path, target: str) -> None:
+    root = tmp_path / "mine"
+    pairs(root, "images/a{}.png", "masks/a{}.png")
+    (root / "images/loop").symlink_to(target)
+    opened(root)
+    _, stream = guessed(root)
+    assert [card.name for card in stream.cards] == ["mine"]
+    assert stream.cards[0].masks == "masks/{stem}.*"
+
+
+def test_a_link_to_another_folder_is_followed(tmp_path: Path) -> None:
+    pairs(tmp_path / "elsewhere", "a{}.png", "../mine/masks/a{}.png")
+    (tmp_path / "mine/images").symlink_to("../elsewhere")
+    opened(tmp_path / "mine")
+
+
+def reason(root: Path) -> str:
+    """Why nothing of a folder can be a domain."""
+    with pytest.raises(CosamError) as raised:
+        guessed(root)
+    return str(raised.value)
+
+
+def test_files_of_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    for index in range(COUNT):
+        (tmp_path / f"masks/a{index:02}.png").rename(tmp_path / f"masks/a{index:02}.npy")
+    assert "masks holds 10 .npy files, which are not read; convert them to PNG." in reason(tmp_path)
+    for index in range(COUNT):
+        (tmp_path / f"images/a{index:02}.png").rename(tmp_path / f"images/a{index:02}.heic")
+        (tmp_path / f"masks/a{index:02}.npy").rename(tmp_path / f"masks/a{index:02}.png")
+    assert "images holds 10 .heic files, which are not read; convert them to PNG." in reason(tmp_path)
+
+
+def test_images_and_masks_that_share_names_are_named(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/a{}.png", "masks/a{}.png")
+    for index in range(COUNT):
+        save_image(tmp_path / f"images/a{index:02}.jpg", index)
+    assert "images/a00.jpg shares its name with another image; " in reason(tmp_path)
+    for index in range(COUNT):
+        (tmp_path / f"images/a{index:02}.jpg").rename(tmp_path / f"masks/a{index:02}.jpg")
+    assert "images/a00.png has several masks (a00.jpg, a00.png); " in reason(tmp_path)

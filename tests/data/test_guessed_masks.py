@@ -27,6 +27,7 @@ from support.guessed_folders import (
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data.acquire.check import check_domain
 from cosam_bench.data.cards import Card
+from cosam_bench.data.foreground import Foreground
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.opening import open_domain
 from cosam_bench.data.streams import load_stream
@@ -287,3 +288,62 @@ def test_twelve_bits_in_sixteen_are_left_open(tmp_path: Path) -> None:
     guess, stream = guessed(tmp_path)
     assert [line for line, _ in guess.domains[tmp_path.name].choices] == ["levels = 4095", "levels = 65535"]
     assert "as if they had 12" in str(check_domain(stream.cards[0]).faults["other"])
+
+
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255)])
+def test_the_alpha_channel_of_black_masks_is_the_mask(tmp_path: Path, background: tuple[int, int, int]) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        colours = np.where(mask[..., None], np.zeros(3, np.uint8), np.array(background, np.uint8))
+        Image.fromarray(np.dstack([colours, mask * np.uint8(255)])).save(path.with_suffix(".png"))
+
+    write_masks(tmp_path, save)
+    opened(tmp_path)
+    assert guessed(tmp_path)[1].cards[0].foreground == Foreground(rule="above", above=127, channel="alpha")
+    assert "Foreground: the alpha channel, since all masks are black" in said_of(tmp_path)
+
+
+def test_masks_of_floats_are_said_to_be_unreadable(tmp_path: Path) -> None:
+    write_masks(tmp_path, lambda path, mask, _: Image.fromarray(mask.astype(np.float32)).save(path.with_suffix(".tif")))
+    guess, stream = guessed(tmp_path)
+    (domain,) = guess.domains.values()
+    assert domain.unread == "masks"
+    assert stream.cards[0].foreground == Foreground()
+    assert "No mask can be read, such as:" in said_of(tmp_path)
+    assert "a00.tif has pixels of type 'F', whose range is not known" in said_of(tmp_path)
+
+
+def test_a_palette_of_greys_is_not_said_to_have_a_black_index_0(tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        image = Image.fromarray((~mask).astype(np.uint8), "P")
+        image.putpalette([255, 255, 255, 0, 0, 0])
+        image.save(path.with_suffix(".png"))
+
+    write_masks(tmp_path, save)
+    opened(tmp_path)
+    assert "which is black" not in said_of(tmp_path)
+    assert "Foreground: the indices whose grey is in the brighter half of the range" in said_of(tmp_path)
+
+
+def test_black_masks_are_not_said_to_have_a_level_of_foreground(tmp_path: Path) -> None:
+    write_masks(tmp_path, lambda path, mask, _: Image.new("L", mask.shape[::-1]).save(path.with_suffix(".png")))
+    guessed(tmp_path)
+    assert "Foreground: none, since all masks are black (0.0 % of the pixels)" in said_of(tmp_path)
+
+
+def test_a_few_levels_may_be_soft_edges_and_are_offered_as_such(tmp_path: Path) -> None:
+    write_masks(tmp_path, as_levels(0, 140, 255))
+    guessed(tmp_path)
+    assert re.search(
+        r"foreground = \{ above = 127 \} +# [0-9.]+ % of the pixels, if the levels between", said_of(tmp_path)
+    )
+
+
+def test_grey_masks_in_a_lossy_webp_are_cut_in_the_middle(tmp_path: Path) -> None:
+    def save(path: Path, mask: np.ndarray, index: int) -> None:
+        Image.fromarray(mask * np.uint8(255)).save(path.with_suffix(".webp"), quality=60)
+
+    write_masks(tmp_path, save)
+    guess, stream = guessed(tmp_path)
+    assert guess.undecided == []
+    assert "Foreground: the brighter half of the range, so soft edges are cut in the middle" in said_of(tmp_path)
+    assert check_domain(stream.cards[0]).fault_count == 0

@@ -85,7 +85,7 @@ def test_other_folders_of_images_are_named(tmp_path: Path) -> None:
     pairs(tmp_path, "images/a{}.jpg", "masks/a{}.png")
     save_image(tmp_path / "previews/x.jpg", 1)
     opened(tmp_path)
-    assert "1 other images are not used: previews/x.jpg." in said_of(tmp_path)
+    assert "1 other image is not used: previews/x.jpg." in said_of(tmp_path)
 
 
 def test_one_domain_per_folder_and_the_reason_why_another_is_none(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_labelme_files_have_no_levels_to_ignore(root: Path) -> None:
         path.with_suffix(".json").write_text(json.dumps({"shapes": []}))
         path.unlink()
     with pytest.raises(CosamError, match=r"0\.json holds shapes, not levels or colours; leave ignore out"):
-        open_domain(card(root, masks="masks/{stem}.json"))
+        open_domain(card(root, masks=["masks/{stem}.json", "masks/{stem}.png"]))
 
 
 def test_a_layout_may_have_its_own(root: Path) -> None:

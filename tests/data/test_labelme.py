@@ -217,3 +217,9 @@ def test_the_union_is_what_numpy_says(tmp_path: Path) -> None:
         assert (np.logical_or.reduce(parts) == whole.mask.numpy()).all()
         bright = whole.image.to(torch.float32).mean(dim=0)
         assert bright[whole.mask].mean() > bright[~whole.mask].mean() + 60
+
+
+def test_labels_that_no_shape_has_are_refused(tmp_path: Path) -> None:
+    root = overlapping(tmp_path)
+    with pytest.raises(CosamError, match=r"labels has 'pitt', but its annotation files hold '.*'; correct labels"):
+        open_domain(bsdata(root, labels=["pitt"]))

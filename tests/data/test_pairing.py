@@ -317,3 +317,13 @@ def test_a_folder_is_listed_once_for_all_globs(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(place, name, lambda *given, original=original: listed.append(given) or original(*given))
     assert len(lacking(tmp_path, "masks/{stem}_*.png")) == 10
     assert len(listed) <= 3
+
+
+def test_a_glob_of_all_folders_does_not_follow_a_link_to_a_folder_that_holds_it(tmp_path: Path) -> None:
+    for name in ("images/1.png", "images/deep/2.png", "masks/1.png", "masks/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "images/loop").symlink_to("..")
+    (tmp_path / "images/itself").symlink_to("itself")
+    found = paired(tmp_path, images="**/images/**/*.png", masks="masks/{stem}.png")
+    assert found == {"images/1.png": "masks/1.png", "images/deep/2.png": "masks/2.png"}

@@ -11,9 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from cosam_bench.core.errors import CosamError
 from cosam_bench.data import published_points as module
+from cosam_bench.data.acquire.check import check_domain
+from cosam_bench.data.cards import Card
 from cosam_bench.data.prompts import frozen_prompts
 from cosam_bench.data.published_points import (
     PublishedPoints,
@@ -207,3 +210,17 @@ def test_a_file_that_is_missing_too_large_or_no_file_is_refused(
     monkeypatch.setattr(module, "LARGEST_BYTES", 20)
     with pytest.raises(CosamError, match="larger than"):
         read_published(file_of(tmp_path))
+
+
+def test_a_missing_file_of_ones_own_data_is_noted_by_a_check(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("L", (8, 6), 255 if name == "masks" else number).save(tmp_path / name / f"{number}.png")
+    card = Card.model_validate({"name": "a", "root": str(tmp_path), "points": "{part}-points.json"})
+    said = "there is no file {part}-points.json, which prompts.published = true needs"
+    assert check_domain(card).notes == [said]
+    (tmp_path / "train-points.json").write_text("{}")
+    assert said in check_domain(card).notes
+    (tmp_path / "test-points.json").write_text("{}")
+    assert said not in check_domain(card).notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +71,15 @@ def test_a_few_grey_pixels_are_no_trimap() -> None:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (Image.fromarray(TRIMAP), "levels 0: 83.3 %, 1: 6.0 %, 2: 10.7 %"),
+        (Image.fromarray(TRIMAP), r"levels 0: 83.3 %, 1: 6.0 %, 2: 10.7 %\). .* values = \[2\]"),
         (
             Image.fromarray(np.array([[9, 9, 9], [9, 9, 9], [255, 0, 0]], np.uint8)[TRIMAP]),
-            r"colours \[9, 9, 9\]: 89.3 %",
+            r"colours \[9, 9, 9\]: 89.3 %.* colours = \[\[9, 9, 9\]\]",
         ),
-        (Image.fromarray(np.array([0, 7, 65535], np.uint16)[TRIMAP]), "levels 0: 83.3 %, 7: 6.0 %, 65535: 10.7 %"),
+        (
+            Image.fromarray(np.array([0, 7, 65535], np.uint16)[TRIMAP]),
+            r"levels 0: 83.3 %, 7: 6.0 %, 65535.* values = \[65535\]",
+        ),
     ],
 )
 def test_an_undecided_mask_is_refused_with_what_it_holds(image: Image.Image, said: str) -> None:
@@ -232,3 +236,18 @@ def test_the_orientation_of_masks_is_part_of_the_data_only_if_they_are_stored(tm
         for more in ({}, {"orientation": "upright"}, {"orientation": "stored"})
     )
     assert plain == upright != stored
+
+
+def test_masks_without_foreground_are_refused_with_what_they_hold(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):
+        (tmp_path / f"images/{number}.png").write_bytes(encoded(Image.new("RGB", (8, 6), (number, 1, 2))))
+        (tmp_path / f"masks/{number}.png").write_bytes(encoded(Image.fromarray(np.eye(6, 8, dtype=np.uint8) * 255)))
+    card = Card.model_validate({"name": "a", "root": str(tmp_path), "foreground": {"values": [7]}})
+    said = "all 3 masks are empty (0.png has levels 0: 87.5 %, 255: 12.5 %); check which pixels are foreground"
+    with pytest.raises(CosamError, match=re.escape(said)):
+        open_domain(card)
+    report = check_domain(card)
+    assert len(report.faults["empty"]) == 3
+    assert said in report.notes

@@ -264,3 +264,12 @@ def test_reported_data_that_is_not_fetched_is_named(case: str, tmp_path: Path) -
 def test_reported_data_is_read_as_it_should_be(case: str, pixels: int) -> None:
     domain = _domain(case)
     assert {int(sample.mask.sum()) for sample in [*domain.train, *domain.test]} == {pixels}
+
+
+def test_a_file_that_cannot_be_read_says_why_and_asks_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CosamError, match=r"cannot be read: it is a folder, not an ordinary file\.$"):
+        image_files.read_bytes(tmp_path)
+    with pytest.raises(
+        CosamError, match=r"cannot be read: No such file or directory\. Check that it is still there\.$"
+    ):
+        image_files.read_bytes(tmp_path / "gone.png")

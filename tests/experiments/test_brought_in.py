@@ -197,6 +197,16 @@ def test_experts_of_no_domain_are_named(runs: Runs, tmp_path: Path) -> None:
         assert f"{place}: no domain is called foreign, so they are not used." in run_notes(opened)
 
 
+def test_one_expert_for_two_domains_is_named(runs: Runs, tmp_path: Path) -> None:
+    table = tmp_path / "table.toml"
+    table.write_text(
+        "\n".join(["[experts]", *(f"{name} = '{runs.experts / DOMAINS[0]}.safetensors'" for name in DOMAINS)])
+    )
+    config = resolve_run(method="average", protocol=str(runs.protocol), overrides=(f"experts={table}",))
+    notes = run_notes(open_experiment(config, tmp_path / "results"))
+    assert f"The experts of {', '.join(DOMAINS)} have the same tensors. Is each of them meant?" in notes
+
+
 def test_missing_and_foreign_experts_are_refused(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(CosamError, match="is not a folder of experts"):
         runs.run("average", experts=tmp_path / "none")

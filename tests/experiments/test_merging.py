@@ -343,3 +343,17 @@ def test_a_merge_says_if_its_isolated_method_could_read_the_experts_folder(exper
         named = f"The isolated method 'mine' can read {experts[0].parent}: its own code is in there."
         assert [note.startswith(named) for note in merged.notes] == ([True] if is_named else [])
     mine.unlink()
+
+
+def test_experts_that_change_nothing_and_equal_ones_are_named(experts: list[Path], tmp_path: Path) -> None:
+    idle = Update({layer: LowRank(torch.ones(1, n), torch.zeros(m, 1)) for layer, (m, n) in LAYERS.items()})
+    save_file(idle.tensors(), tmp_path / "idle.safetensors")
+    copy = shutil.copy(experts[0], tmp_path / "copy.safetensors")
+    merged = cb.merge(
+        [*experts, tmp_path / "idle.safetensors", copy], method="average", out=tmp_path / "o", model="tiny"
+    )
+    assert merged.notes == (
+        "The expert of idle changes nothing: its numbers are zero. Was it trained?",
+        "The experts of road, copy have the same tensors. Is each of them meant?",
+    )
+    assert cb.merge(experts, method="average", out=tmp_path / "p", model="tiny").notes == ()

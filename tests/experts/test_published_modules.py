@@ -189,6 +189,9 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
     for content in (missing, wide):
         with pytest.raises(CosamError, match=r"side.expand.3.*are missing, unknown or of another shape"):
             read_expert(write(tmp_path / "a.pth", content), sam=sam, adapter=chosen)
+    torch.save(torch.ones(2), tmp_path / "a.pth")
+    with pytest.raises(CosamError, match="it holds tensors without names"):
+        read_expert(tmp_path / "a.pth", sam=sam, adapter=chosen)
     (tmp_path / "a.pth").write_bytes(b"text")
     with pytest.raises(CosamError, match=r"The expert .*cannot be read: it is not an archive of torch.save"):
         read_expert(tmp_path / "a.pth", sam=sam, adapter=chosen)

@@ -40,16 +40,19 @@ def test_experts_are_found_by_the_names_of_their_domains(tmp_path: Path) -> None
         expert_sources(tmp_path / "missing", ["road"])
 
 
-def test_experts_are_found_by_a_table(tmp_path: Path) -> None:
+def test_experts_are_found_by_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "one").touch()
     file = tmp_path / "stream.toml"
     file.write_text('[experts]\nroad = "adapters/one"\npolyp = "missing"\n')
     assert expert_sources(file, ["road"]) == {"road": tmp_path / "adapters" / "one"}
-    with pytest.raises(CosamError, match="names no expert for crack"):
+    with pytest.raises(CosamError, match=r"names no expert for crack\. It names road, polyp\. Add a line"):
         expert_sources(file, ["road", "crack"])
     with pytest.raises(CosamError, match=r"missing, which \[experts\] in .* does not exist"):
         expert_sources(file, ["polyp"])
+    monkeypatch.setenv("MY_ADAPTERS", str(tmp_path / "adapters"))
+    file.write_text('[experts]\nroad = "$MY_ADAPTERS/one"\n')
+    assert expert_sources(file, ["road"]) == {"road": tmp_path / "adapters" / "one"}
     table = r"has no table \[experts\] of domains and paths"
     for text, said in (
         ("", table),

@@ -358,3 +358,13 @@ def test_a_file_that_was_changed_after_the_run_is_refused(tmp_path: Path, name: 
     (tmp_path / name).write_bytes(b"step,domaim")
     with pytest.raises(CosamError, match=rf"{name} was changed since the run wrote it"):
         found.checked_file(name)
+
+
+@pytest.mark.parametrize("has_results", [False, True])
+def test_a_folder_that_is_no_record_is_named_as_such(tmp_path: Path, has_results: bool) -> None:
+    merged, results = tmp_path / "merged", tmp_path / "results"
+    merged.mkdir()
+    if has_results:
+        results.mkdir()
+    with pytest.raises(CosamError, match=f"{merged} is not the record of a run: it has no run.json. Give the folder"):
+        load_record(merged, results=results)

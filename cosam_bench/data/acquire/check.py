@@ -14,7 +14,7 @@ from cosam_bench.data.cards import Card, Expected
 from cosam_bench.data.decoding import DEEPEST, decode_image
 from cosam_bench.data.faults import first_few
 from cosam_bench.data.image_counts import count_difference
-from cosam_bench.data.image_files import make_splits, no_samples, read_bytes, scan_pair, too_dark
+from cosam_bench.data.image_files import make_splits, no_samples, read_bytes, scan_pair, too_dark, unknown_labels
 from cosam_bench.data.image_groups import shared_groups
 from cosam_bench.data.leakage import check_leaks
 from cosam_bench.data.near_copies import ImagePrint, image_print, near_copies
@@ -110,21 +110,26 @@ def check_domain(
     samples: list[FileSample] = []
     deepest: list[int] = []
     turned: list[str] = []
+    labels: list[frozenset[str]] = []
     left_out = 0
     for pair in pairing.pairs:
-        left_out += _check_pair(card, pair, samples, deepest, turned, report)
+        left_out += _check_pair(card, pair, samples, deepest, turned, labels, report)
         advance(_size_bytes(pair))
     if turned:
         report.notes.append(_may_be_turned(turned))
     if fault := too_dark(card, deepest):
+        report.faults["other"].append(fault)
+    if not report.faults["broken"] and (fault := unknown_labels(card, labels)):
         report.faults["other"].append(fault)
     if left_out:
         little = "empty masks" if card.min_pixels == 1 else f"fewer than {card.min_pixels} pixels"
         report.notes.append(f"left out, as the card says: {left_out} with {little}")
     if samples:
         _divide(card, samples, report, is_test_only=is_test_only)
+    elif pairing.pairs and len(report.faults["empty"]) == len(pairing.pairs):
+        report.notes.append(no_samples(card, pairing.pairs))
     elif not report.fault_count:
-        report.faults["other"].append(no_samples(card, len(pairing.pairs)))
+        report.faults["other"].append(no_samples(card, pairing.pairs))
     _compare_expected(card, pairing, report, is_test_only=is_test_only)
     return report
 
@@ -208,6 +213,7 @@ def _check_pair(
     samples: list[FileSample],
     deepest: list[int],
     turned: list[str],
+    labels: list[frozenset[str]],
     report: DomainReport,
 ) -> int:
     """Read both files of a pair; returns how many of its samples the card leaves out as too small or empty."""
@@ -220,6 +226,7 @@ def _check_pair(
     if found.samples:
         report.prints[found.samples[0].entry.image_sha256] = _print_of(card, pair)
     deepest.append(found.deepest)
+    labels.append(found.labels)
     turned += [pair.mask.name] * found.may_be_turned
     if found.is_empty and card.empty is None:
         report.faults["empty"].append(annotation_name(pair))
@@ -248,6 +255,9 @@ def _divide(card: Card, samples: Sequence[FileSample], report: DomainReport, *, 
     if card.empty == "keep":
         kept = 0 if is_test_only else trained.manifest.empty_count, 0 if negatives is None else len(negatives)
         report.notes.append("kept, as the card says: {} training and {} test images with empty masks".format(*kept))
+    is_without = any(part.points_file is None for part in (trained, tested) if len(part))
+    if card.points and is_without and not card.layout:  # layouts may lack it
+        report.notes.append(f"there is no file {card.points}, which prompts.published = true needs")
     report.faults["other"] += empty_parts(len(train), len(tested), is_retention=is_test_only)
     trained = empty_split(card.name, part="train") if is_test_only else trained
     domain = Domain(card.name, card.full_title, trained, tested, negatives)

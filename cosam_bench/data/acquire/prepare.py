@@ -21,7 +21,7 @@ from cosam_bench.data.faults import first_few
 from cosam_bench.data.layouts import recognise
 from cosam_bench.data.locations import Archive, Location, data_folder, read_location, write_location
 from cosam_bench.data.pairing import Pair, find_pairs
-from cosam_bench.data.streams import load_stream, names_of, with_manifests
+from cosam_bench.data.streams import is_card_file, load_stream, names_of, published_cards, refuse_folder, with_manifests
 
 _ARCHIVES_DEPTH = 3  # levels of folders that are searched for forgotten archives
 
@@ -67,14 +67,14 @@ def published_card(name: str) -> Card:
     card = validate(Card, with_manifests(read_toml(path), path=path), source=str(path))
     if not card.layouts or card.root:
         raise CosamError(f"The card of {card.name} says where its data is, so there is nothing to prepare.")
-    return card
+    return card.with_origin(name)
 
 
 def expand_streams(names: Sequence[str]) -> list[str]:
     """The names of cards, each once; the name of a stream is replaced by its domains with layouts.
 
     Raises:
-        CosamError: a name is neither a card nor a stream.
+        CosamError: a name is neither a card nor a stream, or there is nothing to get for a stream.
     """
     found: list[str] = []
     for name in names:
@@ -82,9 +82,14 @@ def expand_streams(names: Sequence[str]) -> list[str]:
             found += (published := [card.name for card in load_stream(name).cards if card.layouts])
             if not published:
                 raise CosamError(f"The domains of {name} come with the package, so there is nothing to get.")
+        elif name.endswith(".toml") and not is_card_file(expanded(name)):
+            found += (published := published_cards(expanded(name)))
+            if not published:
+                raise CosamError(f"{name} says where the data of each of its domains is, so there is nothing to get.")
         elif name in names_of("card") or name.endswith(".toml"):
             found.append(name)
         else:
+            refuse_folder(name)
             raise _unknown(name)
     return list(dict.fromkeys(found))
 

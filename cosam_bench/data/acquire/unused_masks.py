@@ -23,6 +23,7 @@ from cosam_bench.data.file_patterns import (
     relative,
 )
 from cosam_bench.data.pairing import Pairing
+from cosam_bench.data.yolo import CLASS_NAMES
 
 
 def unused_masks(card: Card, pairing: Pairing) -> list[str]:
@@ -84,6 +85,8 @@ def _by_name(card: Card, root: Path, pairing: Pairing) -> Iterator[Path]:
                 continue  # the folder's name alone leads to the mask, and it has an image
             for path in mask_folder.iterdir() if mask_folder.is_dir() else ():
                 name = names.fullmatch(path.name)
+                if path.name == CLASS_NAMES:
+                    continue
                 if name and is_mask(path, pattern) and name.groupdict().get("stem") not in stems:
                     yield path
 

@@ -44,9 +44,8 @@ class Candidate:
         return replace(self, pairing=pair_files(self.card(root)))
 
 
-def best_candidate(candidates: Sequence[Candidate], root: Path) -> Candidate | None:
+def best_candidate(paired: Sequence[Candidate]) -> Candidate | None:
     """The candidate with most pairs, then fewest faults, then most masks, then the first; None if none has a pair."""
-    paired = [candidate.paired(root) for candidate in candidates]
     fitting = [candidate for candidate in paired if candidate.pairing.pairs]
     return max(fitting, key=_fit, default=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from cosam_bench.core.errors import CosamError
 from cosam_bench.data.acquire.unused_masks import unused_masks
 from cosam_bench.data.decoding import DEEPEST, exif_orientation, upright_size
 from cosam_bench.data.faults import first_few
-from cosam_bench.data.file_patterns import has_image_name, relative
+from cosam_bench.data.file_patterns import ANNOTATIONS, has_image_name, relative
 from cosam_bench.data.guessing.annotation_files import (
     AnnotationFiles,
     coco_candidate,
@@ -23,6 +24,7 @@ from cosam_bench.data.guessing.annotation_files import (
 )
 from cosam_bench.data.guessing.candidates import Candidate, best_candidate, mask_candidates
 from cosam_bench.data.guessing.folder_listing import FolderListing
+from cosam_bench.data.guessing.folder_words import folder_role
 from cosam_bench.data.guessing.image_headers import ImageHeaders, read_headers
 from cosam_bench.data.guessing.list_files import find_lists
 from cosam_bench.data.guessing.mask_choice import choose_foreground
@@ -32,6 +34,7 @@ from cosam_bench.data.labelme import BACKGROUND, IGNORED
 from cosam_bench.data.pairing import Pair
 
 SHOWN = 3
+_NAMED = ("name", "several masks", "unread")  # faults of one image's file or mask
 UNDECIDED = {"kind": "undecided"}
 ONE_IMAGE = "One image with a mask cannot be divided into training and test; add images"
 _TEST_ONLY = 'split = { kind = "ratio", test = 1.0 }'
@@ -57,6 +60,7 @@ class DomainGuess:
         fault: why the domain could not be guessed.
         images: number of images.
         pairs: number of images with a mask.
+        unread: ``images`` or ``masks`` if not one of them can be read; else empty.
     """
 
     folder: Path
@@ -68,6 +72,7 @@ class DomainGuess:
     fault: str = ""
     images: int = 0
     pairs: int = 0
+    unread: str = ""
 
     @property
     def cannot_be_divided(self) -> bool:
@@ -84,9 +89,10 @@ def guess_domain(listing: FolderListing) -> DomainGuess:
         guess.fault = "there are no images in it"
         return guess
     found = find_annotations(listing)
-    best = best_candidate(list(_candidates(listing, found)), root)
+    tried = [candidate.paired(root) for candidate in _candidates(listing, found)]
+    best = best_candidate(tried)
     if best is None:
-        guess.fault = _why_none(listing, images, found)
+        guess.fault = _why_none(listing, images, found, tried)
         return guess
     guess.keys = dict(best.keys)
     pairs = best.pairing.pairs
@@ -99,6 +105,8 @@ def guess_domain(listing: FolderListing) -> DomainGuess:
     if guess.cannot_be_divided:
         guess.seen.append(f"{ONE_IMAGE}.")
         guess.offers.append((_TEST_ONLY, "if the domain is only tested; list its name in retention above"))
+    if pairs and not headers.sizes:
+        guess.unread = "images"
     if best.kind == "masks":
         _add_masks(guess, pairs, headers)
     else:
@@ -120,7 +128,9 @@ def _candidates(listing: FolderListing, found: AnnotationFiles) -> Iterator[Cand
         yield from mask_candidates(listing, kind="yolo", files=found.yolo)
 
 
-def _why_none(listing: FolderListing, images: Sequence[Path], found: AnnotationFiles) -> str:
+def _why_none(
+    listing: FolderListing, images: Sequence[Path], found: AnnotationFiles, tried: Sequence[Candidate]
+) -> str:
     """Why no image has a mask."""
     held = f"it holds {len(images)} images ({first_few([relative(one, listing.root) for one in images], shown=SHOWN)})"
     if found.boxes:
@@ -128,8 +138,33 @@ def _why_none(listing: FolderListing, images: Sequence[Path], found: AnnotationF
     if found.coco:
         return f"{held}, but {found.coco[0].path.name} lists images of other names"
     if found.damaged:
-        return f"{held}; {found.damaged[0]}"
+        return f"{held}; {found.damaged[0].rstrip('.')}"
+    if faults := _faults_of_names(tried):
+        return f"{held}, but {first_few(faults, shown=SHOWN, separator='; ')}"
+    if kinds := _other_kinds(listing):
+        return f"{held}, and {first_few(kinds, shown=SHOWN)}, which are not read; convert them to PNG"
     return f"{held}, but none is called as the mask of another"
+
+
+def _faults_of_names(tried: Sequence[Candidate]) -> list[str]:
+    """What keeps images and masks of matching names apart, for the candidate that says most about it."""
+    found = ([fault.text for fault in one.pairing.faults if fault.kind in _NAMED] for one in tried)
+    return max(found, key=len, default=[])
+
+
+def _other_kinds(listing: FolderListing) -> list[str]:
+    """The other kinds of files in folders that are called as those of images or masks, with their numbers."""
+    found = Counter(
+        ("/".join(folder), Path(name).suffix.lower())
+        for folder, names in listing.files.items()
+        for name in names
+        if folder_role(folder) and Path(name).suffix and not _is_known(name)
+    )
+    return [f"{folder} holds {count} {suffix} files" for (folder, suffix), count in found.most_common()]
+
+
+def _is_known(name: str) -> bool:
+    return has_image_name(Path(name)) or name.lower().endswith(ANNOTATIONS)
 
 
 def _pairing_in_words(best: Candidate, root: Path) -> str:
@@ -153,9 +188,12 @@ def _add_unpaired(guess: DomainGuess, best: Candidate, root: Path) -> None:
         guess.choices.append((toml_line("unlabelled", "skip"), "leaves images without a mask out"))
     others = [fault.text for fault in best.pairing.faults if fault.kind != "no mask"]
     if others:
-        guess.seen.append(f"{len(others)} files do not fit: {first_few(others, shown=SHOWN, separator='; ')}.")
+        do = "file does" if len(others) == 1 else "files do"
+        guess.seen.append(f"{len(others)} {do} not fit: {first_few(others, shown=SHOWN, separator='; ')}.")
     if alone := unused_masks(best.card(root), best.pairing):
-        guess.seen.append(f"{len(alone)} masks have no image: {first_few(alone, shown=SHOWN)}.")
+        guess.seen.append(
+            f"{len(alone)} {'mask has' if len(alone) == 1 else 'masks have'} no image: {first_few(alone, shown=SHOWN)}."
+        )
     numbered = {_numbers(name): name for name in alone}
     if same := [(name, numbered[_numbers(name)]) for name in lacking if _numbers(name) in numbered]:
         guess.seen.append(
@@ -198,6 +236,8 @@ def _add_masks(guess: DomainGuess, pairs: Sequence[Pair], headers: ImageHeaders)
     guess.keys |= choice.keys
     guess.seen += choice.comments
     guess.choices += choice.alternatives
+    if choice.is_unread:
+        guess.unread = "masks"
     if not headers.turned:
         return
     count = f"{len(headers.turned)} {_images(len(headers.turned))}"
@@ -240,7 +280,8 @@ def _add_labels(guess: DomainGuess, best: Candidate, pairs: Sequence[Pair], foun
         counts, without = coco_categories(found.coco)
         word = "categories"
         if without:
-            guess.seen.append(f"{without} objects have no segmentation, only a box; a check refuses their images.")
+            objects = "object has" if without == 1 else "objects have"
+            guess.seen.append(f"{without} {objects} no segmentation, only a box, which a check refuses.")
     elif best.kind == "labelme":
         counts, word = labelme_labels([pair.mask for pair in pairs]), "labels"
     else:
@@ -265,4 +306,5 @@ def _add_unused(guess: DomainGuess, listing: FolderListing, images: Sequence[Pat
     used |= {listing.root / name for name in unused_masks(best.card(listing.root), best.pairing)}
     rest = [relative(path, listing.root) for path in images if path not in used]
     if rest:
-        guess.seen.append(f"{len(rest)} other images are not used: {first_few(rest, shown=SHOWN)}.")
+        are = "image is" if len(rest) == 1 else "images are"
+        guess.seen.append(f"{len(rest)} other {are} not used: {first_few(rest, shown=SHOWN)}.")

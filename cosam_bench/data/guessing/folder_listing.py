@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cosam_bench.core.errors import CosamError
+from cosam_bench.data.file_patterns import leads_back
 
 DEPTH = 6  # levels of folders below the given one; published sets have at most five
 FILES = 1_000_000
@@ -50,6 +51,8 @@ class FolderListing:
 def list_folder(root: Path) -> FolderListing:
     """The files below a folder; hidden ones and what is more than six levels down are left out.
 
+    So are links to a folder that holds them, since they show the same files again.
+
     Raises:
         CosamError: there is no such folder, it is the root of the file system, it cannot be read, or it holds more than
             a million files.
@@ -69,6 +72,7 @@ def list_folder(root: Path) -> FolderListing:
     for path, folders, names in os.walk(root, followlinks=True, onerror=refuse):
         folder = () if Path(path) == root else Path(path).relative_to(root).parts
         kept = [name for name in folders if not name.startswith((".", "__"))]
+        kept = [name for name in kept if not leads_back(Path(path, name))]
         folders[:] = sorted(kept) if len(folder) < DEPTH else []
         seen = sorted(name for name in names if not name.startswith("."))
         count += len(seen)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cosam_bench.core.errors import CosamError
-from cosam_bench.data.decoding import decode_mask, is_lossy, read_mask_content
-from cosam_bench.data.foreground import Colour, Foreground, share
+from cosam_bench.data.decoding import OnlyAlpha, decode_mask, is_lossy, read_mask_content
+from cosam_bench.data.foreground import CLASS_IDS, Colour, Foreground, share
 from cosam_bench.data.guessing.image_headers import evenly
 from cosam_bench.data.guessing.toml_text import toml_line
 from cosam_bench.data.image_files import read_bytes
@@ -31,11 +31,13 @@ class MaskChoice:
         keys: of the card: ``foreground``, if the default does not say it.
         comments: what was seen and which pixels are foreground.
         alternatives: lines of TOML to choose between, each with a note; empty if nothing is open.
+        is_unread: no mask can be read.
     """
 
     keys: dict[str, Any] = field(default_factory=dict)
     comments: list[str] = field(default_factory=list)
     alternatives: list[tuple[str, str]] = field(default_factory=list)
+    is_unread: bool = False
 
 
 @dataclass
@@ -47,6 +49,8 @@ class _Seen:
     pixels: int = 0
     empty: int = 0
     lossy: int = 0
+    only_alpha: int = 0
+    read: int = 0
     refusal: str = ""
     unread: list[str] = field(default_factory=list)
 
@@ -57,15 +61,20 @@ def choose_foreground(pairs: Sequence[Pair]) -> MaskChoice:
     seen = _look(looked_at)
     choice = MaskChoice()
     if not seen.contents:
-        choice.comments.append(f"No mask could be read: {seen.unread[0]}")
+        choice.comments.append(f"No mask can be read, such as: {seen.unread[0]}")
+        choice.is_unread = True
         return choice
     counted = "" if len(looked_at) == len(pairs) else f" (in {len(looked_at)} of {len(pairs)} masks)"
     for content in seen.contents:
         choice.comments.append(f"Masks: {content.mode}, {content.described()} of the pixels{counted}.")
     if seen.unread:
-        choice.comments.append(f"{len(seen.unread)} masks cannot be read, such as: {seen.unread[0]}")
+        choice.comments.append(f"{_masks(len(seen.unread))} cannot be read, such as: {seen.unread[0]}")
     _decide(choice, seen, is_complete=len(looked_at) == len(pairs))
     return choice
+
+
+def _masks(count: int) -> str:
+    return f"{count} {'mask' if count == 1 else 'masks'}"
 
 
 def _look(pairs: Sequence[Pair]) -> _Seen:
@@ -79,10 +88,12 @@ def _look(pairs: Sequence[Pair]) -> _Seen:
                 seen.unread.append(str(error))
                 continue
             joined.add(content)
+            seen.read += 1
             seen.lossy += is_lossy(data, name=str(path))
             try:
                 mask = decode_mask(data, name=str(path), foreground=Foreground())
             except CosamError as error:
+                seen.only_alpha += isinstance(error, OnlyAlpha)
                 seen.refusal = seen.refusal or str(error)
                 continue
             seen.taken, seen.pixels = seen.taken + int(mask.sum()), seen.pixels + mask.numel()
@@ -100,6 +111,10 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
             f"Foreground: {_named(value)}, since all masks hold only it and {_named(background)}, the background."
         )
         return
+    if seen.only_alpha == seen.read and is_complete:
+        choice.keys["foreground"] = {"above": 127, "channel": "alpha"}
+        choice.comments.append("Foreground: the alpha channel, since all masks are black and only it shows anything.")
+        return
     if reason := _open_reason(seen):
         choice.keys["foreground"] = "undecided"
         choice.comments.append(f"Foreground: not clear. {reason}")
@@ -111,7 +126,8 @@ def _decide(choice: MaskChoice, seen: _Seen, *, is_complete: bool) -> None:
             "Nothing is brighter than the noise of a lossy file. If there are objects, save masks as PNG."
         )
     if seen.empty:
-        choice.comments.append(f"{seen.empty} masks have no foreground; if that is meant, such as of good parts, say")
+        have = "mask has" if seen.empty == 1 else "masks have"
+        choice.comments.append(f"{seen.empty} {have} no foreground; if that is meant, such as of good parts, say")
         choice.comments.append('empty = "drop", which leaves their images out.')
     if seen.taken > _MOSTLY * seen.pixels:
         choice.comments.append("That is more than half: look at a mask, to see whether it shows the background.")
@@ -144,8 +160,9 @@ def _open_reason(seen: _Seen) -> str:
         values = len(content.counts)
         if content.unit == "indices" and values > 2:
             return "A palette of several indices may hold classes, objects, or a border that does not count."
-        if content.unit == "colours" and values > 2:
-            return "The palettes of the masks differ, and they hold several colours."
+        if content.unit == "colours" and not seen.lossy and values > 2:
+            palettes = "The palettes of the masks differ, and they" if content.mode == "palette" else "The masks"
+            return f"{palettes} hold several colours."
         if content.unit == "levels" and not seen.lossy and 2 < values <= CLASSES:
             return "A few levels may be classes, objects, a trimap, or soft edges."
         if content.unit == "levels" and not seen.lossy and _between(content) > _MOSTLY:
@@ -171,7 +188,14 @@ def _rule_in_words(seen: _Seen) -> str:
     levels = [value for content in seen.contents if content.unit == "levels" for value in content.counts]
     largest = max((level for level in levels if isinstance(level, int)), default=0)
     if units == {"indices"}:
-        return "every index but 0, which is black"
+        backgrounds = {content.palette.get(0, _BLACK) for content in seen.contents if 0 in content.counts}
+        if backgrounds <= {_BLACK}:
+            return "every index but 0, which is black"
+        return "the indices whose grey is in the brighter half of the range"
+    if not seen.taken:
+        return "none, since all masks are black"
+    if "colours" in units:
+        return "the brighter half of the range, so soft edges are cut in the middle"
     if largest <= 1:
         return "level 1"
     if set(levels) <= {0, 1, largest}:
@@ -203,12 +227,21 @@ def _alternatives(contents: Sequence[MaskContent]) -> list[tuple[str, str]]:
             colour = content.palette.get(value) if isinstance(value, int) else None
             shown = "" if colour is None else f", colour {list(colour)}"
             lines.append((toml_line("foreground", {"values": [value]}), f"{content.share(value)} of the pixels{shown}"))
-        if len(content.counts) > _ALTERNATIVES:
+        if len(content.counts) > _ALTERNATIVES or _may_be_soft(content):
             cuts = [cut for cut in middle_cuts([content]) if not cut.channel]
             lines += [(cut.text, f"{_taken(cut)}, if the levels between are soft edges") for cut in cuts]
         for value in _void(content):
             lines.append((toml_line("ignore", value), "beside foreground, if it is void: a border, or unknown"))
     return lines
+
+
+def _may_be_soft(content: MaskContent) -> bool:
+    """Whether a few levels may be soft edges of one object: the brightest is too bright for a class."""
+    return content.unit == "levels" and len(content.counts) > 2 and max(map(_level, content.counts)) > CLASS_IDS
+
+
+def _level(value: Value) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _colours(value: Colour) -> str:

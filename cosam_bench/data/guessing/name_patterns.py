@@ -36,8 +36,9 @@ def name_patterns(images: Sequence[str], masks: Sequence[str], *, ending: str = 
         ending: the end of the patterns for masks: ``.*`` for images, or a suffix.
         same: both are in one folder, so the glob of the images must not match the masks if it can be helped.
     """
-    if not images or not masks or any(_BRACES & {*name} for name in (*images, *masks)):
-        return []
+    images, masks = ([name for name in names if not _BRACES & {*name}] for names in (images, masks))
+    if not images or not masks:
+        return []  # braces would be taken for placeholders, unless a pattern of the other names fits them
     found: list[NamePattern] = []
     every = _glob_of(images, masks) if same else "*"
     own_ending = _ending(masks, ending) if same else ending

@@ -129,3 +129,17 @@ def test_init_says_why_it_cannot_write(
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in " ".join(result.stderr.split())
     assert not list(Path(folder).glob("*.toml"))
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_a_domain_of_which_nothing_can_be_read_is_not_decided(
+    cli: Callable[..., Result], data: Path, kind: str
+) -> None:
+    write_pairs(Path("mine"))
+    for path in Path("mine", kind).iterdir():
+        path.write_bytes(b"")
+    result = cli("init", "mine")
+    assert f"mine: 6 images, 6 with masks; none of the {kind} can be read\n" in result.stdout
+    assert "Note: Convert or replace the files of mine that cannot be read; mine/stream.toml says why." in (
+        result.stderr.replace("\n", " ")
+    )

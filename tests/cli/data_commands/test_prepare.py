@@ -135,6 +135,13 @@ WRONG = [
     (["check", "nothing.toml"], "No file nothing.toml"),
     (["fetch", "mini"], "come with the package"),
     (["fetch", "bsdata"], "Did you mean 'bsdata@cosam' or 'bsdata@open'?"),
+    (["fetch", "empty"], "empty is a folder, not a TOML file that describes its images and masks. Write one: cosam"),
+    (["check", "empty"], "Write one: cosam-bench data init empty."),
+    (["check", "described"], "described is a folder. Give the path of the TOML file in it: described/stream.toml."),
+    (["fetch", "described/stream.toml"], "says where the data of each of its domains is, so there is nothing to get"),
+    (["prepare", "described/stream.toml", "--from", "empty"], "so there is nothing to get"),
+    (["check", "typo.toml"], "typo.toml: a stream needs its domains as [[domain]] tables."),
+    (["fetch", "typo.toml"], "typo.toml: a stream needs its domains as [[domain]] tables."),
 ]
 
 
@@ -143,8 +150,10 @@ def test_what_is_asked_wrongly_gets_one_clear_error(
     cli: Callable[..., Result], data: Path, arguments: list[str], said: str
 ) -> None:
     build("isic@regcl", Path("isic"))
-    for folder in ("empty", "outer/deep"):
+    for folder in ("empty", "outer/deep", "described"):
         Path(folder).mkdir(parents=True)
+    Path("described/stream.toml").write_text('name = "s"\n[[domain]]\nname = "a"\nroot = "."\n')
+    Path("typo.toml").write_text('name = "s"\n[[domains]]\nname = "a"\nroot = "."\n')
     Path("text.zip").write_text("text")
     Path("data.rar").write_bytes(b"Rar!\x1a\x07\x01\x00")
     whole = Path(shutil.make_archive("outer/deep/inner", "zip", "isic")).read_bytes()
@@ -155,6 +164,22 @@ def test_what_is_asked_wrongly_gets_one_clear_error(
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert not data.exists() or [*data.rglob("*")] in ([], [data / "_unpacked"])
+
+
+def test_a_stream_of_your_own_gets_the_data_of_the_cards_in_it(cli: Callable[..., Result], data: Path) -> None:
+    Path("mine.toml").write_text(
+        'name = "s"\n[[domain]]\nname = "a"\nroot = "a"\n[[domain]]\ncard = "camo@cosam"\n'
+        '[[domain]]\ncard = "kvasir@open"\nname = "polyps"\n[[domain]]\ncard = "isic@regcl"\nroot = "skin"\n'
+    )
+    fetched = cli("fetch", "mine.toml")
+    assert fetched.exit_code == 2
+    assert [line for line in fetched.stdout.splitlines() if "@" in line and not line.startswith(" ")] == [
+        "kvasir@open",
+        "camo@cosam: get it by hand",
+    ]
+    build("camo@cosam", Path("camo"))
+    assert cli("prepare", "mine.toml", "--from", "camo").exit_code == 2  # kvasir is not in it
+    assert read_location("camo@cosam") is not None
 
 
 def test_some_of_several_names_are_prepared_and_the_others_told(cli: Callable[..., Result], cosam_bundle: Path) -> None:
