@@ -260,7 +260,13 @@ def resolve_run(
         raise CosamError("No method was given. Give --method NAME; `cosam-bench methods` lists them.")
     if tuned is not None:
         _use_tuned(data, tuned)
-    run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
+    try:
+        run = validate(RunConfig, _anchored(data, Path()), source="The run's settings")
+    except CosamError as error:
+        bare = [path[1] for path in map(override_path, overrides) if path[0] == "protocol" and len(path) == 2]
+        if unknown := [key for key in bare if key not in Protocol.model_fields]:
+            raise CosamError(f"{error} If it is a setting of the method, write method.{unknown[0]}=VALUE.") from None
+        raise
     if ("protocol", "prompts", "points") in map(override_path, overrides) and not _has_points(run):
         raise CosamError(
             f"prompts.points is set, but nothing in this run is prompted by points: it trains with "

@@ -37,7 +37,9 @@ def _registered(name: str) -> EntryPoint:
     """
     points = list(offered_methods().select(name=name))
     if not points:
-        raise unknown_name("method", name, method_names())
+        error = unknown_name("method", name, method_names())
+        file = Path(f"{name}.py")
+        raise CosamError(f"{error} A file is given by its path: ./{file}.") if file.is_file() else error
     if len({point.value for point in points}) > 1:
         offers = sorted(_origin(point) for point in points)
         raise CosamError(
@@ -178,7 +180,9 @@ def _from_module(module: ModuleType, class_name: str, asked: str) -> type[Method
                 "cosam_bench.MergingMethod."
             )
         if len(own) != 1:
-            raise CosamError(f"{asked} defines {len(own)} methods ({_listed(own)}). Choose one as {asked}:ClassName.")
+            raise CosamError(
+                f"{asked} defines {len(own)} methods ({_listed(own)}). Choose one, as in {asked}:{min(own)}."
+            )
         return next(iter(own.values()))
     found = getattr(module, class_name, None)
     if found is None:

@@ -108,6 +108,7 @@ def test_version(cli: Callable[..., Result]) -> None:
         ("run --method RegCL", "Did you mean 'regcl'?"),
         ("run regcl", "'regcl' has no option. Did you mean --method regcl?"),
         ("run --method regcl --set epochs=1", "did you mean 'fit.epochs'?"),
+        ("run --method ties --set density=0.3", "If it is a setting of the method, write method.density=VALUE."),
         ("run --method regcl --set device=gpu", "'device' is 'gpu': write auto, cpu, cuda or cuda:N."),
         ("run --method regcl --set adapter=3", "'protocol.adapter' is 3: write a table of settings with the keys kind"),
         ("run --method regcl --protocol minii", "Did you mean 'mini'?"),

@@ -88,6 +88,13 @@ def test_a_broken_plugin_breaks_only_itself(plug: Plug) -> None:
     assert load_method("frozen").card.title == "Frozen SAM"
 
 
+def test_a_file_that_is_given_without_its_suffix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    with pytest.raises(CosamError, match=r"No method is called 'mine'.*given by its path: \./mine\.py\.$"):
+        load_method("mine")
+
+
 def test_two_packages_with_one_name_are_refused_under_this_name_alone(plug: Plug) -> None:
     source = SOURCE.format(card="MethodCard(title='T')")
     plug("one", source, name="twice", module="plug_one")
@@ -157,7 +164,7 @@ def test_a_class_without_a_card_is_named(plug: Plug) -> None:
 def test_a_file_with_several_methods_needs_a_name(tmp_path: Path) -> None:
     path = tmp_path / "several.py"
     path.write_text(SOURCE.format(card="MethodCard(title='M')") + "\n\nclass Other(Mine):\n    pass\n")
-    with pytest.raises(CosamError, match=r"defines 2 methods \(Mine, Other\)\. Choose one as .*:ClassName"):
+    with pytest.raises(CosamError, match=r"defines 2 methods \(Mine, Other\)\. Choose one, as in .*:Mine\."):
         load_method(str(path))
     assert load_method(f"{path}:Other").__name__ == "Other"
     assert load_method(f"{path}:Frozen").__name__ == "Frozen"  # imported there, and named
