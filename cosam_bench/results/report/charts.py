@@ -28,6 +28,7 @@ _PALETTE = (  # Okabe and Ito, "Color Universal Design", 2008; the black is left
 _MARKERS = "osD^vPX*"
 _FONT_SIZE = 8.0  # of names, in points
 _LETTER_WIDTH = 0.65  # of a letter, as a share of the font's size: about DejaVu Sans's mean
+_TICK_LETTERS = 24  # of a domain's name at most, so that slanted names leave the curves their room
 _WIDTH = 7.2  # of a picture, in inches
 _ROW_HEIGHT = 1.5 * _FONT_SIZE / 72  # of a row of the legend, in inches
 _SAMPLE_WIDTH = 5.0 * _FONT_SIZE  # of a line's sample in the legend with the space around it, in points
@@ -77,13 +78,14 @@ def pareto_front(points: Sequence[tuple[float, float]], *, is_higher_better: boo
 
 def curves_svg(curves: Sequence[Curve], *, steps: Sequence[str], y_title: str, title: str) -> str:
     """One line per method over the steps of the stream."""
-    names = [_shortened(curve.name) for curve in curves]
+    names = [_shortened(curve.name, _legend_letters()) for curve in curves]
     columns = _legend_columns(names)
     figure, axes = _figure(height=3.1 + _ROW_HEIGHT * math.ceil(len(names) / columns))
     lines = [
         axes.plot(range(len(curve.values)), curve.values, **_style(place))[0] for place, curve in enumerate(curves)
     ]
-    axes.set_xticks(range(len(steps)), steps, rotation=30, ha="right", parse_math=False)
+    ticks = [_shortened(step, _TICK_LETTERS) for step in steps]
+    axes.set_xticks(range(len(steps)), ticks, rotation=30, ha="right", parse_math=False)
     axes.set_ylabel(y_title)
     axes.set_xlabel("after learning")
     _legend(figure, lines, names, columns=columns)
@@ -164,9 +166,13 @@ def _figure(*, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _shortened(name: str) -> str:
-    """A name that fits into a row of the legend; what is left out of its middle is in the chart's download."""
-    longest = int((72 * _WIDTH - _SAMPLE_WIDTH) / (_LETTER_WIDTH * _FONT_SIZE))
+def _legend_letters() -> int:
+    """Of a name at most that fits into a row of the legend."""
+    return int((72 * _WIDTH - _SAMPLE_WIDTH) / (_LETTER_WIDTH * _FONT_SIZE))
+
+
+def _shortened(name: str, longest: int) -> str:
+    """A name of so many letters at most; what is left out of its middle is in the chart's download."""
     if len(name) <= longest:
         return name
     end = (longest - 1) // 2

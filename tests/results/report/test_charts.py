@@ -94,3 +94,15 @@ def test_without_a_curve_there_is_a_picture(drawn: list[Any]) -> None:
     """A board of training on all domains at once alone."""
     assert texts_of(curves_svg([], steps=STEPS, y_title="IoU", title="t")) >= {"IoU", *STEPS}
     assert math.isclose(drawn[0].get_size_inches()[0], 7.2)
+
+
+@pytest.mark.parametrize("letters", [24, 60, 250])
+def test_long_names_of_domains_leave_the_curves_their_room(drawn: list[Any], letters: int) -> None:
+    steps = tuple(f"{place:02}" + "d" * (letters - 4) + f"{place:02}" for place in range(8))
+    svg = curves_svg([Curve("regcl", (0.5,) * 8)], steps=steps, y_title="IoU", title="t")
+    (figure,) = drawn
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 1.2
+    shown = [text for text in texts_of(svg) if "dd" in text]
+    assert len(shown) == 8
+    assert (set(shown) == set(steps)) is (letters == 24)
+    assert {(text[:2], text[-2:]) for text in shown} == {(step[:2], step[-2:]) for step in steps}
