@@ -85,6 +85,8 @@ def curves_svg(curves: Sequence[Curve], *, steps: Sequence[str], y_title: str, t
         axes.plot(range(len(curve.values)), curve.values, **_style(place))[0] for place, curve in enumerate(curves)
     ]
     ticks = [_shortened(step, _TICK_LETTERS) for step in steps]
+    if len({*ticks}) < len({*steps}):  # what tells them apart was left out
+        ticks = [f"{number}. {tick}" for number, tick in enumerate(ticks, start=1)]
     axes.set_xticks(range(len(steps)), ticks, rotation=30, ha="right", parse_math=False)
     axes.set_ylabel(y_title)
     axes.set_xlabel("after learning")

@@ -106,3 +106,9 @@ def test_long_names_of_domains_leave_the_curves_their_room(drawn: list[Any], let
     assert len(shown) == 8
     assert (set(shown) == set(steps)) is (letters == 24)
     assert {(text[:2], text[-2:]) for text in shown} == {(step[:2], step[-2:]) for step in steps}
+
+
+def test_names_of_domains_that_only_their_middle_tells_apart_are_numbered() -> None:
+    steps = tuple("begin" + "-" * 20 + middle + "-" * 20 + "end" for middle in ("a", "b"))
+    svg = curves_svg([Curve("regcl", (0.5,) * 2)], steps=steps, y_title="IoU", title="t")
+    assert {text.partition("begin")[0] for text in texts_of(svg) if "begin" in text} == {"1. ", "2. "}
