@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from cosam_bench.core.errors import CosamError
 
+_MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # a blank in a name that is listed there
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 # Of the name's bytes in a temporary one, which has ten more; file systems allow 255 bytes, and eCryptfs 143.
@@ -173,8 +175,19 @@ def check_is_new(folder: Path) -> None:
         raise CannotWrite(f"{folder} cannot be written: {error.strerror}. Choose another name.") from None
     if folder.is_symlink():
         raise CosamError(f"{folder} is a symbolic link, which a folder cannot replace. Give the path that it leads to.")
-    if os.path.ismount(folder):
+    if _is_mount_point(folder):
         raise CosamError(f"{folder} is a mount point, which a folder cannot replace. Give a new folder within it.")
+
+
+def _is_mount_point(folder: Path) -> bool:
+    """Whether something is mounted there, from the same file system too, which ``ismount`` does not see."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        listed = [line.split()[4] for line in _MOUNTS.read_text(errors="surrogateescape").splitlines()]
+    except OSError:  # another system
+        return False
+    return str(folder.resolve()) in {_ESCAPED.sub(lambda code: chr(int(code[1], 8)), place) for place in listed}
 
 
 def _check_is_writable(folder: Path, asked: Path) -> None:

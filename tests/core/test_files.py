@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cosam_bench.core import files
 from cosam_bench.core.errors import CosamError
 from cosam_bench.core.files import (
     LOCK,
@@ -155,4 +156,14 @@ def test_a_link_and_a_mount_point_are_no_new_folder(tmp_path: Path, monkeypatch:
     (tmp_path / "mount").mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mount")
     refused(tmp_path / "mount", "mount is a mount point, .* Give a new folder within it")
+    monkeypatch.undo()
+    bound, listed = tmp_path / "bound here", tmp_path / "mountinfo"
+    bound.mkdir()
+    listed.write_text(f"36 35 98:0 /mnt1 {str(bound).replace(' ', chr(92) + '040')} rw - ext3 /dev/root rw\n")
+    with new_folder(tmp_path / "bound"):
+        pass
+    monkeypatch.setattr(files, "_MOUNTS", listed)
+    refused(bound, "bound here is a mount point, .* Give a new folder within it")
+    monkeypatch.setattr(files, "_MOUNTS", tmp_path / "none")
+    check_new_folder(bound)
     assert not worked
