@@ -40,7 +40,7 @@ def live_view(place: Path | str) -> Iterator[None]:
     read = _steady(StatusReader(place).read)
     seconds = _SECONDS if isinstance(place, Path) else _STORE_SECONDS
     with Live(
-        get_renderable=lambda: read(),
+        get_renderable=read,
         console=notes_console(),
         refresh_per_second=1 / seconds,
         transient=True,

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from cosam_bench.data.cards import Card, Globs, Part
@@ -82,16 +83,10 @@ def matching_images(root: Path, pattern: str) -> Iterator[Path]:
 def matching_paths(root: Path, pattern: str) -> Iterator[Path]:
     """All that a glob relative to ``root`` matches, in no particular order; broken links too."""
     # Unlike Path.glob this takes ".." and absolute patterns.
-    is_loop: dict[Path, bool] = {}
+    is_loop = cache(leads_back)  # of each folder once
     for name in glob.iglob(any_case(pattern), root_dir=root, recursive=True):  # noqa: PTH207
-        if "**" not in pattern or not any(_leads_back_once(root / folder, is_loop) for folder in Path(name).parents):
+        if "**" not in pattern or not any(is_loop(root / folder) for folder in Path(name).parents):
             yield Path(os.path.normpath(root / name))
-
-
-def _leads_back_once(folder: Path, known: dict[Path, bool]) -> bool:
-    if folder not in known:
-        known[folder] = leads_back(folder)
-    return known[folder]
 
 
 def leads_back(folder: Path) -> bool:
